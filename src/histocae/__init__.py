@@ -1,0 +1,13 @@
+"""Experiment-tracked convolutional autoencoders on histology slides."""
+
+__version__ = "0.1.0"
+__all__ = ["CAE", "__version__"]
+
+
+def __getattr__(name: str):
+    # `from histocae import CAE` works without making every command pay for keras
+    if name == "CAE":
+        from histocae.model import CAE
+
+        return CAE
+    raise AttributeError(f"module 'histocae' has no attribute {name!r}")

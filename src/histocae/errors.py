@@ -1,0 +1,37 @@
+"""The errors a user can do something about. Each is one line: what, where, remedy.
+
+The command line prints them without a traceback and exits with 1; anything else that
+is raised is a bug and keeps its traceback.
+"""
+
+
+class HistocaeError(Exception):
+    """Base of all errors that are told in one line."""
+
+
+class ParamsError(HistocaeError):
+    """params.yaml has an unknown, missing or ill-typed key."""
+
+
+class TableError(HistocaeError):
+    """The user's table of slides or tiles breaks a rule."""
+
+
+class SlideError(HistocaeError):
+    """A slide or tile can't be used; its slide is set aside with this reason."""
+
+
+class DataError(HistocaeError):
+    """The data as a whole do not allow what was asked for."""
+
+
+class StoreError(HistocaeError):
+    """A patch store is missing, of another version, or not what its index says."""
+
+
+class TrainingError(HistocaeError):
+    """A training can't start or can't go on."""
+
+
+class TrackingError(HistocaeError):
+    """The tracking server did not take what it was asked to take."""

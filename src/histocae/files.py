@@ -1,0 +1,104 @@
+"""Files that appear whole: written aside in the same folder, flushed, renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+from histocae.errors import DataError
+
+# the separator of every table in data/ (the seeds' habit); tables in reports/ use a comma
+SEPARATOR = "|"
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """Open a file that takes `path`'s place only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}.part"
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(aside, mode, **text) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that takes `path`'s place only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        former = path.parent / f".{path.name}.{os.getpid()}.former"
+        if path.exists():
+            os.replace(path, former)
+        os.replace(aside, path)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text whole."""
+    with replacing(path, "w") as handle:
+        handle.write(text)
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write JSON whole, with sorted keys; NaN and infinity raise ValueError."""
+    write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", path)
+
+
+def write_table(table: pd.DataFrame, path: Path, separator: str = SEPARATOR) -> None:
+    """Write a table whole; floats keep every digit they need to be read back the same."""
+    with replacing(path, "w") as handle:
+        table.to_csv(handle, sep=separator, index=False, lineterminator="\n")
+
+
+def read_table(path: Path, text: Iterable[str] = (), separator: str = SEPARATOR) -> pd.DataFrame:
+    """Read a table of ours; the columns in `text` stay strings (a slide may be called 0012).
+
+    Raises:
+        DataError: an earlier stage has not written it yet.
+
+    """
+    try:
+        return pd.read_csv(
+            path, sep=separator, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""]
+        )
+    except FileNotFoundError:
+        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's bytes, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """Hash a JSON-able value, in hex; the order of dict keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def code_fingerprint(*names: str) -> str:
+    """Hash the source of modules of this package: what they make depends on it."""
+    folder = Path(__file__).parent
+    return fingerprint([[name, sha256(folder / f"{name}.py")] for name in sorted(names)])

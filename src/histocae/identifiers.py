@@ -1,0 +1,54 @@
+"""TCGA barcodes and the GDC's sample types.
+
+Barcode: TCGA-<site>-<participant>-<sample type><vial>-<portion>[-<slide>]
+(GDC Encyclopedia, "TCGA Barcode"). The case is the first three fields, the sample the
+first four. The demo cohort uses the same form under the project DEMO.
+"""
+
+import re
+
+PRIMARY_TUMOR = "Primary Tumor"
+SOLID_TISSUE_NORMAL = "Solid Tissue Normal"
+# the two types that are compared; slides of the others are set aside
+COMPARED = (PRIMARY_TUMOR, SOLID_TISSUE_NORMAL)
+COHORTS = {"all": COMPARED, "tumor": (PRIMARY_TUMOR,), "normal": (SOLID_TISSUE_NORMAL,)}
+
+# GDC data dictionary, node `sample`, property `sample_type` (permissible values)
+SAMPLE_TYPES = (
+    PRIMARY_TUMOR, SOLID_TISSUE_NORMAL,
+    "Additional - New Primary", "Additional Metastatic", "Benign Neoplasms",
+    "Blood Derived Cancer - Bone Marrow", "Blood Derived Cancer - Bone Marrow, Post-treatment",
+    "Blood Derived Cancer - Peripheral Blood",
+    "Blood Derived Cancer - Peripheral Blood, Post-treatment", "Blood Derived Liquid Biopsy",
+    "Blood Derived Normal", "Bone Marrow Normal", "Buccal Cell Normal", "Cell Lines",
+    "Cell Line Derived Xenograft Tissue", "Control Analyte", "DNA",
+    "EBV Immortalized Normal", "Expanded Next Generation Cancer Model",
+    "FFPE Recurrent", "FFPE Scrolls", "Fibroblasts from Bone Marrow Normal", "GenomePlex (Rubicon) Amplified DNA",
+    "Granulocytes", "Human Tumor Original Cells", "In Situ Neoplasms", "Lymphoid Normal",
+    "Metastatic", "Mixed Adherent Suspension", "Mononuclear Cells from Bone Marrow Normal",
+    "Neoplasms of Uncertain and Unknown Behavior", "Next Generation Cancer Model",
+    "Next Generation Cancer Model Expanded Under Non-conforming Conditions",
+    "Normal Adjacent Tissue", "Not Allowed To Collect", "Pleural Effusion", "Post neo-adjuvant therapy",
+    "Primary Blood Derived Cancer - Bone Marrow", "Primary Blood Derived Cancer - Peripheral Blood",
+    "Primary Xenograft Tissue", "Recurrent Blood Derived Cancer - Bone Marrow",
+    "Recurrent Blood Derived Cancer - Peripheral Blood", "Recurrent Tumor",
+    "Repli-G (Qiagen) DNA", "Repli-G X (Qiagen) DNA", "RNA", "Saliva", "Slides",
+    "Solid Tissue", "Tumor", "Tumor Adjacent Normal - Post Neo-adjuvant Therapy", "Total RNA",
+    "Unknown", "Not Reported", "Xenograft Tissue",
+)  # fmt: skip
+_BY_LOWER = {name.lower(): name for name in SAMPLE_TYPES}
+
+_BARCODE = re.compile(r"(TCGA|DEMO)-[A-Z0-9]{2}-[A-Z0-9]{4}(-[0-9]{2}[A-Z](-.+)?)?", re.IGNORECASE)
+
+
+def sample_type(word: str) -> str | None:
+    """GDC's spelling of a sample type, whatever its case; None for a word GDC does not know."""
+    return _BY_LOWER.get(" ".join(word.split()).lower())
+
+
+def sample_of(slide_id: str) -> str | None:
+    """The sample barcode (TCGA-XX-XXXX-01A) inside a slide's; None where it is no barcode."""
+    if not _BARCODE.fullmatch(slide_id):
+        return None
+    fields = slide_id.split("-")
+    return "-".join(fields[:4]) if len(fields) >= 4 else None
