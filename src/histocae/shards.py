@@ -1,0 +1,273 @@
+"""One slide or one slide's tiles into one shard, with a record of what was kept and what not.
+
+A shard is complete when its record is there and says what it was made from; a run that
+was killed goes on with the slides that are not.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from histocae.errors import SlideError
+from histocae.files import fingerprint, read_table, replacing, write_json, write_table
+from histocae.params import Patches as PatchParams
+from histocae.patching import (
+    MASK_PIXELS,
+    Grid,
+    Overview,
+    Plan,
+    make_grid,
+    plan_patches,
+    read_overview,
+    read_patches,
+    sample,
+)  # fmt: skip
+from histocae.slide import Slide
+from histocae.store import ShardWriter, shard_name
+from histocae.tiles import TilePatches, cut_tile, read_tile, reduce_tile
+from histocae.tissue import tissue_mask
+
+PICTURE_PIXELS = 1200  # longest side of an overview picture
+Found = Iterator[tuple[pd.DataFrame, np.ndarray]]  # index rows and their patches
+
+
+@dataclass(frozen=True)
+class Task:
+    """One slide to make a shard of.
+
+    Attributes:
+        slide_id: of the slide.
+        files: its files as its table names them: one slide, or many tiles.
+        folder: where they lie.
+        tiles: they are pre-cut pictures.
+        mpp: microns per level-0 pixel; None for tiles.
+        params: the section `patches` of params.yaml.
+        seed: of the sample, where there is a cap.
+        shards: folder of the shards.
+        pictures: folder for the overview pictures.
+        made_from: fingerprint of the slide's bytes and the code that reads them.
+
+    """
+
+    slide_id: str
+    files: tuple[str, ...]
+    folder: Path
+    tiles: bool
+    mpp: float | None
+    params: PatchParams
+    seed: int
+    shards: Path
+    pictures: Path
+    made_from: str
+
+    @property
+    def name(self) -> str:
+        """The shard's name."""
+        return shard_name(self.slide_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the shard depends on."""
+        params = self.params.model_dump()
+        return fingerprint([self.slide_id, self.files, self.mpp, params, self.seed, self.made_from])
+
+    @property
+    def sampling(self) -> list[int]:
+        """The seed of this slide's sample; it does not depend on the other slides."""
+        return [self.seed, int(fingerprint(self.slide_id)[:8], 16)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a slide.
+
+    Attributes:
+        slide_id: of the slide.
+        shard: its name.
+        reason: why the slide or a part of it was set aside; None where all went well.
+        failed: the reason is a failure of the slide (not just that it shows no tissue).
+        kept: patches in the shard.
+        counts: cells by reason.
+        level, mpp, patch_mpp: the level read, microns per pixel of slide and patch; None
+            for tiles.
+
+    """
+
+    slide_id: str
+    shard: str
+    reason: str | None
+    failed: bool
+    kept: int
+    counts: dict[str, int]
+    level: int | None = None
+    mpp: float | None = None
+    patch_mpp: float | None = None
+
+
+def finished(task: Task) -> Record | None:
+    """Give the record of a shard that an earlier run completed from the same input, else None."""
+    try:
+        record = json.loads((task.shards / f"{task.name}.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if record.pop("fingerprint") != task.fingerprint:
+        return None
+    record = Record(**record)
+    wanted = 128 + record.kept * task.params.pixels**2 * 3
+    shard = task.shards / f"{task.name}.npy"
+    if record.kept and (not shard.is_file() or shard.stat().st_size != wanted):
+        return None
+    return record
+
+
+def read_rows(shards: Path, record: Record) -> pd.DataFrame:
+    """Read the index rows of one shard."""
+    return read_table(shards / f"{record.shard}.csv", ("file",))
+
+
+def make_shard(task: Task) -> Record:
+    """Write one slide's shard, index rows, overview picture and, last, its record.
+
+    A slide that fails midway keeps the patches read before or none, as
+    `patches.on_read_error` says. The error is in the record; none is raised.
+    """
+    (task.shards / f"{task.name}.json").unlink(missing_ok=True)
+    counts: Counter[str] = Counter()
+    about: dict[str, float | int | None] = {}
+    failure: list[str] = []
+    read = _read_tiles if task.tiles else _read_slide
+    with ShardWriter(task.shards / f"{task.name}.npy", task.params.pixels) as shard:
+        rows = []
+        for found, patches in read(task, counts, about, failure.append):
+            rows.append(found)
+            shard.append(patches)
+    kept = shard.count
+    if failure and task.params.on_read_error == "drop":
+        counts["dropped"] = kept
+        kept = 0
+    if not kept:
+        (task.shards / f"{task.name}.npy").unlink()
+        (task.shards / f"{task.name}.csv").unlink(missing_ok=True)
+    else:
+        table = pd.concat(rows, ignore_index=True)
+        table.insert(0, "position", range(len(table)))
+        write_table(table, task.shards / f"{task.name}.csv")
+    counts["kept"] = kept
+    reason = None if kept else "shows no tissue"
+    if failure:
+        more = f" (and {len(failure) - 1} more)" if len(failure) > 1 else ""
+        reason = failure[0] + more
+    record = Record(
+        task.slide_id, task.name, reason, bool(failure), kept,
+        {name: n for name, n in sorted(counts.items()) if n}, **about,
+    )  # fmt: skip
+    write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
+    return record
+
+
+def _read_slide(
+    task: Task, counts: Counter, about: dict, fail: Callable[[str], None]
+) -> Found:
+    try:
+        with Slide(task.folder / task.files[0]) as slide:
+            grid = make_grid(slide, task.mpp, task.params.pixels, task.params.mpp)
+            about |= {"level": grid.level, "mpp": task.mpp, "patch_mpp": grid.mpp}
+            overview = read_overview(slide, grid)
+            plan = plan_patches(
+                grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling
+            )
+            counts.update(plan.counts)
+            _draw(overview, plan, task.pictures / f"{task.name}.png")
+            yield from _planned(task, slide, grid, plan, counts)
+    except SlideError as error:
+        counts["unread"] = counts["kept"] - counts["read"]
+        fail(str(error))
+    finally:
+        counts.pop("read", None)
+
+
+def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) -> Found:
+    for which, patches in read_patches(slide, grid, plan, task.params.pixels):
+        shares = plan.shares[which]
+        for one in np.nonzero(plan.unsure[which])[0]:
+            small = Image.fromarray(patches[one]).resize((MASK_PIXELS,) * 2, Image.Resampling.HAMMING)
+            shares[one] = tissue_mask(np.asarray(small)).mean()
+        enough = (shares >= task.params.tissue_share) | ~plan.unsure[which]
+        counts["read"] += len(which)
+        counts["background"] += int((~enough).sum())
+        which = which[enough]
+        x, y = grid.corners(plan.rows[which], plan.columns[which])
+        yield (
+            pd.DataFrame(
+                {
+                    "file": task.files[0], "row": plan.rows[which], "column": plan.columns[which],
+                    "x": x, "y": y, "mpp": grid.mpp, "tissue_share": shares[enough],
+                }
+            ),
+            patches[enough],
+        )  # fmt: skip
+
+
+def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
+    params = task.params
+    chosen = None
+    if params.tiles == "cut" and params.max_per_slide is not None:
+        # the sample is of all the slide's patches, so they are counted first
+        total = sum(len(one.rows) for _, one in _each_tile(task, lambda _: None))
+        chosen = set(sample(total, params.max_per_slide, task.sampling))
+    at = 0
+    for file, tile in _each_tile(task, fail):
+        counts.update(tile.counts)
+        take = np.ones(len(tile.rows), bool)
+        if chosen is not None:
+            take = np.array([at + i in chosen for i in range(len(tile.rows))], bool)
+            counts["capped"] += int((~take).sum())
+        at += len(tile.rows)
+        if not take.any():
+            continue
+        row, column = tile.rows[take], tile.columns[take]
+        yield (
+            pd.DataFrame(
+                {
+                    "file": file, "row": row, "column": column,
+                    "x": column * params.pixels, "y": row * params.pixels,
+                    "mpp": np.nan, "tissue_share": tile.shares[take],
+                }
+            ),
+            tile.patches[take],
+        )  # fmt: skip
+
+
+def _each_tile(task: Task, fail: Callable[[str], None]) -> Iterator[tuple[str, TilePatches]]:
+    for file in task.files:
+        try:
+            picture = read_tile(task.folder / file)
+            if task.params.tiles == "reduce":
+                yield file, reduce_tile(picture, file, task.params.pixels)
+            else:
+                yield file, cut_tile(picture, file, task.params.pixels, task.params.tissue_share)
+        except SlideError as error:
+            fail(str(error))
+            if task.params.on_read_error == "drop":
+                return
+
+
+def _draw(overview: Overview, plan: Plan, path: Path) -> None:
+    """Draw the overview with the chosen cells outlined."""
+    height, width = overview.picture.shape[:2]
+    scale = min(PICTURE_PIXELS / max(height, width), 6.0)
+    picture = Image.fromarray(overview.picture)
+    picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    side = MASK_PIXELS * scale
+    for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True):
+        x, y = column * side, row * side
+        draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
+    with replacing(path) as handle:
+        picture.save(handle, "PNG", optimize=True)

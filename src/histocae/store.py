@@ -1,0 +1,183 @@
+"""The patch store: one raw uint8 array a slide, memory-mapped, and an index table.
+
+The format is written up in docs/patch-store.md; only this module knows it.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from histocae.errors import StoreError
+from histocae.files import read_table, write_json, write_table
+
+VERSION = 1
+MANIFEST = "store.json"
+INDEX = "index.csv"
+SHARDS = "shards"
+INDEX_COLUMNS = (
+    "slide_id", "case_id", "sample_type", "shard", "position", "file",
+    "row", "column", "x", "y", "mpp", "tissue_share",
+)  # fmt: skip
+INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
+
+
+def shard_name(slide_id: str) -> str:
+    """Give the name of a slide's shard, without suffix: any slide_id makes a safe file name."""
+    name = quote(slide_id, safe=" ()+,=@[]").replace("~", "%7E").strip(". ")
+    if name != slide_id or len(name) > 120:
+        # different ids may look alike once they are made safe
+        name = f"{name[:120]}~{hashlib.sha256(slide_id.encode()).hexdigest()[:8]}"
+    return name
+
+
+class ShardWriter:
+    """Writes one shard; it appears under its name when the block ends without an error.
+
+    The array grows while it is written: its length stands in the header, which numpy
+    pads so that a longer number does not move the data.
+    """
+
+    def __init__(self, path: Path, pixels: int):
+        """Prepare to write patches of `pixels` x `pixels` x 3 to `path`."""
+        self.path = path
+        self.count = 0
+        self._pixels = pixels
+        self._aside = path.parent / f".{path.name}.{os.getpid()}.part"
+
+    def __enter__(self) -> "ShardWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = open(self._aside, "wb")
+        self._write_header()
+        return self
+
+    def _write_header(self) -> None:
+        shape = (self.count, self._pixels, self._pixels, 3)
+        np.lib.format.write_array_header_1_0(
+            self._handle, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+
+    def append(self, patches: np.ndarray) -> None:
+        """Append uint8 patches, n x pixels x pixels x 3."""
+        if patches.dtype != np.uint8 or patches.shape[1:] != (self._pixels, self._pixels, 3):
+            raise ValueError(f"a shard of {self._pixels} px uint8 patches can't take {patches.shape}")
+        self._handle.write(np.ascontiguousarray(patches).data)
+        self.count += len(patches)
+
+    def __exit__(self, failure: type | None, *_: object) -> None:
+        try:
+            if failure is None:
+                self._handle.seek(0)
+                self._write_header()
+                self._handle.flush()
+                os.fsync(self._handle.fileno())
+                self._handle.close()
+                os.replace(self._aside, self.path)
+        finally:
+            self._handle.close()
+            self._aside.unlink(missing_ok=True)
+
+
+def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | None) -> None:
+    """Complete a store: write its index and, last, its manifest."""
+    write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
+    manifest = {
+        "format": "histocae patch store", "version": VERSION, "pixels": pixels,
+        "channels": 3, "dtype": "uint8", "mpp": mpp, "patches": len(index),
+    }  # fmt: skip
+    write_json(manifest, folder / MANIFEST)
+
+
+class PatchStore:
+    """A store opened for reading.
+
+    Attributes:
+        pixels: side of a patch.
+        mpp: microns per patch pixel that were aimed at; None for tiles.
+
+    """
+
+    def __init__(self, folder: Path):
+        """Open a store.
+
+        Raises:
+            StoreError: it is missing, or of a version that this code does not know.
+
+        """
+        self.folder = folder
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            raise StoreError(f"{folder}: no patch store here; run dvc repro patches") from None
+        if manifest.get("version") != VERSION:
+            raise StoreError(
+                f"{folder}: patch store of version {manifest.get('version')}, this histocae reads "
+                f"version {VERSION}; run dvc repro patches"
+            )
+        self.pixels: int = manifest["pixels"]
+        self.mpp: float | None = manifest["mpp"]
+        self._patches: int = manifest["patches"]
+
+    def index(self) -> pd.DataFrame:
+        """Read the index: one row a patch, with the columns of `INDEX_COLUMNS`."""
+        index = read_table(self.folder / INDEX, INDEX_TEXTS)
+        if len(index) != self._patches:
+            raise StoreError(f"{self.folder}: the index has {len(index)} rows, not {self._patches}")
+        return index
+
+    def select(self, rows: pd.DataFrame) -> "Patches":
+        """Give the patches of some rows of the index (columns shard and position)."""
+        return Patches(self, rows)
+
+
+class Patches:
+    """Patches of a store in a given order, read when asked for."""
+
+    def __init__(self, store: PatchStore, rows: pd.DataFrame):
+        """Map the shards that `rows` name.
+
+        Raises:
+            StoreError: a shard is missing or shorter than the rows say.
+
+        """
+        self.pixels = store.pixels
+        codes, names = pd.factorize(rows["shard"])
+        self._shard = codes.astype(np.int32)
+        self._position = rows["position"].to_numpy(np.int64)
+        self._maps = []
+        longest = pd.Series(self._position).groupby(self._shard).max()
+        for code, name in enumerate(names):
+            path = store.folder / SHARDS / f"{name}.npy"
+            try:
+                # an empty file can't be mapped, but then no row names it
+                shard = np.load(path, mmap_mode="r")
+            except (FileNotFoundError, ValueError) as error:
+                raise StoreError(f"{path}: can't be read: {error}; run dvc repro patches") from None
+            if longest[code] >= len(shard) or shard.shape[1:] != (self.pixels, self.pixels, 3):
+                raise StoreError(f"{path}: is not what its index says; run dvc repro patches")
+            self._maps.append(shard)
+
+    def __len__(self) -> int:
+        return len(self._position)
+
+    def take(self, which: np.ndarray) -> np.ndarray:
+        """Read some patches.
+
+        Args:
+            which: int, positions in this selection, in any order.
+
+        Returns:
+            uint8, len(which) x pixels x pixels x 3, in the order asked for.
+
+        """
+        out = np.empty((len(which), self.pixels, self.pixels, 3), np.uint8)
+        # neighbours on disk are read one after the other, whatever the order asked for
+        order = np.lexsort((self._position[which], self._shard[which]))
+        for place in order:
+            one = which[place]
+            out[place] = self._maps[self._shard[one]][self._position[one]]
+        return out
