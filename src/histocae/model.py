@@ -1,0 +1,173 @@
+"""The convolutional autoencoder (CAE): Keras 3, any backend."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import yaml
+
+from histocae.errors import HistocaeError
+from histocae.files import replacing_folder
+
+PARAMS_FILE = "params.yaml"
+ENCODER_FILE = "encoder.weights.h5"
+DECODER_FILE = "decoder.weights.h5"
+KEYS = ("input_shape", "latent_features", "filters", "kernel", "stride", "pool", "optimizer", "lossfn")
+
+
+class CAE:
+    """A convolutional autoencoder: its whole, its encoder and its decoder.
+
+    The encoder is, per entry of `filters`, a convolution (relu, same padding) and a max
+    pooling, then Flatten and a Dense layer (relu) of `latent_features` units. The
+    decoder mirrors it with upsampling in the place of pooling and ends in a
+    convolution with sigmoid. Pixels are floats in [0, 1], in and out.
+
+    Attributes:
+        model: the autoencoder, N x input_shape -> N x input_shape, float32.
+        encoder: N x input_shape -> N x latent_features; without a dense layer, the last
+            feature map.
+        decoder: the way back.
+        params: what was asked for, by name, as plain values.
+
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] | None = None,
+        latent_features: int | None = None,
+        filters: Sequence[int] = (8, 16, 32),
+        kernel: Sequence[int] | int = (3, 3),
+        stride: int = 1,
+        pool: Sequence[int] | int = (2, 2),
+        optimizer: str = "adamax",
+        lossfn: str = "mse",
+        path: str | Path | None = None,
+        load: bool = False,
+    ):
+        """Build a CAE, or load one.
+
+        Args:
+            input_shape: height, width, channels.
+            latent_features: units of the latent layer; None for no dense layer at all.
+            filters: convolutions of each layer, outermost first.
+            kernel: side of every convolution.
+            stride: of every convolution in the encoder; the decoder enlarges by it.
+            pool: side of every pooling.
+            optimizer: a Keras optimizer's name, with Keras' own rate (for adamax 0.001 in
+                Keras 3, 0.002 in Keras 2); compile `model` anew for another.
+            lossfn: a Keras loss' name.
+            path: folder to save to and load from.
+            load: read everything else from `path` and ignore the other parameters.
+
+        Raises:
+            HistocaeError: nothing usable at `path`.
+            ValueError: no input_shape, or a side that the layers do not divide.
+
+        """
+        self.path = Path(path) if path is not None else None
+        if load:
+            self.params = _read_params(self.path)
+        else:
+            if input_shape is None:
+                raise ValueError("CAE needs input_shape (height, width, channels), or load=True and a path")
+            self.params = {
+                "input_shape": [int(n) for n in input_shape],
+                "latent_features": None if latent_features is None else int(latent_features),
+                "filters": [int(n) for n in filters],
+                "kernel": _pair(kernel),
+                "stride": int(stride),
+                "pool": _pair(pool),
+                "optimizer": optimizer,
+                "lossfn": lossfn,
+            }
+        self.encoder, self.decoder = _build(self.params)
+        inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
+        self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
+        self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
+        if load:
+            self._load_weights()
+
+    def _load_weights(self) -> None:
+        for part, name in ((self.encoder, ENCODER_FILE), (self.decoder, DECODER_FILE)):
+            try:
+                part.load_weights(self.path / name)
+            except (OSError, ValueError, KeyError) as error:
+                raise HistocaeError(f"{self.path / name}: not the weights of this CAE: {error}") from None
+
+    def save(self, path: str | Path | None = None) -> None:
+        """Save params.yaml and the encoder's and decoder's weights; the folder appears whole.
+
+        Raises:
+            ValueError: no path here and none when the CAE was made.
+
+        """
+        folder = Path(path) if path is not None else self.path
+        if folder is None:
+            raise ValueError("save needs a path")
+        with replacing_folder(folder) as aside:
+            self.save_into(aside)
+
+    def save_into(self, folder: Path) -> None:
+        """Write the three files into an existing folder."""
+        (folder / PARAMS_FILE).write_text(yaml.safe_dump(self.params, sort_keys=True), encoding="utf-8")
+        self.encoder.save_weights(folder / ENCODER_FILE)
+        self.decoder.save_weights(folder / DECODER_FILE)
+
+
+def _pair(value: Sequence[int] | int) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    return [int(n) for n in pair]
+
+
+def _read_params(path: Path | None) -> dict:
+    if path is None:
+        raise ValueError("CAE(load=True) needs a path")
+    try:
+        params = yaml.safe_load((path / PARAMS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HistocaeError(f"{path}: no saved CAE here ({PARAMS_FILE} is missing)") from None
+    except yaml.YAMLError as error:
+        raise HistocaeError(f"{path / PARAMS_FILE}: not YAML: {error}") from None
+    missing = [key for key in KEYS if not isinstance(params, dict) or key not in params]
+    if missing:
+        raise HistocaeError(f"{path / PARAMS_FILE}: {', '.join(missing)} missing; is this a saved CAE?")
+    return {key: params[key] for key in KEYS}
+
+
+def _build(params: dict) -> tuple[keras.Model, keras.Model]:
+    """Build encoder and decoder. Layers are named, so that equal weights make equal files."""
+    layers = keras.layers
+    height, width, channels = params["input_shape"]
+    filters, kernel, pool = params["filters"], tuple(params["kernel"]), tuple(params["pool"])
+    step = [side * params["stride"] for side in pool]
+    total = [one ** len(filters) for one in step]
+    if height % total[0] or width % total[1]:
+        raise ValueError(
+            f"{len(filters)} layers that each divide by {step[0]} x {step[1]} need sides that are "
+            f"multiples of {total[0]} x {total[1]}, got {height} x {width}"
+        )
+    inputs = keras.Input((height, width, channels), name="patch")
+    x = inputs
+    for i, count in enumerate(filters):
+        x = layers.Conv2D(
+            count, kernel, strides=params["stride"], padding="same", activation="relu", name=f"conv_{i}"
+        )(x)
+        x = layers.MaxPooling2D(pool, name=f"pool_{i}")(x)
+    shape = tuple(x.shape[1:])
+    if params["latent_features"] is not None:
+        x = layers.Flatten(name="flatten")(x)
+        x = layers.Dense(params["latent_features"], activation="relu", name="latent")(x)
+    encoder = keras.Model(inputs, x, name="encoder")
+
+    latent = keras.Input(tuple(x.shape[1:]), name="latent")
+    x = latent
+    if params["latent_features"] is not None:
+        x = layers.Dense(math.prod(shape), activation="relu", name="dense")(x)
+        x = layers.Reshape(shape, name="reshape")(x)
+    for i, count in reversed(list(enumerate(filters))):
+        x = layers.Conv2D(count, kernel, padding="same", activation="relu", name=f"conv_{i}")(x)
+        x = layers.UpSampling2D(tuple(step), name=f"up_{i}")(x)
+    x = layers.Conv2D(channels, kernel, padding="same", activation="sigmoid", name="pixels")(x)
+    return encoder, keras.Model(latent, x, name="decoder")

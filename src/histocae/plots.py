@@ -1,0 +1,200 @@
+"""Pictures: sample grids, originals beside reconstructions, curves and histograms.
+
+Every function gives a matplotlib figure (or arrays, for `mosaic`) and shows nothing by
+itself; `save` writes it the same to the byte each time.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from histocae.files import replacing
+
+COHORT_COLORS = {"all": "#4c4c4c", "tumor": "#b2364a", "normal": "#2c6fa6"}
+
+
+def read_images(filenames: Sequence[str], directory: str | Path) -> np.ndarray:
+    """Read picture files of one size.
+
+    Returns:
+        float32 in [0, 1], n x height x width x channels.
+
+    """
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.open(Path(directory) / name)) for name in filenames]).astype(
+        np.float32
+    ) / np.float32(255)
+
+
+def plot_sample_imgs(
+    images: np.ndarray,
+    n_rows: int = 2,
+    n_cols: int = 6,
+    size: float = 2.0,
+    color: bool = True,
+    shuffle: bool = True,
+    labels: Sequence | None = None,
+    seed: int = 0,
+    title: str | None = None,
+) -> Figure:
+    """Show a grid of images.
+
+    Args:
+        images: n x height x width x channels, uint8 or floats in [0, 1].
+        n_rows: of the grid.
+        n_cols: of the grid.
+        size: of one image, in inches.
+        color: RGB; False shows the first channel in grey.
+        shuffle: choose at random (seeded) instead of the first ones.
+        labels: a title for each image.
+        seed: of the choice.
+        title: of the whole.
+
+    """
+    chosen = _choose(len(images), n_rows * n_cols, shuffle, seed)
+    figure = Figure(figsize=(n_cols * size, n_rows * size + (0.4 if title else 0)), layout="constrained")
+    axes = figure.subplots(n_rows, n_cols, squeeze=False).ravel()
+    for axis, at in zip(axes, [*chosen, *[None] * (len(axes) - len(chosen))], strict=True):
+        axis.axis("off")
+        if at is not None:
+            _show(axis, images[at], color)
+            if labels is not None:
+                axis.set_title(str(labels[at]), fontsize=9)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def plot_paired_imgs(
+    X: np.ndarray,  # noqa: N803 (the seeds' names)
+    Y: np.ndarray,  # noqa: N803
+    N: int = 6,  # noqa: N803
+    orient: str = "v",
+    size: float = 2.0,
+    color: bool = True,
+    shuffle: bool = True,
+    seed: int = 0,
+    title: str | None = None,
+    names: tuple[str, str] = ("original", "reconstruction"),
+) -> Figure:
+    """Show originals beside their reconstructions.
+
+    Args:
+        X: originals, n x height x width x channels, uint8 or floats in [0, 1].
+        Y: reconstructions, of the same shape.
+        N: how many pairs.
+        orient: "v": each original above its reconstruction; "h": beside it.
+        size: of one image, in inches.
+        color: RGB; False shows the first channel in grey.
+        shuffle: choose at random (seeded) instead of the first ones.
+        seed: of the choice.
+        title: of the whole.
+        names: what the two are called.
+
+    """
+    if orient not in ("h", "v"):
+        raise ValueError(f"orient is 'h' or 'v', not {orient!r}")
+    chosen = _choose(len(X), N, shuffle, seed)
+    count = max(1, len(chosen))
+    shape = (2, count) if orient == "v" else (count, 2)
+    figure = Figure(
+        figsize=(shape[1] * size + 0.3, shape[0] * size + (0.4 if title else 0)), layout="constrained"
+    )
+    axes = figure.subplots(*shape, squeeze=False)
+    for place, at in enumerate(chosen):
+        for side, images in enumerate((X, Y)):
+            axis = axes[side, place] if orient == "v" else axes[place, side]
+            _show(axis, images[at], color)
+    for side, name in enumerate(names):
+        if orient == "v":
+            axes[side, 0].set_ylabel(name)
+        else:
+            axes[0, side].set_title(name, fontsize=10)
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Lay originals in one row above their reconstructions, pixel for pixel.
+
+    Args:
+        originals: uint8, n x side x side x 3.
+        reconstructions: floats in [0, 1], of the same shape.
+        gap: white pixels between.
+
+    Returns:
+        uint8, height x width x 3.
+
+    """
+    rows = np.stack([originals, np.rint(reconstructions * 255).astype(np.uint8)])
+    padded = np.pad(rows, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    kinds, count, height, width, channels = padded.shape
+    whole = padded.transpose(0, 2, 1, 3, 4).reshape(kinds * height, count * width, channels)
+    return whole[:-gap, :-gap]
+
+
+def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]) -> Figure:
+    """Show each model's training loss (dashed) and validation loss over epochs, on a log axis."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for name, history in histories.items():
+        axis.plot(history["epoch"], history["validation_loss"], "o-", ms=4, color=colors[name], label=name)
+        axis.plot(history["epoch"], history["loss"], "--", lw=1, color=colors[name])
+    axis.set(xlabel="epoch", ylabel="loss (mean over patches, pixels in [0, 1])", yscale="log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(title="validation (dashed: training)", frameon=False)
+    axis.grid(alpha=0.3, which="both")
+    return figure
+
+
+def plot_errors(measured: pd.DataFrame, title: str) -> Figure:
+    """Show histograms of the patches' MSE by sample type."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    edges = np.histogram_bin_edges(measured["mse"], bins=40)
+    for name, rows in measured.groupby("sample_type"):
+        color = COHORT_COLORS["tumor" if "Tumor" in name else "normal"]
+        label = f"{name} ({len(rows)} patches, mean {rows['mse'].mean():.5f})"
+        axis.hist(rows["mse"], edges, alpha=0.55, color=color, label=label)
+    axis.set(xlabel="mean squared error of a patch (pixels in [0, 1])", ylabel="patches", title=title)
+    axis.legend(frameon=False)
+    return figure
+
+
+def model_colors(names: Sequence[str]) -> dict[str, str]:
+    """Give each model a colour of its own."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    palette = [*colormaps["tab10"].colors, *colormaps["tab20b"].colors]
+    return {name: to_hex(palette[i % len(palette)]) for i, name in enumerate(names)}
+
+
+def save(figure: Figure, path: Path, dpi: int = 100) -> None:
+    """Write a figure as PNG, whole and without the time of day."""
+    FigureCanvasAgg(figure)
+    with replacing(path) as handle:
+        figure.savefig(handle, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def _choose(count: int, wanted: int, shuffle: bool, seed: int) -> list[int]:
+    wanted = min(count, wanted)
+    if not shuffle:
+        return list(range(wanted))
+    return np.random.default_rng(seed).choice(count, wanted, replace=False).tolist()
+
+
+def _show(axis, image: np.ndarray, color: bool) -> None:
+    if color:
+        axis.imshow(image)
+    else:
+        axis.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)

@@ -1,0 +1,218 @@
+"""Training a CAE on uint8 patches: seeded, resumable, stopped early with the best weights kept.
+
+Patches stay uint8 until they are on the device; the model's first layer and the loss
+scale them to [0, 1].
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from histocae.errors import TrainingError
+from histocae.files import write_json
+from histocae.model import CAE
+from histocae.progress import bar
+from histocae.store import Patches
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train; `params.Training` says what each means."""
+
+    epochs: int
+    batch_size: int
+    patience: int
+    optimizer: str
+    learning_rate: float
+    seed: int
+
+
+@dataclass
+class State:
+    """What a training has done so far; with the weights beside it, all it needs to go on.
+
+    Attributes:
+        training_id: a name for this training that survives its resumption.
+        rows: per epoch: epoch (from 1), loss, validation_loss (means over patches).
+        stamps: when each epoch ended, milliseconds since 1970.
+        best, best_epoch: the least validation loss and its epoch.
+        seconds: spent in training, over all resumptions.
+
+    """
+
+    training_id: str
+    rows: list[dict[str, float]] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    best: float = math.inf
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
+
+    def __init__(self, patches: Patches, batch_size: int, seed: int | None, epoch: int = 0):
+        """Prepare the batches of one epoch; `seed` None keeps the patches' order."""
+        super().__init__(workers=1)
+        self._patches, self._batch_size = patches, batch_size
+        count = len(patches)
+        self._order = (
+            np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
+        )
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._batch_size)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = self._patches.take(self._order[i * self._batch_size : (i + 1) * self._batch_size])
+        return batch, batch
+
+
+def on_bytes(cae: CAE) -> keras.Model:
+    """Give the autoencoder as a model of uint8 patches (0 to 255) that returns floats in [0, 1]."""
+    inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
+    scaled = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)
+    # its parts, not cae.model: that one brings an optimizer of its own along
+    return keras.Model(inputs, cae.decoder(cae.encoder(scaled)), name="cae_on_bytes")
+
+
+def bytes_loss(name: str) -> Callable:
+    """Wrap a Keras loss so that its target may be bytes."""
+    loss = keras.losses.get(name)
+
+    def scaled(target, output):
+        return loss(keras.ops.cast(target, output.dtype) / 255, output)
+
+    return scaled
+
+
+def train(
+    cae: CAE,
+    patches: Patches,
+    validation: Patches,
+    options: Options,
+    state: State,
+    checkpoint: Path,
+    fingerprint: str,
+    on_start: Callable[[State], None] = lambda _: None,
+    on_epoch: Callable[[State], None] = lambda _: None,
+    callbacks: list[keras.callbacks.Callback] | None = None,
+) -> State:
+    """Train until the epochs are over or validation stopped improving; keep the best weights.
+
+    Args:
+        cae: trained in place; ends with the weights of its best epoch.
+        patches: to learn from.
+        validation: whose loss decides when to stop and which weights are best.
+        options: how.
+        state: a fresh state; replaced by the one of `checkpoint` where that has the same
+            fingerprint.
+        checkpoint: folder of what a killed training goes on from, written after each epoch.
+        fingerprint: of all that the training depends on.
+        on_start: called with the state before the first (or next) epoch.
+        on_epoch: called after each epoch, with the autoencoder at that epoch's weights.
+        callbacks: of Keras, such as TensorBoard.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+
+    """
+    model = on_bytes(cae)
+    optimizer = keras.optimizers.get(
+        {"class_name": options.optimizer, "config": {"learning_rate": options.learning_rate}}
+    )
+    # the CAE's own file says mse; this is the same loss on bytes
+    model.compile(optimizer=optimizer, loss=bytes_loss(cae.params["lossfn"]))
+    optimizer.build(model.trainable_variables)
+    state = _restore(model, checkpoint, fingerprint) or state
+    on_start(state)
+    held_out = Batches(validation, options.batch_size, None)
+    while len(state.rows) < options.epochs and len(state.rows) - state.best_epoch < options.patience:
+        epoch = len(state.rows) + 1
+        start = time.perf_counter()
+        batches = Batches(patches, options.batch_size, options.seed, epoch)
+        watch = _Watch(epoch, len(batches))
+        history = model.fit(
+            batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
+            validation_data=held_out, callbacks=[watch, *(callbacks or [])],
+        ).history  # fmt: skip
+        row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
+        if not math.isfinite(row["validation_loss"]):
+            raise TrainingError(f"validation loss is {row['validation_loss']} after epoch {epoch}{_REMEDY}")
+        state.rows.append(row)
+        state.stamps.append(int(time.time() * 1000))
+        state.seconds += time.perf_counter() - start
+        better = row["validation_loss"] < state.best
+        if better:
+            state.best, state.best_epoch = row["validation_loss"], epoch
+        _save(model, state, checkpoint, fingerprint, better)
+        log.info(
+            "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
+            epoch, options.epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
+        )  # fmt: skip
+        on_epoch(state)
+    model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
+    return state
+
+
+_REMEDY = "; a lower learning_rate is the first thing to try"
+
+
+class _Watch(keras.callbacks.Callback):
+    """A progress bar, and the end of a training whose loss is no longer a number."""
+
+    def __init__(self, epoch: int, batches: int):
+        super().__init__()
+        self._epoch, self._bar = epoch, bar(None, f"epoch {epoch}", "batches", batches)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._bar.update()
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise TrainingError(f"loss is {loss} in epoch {self._epoch}, step {batch + 1}{_REMEDY}")
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._bar.close()
+
+
+def _save(model: keras.Model, state: State, folder: Path, fingerprint: str, better: bool) -> None:
+    """Write weights with the optimizer's state under the epoch's name, then the state that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    epoch = len(state.rows)
+    for name in (f"last-{epoch}", *([f"best-{epoch}"] if better else [])):
+        aside = folder / f"aside-{name}.weights.h5"
+        model.save_weights(aside)
+        with open(aside, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(aside, folder / f"{name}.weights.h5")
+    write_json({"fingerprint": fingerprint, **asdict(state)}, folder / "state.json")
+    needed = {f"last-{epoch}.weights.h5", f"best-{state.best_epoch}.weights.h5"}
+    for old in folder.glob("*.weights.h5"):
+        if old.name not in needed:
+            old.unlink()
+
+
+def _restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
+    """Take up a checkpoint of the same training; drop any other."""
+    try:
+        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        saved = {}
+    if saved.pop("fingerprint", None) != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    state = State(**saved)
+    model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
+    log.info("going on after epoch %d, from %s", len(state.rows), folder)
+    return state
