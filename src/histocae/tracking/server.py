@@ -1,0 +1,67 @@
+"""The tracking server: which one, and how patiently it is spoken to."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# before mlflow is imported: its chatter about fresh databases, bars and addresses
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+# `mlflow run` hands its own run to the commands it starts; each training is a run of its
+# own here, and remembers that one as its parent
+PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
+__all__ = ["DEFAULT_URI", "PARENT_RUN", "MlflowClient", "MlflowException", "client", "experiment", "patience"]
+
+
+def client() -> MlflowClient:
+    """Give a client of the server that MLFLOW_TRACKING_URI names, or of mlflow.db here.
+
+    Making it may touch the server or the database.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
+def experiment(api: MlflowClient, name: str) -> str:
+    """Give the id of an experiment, making it if need be."""
+    found = api.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return api.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = api.get_experiment_by_name(name)  # another process was faster
+    if found.lifecycle_stage == "deleted":
+        api.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+@contextmanager
+def patience(retries: int, timeout: int) -> Iterator[None]:
+    """Bound how long one call to a server may take; MLflow reads these at each call."""
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
+    }
+    former = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
