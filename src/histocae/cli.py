@@ -1,0 +1,84 @@
+"""The command `histocae`: one subcommand per stage of dvc.yaml, and a few for people.
+
+Nothing heavy is imported before a command is known: `--help` answers at once.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from histocae import __version__
+from histocae.errors import HistocaeError
+
+# command -> (what it does, whether it works on one model)
+COMMANDS = {
+    "inventory": ("list the user's own files with their hashes, so that a change is noticed", False),
+    "metadata": ("read and check the table of slides", False),
+    "slides": ("make or find the slides and check that they open", False),
+    "patches": ("cut the slides' tissue into patches", False),
+    "split": ("divide the cases into train, validation and test", False),
+    "train": ("train one model", True),
+    "evaluate": ("measure one model's reconstructions on train, validation and test patches", True),
+    "compare": ("write the table and the page that compare all models", False),
+    "register": ("put the best model of each cohort into the MLflow registry", False),
+    "publish": ("deliver the runs of trained models to the tracking server, where it lacks them", False),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="histocae",
+        description="Experiment-tracked convolutional autoencoders on histology slides. "
+        "The commands are the stages of dvc.yaml: `dvc repro` runs them in order.",
+    )
+    top.add_argument("--version", action="version", version=f"histocae {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (about, by_model) in COMMANDS.items():
+        one = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        if by_model:
+            one.add_argument("model", help="an entry of `models` in params.yaml")
+        one.add_argument(
+            "--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here"
+        )
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; exit with 1 and one line for what a user can mend."""
+    given = parser().parse_args(arguments)
+    # INFO for what is ours, warnings for the rest
+    logging.basicConfig(
+        format=f"%(asctime)s {given.command}: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    logging.getLogger("histocae").setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    model = getattr(given, "model", None)
+    try:
+        return _run(given.command, given.params, model)
+    except HistocaeError as error:
+        # one line, whatever a library's message inside it looks like
+        print(f"histocae {given.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"histocae {given.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(command: str, path: Path, model: str | None) -> int:
+    from histocae import params as parameters
+    from histocae.locks import stage_lock
+
+    params = parameters.load(path)
+    stage = importlib.import_module(f"histocae.stages.{command}")
+    with stage_lock(command if model is None else f"{command}@{model}"):
+        if model is None:
+            stage.run(params)
+        else:
+            params.model(model)
+            stage.run(params, model)
+    return 0

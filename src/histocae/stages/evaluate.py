@@ -1,0 +1,79 @@
+"""Stage evaluate: one model's reconstructions, per patch, per slide and in pictures."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+
+from histocae import backend, paths
+from histocae.cohorts import read_split, select
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.identifiers import COMPARED
+from histocae.params import Params
+from histocae.split import SPLITS
+from histocae.store import PatchStore
+
+KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
+PAIRS = 6
+GRID = (2, 6)
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, name: str) -> None:
+    """Measure train and validation patches of the cohort, and all test patches."""
+    cohort = params.model(name).cohort
+    trained = paths.TRAINED / name
+    tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
+    own = {split: select(table, cohort) for split, table in tables.items()}
+    backend.start()
+    backend.repeatable(params.seed)
+    from histocae import plots, reconstruction
+    from histocae.model import CAE
+
+    cae = CAE(path=trained, load=True)
+    store = PatchStore(paths.PATCHES)
+    metrics = {
+        f"{split}_mse": reconstruction.measure_mse(cae, store.select(own[split]), f"{name} on {split}")
+        for split in ("train", "validation")
+    }
+    everything = tables["test"]
+    test = pd.concat(
+        [
+            everything[KEPT].reset_index(drop=True),
+            reconstruction.measure(cae, store.select(everything), f"{name} on test"),
+        ],
+        axis=1,
+    )
+    in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
+    for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
+        metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
+    weights = json.loads((trained / "training.json").read_text(encoding="utf-8"))["weights"]
+
+    rng = np.random.default_rng(params.seed)
+    with replacing_folder(paths.evaluation(name)) as folder:
+        write_table(test, folder / "per_patch.csv", separator=",")
+        write_table(reconstruction.per_slide(test), folder / "per_slide.csv", separator=",")
+        for split in ("train", "test"):
+            some = store.select(own[split]).take(_some(rng, len(own[split]), PAIRS))
+            figure = plots.plot_paired_imgs(
+                some, reconstruction.reconstruct(cae, some), PAIRS, shuffle=False,
+                title=f"{name}: {split} patches and their reconstructions",
+            )  # fmt: skip
+            plots.save(figure, folder / f"pairs_{split}.png")
+        for tissue, sample_type in zip(("tumor", "normal"), COMPARED, strict=True):
+            rows = everything[everything["sample_type"] == sample_type]
+            if len(rows):
+                some = store.select(rows).take(_some(rng, len(rows), GRID[0] * GRID[1]))
+                figure = plots.plot_sample_imgs(some, *GRID, shuffle=False, title=f"Test patches: {sample_type}")
+                plots.save(figure, folder / f"samples_{tissue}.png")
+        plots.save(plots.plot_errors(test, f"{name}: error of the test patches"), folder / "errors.png")
+        write_json({"model": name, "weights": weights, "metrics": metrics}, folder / "metrics.json")
+    log.info(
+        "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",
+        name, metrics["train_mse"], metrics["validation_mse"], metrics["test_mse"], metrics["test_psnr"],
+    )  # fmt: skip
+
+
+def _some(rng: np.random.Generator, count: int, wanted: int) -> np.ndarray:
+    return np.sort(rng.choice(count, min(count, wanted), replace=False))

@@ -1,0 +1,60 @@
+"""Stage inventory: notice that one of the user's own files changed. Runs at every repro."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from histocae import paths, sources
+from histocae.files import fingerprint, sha256, write_json, write_table
+from histocae.params import Params
+from histocae.progress import bar
+
+REMEMBERED = paths.SCRATCH / "hashes.json"
+
+
+def run(params: Params) -> None:
+    """List name, bytes and hash of every file of the user's; one constant line for demo.
+
+    A hash is remembered by path, bytes and times, so that a cohort is not read at
+    every repro.
+    """
+    source = sources.load(params.data, params.seed, paths.SLIDE_FILES)
+    remembered = _remembered()
+    rows = []
+    for path in bar(source.inputs, "inventory", "files"):
+        stat = path.stat()
+        # the time of the last change of the inode too: a copy that keeps the old time is noticed
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        key = str(path.resolve())
+        known = remembered.get(key)
+        digest = known[-1] if known and known[:-1] == state else sha256(path)
+        remembered[key] = [*state, digest]
+        rows.append((os.path.relpath(path, source.folder).replace(os.sep, "/"), stat.st_size, digest))
+    if not rows:
+        rows = [(params.data.source, 0, fingerprint(params.data.source))]
+    write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
+    write_json(remembered, REMEMBERED)
+    _write_lineage(params)
+
+
+def _remembered() -> dict[str, list]:
+    try:
+        return json.loads(REMEMBERED.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _write_lineage(params: Params) -> None:
+    """Write, per model, the entries of the models it starts from: DVC can't follow init_from."""
+    wanted = {f"{name}.json" for name in params.models}
+    for name in params.models:
+        chain, at = {}, params.models[name].init_from
+        while at is not None:
+            chain[at] = params.models[at].model_dump()
+            at = params.models[at].init_from
+        write_json(chain, paths.LINEAGE / f"{name}.json")
+    for stale in Path(paths.LINEAGE).iterdir():
+        if stale.name not in wanted:
+            stale.unlink()

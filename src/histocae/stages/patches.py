@@ -1,0 +1,130 @@
+"""Stage patches: a shard per slide, the index, and what was left out for which reason.
+
+Finished shards are kept between runs (`persist` in dvc.yaml), and made again only where
+the slide, the parameters or the code that reads it changed.
+"""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histocae import paths, sources, store
+from histocae.errors import DataError, SlideError
+from histocae.executor import WorkerDiedError, spread
+from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
+from histocae.params import Params
+from histocae.setaside import check_share, set_aside
+from histocae.shards import Record, Task, finished, make_shard, read_rows
+from histocae.tables import TEXTS
+
+CODE = ("patching", "shards", "slide", "store", "tiles", "tissue")
+REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
+log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> None:
+    """Make the store and reports/patching, and gather what all stages set aside."""
+    metadata = read_table(paths.METADATA, TEXTS).set_index("slide_id", drop=False)
+    files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "mpp_from", "vendor"))
+    source = sources.load(params.data, params.seed, paths.SLIDE_FILES)
+    tasks = _tasks(params, files, source)
+    records: dict[str, Record] = {}
+    for task in tasks:
+        if (record := finished(task)) is not None:
+            records[task.slide_id] = record
+    todo = [task for task in tasks if task.slide_id not in records]
+    log.info("%d slides to cut, %d done before", len(todo), len(records))
+    for position, result in spread(make_shard, todo, params.executor, "patches", "slides"):
+        task = todo[position]
+        if isinstance(result, WorkerDiedError):
+            result = Record(task.slide_id, task.name, str(result), True, 0, {})
+        records[task.slide_id] = result
+    records = {task.slide_id: records[task.slide_id] for task in tasks}
+
+    before = [
+        read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
+    ]
+    aside = set_aside("patches", [(r.slide_id, r.reason, r.kept) for r in records.values() if r.reason])
+    reasons = [f"{r.slide_id}: {r.reason}" for r in records.values() if r.failed]
+    check_share(
+        len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons
+    )
+    index = _index(records, metadata)
+    _remove_others(paths.PATCHES / store.SHARDS, {r.shard for r in records.values()})
+    _remove_others(paths.PATCHING_REPORT / "slides", {r.shard for r in records.values()})
+    store.write_index(
+        paths.PATCHES, index, params.patches.pixels, None if source.tiles else params.patches.mpp
+    )
+    _report(records, metadata)
+    write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
+    log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
+
+
+def _tasks(params: Params, files: pd.DataFrame, source: sources.Source) -> list[Task]:
+    """One task a slide, its bytes fetched again where they were let go."""
+    code = code_fingerprint(*CODE)
+    tasks = []
+    for slide_id, rows in files.groupby("slide_id", sort=False):
+        mpp = rows["mpp"].iloc[0]
+        if not source.tiles:
+            try:
+                source.fetch(slide_id, rows["file"].iloc[0])
+            except SlideError as error:
+                log.warning("%s: %s", slide_id, error)  # the task says it again, in its record
+        tasks.append(
+            Task(
+                slide_id, tuple(rows["file"]), source.folder, source.tiles,
+                None if np.isnan(mpp) else float(mpp), params.patches, params.seed,
+                paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides",
+                fingerprint([code, list(rows["sha256"])]),
+            )
+        )  # fmt: skip
+    return tasks
+
+
+def _index(records: dict[str, Record], metadata: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    for record in records.values():
+        if record.kept:
+            rows = read_rows(paths.PATCHES / store.SHARDS, record)
+            about = metadata.loc[record.slide_id]
+            parts.append(
+                rows.assign(
+                    slide_id=record.slide_id, case_id=about["case_id"],
+                    sample_type=about["sample_type"], shard=record.shard,
+                )
+            )  # fmt: skip
+    if not parts:
+        raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Delete what belongs to slides that are no longer in the cohort."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.stem not in names:
+            file.unlink()
+
+
+def _report(records: dict[str, Record], metadata: pd.DataFrame) -> None:
+    rows = [
+        {
+            "slide_id": r.slide_id, "sample_type": metadata.loc[r.slide_id, "sample_type"],
+            "level": r.level, "mpp": r.mpp, "patch_mpp": r.patch_mpp,
+            **{name: r.counts.get(name, 0) for name in REASONS},
+        }
+        for r in records.values()
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).astype({"level": "Int64"})
+    write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
+    totals: Counter[str] = Counter()
+    for record in records.values():
+        totals.update(record.counts)
+    totals = {name: totals.get(name, 0) for name in REASONS}
+    write_json(
+        {"slides": len(records), "cells": sum(totals.values()), **totals},
+        paths.PATCHING_REPORT / "summary.json",
+    )
