@@ -1,7 +1,7 @@
 """Pictures: sample grids, originals beside reconstructions, curves and histograms.
 
-Every function gives a matplotlib figure (or arrays, for `mosaic`) and shows nothing by
-itself; `save` writes it the same to the byte each time.
+Every function gives a matplotlib figure and shows nothing by itself; `save` writes it the
+same to the byte each time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,25 +121,6 @@ def plot_paired_imgs(
     if title:
         figure.suptitle(title)
     return figure
-
-
-def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Lay originals in one row above their reconstructions, pixel for pixel.
-
-    Args:
-        originals: uint8, n x side x side x 3.
-        reconstructions: floats in [0, 1], of the same shape.
-        gap: white pixels between.
-
-    Returns:
-        uint8, height x width x 3.
-
-    """
-    rows = np.stack([originals, np.rint(reconstructions * 255).astype(np.uint8)])
-    padded = np.pad(rows, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    kinds, count, height, width, channels = padded.shape
-    whole = padded.transpose(0, 2, 1, 3, 4).reshape(kinds * height, count * width, channels)
-    return whole[:-gap, :-gap]
 
 
 def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]) -> Figure:

@@ -19,20 +19,6 @@ BATCH = 64
 LEAST_MSE = 1e-10
 
 
-def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
-    """Encode and decode.
-
-    Args:
-        cae: the autoencoder.
-        patches: uint8, n x side x side x 3.
-
-    Returns:
-        float32 in [0, 1], of the same shape.
-
-    """
-    return cae.model(tf.cast(patches, tf.float32) / 255, training=False).numpy()
-
-
 def measure(cae: CAE, patches: Patches, label: str) -> pd.DataFrame:
     """Measure every patch.
 

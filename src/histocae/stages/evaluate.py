@@ -30,6 +30,7 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(params.seed)
     from histocae import plots, reconstruction
     from histocae.model import CAE
+    from histocae.samples import reconstruct
 
     cae = CAE(path=trained, load=True)
     store = PatchStore(paths.PATCHES)
@@ -57,7 +58,7 @@ def run(params: Params, name: str) -> None:
         for split in ("train", "test"):
             some = store.select(own[split]).take(_some(rng, len(own[split]), PAIRS))
             figure = plots.plot_paired_imgs(
-                some, reconstruction.reconstruct(cae, some), PAIRS, shuffle=False,
+                some, reconstruct(cae, some), PAIRS, shuffle=False,
                 title=f"{name}: {split} patches and their reconstructions",
             )  # fmt: skip
             plots.save(figure, folder / f"pairs_{split}.png")

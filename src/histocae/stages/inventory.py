@@ -1,7 +1,6 @@
 """Stage inventory: notice that one of the user's own files changed. Runs at every repro."""
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -31,12 +30,17 @@ def run(params: Params) -> None:
         known = remembered.get(key)
         digest = known[-1] if known and known[:-1] == state else sha256(path)
         remembered[key] = [*state, digest]
-        rows.append((os.path.relpath(path, source.folder).replace(os.sep, "/"), stat.st_size, digest))
+        rows.append((_name(path, source.folder), stat.st_size, digest))
     if not rows:
         rows = [(params.data.source, 0, fingerprint(params.data.source))]
     write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
     write_json(remembered, REMEMBERED)
     _write_lineage(params)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Name a file as its table does; the table itself may lie elsewhere, and where does not matter."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"(table) {path.name}"
 
 
 def _remembered() -> dict[str, list]:

@@ -167,8 +167,7 @@ def _picture(cae, patches: Patches, path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from histocae.plots import mosaic
-    from histocae.reconstruction import reconstruct
+    from histocae.samples import mosaic, reconstruct
 
     originals = patches.take(np.linspace(0, len(patches) - 1, min(SAMPLES, len(patches))).astype(int))
     with replacing(path) as handle:

@@ -1,0 +1,83 @@
+"""A small project in a folder of its own, driven as a user drives it: dvc, histocae, mlflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "data.demo.cases": 6,
+    "data.demo.side_microns": 256.0,
+    "patches.pixels": 64,
+    "training.epochs": 2,
+    "training.batch_size": 16,
+    "training.picture_every": 1,
+    "models": {
+        "all": {"cohort": "all", "filters": [4, 8], "latent_features": 16},
+        "tumor": {"cohort": "tumor", "filters": [4, 8]},
+        "normal": {"cohort": "normal", "filters": [4, 8]},
+    },
+}
+
+
+class Project:
+    """A working copy: params, dvc.yaml and the source that its stages depend on."""
+
+    def __init__(self, folder: Path, **overrides: object):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore"):
+            shutil.copy(ROOT / name, folder / name)
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / "src", folder / "src", ignore=ignore)
+        self.set(**{**SMALL, **overrides})
+        self.run("git", "init", "-q")
+        self.run("dvc", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "start")
+
+    def set(self, **overrides: object) -> None:
+        """Change params.yaml; keys are dotted, a value of None is null, ... removes the key."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for dotted, value in overrides.items():
+            *sections, key = dotted.split(".")
+            at = params
+            for section in sections:
+                at = at[section]
+            if value is ...:
+                del at[key]
+            else:
+                at[key] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of its commands: no server but its own database."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        for role in ("AUTHOR", "COMMITTER"):
+            env |= {f"GIT_{role}_NAME": "tests", f"GIT_{role}_EMAIL": "tests@example.invalid"}
+        return env
+
+    def run(self, *command: str, fails: bool = False, **env: str) -> str:
+        """Run a command there and give all it printed; it must succeed, or fail."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment | env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    def bytes(self, *roots: str) -> dict[str, bytes]:
+        """Read all files under some folders (or files)."""
+        found = {}
+        for root in roots:
+            path = self.folder / root
+            for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+                found[file.relative_to(self.folder).as_posix()] = file.read_bytes()
+        return found

@@ -1,0 +1,87 @@
+"""dvc.yaml against the code: a module that a stage uses and dvc.yaml does not list never reruns it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from histocae import params
+from histocae.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "histocae"
+# These decide where, how fast and what is told, not what comes out; values of params.yaml
+# are compared by DVC itself.
+EXEMPT = {"__init__", "cli", "errors", "executor", "files", "locks", "params", "paths", "progress"}
+# what a stage reports to is no reason to train again
+EXEMPT_IN = {"train": ("tracking",), "compare": ("tracking/server",), "register": ("tracking/server",)}
+# register's delivery builds the saved model again from its weights; how it looks is settled by then
+EXEMPT_IN["register"] += ("model", "training", "backend", "store", "tables", "identifiers")
+EXEMPT_IN["compare"] += ("tables", "identifiers")
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imports(module: str) -> set[str]:
+    """Names of the package's modules that a module imports anywhere, as paths without suffix."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("histocae"):
+            base = node.module.removeprefix("histocae").strip(".").replace(".", "/")
+            names = [f"{base}/{one.name}" if base else one.name for one in node.names]
+            found |= {n for n in [base, *names] if n and (PACKAGE / f"{n}.py").is_file()}
+    return found
+
+
+def closure(stage: str) -> set[str]:
+    exempt = EXEMPT_IN.get(stage, ())
+    seen, todo = set(), {f"stages/{stage}"}
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        todo |= {
+            one for one in imports(module) - seen
+            if one not in EXEMPT and not any(one == name or one.startswith(f"{name}/") for name in exempt)
+        }  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_list_the_code_they_use(stage):
+    body = STAGES[stage].get("do", STAGES[stage])
+    if body.get("always_changed"):
+        pytest.skip("runs at every repro, whatever it depends on")
+    listed = {
+        dep.removeprefix("src/histocae/").removesuffix(".py")
+        for dep in body["deps"]
+        if dep.endswith(".py")
+    }
+    assert listed == closure(stage)
+
+
+def test_every_stage_is_a_command():
+    for name, stage in STAGES.items():
+        command = stage.get("do", stage)["cmd"].split()
+        assert command[:2] == ["histocae", name]
+        assert COMMANDS[name][1] == ("foreach" in stage)
+
+
+def test_no_params_key_that_dvc_overlooks():
+    """DVC's run cache ignores keys called size or nfiles: a change of them alone would restore old outputs."""
+    keys = set(re.findall(r"^\s*([\w-]+):", (ROOT / "params.yaml").read_text(), re.MULTILINE))
+    for section in vars(params).values():
+        if isinstance(section, type) and issubclass(section, params.Section):
+            keys |= set(section.model_fields)
+    assert not {"size", "nfiles"} & keys
+
+
+def test_no_output_lies_inside_another():
+    outs = []
+    for stage in STAGES.values():
+        for out in stage.get("do", stage)["outs"]:
+            outs.append(out if isinstance(out, str) else next(iter(out)))
+    for one in outs:
+        for other in outs:
+            assert one == other or not one.startswith(f"{other}/")
+    assert len(outs) == len(set(outs))
