@@ -44,8 +44,9 @@ def deliver(record: Record, experiment_name: str) -> tuple[Run, str]:
     try:
         # two deliveries at once would each make a run
         with FileLock(folder / "delivery.lock"), patience(RETRIES, SECONDS):
-            api = client()
-            place = experiment(api, experiment_name)
+            with patience(retries=1, timeout=10):  # is it there at all?
+                api = client()
+                place = experiment(api, experiment_name)
             run = _run(api, place, record)
             run_id = run.info.run_id
             runs.log_params(api, run_id, flat(record.training["params"]))

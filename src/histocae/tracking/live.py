@@ -12,7 +12,7 @@ from histocae.tracking import runs
 from histocae.tracking.server import PARENT_RUN, MlflowException, client, experiment, patience
 
 log = logging.getLogger(__name__)
-SAMPLING_SECONDS = 5
+SAMPLING_SECONDS = 10
 SERVER_SECONDS = 3
 
 
@@ -36,13 +36,14 @@ class LiveRun:
             self._api = client()
             place = experiment(self._api, experiment_name)
             run = runs.find(self._api, place, training_id, None)
-            if run is None:
+            resumed = run is not None
+            if not resumed:
                 run = runs.create(self._api, place, name, training_id, start, tags)
             else:
                 self._api.update_run(run.info.run_id, status="RUNNING")
             self.run_id = run.info.run_id
             self._monitor = SystemMetricsMonitor(
-                self.run_id, sampling_interval=SAMPLING_SECONDS, samples_before_logging=1
+                self.run_id, sampling_interval=SAMPLING_SECONDS, samples_before_logging=1, resume_logging=resumed
             )
             self._monitor.start()
 
@@ -78,12 +79,20 @@ class LiveRun:
                 lambda: runs.log_picture(self._api, self.run_id, path, key, step, stamp, set())
             )
 
+    def _last_sample(self) -> None:
+        """Stop measuring; the unfinished interval counts too, or a short training would show nothing."""
+        monitor = self._monitor
+        monitor.finish()
+        monitor.collect_metrics()
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
+
     def stop(self, status: str | None) -> None:
         """Stop measuring the machine; give the run a final status unless that comes later."""
         if self._monitor is not None:
-            # finish waits for a call in progress; a hanging server must not hold us up
-            ending = threading.Thread(target=self._monitor.finish, daemon=True)
+            # this waits for a call in progress, and a hanging server must not hold us up
+            ending = threading.Thread(target=self._try, args=(self._last_sample,), daemon=True)
             ending.start()
-            ending.join(SERVER_SECONDS)
+            ending.join(2 * SERVER_SECONDS)
         if status is not None and self.run_id is not None:
             self._try(lambda: self._api.set_terminated(self.run_id, status))
