@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 from histocae import __version__
@@ -75,10 +76,12 @@ def _run(command: str, path: Path, model: str | None) -> int:
 
     params = parameters.load(path)
     stage = importlib.import_module(f"histocae.stages.{command}")
+    start = time.perf_counter()
     with stage_lock(command if model is None else f"{command}@{model}"):
         if model is None:
             stage.run(params)
         else:
             params.model(model)
             stage.run(params, model)
+    logging.getLogger(__name__).info("done in %.1f s", time.perf_counter() - start)
     return 0

@@ -13,7 +13,7 @@ from histocae.model import CAE
 from histocae.progress import bar
 from histocae.store import Patches
 
-MEASURES = ("mse", "psnr", "ssim")
+MEASURES = ("mse", "psnr", "ssim", "mean_color_mse")
 BATCH = 64
 # a perfect patch has no finite PSNR; 1e-10 is 100 dB, far beyond 8-bit rounding (59 dB)
 LEAST_MSE = 1e-10
@@ -25,10 +25,11 @@ def measure(cae: CAE, patches: Patches, label: str) -> pd.DataFrame:
     MSE is the mean over pixels and channels; PSNR = 10 log10(1 / MSE) in dB, at most
     100; SSIM after Wang et al. 2004 (IEEE Trans. Image Process. 13(4):600-612) with an
     11 x 11 Gaussian window of sigma 1.5, averaged over the channels; NaN where a patch
-    is smaller than the window.
+    is smaller than the window. mean_color_mse is the baseline beside them: the MSE of
+    giving back nothing but the patch's own mean color.
 
     Returns:
-        float columns mse, psnr, ssim, one row per patch, in the patches' order.
+        float columns mse, psnr, ssim, mean_color_mse, one row per patch, in their order.
 
     """
     parts = [_measure(cae, batch) for batch in bar(_batches(patches), label, "batches", _count(patches))]
@@ -75,7 +76,8 @@ def _measure(cae: CAE, batch: np.ndarray) -> np.ndarray:
         if batch.shape[1] >= window
         else tf.fill(mse.shape, np.nan)
     )
-    return np.stack([mse, psnr, ssim], axis=1).astype(np.float64)
+    mean_color = tf.reduce_mean(tf.math.reduce_variance(scaled, axis=(1, 2)), axis=1)
+    return np.stack([mse, psnr, ssim, mean_color], axis=1).astype(np.float64)
 
 
 def summarise(measured: pd.DataFrame) -> dict[str, float]:

@@ -9,6 +9,7 @@ from histocae import paths, plots
 from histocae.files import read_table, write_table, write_text
 from histocae.params import Params
 from histocae.report import Section, page
+from histocae.split import SPLITS
 from histocae.tracking.record import Record
 
 COLUMNS = [
@@ -31,14 +32,16 @@ def run(params: Params) -> None:
         Section(
             record.name,
             f"Cohort {record.training['cohort']}, best epoch {record.training['best_epoch']} of "
-            f"{record.training['epochs']}.",
+            f"{record.training['epochs']}. Test MSE {record.metrics['test_mse']:.5f}; giving back only the mean "
+            f"color of each patch would have {record.metrics['test_mean_color_mse']:.5f}.",
             [paths.evaluation(record.name) / f"{one}.png" for one in ("pairs_test", "pairs_train", "errors")],
         )
         for record in records
     ]
     first = paths.evaluation(records[0].name)
     samples = [path for path in (first / "samples_tumor.png", first / "samples_normal.png") if path.is_file()]
-    split = json.loads(paths.SPLIT_REPORT.read_text(encoding="utf-8"))
+    counts = json.loads(paths.SPLIT_REPORT.read_text(encoding="utf-8"))
+    split = {part: counts[part] for part in SPLITS}
     patching = json.loads((paths.PATCHING_REPORT / "summary.json").read_text(encoding="utf-8"))
     aside = read_table(paths.SET_ASIDE, ("slide_id",), separator=",")
     # times differ from run to run; they stand in the table's file, and the page stays the same
