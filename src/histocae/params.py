@@ -27,7 +27,7 @@ class Demo(Section):
     """The embedded cohort."""
 
     cases: Annotated[int, Field(ge=6)]
-    side_microns: Annotated[float, Field(ge=256)]
+    side_microns: Annotated[float, Field(ge=128, multiple_of=4)]
 
 
 class Data(Section):
