@@ -1,6 +1,7 @@
 """The convolutional autoencoder (CAE): Keras 3, any backend."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,8 +93,11 @@ class CAE:
     def _load_weights(self) -> None:
         for part, name in ((self.encoder, ENCODER_FILE), (self.decoder, DECODER_FILE)):
             try:
-                part.load_weights(self.path / name)
-            except (OSError, ValueError, KeyError) as error:
+                with warnings.catch_warnings():
+                    # Keras only warns of layers that the file does not have, and leaves them as they are
+                    warnings.simplefilter("error", UserWarning)
+                    part.load_weights(self.path / name)
+            except (OSError, ValueError, KeyError, UserWarning) as error:
                 raise HistocaeError(f"{self.path / name}: not the weights of this CAE: {error}") from None
 
     def save(self, path: str | Path | None = None) -> None:

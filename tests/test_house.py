@@ -1,0 +1,82 @@
+"""The files around the code: the lock, the environment, the README's commands, the command line."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from histocae.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def lock_entries() -> dict[str, str]:
+    text = (ROOT / "requirements.lock").read_text()
+    return dict(re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+def test_the_lock_has_a_hash_for_everything_and_names_no_host():
+    entries = lock_entries()
+    assert len(entries) > 100
+    assert [name for name, body in entries.items() if "--hash=sha256:" not in body] == []
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|--index-url|--extra-index-url|--find-links|^#", text, re.MULTILINE)
+
+
+def test_the_lock_has_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.match(r"[A-Za-z0-9-]+", one).group().lower() for one in asked}
+    assert names <= {name.lower() for name in lock_entries()}
+    assert project["requires-python"] == ">=3.11,<3.14"
+    text = (ROOT / "pyproject.toml").read_text()
+    for one in asked:  # a line says why each is there
+        assert re.search(re.escape(f'"{one}",') + r"\s*# \S", text), one
+
+
+def test_ci_calls_the_readmes_test_command():
+    assert "make test" in (ROOT / "README.md").read_text()
+    commands = [
+        line for line in (ROOT / ".ci/run").read_text().splitlines()
+        if line and not line.startswith(("#", "set ", "cd "))
+    ]  # fmt: skip
+    assert commands == ["make test"]
+
+
+def test_mlproject_names_entry_points_that_are_there():
+    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    assert set(project["entry_points"]) == {"main", "train"}
+    assert (ROOT / project["python_env"]).is_file()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_there_for_every_command(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert "usage: histocae" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from histocae.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.rstrip().endswith("[]")
+
+
+def test_data_stages_import_neither_tensorflow_nor_mlflow():
+    code = (
+        "import sys, importlib\n"
+        "for stage in ('inventory', 'metadata', 'slides', 'patches', 'split'):\n"
+        "    importlib.import_module(f'histocae.stages.{stage}')\n"
+        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
