@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
+
+from tqdm import tqdm
 
 from histocae.params import Executor as ExecutorParams
 from histocae.progress import bar
@@ -27,36 +30,51 @@ def spread(
         The task's position and its result, in the order in which they end.
 
     """
-    if not tasks:
-        return
-    workers = min(params.workers or os.cpu_count() or 1, len(tasks))
     with bar(None, label, unit, len(tasks)) as progress:
-        left = set(range(len(tasks)))
-        for position, result in _finished(function, tasks, left, workers):
-            left.discard(position)
-            progress.update()
-            yield position, result
-        for position in sorted(left):
-            alone = list(_finished(function, tasks, {position}, 1))
-            progress.update()
-            yield alone[0] if alone else (position, WorkerDiedError("the process that read it died"))
+        todo = list(range(len(tasks)))
+        while todo:
+            ended, suspects = yield from _until_death(function, tasks, todo, params, progress)
+            for position in sorted(suspects):
+                alone, died = yield from _until_death(function, tasks, [position], params, progress)
+                if died:
+                    progress.update()
+                    yield position, WorkerDiedError("the process that read it died")
+                ended |= alone | died
+            todo = [position for position in todo if position not in ended]
 
 
-def _finished(
-    function: Callable, tasks: Sequence[Any], which: set[int], workers: int
-) -> Iterator[tuple[int, Any]]:
-    """Yield what ends before the pool breaks, if it breaks."""
+def _until_death(
+    function: Callable, tasks: Sequence[Any], todo: list[int], params: ExecutorParams, progress: tqdm
+) -> Generator[tuple[int, Any], None, tuple[set[int], set[int]]]:
+    """Yield results until all are done or a worker dies.
+
+    Returns:
+        The tasks that ended, and those that were under way when a worker died.
+
+    """
+    workers = min(params.workers or os.cpu_count() or 1, len(todo))
+    ended: set[int] = set()
+    waiting = iter(todo)
     with _pool(workers) as pool:
-        futures = {pool.submit(function, tasks[i]): i for i in sorted(which)}
+        running: dict[Future, int] = {}
         try:
-            for future in as_completed(futures):
-                try:
-                    yield futures[future], future.result()
-                except BrokenProcessPool:
-                    continue
+            while True:
+                # no more under way than there are workers: so few are suspects when one dies
+                for position in islice(waiting, workers - len(running)):
+                    running[pool.submit(function, tasks[position])] = position
+                if not running:
+                    return ended, set()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = future.result()
+                    position = running.pop(future)
+                    ended.add(position)
+                    progress.update()
+                    yield position, result
+        except BrokenProcessPool:
+            return ended, set(running.values())
         finally:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def _pool(workers: int) -> Executor:

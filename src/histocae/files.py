@@ -1,5 +1,6 @@
 """Files that appear whole: written aside in the same folder, flushed, renamed."""
 
+import glob
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import pandas as pd
+import psutil
 
 from histocae.errors import DataError
 
@@ -17,11 +19,20 @@ from histocae.errors import DataError
 SEPARATOR = "|"
 
 
+def _aside(path: Path) -> Path:
+    """Name a place beside `path` to write to, and clear away what killed processes left there."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        owner = stale.name.removeprefix(f".{path.name}.").split(".")[0]
+        if owner == str(os.getpid()) or not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    return path.parent / f".{path.name}.{os.getpid()}.part"
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
     """Open a file that takes `path`'s place only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.part"
+    aside = _aside(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with open(aside, mode, **text) as handle:
@@ -37,8 +48,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder that takes `path`'s place only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.part"
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _aside(path)
     aside.mkdir()
     try:
         yield aside
@@ -46,7 +56,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        former = path.parent / f".{path.name}.{os.getpid()}.former"
+        former = aside.with_suffix(".former.part")
         if path.exists():
             os.replace(path, former)
         os.replace(aside, path)

@@ -16,7 +16,9 @@ COHORTS = {"all": COMPARED, "tumor": (PRIMARY_TUMOR,), "normal": (SOLID_TISSUE_N
 # GDC data dictionary, node `sample`, property `sample_type` (permissible values)
 SAMPLE_TYPES = (
     PRIMARY_TUMOR, SOLID_TISSUE_NORMAL,
-    "Additional - New Primary", "Additional Metastatic", "Benign Neoplasms",
+    "2D Classical Conditionally Reprogrammed Cells", "2D Modified Conditionally Reprogrammed Cells",
+    "3D Air-Liquid Interface Organoid", "3D Neurosphere", "3D Organoid", "Adherent Cell Line",
+    "Liquid Suspension Cell Line", "Additional - New Primary", "Additional Metastatic", "Benign Neoplasms",
     "Blood Derived Cancer - Bone Marrow", "Blood Derived Cancer - Bone Marrow, Post-treatment",
     "Blood Derived Cancer - Peripheral Blood",
     "Blood Derived Cancer - Peripheral Blood, Post-treatment", "Blood Derived Liquid Biopsy",

@@ -27,7 +27,7 @@ class Demo(Section):
     """The embedded cohort."""
 
     cases: Annotated[int, Field(ge=6)]
-    side_microns: Annotated[float, Field(ge=128, multiple_of=4)]
+    side_microns: Annotated[float, Field(ge=128, multiple_of=4, allow_inf_nan=False)]
 
 
 class Data(Section):
@@ -152,6 +152,8 @@ def load(path: Path) -> Params:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file here; run histocae where {path} lies") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from histocae.errors import SlideError
-from histocae.slide import Slide, choose_level
+from histocae.slide import Slide, choose_level, reduce_box
 from histocae.tissue import cell_shares, tissue_mask
 
 MASK_PIXELS = 8  # mask pixels along a patch's side: 8 microns each at the default 64 microns
@@ -182,9 +182,16 @@ def _read_cells(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels:
     """Read the box around some cells once and cut them out of it."""
     rows, columns = plan.rows[which], plan.columns[which]
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    if grid.cell == pixels:
+        box = (left * pixels, top * pixels, (right - left) * pixels, (bottom - top) * pixels)
+        picture = slide.read(grid.level, *(int(edge) for edge in box))
+        cells = picture.reshape(bottom - top, pixels, right - left, pixels, 3).swapaxes(1, 2)
+        return cells[rows - top, columns - left]
     box = tuple(float(edge * grid.cell) for edge in (left, top, right, bottom))
-    picture = slide.read_scaled(
-        grid.level, box, int(right - left) * pixels, int(bottom - top) * pixels
+    picture, x, y = slide.read_around(grid.level, box)
+    return np.stack(
+        [
+            reduce_box(picture, (column * grid.cell - x, row * grid.cell - y), grid.cell, pixels)
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
     )
-    cells = picture.reshape(bottom - top, pixels, right - left, pixels, 3).swapaxes(1, 2)
-    return cells[rows - top, columns - left]

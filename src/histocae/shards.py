@@ -8,13 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from histocae.errors import SlideError
+from histocae.errors import DataError, SlideError, StoreError
 from histocae.files import fingerprint, read_table, replacing, write_json, write_table
 from histocae.params import Patches as PatchParams
 from histocae.patching import (
@@ -29,7 +30,8 @@ from histocae.patching import (
     sample,
 )  # fmt: skip
 from histocae.slide import Slide
-from histocae.store import ShardWriter, shard_name
+from histocae.sources import Source
+from histocae.store import ShardWriter, open_shard, shard_name
 from histocae.tiles import TilePatches, cut_tile, read_tile, reduce_tile
 from histocae.tissue import tissue_mask
 
@@ -44,8 +46,7 @@ class Task:
     Attributes:
         slide_id: of the slide.
         files: its files as its table names them: one slide, or many tiles.
-        folder: where they lie.
-        tiles: they are pre-cut pictures.
+        source: where they come from.
         mpp: microns per level-0 pixel; None for tiles.
         params: the section `patches` of params.yaml.
         seed: of the sample, where there is a cap.
@@ -57,8 +58,7 @@ class Task:
 
     slide_id: str
     files: tuple[str, ...]
-    folder: Path
-    tiles: bool
+    source: Source
     mpp: float | None
     params: PatchParams
     seed: int
@@ -68,10 +68,10 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The shard's name."""
-        return shard_name(self.slide_id)
+        """The shard's name: another for other input, so that it never takes the place of the former."""
+        return f"{shard_name(self.slide_id)}.{self.fingerprint[:8]}"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What the shard depends on."""
         params = self.params.model_dump()
@@ -91,7 +91,8 @@ class Record:
         slide_id: of the slide.
         shard: its name.
         reason: why the slide or a part of it was set aside; None where all went well.
-        failed: the reason is a failure of the slide (not just that it shows no tissue).
+        failed: the reason is a failure of the slide: not that it shows no tissue, nor that
+            some of its tiles are bad.
         kept: patches in the shard.
         counts: cells by reason.
         level, mpp, patch_mpp: the level read, microns per pixel of slide and patch; None
@@ -119,11 +120,15 @@ def finished(task: Task) -> Record | None:
     if record.pop("fingerprint") != task.fingerprint:
         return None
     record = Record(**record)
-    wanted = 128 + record.kept * task.params.pixels**2 * 3
-    shard = task.shards / f"{task.name}.npy"
-    if record.kept and (not shard.is_file() or shard.stat().st_size != wanted):
+    try:
+        if record.kept:
+            shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)
+            if len(shard) != record.kept or len(read_rows(task.shards, record)) != record.kept:
+                return None
+    except (StoreError, DataError):
         return None
-    return record
+    drawn = task.source.tiles or record.level is None or (task.pictures / f"{task.name}.png").is_file()
+    return record if drawn else None
 
 
 def read_rows(shards: Path, record: Record) -> pd.DataFrame:
@@ -141,7 +146,7 @@ def make_shard(task: Task) -> Record:
     counts: Counter[str] = Counter()
     about: dict[str, float | int | None] = {}
     failure: list[str] = []
-    read = _read_tiles if task.tiles else _read_slide
+    read = _read_tiles if task.source.tiles else _read_slide
     with ShardWriter(task.shards / f"{task.name}.npy", task.params.pixels) as shard:
         rows = []
         for found, patches in read(task, counts, about, failure.append):
@@ -164,7 +169,7 @@ def make_shard(task: Task) -> Record:
         more = f" (and {len(failure) - 1} more)" if len(failure) > 1 else ""
         reason = failure[0] + more
     record = Record(
-        task.slide_id, task.name, reason, bool(failure), kept,
+        task.slide_id, task.name, reason, bool(failure) and not (task.source.tiles and kept), kept,
         {name: n for name, n in sorted(counts.items()) if n}, **about,
     )  # fmt: skip
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
@@ -175,7 +180,7 @@ def _read_slide(
     task: Task, counts: Counter, about: dict, fail: Callable[[str], None]
 ) -> Found:
     try:
-        with Slide(task.folder / task.files[0]) as slide:
+        with Slide(task.source.fetch(task.slide_id, task.files[0])) as slide:
             grid = make_grid(slide, task.mpp, task.params.pixels, task.params.mpp)
             about |= {"level": grid.level, "mpp": task.mpp, "patch_mpp": grid.mpp}
             overview = read_overview(slide, grid)
@@ -196,7 +201,7 @@ def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) 
     for which, patches in read_patches(slide, grid, plan, task.params.pixels):
         shares = plan.shares[which]
         for one in np.nonzero(plan.unsure[which])[0]:
-            small = Image.fromarray(patches[one]).resize((MASK_PIXELS,) * 2, Image.Resampling.HAMMING)
+            small = Image.fromarray(patches[one]).resize((MASK_PIXELS,) * 2, Image.Resampling.BOX)
             shares[one] = tissue_mask(np.asarray(small)).mean()
         enough = (shares >= task.params.tissue_share) | ~plan.unsure[which]
         counts["read"] += len(which)
@@ -219,10 +224,10 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
     chosen = None
     if params.tiles == "cut" and params.max_per_slide is not None:
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(one.rows) for _, one in _each_tile(task, lambda _: None))
+        total = sum(len(one.rows) for _, one in _each_tile(task, Counter(), lambda _: None))
         chosen = set(sample(total, params.max_per_slide, task.sampling))
     at = 0
-    for file, tile in _each_tile(task, fail):
+    for file, tile in _each_tile(task, counts, fail):
         counts.update(tile.counts)
         take = np.ones(len(tile.rows), bool)
         if chosen is not None:
@@ -244,16 +249,19 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
         )  # fmt: skip
 
 
-def _each_tile(task: Task, fail: Callable[[str], None]) -> Iterator[tuple[str, TilePatches]]:
+def _each_tile(
+    task: Task, counts: Counter, fail: Callable[[str], None]
+) -> Iterator[tuple[str, TilePatches]]:
     for file in task.files:
         try:
-            picture = read_tile(task.folder / file)
+            picture = read_tile(task.source.fetch(task.slide_id, file))
             if task.params.tiles == "reduce":
                 yield file, reduce_tile(picture, file, task.params.pixels)
             else:
                 yield file, cut_tile(picture, file, task.params.pixels, task.params.tissue_share)
         except SlideError as error:
             fail(str(error))
+            counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
             if task.params.on_read_error == "drop":
                 return
 
@@ -270,4 +278,4 @@ def _draw(overview: Overview, plan: Plan, path: Path) -> None:
         x, y = column * side, row * side
         draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
     with replacing(path) as handle:
-        picture.save(handle, "PNG", optimize=True)
+        picture.save(handle, "PNG", compress_level=3)

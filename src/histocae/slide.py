@@ -20,7 +20,9 @@ MPP_RANGE = (0.05, 10.0)
 MICRONS_TIMES_POWER = 10.0
 # scanners' pixels are square; a header that says otherwise by more than this is wrong
 ANISOTROPY = 1.1
-TOLERANCE = 0.10  # a level this close to the target counts as the target
+# a level this close to the target counts as the target; the last bit is for values that
+# were written down as 0.45 or 0.55 and came back as floats
+TOLERANCE = 0.10 + 1e-6
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,27 @@ class Slide:
             region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
         return np.asarray(region)[..., :3]
 
+    def read_around(self, level: int, box: tuple[float, float, float, float]) -> tuple[np.ndarray, int, int]:
+        """Read the whole pixels that a box (left, top, right, bottom in pixels of `level`) touches.
+
+        Returns:
+            uint8, height x width x 3, and x and y of its corner.
+
+        Raises:
+            SlideError: the region can't be decoded.
+
+        """
+        size = self.levels[level]
+        x, y = math.floor(box[0]), math.floor(box[1])
+        # a hair over the border is rounding, not another pixel
+        width = min(math.ceil(box[2]), max(size.width, x + 1)) - x
+        height = min(math.ceil(box[3]), max(size.height, y + 1)) - y
+        return self.read(level, x, y, width, height), x, y
+
     def read_scaled(
         self, level: int, box: tuple[float, float, float, float], width: int, height: int
     ) -> np.ndarray:
-        """Read a box (left, top, right, bottom in pixels of `level`, fractions allowed), resized.
-
-        Nothing is resampled where the box is whole and already of the wanted size.
-        Otherwise every output pixel is a weighted mean of the pixels it covers (Hamming).
+        """Read a box as `read_around` does, resized to `width` x `height` by the mean of pixels.
 
         Returns:
             uint8, height x width x 3.
@@ -116,22 +132,40 @@ class Slide:
             SlideError: the region can't be decoded.
 
         """
-        left, top, right, bottom = box
-        size = self.levels[level]
-        x, y = math.floor(left), math.floor(top)
-        x_end = min(math.ceil(right), max(size.width, x + 1))
-        y_end = min(math.ceil(bottom), max(size.height, y + 1))
-        pixels = self.read(level, x, y, x_end - x, y_end - y)
-        if pixels.shape[:2] == (height, width) and (left, top) == (x, y):
-            return pixels
-        inner = (left - x, top - y, min(right, x_end) - x, min(bottom, y_end) - y)
+        pixels, x, y = self.read_around(level, box)
+        inner = (box[0] - x, box[1] - y, min(box[2] - x, pixels.shape[1]), min(box[3] - y, pixels.shape[0]))
         picture = Image.fromarray(pixels)
-        return np.asarray(picture.resize((width, height), Image.Resampling.HAMMING, box=inner))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BOX, box=inner))
 
     def level_for(self, downsample: float) -> int:
         """Find the coarsest level that is at least as fine as `downsample`; 0 if none is."""
         fine = [i for i, one in enumerate(self.levels) if one.downsample <= downsample]
         return max(fine, key=lambda i: self.levels[i].downsample, default=0)
+
+
+def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pixels: int) -> np.ndarray:
+    """Cut a square out of a picture and reduce it: every output pixel is the mean of those it covers.
+
+    Nothing outside of the square has a part in it.
+
+    Args:
+        picture: uint8, height x width x 3.
+        corner: x and y of the square in pixels of the picture, fractions allowed.
+        side: of the square in pixels of the picture.
+        pixels: wanted side.
+
+    Returns:
+        uint8, pixels x pixels x 3.
+
+    """
+    x, y = (max(0, math.floor(one + 1e-6)) for one in corner)
+    x_end, y_end = (math.ceil(one + side - 1e-6) for one in corner)
+    part = Image.fromarray(picture[y:y_end, x:x_end])
+    inner = (
+        max(0.0, corner[0] - x), max(0.0, corner[1] - y),
+        min(corner[0] + side - x, part.width), min(corner[1] + side - y, part.height),
+    )  # fmt: skip
+    return np.asarray(part.resize((pixels, pixels), Image.Resampling.BOX, box=inner))
 
 
 def in_range(mpp: float | None) -> float | None:

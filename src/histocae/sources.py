@@ -62,6 +62,14 @@ class Source:
                     path.unlink()
 
 
+def parts_of(path: Path) -> list[Path]:
+    """List the files that make up a slide: itself, and for MIRAX those of the folder beside it."""
+    beside = path.with_suffix("")
+    if path.suffix.lower() == ".mrxs" and beside.is_dir():
+        return [path, *sorted(one for one in beside.rglob("*") if one.is_file())]
+    return [path]
+
+
 def load(data: Data, seed: int, slide_files: Path) -> Source:
     """Read the table of the source that `data.source` names.
 
@@ -95,8 +103,9 @@ def _own(data: Data) -> Source:
     column = "path" if tiles else "file_name"
     table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
     table = tables.check_types(table, path)
-    tables.check_unique(table, column if tiles else "slide_id", path)
-    tables.check_files(table, column, folder, path)
+    if not tiles:
+        tables.check_unique(table, "slide_id", path)
+    table[column] = tables.check_files(table, column, folder, path)
     slides = tables.one_per_slide(table, path) if tiles else table
     files = table[["slide_id", column]].rename(columns={column: "file"})
     inputs = (path, *(folder / file for file in files["file"]))

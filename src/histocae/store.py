@@ -82,6 +82,25 @@ class ShardWriter:
             self._aside.unlink(missing_ok=True)
 
 
+def open_shard(path: Path, pixels: int) -> np.ndarray:
+    """Map a shard.
+
+    Returns:
+        uint8, patches x pixels x pixels x 3, read when looked at.
+
+    Raises:
+        StoreError: it is missing, cut short, or holds something else.
+
+    """
+    try:
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: can't be read: {error}; run dvc repro patches") from None
+    if shard.dtype != np.uint8 or shard.shape[1:] != (pixels, pixels, 3):
+        raise StoreError(f"{path}: holds no patches of {pixels} pixels; run dvc repro patches")
+    return shard
+
+
 def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | None) -> None:
     """Complete a store: write its index and, last, its manifest."""
     write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
@@ -111,8 +130,10 @@ class PatchStore:
         self.folder = folder
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            raise StoreError(f"{folder}: no patch store here; run dvc repro patches") from None
+        except (FileNotFoundError, ValueError):
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise StoreError(f"{folder}: no patch store here; run dvc repro patches")
         if manifest.get("version") != VERSION:
             raise StoreError(
                 f"{folder}: patch store of version {manifest.get('version')}, this histocae reads "
@@ -152,13 +173,9 @@ class Patches:
         longest = pd.Series(self._position).groupby(self._shard).max()
         for code, name in enumerate(names):
             path = store.folder / SHARDS / f"{name}.npy"
-            try:
-                # an empty file can't be mapped, but then no row names it
-                shard = np.load(path, mmap_mode="r")
-            except (FileNotFoundError, ValueError) as error:
-                raise StoreError(f"{path}: can't be read: {error}; run dvc repro patches") from None
-            if longest[code] >= len(shard) or shard.shape[1:] != (self.pixels, self.pixels, 3):
-                raise StoreError(f"{path}: is not what its index says; run dvc repro patches")
+            shard = open_shard(path, self.pixels)
+            if longest[code] >= len(shard):
+                raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
             self._maps.append(shard)
 
     def __len__(self) -> int:

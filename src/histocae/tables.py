@@ -1,6 +1,7 @@
 """The user's table of slides or tiles: read, typed, checked, every fault told by its row."""
 
 import csv
+import io
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -38,31 +39,40 @@ def read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
         raise TableError(f"{path}: can't be read as a UTF-8 table: {error}") from None
     head = text.split("\n", 1)[0]
     separator = max(",|;\t", key=head.count)
-    reader = csv.reader(text.splitlines(), delimiter=separator)
-    header = [name.strip() for name in next(reader, [])]
+    header, rows, lines = _cells(text, separator, path)
     for name in required:
         if name not in header:
             raise TableError(f"{path}: no column {name!r}; it has {', '.join(header) or 'none'}")
-    doubled = {name for name in header if header.count(name) > 1}
+    doubled = {name for name in header if name and header.count(name) > 1}
     if doubled:
         raise TableError(f"{path}: column {sorted(doubled)[0]!r} stands twice")
-    rows, lines = [], []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
+    for line, cells in zip(lines, rows, strict=True):
         if len(cells) != len(header):
-            raise TableError(
-                f"{path}: row {reader.line_num}: {len(cells)} cells under {len(header)} columns"
-            )
-        rows.append([None if c.strip().lower() in MISSING else c.strip() for c in cells])
-        lines.append(reader.line_num)
+            raise TableError(f"{path}: row {line}: {len(cells)} cells under {len(header)} columns")
     if not rows:
         raise TableError(f"{path}: no rows")
-    table = pd.DataFrame(rows, columns=header, index=lines, dtype=object)
+    values = [[None if cell.lower() in MISSING else cell for cell in cells] for cells in rows]
+    table = pd.DataFrame(values, columns=header, index=lines, dtype=object)
     for name in required:
         for line in table.index[table[name].isna()][:1]:
             raise TableError(f"{path}: row {line}: {name} is empty")
     return table
+
+
+def _cells(text: str, separator: str, path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Part a text into its header, its rows and the line on which each row ends."""
+    # of lines as a file has them: a cell may hold a line break, and only \n and \r end a row
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows, lines = [], []
+    try:
+        for cells in reader:
+            cells = [" ".join(cell.strip().splitlines()) for cell in cells]
+            if any(cells):
+                rows.append(cells)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise TableError(f"{path}: row {reader.line_num}: {error}; does a quote not close?") from None
+    return (rows[0] if rows else []), rows[1:], lines[1:]
 
 
 def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -110,14 +120,18 @@ def check_unique(table: pd.DataFrame, name: str, path: Path) -> None:
         raise TableError(f"{path}: rows {first} and {line}: {name} {table.at[line, name]!r} stands twice")
 
 
-def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> None:
-    """Check that column `name` holds files inside `folder`.
+def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.Series:
+    """Check that column `name` holds files inside `folder`, each once.
 
     A link inside the folder may point anywhere: that is the owner's doing, a path in a
     table may be a stranger's.
 
+    Returns:
+        The files with one spelling each (`a/./b` is `a/b`).
+
     Raises:
-        TableError: an absolute path, one that leaves the folder, a missing file.
+        TableError: an absolute path, one that leaves the folder, a missing file, one
+            that stands in two rows.
 
     """
     if not folder.is_dir():
@@ -128,6 +142,9 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> Non
             raise TableError(f"{path}: row {line}: {name} {file!r} leads out of {folder}")
         if not (folder / file).is_file():
             raise TableError(f"{path}: row {line}: {name} {file!r}: no such file in {folder}")
+    files = table[name].map(lambda file: PurePosixPath(file).as_posix())
+    check_unique(files.to_frame(), name, path)
+    return files
 
 
 def one_per_slide(table: pd.DataFrame, path: Path) -> pd.DataFrame:

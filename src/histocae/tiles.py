@@ -1,5 +1,7 @@
 """Pre-cut pictures as patches: reduced whole, or cut on the grid of patches."""
 
+import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from histocae.tissue import cell_shares, tissue_mask
 
 # what Pillow raises on files that are no pictures, cut short or broken inside
 _BROKEN = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, KeyError,
-    Image.DecompressionBombError,
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError,
+    ArithmeticError, MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
+FORMATS = ("PNG", "JPEG", "TIFF")
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -46,18 +49,26 @@ def read_tile(path: Path) -> Image.Image:
 
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode in _DEEP:
-                raise SlideError(f"{path.name}: has more than 8 bits a channel; convert it to 8-bit RGB")
-            picture.load()
-            if picture.mode == "RGB":
-                return picture
-            if picture.has_transparency_data:
-                rgba = picture.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-            return picture.convert("RGB")
+        with warnings.catch_warnings():
+            # what is odd about a file but does no harm; a picture too large to be a tile does
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.mode in _DEEP:
+                    raise SlideError(f"{path.name}: has more than 8 bits a channel; convert it to 8-bit RGB")
+                picture.load()
+                return _as_rgb(picture)
     except _BROKEN as error:
         raise SlideError(f"{path.name}: can't be read as a picture: {error}") from None
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return picture.convert("RGB")
 
 
 def reduce_tile(picture: Image.Image, name: str, pixels: int) -> TilePatches:
@@ -76,7 +87,7 @@ def reduce_tile(picture: Image.Image, name: str, pixels: int) -> TilePatches:
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     box = (left, top, left + side, top + side)
     if picture.size != (pixels, pixels):
-        picture = picture.resize((pixels, pixels), Image.Resampling.HAMMING, box=box)
+        picture = picture.resize((pixels, pixels), Image.Resampling.BOX, box=box)
     share = tissue_mask(_overview(picture, 1, 1, pixels)).mean()
     zero = np.zeros(1, np.int64)
     return TilePatches(zero, zero, np.array([share]), np.asarray(picture)[None], {"kept": 1})
@@ -111,7 +122,7 @@ def cut_tile(picture: Image.Image, name: str, pixels: int, tissue_share: float) 
 def _overview(picture: Image.Image, rows: int, columns: int, pixels: int) -> np.ndarray:
     small = picture.resize(
         (columns * MASK_PIXELS, rows * MASK_PIXELS),
-        Image.Resampling.HAMMING,
+        Image.Resampling.BOX,
         box=(0, 0, columns * pixels, rows * pixels),
     )
     return np.asarray(small)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from histocae import paths, sources
+from histocae.errors import DataError
 from histocae.files import fingerprint, sha256, write_json, write_table
 from histocae.params import Params
 from histocae.progress import bar
@@ -20,22 +21,34 @@ def run(params: Params) -> None:
     every repro.
     """
     source = sources.load(params.data, params.seed, paths.SLIDE_FILES)
-    remembered = _remembered()
+    former, known = _remembered(), {}
     rows = []
-    for path in bar(source.inputs, "inventory", "files"):
+    try:
+        for path in bar(source.inputs, "inventory", "files"):
+            parts = [_hashed(part, former, known) for part in sources.parts_of(path)]
+            digest = parts[0][1] if len(parts) == 1 else fingerprint(parts)
+            rows.append((_name(path, source.folder), sum(size for size, _ in parts), digest))
+    finally:
+        # an interrupted first pass over a large cohort goes on where it was
+        write_json(known if len(rows) == len(source.inputs) else former | known, REMEMBERED)
+    if not rows:
+        rows = [(params.data.source, 0, fingerprint(params.data.source))]
+    write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
+    _write_lineage(params)
+
+
+def _hashed(path: Path, former: dict[str, list], known: dict[str, list]) -> tuple[int, str]:
+    """Give a file's bytes and hash, from memory if nothing about it changed."""
+    try:
         stat = path.stat()
         # the time of the last change of the inode too: a copy that keeps the old time is noticed
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         key = str(path.resolve())
-        known = remembered.get(key)
-        digest = known[-1] if known and known[:-1] == state else sha256(path)
-        remembered[key] = [*state, digest]
-        rows.append((_name(path, source.folder), stat.st_size, digest))
-    if not rows:
-        rows = [(params.data.source, 0, fingerprint(params.data.source))]
-    write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
-    write_json(remembered, REMEMBERED)
-    _write_lineage(params)
+        seen = former.get(key)
+        known[key] = seen if seen and seen[:-1] == state else [*state, sha256(path)]
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from None
+    return stat.st_size, known[key][-1]
 
 
 def _name(path: Path, folder: Path) -> str:

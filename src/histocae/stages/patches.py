@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histocae import paths, sources, store
-from histocae.errors import DataError, SlideError
+from histocae.errors import DataError
 from histocae.executor import WorkerDiedError, spread
 from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
 from histocae.params import Params
@@ -53,30 +53,28 @@ def run(params: Params) -> None:
         len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons
     )
     index = _index(records, metadata)
-    _remove_others(paths.PATCHES / store.SHARDS, {r.shard for r in records.values()})
-    _remove_others(paths.PATCHING_REPORT / "slides", {r.shard for r in records.values()})
+    # the former index and its shards are whole up to here, whatever happened above
     store.write_index(
         paths.PATCHES, index, params.patches.pixels, None if source.tiles else params.patches.mpp
     )
+    names = {record.shard for record in records.values()}
+    _remove_others(paths.PATCHES / store.SHARDS, names)
+    _remove_others(paths.PATCHING_REPORT / "slides", names)
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
 
 
 def _tasks(params: Params, files: pd.DataFrame, source: sources.Source) -> list[Task]:
-    """One task a slide, its bytes fetched again where they were let go."""
+    """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
     code = code_fingerprint(*CODE)
+    light = source.without_tables()
     tasks = []
     for slide_id, rows in files.groupby("slide_id", sort=False):
         mpp = rows["mpp"].iloc[0]
-        if not source.tiles:
-            try:
-                source.fetch(slide_id, rows["file"].iloc[0])
-            except SlideError as error:
-                log.warning("%s: %s", slide_id, error)  # the task says it again, in its record
         tasks.append(
             Task(
-                slide_id, tuple(rows["file"]), source.folder, source.tiles,
+                slide_id, tuple(rows["file"]), light,
                 None if np.isnan(mpp) else float(mpp), params.patches, params.seed,
                 paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides",
                 fingerprint([code, list(rows["sha256"])]),
@@ -103,7 +101,7 @@ def _index(records: dict[str, Record], metadata: pd.DataFrame) -> pd.DataFrame:
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Delete what belongs to slides that are no longer in the cohort."""
+    """Delete what belongs to slides that have changed or left, and what a killed run left."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.stem not in names:
             file.unlink()

@@ -1,0 +1,206 @@
+"""params.yaml: what is unknown, missing or ill-typed is told in one line that names the key."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from histocae import params
+from histocae.errors import ParamsError
+
+GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+OPTIONAL = {"cohort", "latent_features"}  # of a model: they have defaults
+
+
+def keys(section: dict, above: tuple = ()) -> Iterator[tuple]:
+    """Give every key of params.yaml with the keys above it."""
+    for key, value in section.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from keys(value, (*above, key))
+
+
+KEYS = list(keys(GIVEN))
+
+
+def parent(values: dict, key: tuple) -> dict:
+    for one in key[:-1]:
+        values = values[one]
+    return values
+
+
+def written(project, values: object) -> None:
+    text = values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False)
+    (project.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+
+def test_the_committed_params_are_read_and_complete():
+    read = params.load(ROOT / "params.yaml")
+    assert read.model_dump(exclude_unset=True) == GIVEN
+    assert read.model("all").training(read.training) == read.training
+
+
+def test_no_key_is_named_like_those_that_dvc_forgets():
+    # DVC's run cache drops keys of these names at any depth: a change would not rerun a stage
+    assert not [key for key in KEYS if key[-1] in ("size", "nfiles")]
+
+    def names(section):
+        for name, field in section.model_fields.items():
+            yield name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, params.Section):
+                yield from names(field.annotation)
+
+    assert not {"size", "nfiles"} & {*names(params.Params), *names(params.Model)}
+
+
+def test_every_missing_key_is_named(project):
+    for key in KEYS:
+        values = copy.deepcopy(GIVEN)
+        del parent(values, key)[key[-1]]
+        written(project, values)
+        if (key[0] == "models" and key[-1] in OPTIONAL) or (key[0] == "models" and len(key) == 2):
+            params.load(project.folder / "params.yaml")
+            continue
+        told = project.run("metadata").only_line
+        assert f"params.yaml: {'.'.join(key)}: missing" in told
+
+
+def test_every_unknown_key_is_named_with_the_one_it_resembles(project):
+    for key in KEYS:
+        if key[0] == "models" and len(key) == 2:
+            continue
+        values = copy.deepcopy(GIVEN)
+        parent(values, key)[f"{key[-1]}s"] = 1
+        written(project, values)
+        told = project.run("metadata").only_line
+        assert f"params.yaml: {'.'.join(key)}s: unknown key; did you mean {key[-1]}?" in told
+
+
+def test_several_faults_are_told_in_one_line(project):
+    values = copy.deepcopy(GIVEN)
+    values["patches"]["pixels"] = "128"
+    values["patches"]["side"] = 128
+    values["split"].pop("test")
+    written(project, values)
+    told = project.run("metadata").only_line
+    assert "patches.pixels: expected an integer, got '128'" in told
+    assert "patches.side: unknown key" in told and "split.test: missing" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", 1.5, "seed: expected an integer, got 1.5"),
+        ("seed", True, "seed: expected an integer, got True"),
+        ("seed", -1, "seed: input should be greater than or equal to 0, got -1"),
+        ("data.source", "folder", "data.source: expected one of 'demo', 'gdc', 'slides' or 'tiles', got 'folder'"),
+        ("data.path", None, "data.path: expected text, got None"),
+        ("data.mpp", "0.5", "data.mpp: expected a number, got '0.5'"),
+        ("data.max_failed_share", 1.5, "data.max_failed_share: "),
+        ("data.max_failed_share", float("nan"), "data.max_failed_share: "),
+        ("data.demo", 3, "data.demo: expected keys with values, got 3"),
+        ("patches.pixels", 128.0, "patches.pixels: expected an integer, got 128.0"),
+        ("patches.pixels", 0, "patches.pixels: "),
+        ("patches.mpp", 0, "patches.mpp: "),
+        ("patches.mpp", float("inf"), "patches.mpp: "),
+        ("patches.tissue_share", 50, "patches.tissue_share: "),
+        ("patches.max_per_slide", 0, "patches.max_per_slide: "),
+        ("patches.tiles", "crop", "patches.tiles: expected one of 'reduce' or 'cut', got 'crop'"),
+        ("patches.on_read_error", False, "patches.on_read_error: expected one of 'keep' or 'drop', got False"),
+        ("split.test", 0.0, "split.test: "),
+        ("split.validation", 0.8, "split: "),
+        ("training.tensorboard", "yes", "training.tensorboard: expected true or false, got 'yes'"),
+        ("training.optimizer", "lion", "training.optimizer: expected one of "),
+        ("models", {}, "models: "),
+        ("models", [1], "models: expected keys with values, got [1]"),
+        ("models.all.filters", 8, "models.all.filters: expected a list, got 8"),
+        ("models.all.filters", [8, "16"], "models.all.filters.1: expected an integer, got '16'"),
+        ("models.all.filters", [8] * 8, "models.all.filters: 8 layers"),
+        ("models.all.init_from", "tumor", "models.all.init_from: expected a model that stands before it"),
+        ("models.tumor.init_from", "tumor", "models.tumor.init_from: "),
+        ("models.a/b", {"filters": [8]}, "models.a/b: "),
+        ("models.1", {"filters": [8], "stride": 0}, "models.1.stride: "),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_key(project, key, value, expected):
+    values = copy.deepcopy(GIVEN)
+    parent(values, path := tuple(key.split(".")))[path[-1]] = value
+    written(project, values)
+    assert f"params.yaml: {expected}" in project.run("metadata").only_line
+    assert not project.outputs()
+
+
+@pytest.mark.parametrize("microns", [513.0, float("inf")])
+def test_a_demo_that_cannot_be_drawn_is_told_with_its_key(project, microns):
+    project.params(data__source="demo", data__demo__side_microns=microns)
+    told = project.run("metadata").only_line
+    assert "data.demo.side_microns" in told
+    assert not project.outputs()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected sections of keys"),
+        ("- 1\n- 2\n", "expected sections of keys"),
+        ("seed: [1\n", "not YAML"),
+        ("seed: 1\n\tdata: 2\n", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_set_of_keys(project, text, expected):
+    written(project, text)
+    assert f"params.yaml: {expected}" in project.run("metadata").only_line
+
+
+def test_a_missing_file_bytes_that_are_no_text_and_a_folder(project):
+    assert "elsewhere.yaml: no such file" in project.run("metadata --params elsewhere.yaml").only_line
+    (project.folder / "latin.yaml").write_bytes("seed: 1 # Größe".encode("latin-1"))
+    assert "latin.yaml: not YAML" in project.run("metadata --params latin.yaml").only_line
+    (project.folder / "folder").mkdir()
+    assert "folder: " in project.run("metadata --params folder").only_line
+
+
+def test_exponents_are_numbers_as_in_dvc(project):
+    text = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    for written_as, number in (("2e-3", 0.002), ("1E-3", 0.001), ("5e+0", 5.0)):
+        written(project, text.replace("learning_rate: 0.002", f"learning_rate: {written_as}"))
+        assert params.load(project.folder / "params.yaml").training.learning_rate == number
+
+
+def test_gdc_is_refused_until_it_can_be_fetched(project):
+    project.params(data__source="gdc")
+    for command in ("inventory", "metadata"):
+        told = project.run(command).only_line
+        assert "data.source" in told and "gdc" in told and "slides" in told
+    assert not project.outputs()
+
+
+def test_a_model_that_params_do_not_have(project):
+    told = project.run("train nobody").only_line
+    assert "'nobody'" in told and "all, tumor, normal" in told
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(key=st.sampled_from(KEYS), value=anything)
+def test_any_value_is_read_or_refused_by_its_key(tmp_path_factory, key, value):
+    values = copy.deepcopy(GIVEN)
+    parent(values, key)[key[-1]] = value
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    try:
+        read = params.load(file)
+    except ParamsError as error:
+        # a wrong section may be told by a key inside it, a wrong pair by the other one of it
+        assert f": {'.'.join(key[:1])}" in str(error)
+    else:
+        assert isinstance(read, params.Params)
