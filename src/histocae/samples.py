@@ -1,9 +1,16 @@
 """A few patches above their reconstructions, as the training goes on."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
+from PIL import Image
 
+from histocae.files import replacing
 from histocae.model import CAE
+from histocae.store import Patches
+
+SAMPLES = 6
 
 
 def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
@@ -38,3 +45,10 @@ def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> 
     kinds, count, height, width, channels = padded.shape
     whole = padded.transpose(0, 2, 1, 3, 4).reshape(kinds * height, count * width, channels)
     return whole[:-gap, :-gap]
+
+
+def write_sample(cae: CAE, patches: Patches, path: Path) -> None:
+    """Write a few patches, always the same, above their reconstructions as PNG."""
+    originals = patches.take(np.linspace(0, len(patches) - 1, min(SAMPLES, len(patches))).astype(int))
+    with replacing(path) as handle:
+        Image.fromarray(mosaic(originals, reconstruct(cae, originals))).save(handle, "PNG")

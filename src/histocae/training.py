@@ -28,7 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How to train; `params.Training` says what each means."""
+    """How to train; `params.Training` says what each means.
+
+    Attributes:
+        tensorboard: folder for TensorBoard's logs, or None.
+
+    """
 
     epochs: int
     batch_size: int
@@ -36,6 +41,12 @@ class Options:
     optimizer: str
     learning_rate: float
     seed: int
+    picture_every: int = 1
+    tensorboard: Path | None = None
+
+    def shows(self, epoch: int) -> bool:
+        """Tell whether an epoch's reconstructions are pictured: the first, every n-th, the last."""
+        return epoch == 1 or epoch % self.picture_every == 0 or epoch == self.epochs
 
 
 @dataclass
@@ -44,6 +55,7 @@ class State:
 
     Attributes:
         training_id: a name for this training that survives its resumption.
+        start: when it first began, milliseconds since 1970.
         rows: per epoch: epoch (from 1), loss, validation_loss (means over patches).
         stamps: when each epoch ended, milliseconds since 1970.
         best, best_epoch: the least validation loss and its epoch.
@@ -52,6 +64,7 @@ class State:
     """
 
     training_id: str
+    start: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
     best: float = math.inf
@@ -107,7 +120,7 @@ def train(
     fingerprint: str,
     on_start: Callable[[State], None] = lambda _: None,
     on_epoch: Callable[[State], None] = lambda _: None,
-    callbacks: list[keras.callbacks.Callback] | None = None,
+    on_saved: Callable[[State], None] = lambda _: None,
 ) -> State:
     """Train until the epochs are over or validation stopped improving; keep the best weights.
 
@@ -121,8 +134,9 @@ def train(
         checkpoint: folder of what a killed training goes on from, written after each epoch.
         fingerprint: of all that the training depends on.
         on_start: called with the state before the first (or next) epoch.
-        on_epoch: called after each epoch, with the autoencoder at that epoch's weights.
-        callbacks: of Keras, such as TensorBoard.
+        on_epoch: called after each epoch, with the autoencoder at that epoch's weights. What
+            it writes is there once the checkpoint says that the epoch is done.
+        on_saved: called after that; a training killed in between goes on without this call.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -137,6 +151,7 @@ def train(
     optimizer.build(model.trainable_variables)
     state = _restore(model, checkpoint, fingerprint) or state
     on_start(state)
+    callbacks = [keras.callbacks.TensorBoard(options.tensorboard)] if options.tensorboard else []
     held_out = Batches(validation, options.batch_size, None)
     while len(state.rows) < options.epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
@@ -145,7 +160,7 @@ def train(
         watch = _Watch(epoch, len(batches))
         history = model.fit(
             batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
-            validation_data=held_out, callbacks=[watch, *(callbacks or [])],
+            validation_data=held_out, callbacks=[watch, *callbacks],
         ).history  # fmt: skip
         row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
         if not math.isfinite(row["validation_loss"]):
@@ -156,12 +171,13 @@ def train(
         better = row["validation_loss"] < state.best
         if better:
             state.best, state.best_epoch = row["validation_loss"], epoch
+        on_epoch(state)
         _save(model, state, checkpoint, fingerprint, better)
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
             epoch, options.epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
         )  # fmt: skip
-        on_epoch(state)
+        on_saved(state)
     model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
     return state
 
@@ -190,12 +206,13 @@ def _save(model: keras.Model, state: State, folder: Path, fingerprint: str, bett
     """Write weights with the optimizer's state under the epoch's name, then the state that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     epoch = len(state.rows)
-    for name in (f"last-{epoch}", *([f"best-{epoch}"] if better else [])):
-        aside = folder / f"aside-{name}.weights.h5"
-        model.save_weights(aside)
-        with open(aside, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(aside, folder / f"{name}.weights.h5")
+    aside = folder / "aside.weights.h5"
+    model.save_weights(aside)
+    with open(aside, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(aside, folder / f"last-{epoch}.weights.h5")
+    if better:
+        shutil.copyfile(folder / f"last-{epoch}.weights.h5", folder / f"best-{epoch}.weights.h5")
     write_json({"fingerprint": fingerprint, **asdict(state)}, folder / "state.json")
     needed = {f"last-{epoch}.weights.h5", f"best-{state.best_epoch}.weights.h5"}
     for old in folder.glob("*.weights.h5"):

@@ -2,14 +2,21 @@
 
 import logging
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from histocae.model import CAE
+from histocae.samples import write_sample
+from histocae.store import Patches
 from histocae.tracking import runs
+from histocae.tracking.record import flat, provenance
 from histocae.tracking.server import PARENT_RUN, MlflowException, client, experiment, patience
+from histocae.training import Options, State, train
 
 log = logging.getLogger(__name__)
 SAMPLING_SECONDS = 10
@@ -96,3 +103,69 @@ class LiveRun:
             ending.join(2 * SERVER_SECONDS)
         if status is not None and self.run_id is not None:
             self._try(lambda: self._api.set_terminated(self.run_id, status))
+
+
+def train_live(
+    cae: CAE,
+    patches: dict[str, Patches],
+    options: Options,
+    checkpoint: Path,
+    record: dict[str, Any],
+    experiment_name: str,
+    name: str,
+) -> tuple[State, dict[str, Any]]:
+    """Train with a live run beside it.
+
+    Args:
+        cae: trained in place; ends with the weights of its best epoch.
+        patches: `train` and `validation`.
+        options: how to train.
+        checkpoint: folder of what a killed training goes on from; its `samples/` get the
+            pictures of the epochs.
+        record: what `recipe.describe` tells of the training.
+        experiment_name: of MLflow.
+        name: of the model.
+
+    Returns:
+        The training's end, and what models/runs/<model>.json keeps of it.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+
+    """
+    live: list[LiveRun] = []
+
+    def on_start(state: State) -> None:
+        tags = {**provenance(), "model": name, "cohort": record["cohort"]}
+        live.append(LiveRun(experiment_name, name, state.training_id, state.start, tags))
+        live[0].params(flat(record["params"]))
+
+    def sample(epoch: int) -> Path:
+        return checkpoint / "samples" / f"epoch_{epoch:03d}.png"
+
+    def on_epoch(state: State) -> None:
+        if options.shows(len(state.rows)):
+            write_sample(cae, patches["validation"], sample(len(state.rows)))
+
+    def on_saved(state: State) -> None:
+        epoch, stamp = len(state.rows), state.stamps[-1]
+        live[0].epoch(state.rows[-1], stamp)
+        if options.shows(epoch):
+            live[0].picture(sample(epoch), "reconstruction", epoch, stamp)
+
+    fresh = State(training_id=str(uuid.uuid4()), start=int(time.time() * 1000))
+    try:
+        state = train(
+            cae, patches["train"], patches["validation"], options, fresh, checkpoint,
+            record["made_from"], on_start, on_epoch, on_saved,
+        )  # fmt: skip
+    except BaseException as error:
+        if live:
+            live[0].stop("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    live[0].stop(None)
+    return state, {
+        "training_id": state.training_id, "run_id": live[0].run_id, "start": state.start,
+        "end": int(time.time() * 1000), "seconds": round(state.seconds, 3), "stamps": state.stamps,
+        "tags": provenance(),
+    }  # fmt: skip

@@ -1,0 +1,104 @@
+"""What a training depends on, told so that equal input gives equal bytes; and the CAE it starts with."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histocae.errors import TrainingError
+from histocae.files import code_fingerprint, fingerprint, sha256
+from histocae.params import Params
+from histocae.split import SPLITS
+from histocae.store import PatchStore
+
+if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
+    from histocae.model import CAE
+
+FILE = "training.json"
+CODE = ("backend", "model", "recipe", "store", "training")
+
+
+def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict[str, Any]:
+    """Tell all that the training of a model depends on.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        store: the patches.
+        splits: folder of the tables of the split.
+
+    Returns:
+        JSON-able: cohort, model, params, hashes of the splits, and `made_from`, a
+        fingerprint of all of it with the patches and the code.
+
+    """
+    model = params.model(name)
+    about = params.model_dump(exclude={"models", "executor", "tracking"})
+    about["training"] = model.training(params.training).model_dump()
+    about["model"] = model.model_dump(exclude=set(about["training"])) | {"name": name}
+    record = {
+        "cohort": model.cohort,
+        "model": model.model_dump(),
+        "params": about,
+        "splits": {split: sha256(splits / f"{split}.csv") for split in SPLITS},
+    }
+    # the splits name the shards, whose names tell what they were made from
+    record["made_from"] = fingerprint(
+        [record["model"], about["training"], params.seed, store.pixels, record["splits"], code_fingerprint(*CODE)]
+    )
+    return record
+
+
+def build(params: Params, name: str, store: PatchStore, splits: Path, trained: Path) -> "tuple[CAE, dict[str, Any]]":
+    """Build the autoencoder of a model, from scratch or with the weights of the one it starts from.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        store: the patches.
+        splits: folder of the tables of the split.
+        trained: folder of the trained models.
+
+    Returns:
+        The autoencoder, and what `describe` tells; with `init_from`, `made_from` covers
+        the first model's weights too.
+
+    Raises:
+        TrainingError: the model to start from is not trained, was trained with other
+            params or data, or has another architecture.
+
+    """
+    from histocae.model import CAE
+
+    model = params.model(name)
+    record = describe(params, name, store, splits)
+    cae = CAE(
+        (store.pixels, store.pixels, 3), model.latent_features, model.filters, model.kernel, model.stride,
+        model.pool, optimizer=model.training(params.training).optimizer, lossfn=model.loss,
+    )  # fmt: skip
+    if model.init_from is not None:
+        first = _first(params, model.init_from, name, store, splits, trained)
+        other = CAE(path=trained / model.init_from, load=True)
+        same = ("filters", "latent_features", "kernel")
+        if differing := [key for key in same if other.params[key] != cae.params[key]]:
+            told = f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}"
+            raise TrainingError(f"{told}; its weights do not fit")
+        cae.model.set_weights(other.model.get_weights())
+        record["made_from"] = fingerprint([record["made_from"], first["weights"]])
+    return cae, record
+
+
+def _first(params: Params, first: str, name: str, store: PatchStore, splits: Path, trained: Path) -> dict[str, Any]:
+    """Read the record of the model that another starts from, if it is of today's params and data."""
+    told, remedy = f"models.{name}.init_from: {first}", f"run dvc repro train@{first} first"
+    try:
+        record = json.loads((trained / first / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{told} is not trained; {remedy}") from None
+    today = describe(params, first, store, splits)
+    before = params.model(first).init_from
+    if before is not None:
+        earlier = _first(params, before, first, store, splits, trained)
+        today["made_from"] = fingerprint([today["made_from"], earlier["weights"]])
+    if record["made_from"] != today["made_from"]:
+        raise TrainingError(f"{told} was trained with other params or data; {remedy}")
+    return record
