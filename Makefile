@@ -20,7 +20,7 @@ environment: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"histocae needs Python 3.11, 3.12 or 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	$(CLEAN) $(PYTHON) -m venv --clear $(VENV)
-	sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p}' requirements.lock > $(VENV)/uv.txt
+	sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p;}' requirements.lock > $(VENV)/uv.txt
 	$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
 	$(ACTIVATE) uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
 	$(ACTIVATE) uv pip install --quiet --no-deps --no-build-isolation --editable .
@@ -33,10 +33,11 @@ test: $(STAMP)
 	$(ACTIVATE) python -m pytest
 
 ui: $(STAMP)
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on a server: open $$MLFLOW_TRACKING_URI"; exit 1;; esac
 	$(ACTIVATE) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --port $${PORT:-5000}
 
 lint: $(STAMP)
-	$(ACTIVATE) ruff check src tests
+	$(ACTIVATE) ruff check src tests examples
 
 # Every platform and every Python that pyproject allows, with hashes; no index, no host.
 lock: $(STAMP)

@@ -35,6 +35,7 @@ def slides(folder: Path, params: dict) -> None:
     table = pd.concat([table.drop(columns="mpp"), pd.DataFrame([about])])
     table.to_csv(place / "slides.csv", index=False)
     params["data"].update(source="slides", path=place.as_posix(), table="slides.csv")
+    params["patches"]["tiles"] = "reduce"
 
 
 def lung(folder: Path, params: dict) -> None:
@@ -53,6 +54,7 @@ def lung(folder: Path, params: dict) -> None:
         ),
         tiles, "lung.csv", params,
     )  # fmt: skip
+    params["patches"]["tiles"] = "reduce"
 
 
 def paad(folder: Path, params: dict) -> None:
@@ -66,7 +68,7 @@ def paad(folder: Path, params: dict) -> None:
         crops, "paad.csv", params,
     )  # fmt: skip
     params["patches"]["tiles"] = "cut"
-    for name in [name for name, model in params["models"].items() if model["cohort"] != "all"]:
+    for name in [name for name, model in params["models"].items() if model.get("cohort", "all") != "all"]:
         del params["models"][name]
 
 
@@ -78,6 +80,9 @@ def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict) -> None:
 
 def main(kind: str, folder: str) -> None:
     """Write the table and params.yaml, whose comments stay."""
+    needed = {"slides": "slides/CMU-1-Small-Region.svs", "lung": "lc25000_lung_tiles/groups.csv"}
+    if not (missing := Path(folder) / needed.get(kind, "tcga_paad_crops/crops.csv")).is_file():
+        sys.exit(f"{missing}: no such file")
     yaml = YAML()
     yaml.preserve_quotes = True
     params = yaml.load(Path("params.yaml"))

@@ -221,13 +221,13 @@ def test_a_restored_training_points_to_its_own_run(working):
 def test_a_new_entry_trains_and_starts_from_another(working):
     """A model that starts from another is trained again when the first changes."""
     second = {"cohort": "tumor", "filters": [4, 8], "init_from": "all", "epochs": 1}
-    working.set(models={"all": {"filters": [4, 8]}, "second": second})
-    output = working.run("dvc", "repro", "train@all", "train@second")
-    assert ran(output) == {"inventory", "train@all", "train@second"}
+    third = {**second, "cohort": "normal", "init_from": "second"}
+    working.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
+    stages = ("train@all", "train@second", "train@third")
+    assert ran(working.run("dvc", "repro", *stages)) == {"inventory", *stages}
     first = working.bytes("models/trained/second")
-    working.set(**{"models.all.epochs": 1})
-    output = working.run("dvc", "repro", "train@all", "train@second")
-    assert ran(output) == {"inventory", "train@all", "train@second"}
+    working.set(**{"models.all.epochs": 1, "models.third": ...})
+    assert ran(working.run("dvc", "repro", *stages[:2])) == {"inventory", *stages[:2]}
     assert working.bytes("models/trained/second") != first
     # out of date: refused in one line, and what is there stays
     before = working.bytes("models/trained")
@@ -261,6 +261,26 @@ def test_a_killed_training_goes_on_to_the_same_bytes_and_in_the_same_run(working
     assert [p.step for p in client.get_metric_history(record["run_id"], "loss")] == [1, 2, 3, 4, 5, 6]
     working.run("histocae", "train", "all")
     assert working.bytes("models/trained/all") == resumed
+
+
+def test_a_later_evaluation_is_what_the_run_shows(working):
+    path = working.folder / "reports/models/all/evaluation/metrics.json"
+    found = json.loads(path.read_text())
+    found["metrics"]["test_mse"] /= 2
+    path.write_text(json.dumps(found))
+    working.run("histocae", "publish")
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    run = client.get_run(json.loads((working.folder / "models/runs/all.json").read_text())["run_id"])
+    assert run.data.metrics["test_mse"] == found["metrics"]["test_mse"]
+
+
+def test_publish_delivers_what_is_trained_into_the_experiment_of_today(working):
+    working.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
+    output = working.run("histocae", "publish")
+    assert "later is not trained here" in output and "3 runs are complete in experiment another" in output
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("another").experiment_id
+    assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 3
 
 
 def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_what_was_there(working):

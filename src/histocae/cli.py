@@ -6,7 +6,6 @@ Nothing heavy is imported before a command is known: `--help` answers at once.
 import argparse
 import importlib
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -56,8 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
         format=f"%(asctime)s {given.command}: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     logging.getLogger("histocae").setLevel(logging.INFO)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     model = getattr(given, "model", None)
     try:
         return _run(given.command, given.params, model)
@@ -76,12 +73,13 @@ def _run(command: str, path: Path, model: str | None) -> int:
 
     params = parameters.load(path)
     stage = importlib.import_module(f"histocae.stages.{command}")
+    if model is not None:
+        params.model(model)
     start = time.perf_counter()
     with stage_lock(command if model is None else f"{command}@{model}"):
         if model is None:
             stage.run(params)
         else:
-            params.model(model)
             stage.run(params, model)
     logging.getLogger(__name__).info("done in %.1f s", time.perf_counter() - start)
     return 0

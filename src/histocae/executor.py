@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -52,7 +53,7 @@ def _until_death(
         The tasks that ended, and those that were under way when a worker died.
 
     """
-    workers = min(params.workers or os.cpu_count() or 1, len(todo))
+    workers = min(params.workers or _cores(), len(todo))
     ended: set[int] = set()
     waiting = iter(todo)
     with _pool(workers) as pool:
@@ -77,6 +78,18 @@ def _until_death(
             pool.shutdown(cancel_futures=True)
 
 
+def _cores() -> int:
+    """Count the cores this process may use: a cluster's job has fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _pool(workers: int) -> Executor:
     # a fresh interpreter each: forking a process that runs threads can hang
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # and Ctrl-C is the main process' to answer, in one line
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+    )

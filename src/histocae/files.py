@@ -59,7 +59,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         former = aside.with_suffix(".former.part")
         if path.exists():
             os.replace(path, former)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except OSError:
+            if former.exists():
+                os.replace(former, path)
+            raise
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -94,6 +94,10 @@ class Model(Section):
         return common.model_copy(update=own)
 
 
+# what decides the shapes of a model's weights
+SHAPE = ("filters", "latent_features", "kernel", "stride", "pool")
+
+
 class Executor(Section):
     """How slides are spread over workers."""
 
@@ -155,7 +159,8 @@ def load(path: Path) -> Params:
     except OSError as error:
         raise ParamsError(f"{path}: can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).split()).replace('"<unicode string>"', str(path))
+        raise ParamsError(f"{path}: not YAML: {told}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: expected sections of keys, got {raw!r}")
     try:
@@ -179,7 +184,7 @@ def _told(error: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
-        return f"{key}: missing; the params.yaml that came with histocae shows every key"
+        return f"{key}: missing"
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), _siblings(error["loc"][:-1]), 1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
@@ -213,8 +218,17 @@ def _at_odds(params: Params) -> list[str]:
                 f"models.{name}.filters: {len(model.filters)} layers each divide the side by "
                 f"{model.pool * model.stride}, which {params.patches.pixels} pixels do not allow"
             )
-        if model.init_from is not None and model.init_from not in names[:position]:
+        if model.init_from is None:
+            continue
+        if model.init_from not in names[:position]:
             told.append(
                 f"models.{name}.init_from: expected a model that stands before it, got {model.init_from!r}"
+            )
+            continue
+        first = params.models[model.init_from]
+        if differing := [key for key in SHAPE if getattr(model, key) != getattr(first, key)]:
+            told.append(
+                f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}; "
+                "its weights do not fit"
             )
     return told

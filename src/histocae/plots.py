@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from histocae.files import replacing
 
-COHORT_COLORS = {"all": "#4c4c4c", "tumor": "#b2364a", "normal": "#2c6fa6"}
+TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
 def read_images(filenames: Sequence[str], directory: str | Path) -> np.ndarray:
@@ -143,9 +143,8 @@ def plot_errors(measured: pd.DataFrame, title: str) -> Figure:
     axis = figure.subplots()
     edges = np.histogram_bin_edges(measured["mse"], bins=40)
     for name, rows in measured.groupby("sample_type"):
-        color = COHORT_COLORS["tumor" if "Tumor" in name else "normal"]
         label = f"{name} ({len(rows)} patches, mean {rows['mse'].mean():.5f})"
-        axis.hist(rows["mse"], edges, alpha=0.55, color=color, label=label)
+        axis.hist(rows["mse"], edges, alpha=0.55, color=TISSUE_COLORS[name], label=label)
     axis.set(xlabel="mean squared error of a patch (pixels in [0, 1])", ylabel="patches", title=title)
     axis.legend(frameon=False)
     return figure

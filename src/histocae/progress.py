@@ -1,5 +1,6 @@
 """Progress for people at a terminal; silence elsewhere, where the log lines tell enough."""
 
+import shutil
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -7,4 +8,6 @@ from tqdm import tqdm
 
 def bar(things: Iterable | None, label: str, unit: str, total: int | None = None) -> tqdm:
     """Wrap an iterable in a progress bar that shows only on a terminal."""
-    return tqdm(things, desc=label, unit=f" {unit}", total=total, disable=None, leave=False)
+    # a terminal may say that it has no columns, and tqdm would then draw nothing
+    columns = shutil.get_terminal_size().columns
+    return tqdm(things, desc=label, unit=f" {unit}", total=total, disable=None, leave=False, ncols=columns)

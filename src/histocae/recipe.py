@@ -63,8 +63,8 @@ def build(params: Params, name: str, store: PatchStore, splits: Path, trained: P
         the first model's weights too.
 
     Raises:
-        TrainingError: the model to start from is not trained, was trained with other
-            params or data, or has another architecture.
+        TrainingError: the model to start from is not trained, or was trained with other
+            params or data.
 
     """
     from histocae.model import CAE
@@ -77,12 +77,7 @@ def build(params: Params, name: str, store: PatchStore, splits: Path, trained: P
     )  # fmt: skip
     if model.init_from is not None:
         first = _first(params, model.init_from, name, store, splits, trained)
-        other = CAE(path=trained / model.init_from, load=True)
-        same = ("filters", "latent_features", "kernel")
-        if differing := [key for key in same if other.params[key] != cae.params[key]]:
-            told = f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}"
-            raise TrainingError(f"{told}; its weights do not fit")
-        cae.model.set_weights(other.model.get_weights())
+        cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())
         record["made_from"] = fingerprint([record["made_from"], first["weights"]])
     return cae, record
 

@@ -40,7 +40,7 @@ def measure_mse(cae: CAE, patches: Patches, label: str) -> float:
     """Give the mean of the patches' MSE alone, at half the work of `measure`."""
     total = 0.0
     for batch in bar(_batches(patches), label, "batches", _count(patches)):
-        total += float(tf.reduce_sum(_mse(_forward(cae, batch)[0], _scaled(batch))))
+        total += float(tf.reduce_sum(_mse(*_forward(cae, batch))))
     return total / len(patches)
 
 

@@ -35,6 +35,7 @@ from histocae.store import ShardWriter, open_shard, shard_name
 from histocae.tiles import TilePatches, cut_tile, read_tile, reduce_tile
 from histocae.tissue import tissue_mask
 
+NO_TISSUE = "shows no tissue"
 PICTURE_PIXELS = 1200  # longest side of an overview picture
 Found = Iterator[tuple[pd.DataFrame, np.ndarray]]  # index rows and their patches
 
@@ -97,6 +98,7 @@ class Record:
         counts: cells by reason.
         level, mpp, patch_mpp: the level read, microns per pixel of slide and patch; None
             for tiles.
+        failures: every failure; a slide has at most one, its tiles may have many.
 
     """
 
@@ -109,6 +111,7 @@ class Record:
     level: int | None = None
     mpp: float | None = None
     patch_mpp: float | None = None
+    failures: tuple[str, ...] = ()
 
 
 def finished(task: Task) -> Record | None:
@@ -120,6 +123,8 @@ def finished(task: Task) -> Record | None:
     if record.pop("fingerprint") != task.fingerprint:
         return None
     record = Record(**record)
+    if record.reason and record.reason != NO_TISSUE:
+        return None  # what failed may have been the disk or the network: it is tried again
     try:
         if record.kept:
             shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)
@@ -164,13 +169,13 @@ def make_shard(task: Task) -> Record:
         table.insert(0, "position", range(len(table)))
         write_table(table, task.shards / f"{task.name}.csv")
     counts["kept"] = kept
-    reason = None if kept else "shows no tissue"
+    reason = None if kept else NO_TISSUE
     if failure:
-        more = f" (and {len(failure) - 1} more)" if len(failure) > 1 else ""
+        more = f" (and {len(failure) - 1} more, in reports/patching/failures.csv)" if len(failure) > 1 else ""
         reason = failure[0] + more
     record = Record(
         task.slide_id, task.name, reason, bool(failure) and not (task.source.tiles and kept), kept,
-        {name: n for name, n in sorted(counts.items()) if n}, **about,
+        {name: n for name, n in sorted(counts.items()) if n}, **about, failures=tuple(failure),
     )  # fmt: skip
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
     return record

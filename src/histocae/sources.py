@@ -18,21 +18,22 @@ class Source:
     """What a source gives.
 
     Attributes:
+        folder: where the files lie.
+        tiles: the files are pre-cut pictures, many a slide.
+        demo_spec: of the demo cohort, whose slides are drawn where they are missing.
         slides: one row per slide with the columns of `tables.COLUMNS`; `file_name` is
             None for tiles.
         files: one row per file with columns slide_id and file (relative to `folder`).
-        folder: where the files lie.
         inputs: the user's own files that a change must be noticed of; empty for demo.
-        tiles: the files are pre-cut pictures, many a slide.
 
     """
 
-    slides: pd.DataFrame | None
-    files: pd.DataFrame | None
     folder: Path
-    inputs: tuple[Path, ...]
     tiles: bool = False
     demo_spec: demo.DemoSpec | None = None
+    slides: pd.DataFrame | None = None
+    files: pd.DataFrame | None = None
+    inputs: tuple[Path, ...] = ()
 
     def fetch(self, slide_id: str, file: str) -> Path:
         """Give the path of a file, making or getting it first where the source can.
@@ -48,10 +49,6 @@ class Source:
         if not path.is_file():
             raise SlideError(f"{file}: no such file in {self.folder}")
         return path
-
-    def without_tables(self) -> "Source":
-        """Give the same source without its tables: what a worker needs to fetch, and no more."""
-        return replace(self, slides=None, files=None, inputs=())
 
     def forget_others(self, files: set[str]) -> None:
         """Delete slides of earlier cohorts that this source made itself; never a user's file."""
@@ -83,23 +80,35 @@ def load(data: Data, seed: int, slide_files: Path) -> Source:
         TableError: the user's table breaks a rule.
 
     """
+    source = place(data, seed, slide_files)
+    if source.demo_spec is not None:
+        slides = demo.cohort(source.demo_spec)
+        files = slides[["slide_id", "file_name"]].rename(columns={"file_name": "file"})
+        return replace(source, slides=slides, files=files)
+    return _with_own_table(source, data.table)
+
+
+def place(data: Data, seed: int, slide_files: Path) -> Source:
+    """Give the same source without its tables: all that fetching a file needs.
+
+    Raises:
+        ParamsError: the source is not there yet.
+
+    """
     if data.source == "gdc":
         raise ParamsError(
-            "params.yaml: data.source: gdc can't be fetched by this version; download the slides "
+            "data.source: gdc can't be fetched by this version; download the slides "
             "(gdc-client), list them in a table and set data.source to slides"
         )
     if data.source == "demo":
         spec = demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
-        slides = demo.cohort(spec)
-        files = slides[["slide_id", "file_name"]].rename(columns={"file_name": "file"})
-        return Source(slides, files, slide_files, (), demo_spec=spec)
-    return _own(data)
+        return Source(slide_files, demo_spec=spec)
+    return Source(Path(data.path), tiles=data.source == "tiles")
 
 
-def _own(data: Data) -> Source:
-    folder = Path(data.path)
-    path = folder / data.table  # an absolute table stays absolute
-    tiles = data.source == "tiles"
+def _with_own_table(source: Source, table_name: str) -> Source:
+    folder, tiles = source.folder, source.tiles
+    path = folder / table_name  # an absolute table stays absolute
     column = "path" if tiles else "file_name"
     table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
     table = tables.check_types(table, path)
@@ -109,4 +118,4 @@ def _own(data: Data) -> Source:
     slides = tables.one_per_slide(table, path) if tiles else table
     files = table[["slide_id", column]].rename(columns={column: "file"})
     inputs = (path, *(folder / file for file in files["file"]))
-    return Source(slides[list(tables.COLUMNS)], files, folder, inputs, tiles)
+    return replace(source, slides=slides[list(tables.COLUMNS)], files=files, inputs=inputs)

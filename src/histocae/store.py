@@ -5,7 +5,7 @@ The format is written up in docs/patch-store.md; only this module knows it.
 
 import hashlib
 import json
-import os
+from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.errors import StoreError
-from histocae.files import read_table, write_json, write_table
+from histocae.files import read_table, replacing, write_json, write_table
 
 VERSION = 1
 MANIFEST = "store.json"
@@ -23,6 +23,8 @@ INDEX_COLUMNS = (
     "slide_id", "case_id", "sample_type", "shard", "position", "file",
     "row", "column", "x", "y", "mpp", "tissue_share",
 )  # fmt: skip
+# each map holds a file open, and a process may have about 1,000; training has two selections
+MOST_OPEN = 300
 INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
 
@@ -44,14 +46,12 @@ class ShardWriter:
 
     def __init__(self, path: Path, pixels: int):
         """Prepare to write patches of `pixels` x `pixels` x 3 to `path`."""
-        self.path = path
         self.count = 0
         self._pixels = pixels
-        self._aside = path.parent / f".{path.name}.{os.getpid()}.part"
+        self._aside = replacing(path)
 
     def __enter__(self) -> "ShardWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = open(self._aside, "wb")
+        self._handle = self._aside.__enter__()
         self._write_header()
         return self
 
@@ -68,18 +68,10 @@ class ShardWriter:
         self._handle.write(np.ascontiguousarray(patches).data)
         self.count += len(patches)
 
-    def __exit__(self, failure: type | None, *_: object) -> None:
-        try:
-            if failure is None:
-                self._handle.seek(0)
-                self._write_header()
-                self._handle.flush()
-                os.fsync(self._handle.fileno())
-                self._handle.close()
-                os.replace(self._aside, self.path)
-        finally:
-            self._handle.close()
-            self._aside.unlink(missing_ok=True)
+    def __exit__(self, *failure: object) -> None:
+        self._handle.seek(0)
+        self._write_header()
+        self._aside.__exit__(*failure)
 
 
 def open_shard(path: Path, pixels: int) -> np.ndarray:
@@ -169,14 +161,21 @@ class Patches:
         codes, names = pd.factorize(rows["shard"])
         self._shard = codes.astype(np.int32)
         self._position = rows["position"].to_numpy(np.int64)
-        self._maps = []
+        self._paths = [store.folder / SHARDS / f"{name}.npy" for name in names]
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
         longest = pd.Series(self._position).groupby(self._shard).max()
-        for code, name in enumerate(names):
-            path = store.folder / SHARDS / f"{name}.npy"
-            shard = open_shard(path, self.pixels)
-            if longest[code] >= len(shard):
+        for code, path in enumerate(self._paths):
+            if longest[code] >= len(self._map(code)):
                 raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
-            self._maps.append(shard)
+
+    def _map(self, code: int) -> np.ndarray:
+        """Map a shard, or give its map; the one that was used the longest ago is let go for it."""
+        if code not in self._open:
+            if len(self._open) >= MOST_OPEN:
+                self._open.popitem(last=False)
+            self._open[code] = open_shard(self._paths[code], self.pixels)
+        self._open.move_to_end(code)
+        return self._open[code]
 
     def __len__(self) -> int:
         return len(self._position)
@@ -196,5 +195,5 @@ class Patches:
         order = np.lexsort((self._position[which], self._shard[which]))
         for place in order:
             one = which[place]
-            out[place] = self._maps[self._shard[one]][self._position[one]]
+            out[place] = self._map(self._shard[one])[self._position[one]]
         return out

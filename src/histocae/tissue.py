@@ -7,6 +7,9 @@ from scipy import ndimage
 # threshold is held within these bounds: on a slide that is all tissue it would split
 # the tissue, on one that is all glass the noise.
 CHROMA_BOUNDS = (12, 30)
+# Both stains of H&E let more red through than green. Green and blue ink do not; this much
+# more green than red is ink (red or violet ink can't be told from tissue by color).
+MOST_GREEN = 12
 
 
 def tissue_mask(picture: np.ndarray) -> np.ndarray:
@@ -25,7 +28,8 @@ def tissue_mask(picture: np.ndarray) -> np.ndarray:
     chroma = picture.max(axis=2) - picture.min(axis=2)
     # the median drops the coloured fringes that JPEG leaves along dust and edges
     chroma = ndimage.median_filter(chroma, size=3)
-    return chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)
+    ink = picture[..., 1].astype(np.int16) - picture[..., 0] > MOST_GREEN
+    return (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink
 
 
 def cell_shares(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -151,7 +151,7 @@ def train(
     optimizer.build(model.trainable_variables)
     state = _restore(model, checkpoint, fingerprint) or state
     on_start(state)
-    callbacks = [keras.callbacks.TensorBoard(options.tensorboard)] if options.tensorboard else []
+    board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
     while len(state.rows) < options.epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
@@ -160,7 +160,7 @@ def train(
         watch = _Watch(epoch, len(batches))
         history = model.fit(
             batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
-            validation_data=held_out, callbacks=[watch, *callbacks],
+            validation_data=held_out, callbacks=[watch],
         ).history  # fmt: skip
         row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
         if not math.isfinite(row["validation_loss"]):
@@ -178,6 +178,8 @@ def train(
             epoch, options.epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
         )  # fmt: skip
         on_saved(state)
+        if board is not None:
+            board.write(row)
     model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
     return state
 
@@ -200,6 +202,25 @@ class _Watch(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._bar.close()
+
+
+class _Board:
+    """Curves for TensorBoard, one folder a training; a resumed one goes on in its own."""
+
+    def __init__(self, folder: Path):
+        import tensorflow
+
+        self._summary = tensorflow.summary
+        self._writers = {
+            name: tensorflow.summary.create_file_writer(str(folder / part))
+            for name, part in (("loss", "train"), ("validation_loss", "validation"))
+        }
+
+    def write(self, row: dict[str, float]) -> None:
+        for name, writer in self._writers.items():
+            with writer.as_default():
+                self._summary.scalar("loss", row[name], step=int(row["epoch"]))
+            writer.flush()
 
 
 def _save(model: keras.Model, state: State, folder: Path, fingerprint: str, better: bool) -> None:
@@ -230,6 +251,11 @@ def _restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None
         shutil.rmtree(folder, ignore_errors=True)
         return None
     state = State(**saved)
-    model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
+    try:
+        model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
+    except (OSError, ValueError) as error:
+        log.warning("%s: not usable (%s); training starts over", folder, error)
+        shutil.rmtree(folder)
+        return None
     log.info("going on after epoch %d, from %s", len(state.rows), folder)
     return state

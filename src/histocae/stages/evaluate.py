@@ -1,6 +1,5 @@
 """Stage evaluate: one model's reconstructions, per patch, per slide and in pictures."""
 
-import json
 import logging
 
 import numpy as np
@@ -13,6 +12,7 @@ from histocae.identifiers import COMPARED
 from histocae.params import Params
 from histocae.split import SPLITS
 from histocae.store import PatchStore
+from histocae.tracking.record import Record
 
 KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
 PAIRS = 6
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 def run(params: Params, name: str) -> None:
     """Measure train and validation patches of the cohort, and all test patches."""
-    cohort = params.model(name).cohort
-    trained = paths.TRAINED / name
+    trained = Record(name).training
+    cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     own = {split: select(table, cohort) for split, table in tables.items()}
     backend.start()
@@ -32,7 +32,7 @@ def run(params: Params, name: str) -> None:
     from histocae.model import CAE
     from histocae.samples import reconstruct
 
-    cae = CAE(path=trained, load=True)
+    cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)
     metrics = {
         f"{split}_mse": reconstruction.measure_mse(cae, store.select(own[split]), f"{name} on {split}")
@@ -49,7 +49,6 @@ def run(params: Params, name: str) -> None:
     in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
-    weights = json.loads((trained / "training.json").read_text(encoding="utf-8"))["weights"]
 
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:
@@ -69,7 +68,7 @@ def run(params: Params, name: str) -> None:
                 figure = plots.plot_sample_imgs(some, *GRID, shuffle=False, title=f"Test patches: {sample_type}")
                 plots.save(figure, folder / f"samples_{tissue}.png")
         plots.save(plots.plot_errors(test, f"{name}: error of the test patches"), folder / "errors.png")
-        write_json({"model": name, "weights": weights, "metrics": metrics}, folder / "metrics.json")
+        write_json({"model": name, "weights": trained["weights"], "metrics": metrics}, folder / "metrics.json")
     log.info(
         "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",
         name, metrics["train_mse"], metrics["validation_mse"], metrics["test_mse"], metrics["test_psnr"],

@@ -1,6 +1,7 @@
 """Stage inventory: notice that one of the user's own files changed. Runs at every repro."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +44,7 @@ def _hashed(path: Path, former: dict[str, list], known: dict[str, list]) -> tupl
         stat = path.stat()
         # the time of the last change of the inode too: a copy that keeps the old time is noticed
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        key = str(path.resolve())
+        key = os.path.abspath(path)
         seen = former.get(key)
         known[key] = seen if seen and seen[:-1] == state else [*state, sha256(path)]
     except OSError as error:
@@ -64,14 +65,17 @@ def _remembered() -> dict[str, list]:
 
 
 def _write_lineage(params: Params) -> None:
-    """Write, per model, the entries of the models it starts from: DVC can't follow init_from."""
+    """Write, per model, its own entry and those of the models it starts from, all values spelt out.
+
+    DVC can't follow init_from, nor see the values that an entry leaves to the code.
+    """
     wanted = {f"{name}.json" for name in params.models}
     for name in params.models:
-        chain, at = {}, params.models[name].init_from
+        chain, at = {}, name
         while at is not None:
             chain[at] = params.models[at].model_dump()
             at = params.models[at].init_from
         write_json(chain, paths.LINEAGE / f"{name}.json")
-    for stale in Path(paths.LINEAGE).iterdir():
+    for stale in paths.LINEAGE.iterdir():
         if stale.name not in wanted:
             stale.unlink()

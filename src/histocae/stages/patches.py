@@ -29,7 +29,7 @@ def run(params: Params) -> None:
     """Make the store and reports/patching, and gather what all stages set aside."""
     metadata = read_table(paths.METADATA, TEXTS).set_index("slide_id", drop=False)
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "mpp_from", "vendor"))
-    source = sources.load(params.data, params.seed, paths.SLIDE_FILES)
+    source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, source)
     records: dict[str, Record] = {}
     for task in tasks:
@@ -68,13 +68,12 @@ def run(params: Params) -> None:
 def _tasks(params: Params, files: pd.DataFrame, source: sources.Source) -> list[Task]:
     """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
     code = code_fingerprint(*CODE)
-    light = source.without_tables()
     tasks = []
     for slide_id, rows in files.groupby("slide_id", sort=False):
         mpp = rows["mpp"].iloc[0]
         tasks.append(
             Task(
-                slide_id, tuple(rows["file"]), light,
+                slide_id, tuple(rows["file"]), source,
                 None if np.isnan(mpp) else float(mpp), params.patches, params.seed,
                 paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides",
                 fingerprint([code, list(rows["sha256"])]),
@@ -118,6 +117,9 @@ def _report(records: dict[str, Record], metadata: pd.DataFrame) -> None:
     ]  # fmt: skip
     table = pd.DataFrame(rows).astype({"level": "Int64"})
     write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
+    failures = [(r.slide_id, reason) for r in records.values() for reason in r.failures]
+    failures = pd.DataFrame(failures, columns=["slide_id", "reason"])
+    write_table(failures, paths.PATCHING_REPORT / "failures.csv", separator=",")
     totals: Counter[str] = Counter()
     for record in records.values():
         totals.update(record.counts)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def run(params: Params) -> None:
     """Choose by validation error; test errors only report."""
-    delivered = deliver_all(params)
+    delivered = deliver_all(params, params.models)
     champions = {}
     for cohort in dict.fromkeys(record.training["cohort"] for record, _, _ in delivered):
         best = min(

@@ -46,7 +46,7 @@ def run(params: Params) -> None:
         default = in_range(params.data.mpp)
         if params.data.mpp is not None and default is None:
             log.warning("data.mpp %g is out of a scanner's range; taken as missing", params.data.mpp)
-        light = source.without_tables()
+        light = sources.place(params.data, params.seed, paths.SLIDE_FILES)
         wanted = [
             Wanted(
                 light, row.slide_id, row.file_name,

@@ -26,6 +26,12 @@ def run(params: Params) -> None:
     check_apart(tables)
     for split, table in tables.items():
         write_table(table, paths.SPLITS / f"{split}.csv")
+    types, pair = set(index["sample_type"]), [n for n, m in params.models.items() if m.cohort != "all"]
+    if len(types) == 1 and pair:
+        log.warning(
+            "the data have %s only: models of cohort tumor or normal (%s) will be refused",
+            *types, ", ".join(pair),
+        )  # fmt: skip
     summary = summarise(tables)
     write_json(summary, paths.SPLIT_REPORT)
     for split, one in summary.items():

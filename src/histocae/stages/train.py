@@ -47,9 +47,9 @@ def run(params: Params, name: str) -> None:
         cae.save_into(folder)
         write_table(pd.DataFrame(state.rows), folder / "history.csv")
         shutil.copytree(checkpoint / "samples", folder / "samples")
-        weights = [sha256(file) for file in sorted(folder.glob("*.weights.h5"))]
-        write_json({**record, "weights": fingerprint(weights)}, folder / recipe.FILE)
-    write_json(about, paths.RUNS / f"{name}.json")
+        weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
+        write_json({**record, "weights": weights}, folder / recipe.FILE)
+    write_json({**about, "weights": weights}, paths.RUNS / f"{name}.json")
     _deliver(params, name)
     shutil.rmtree(checkpoint)
 

@@ -19,11 +19,12 @@ from histocae.errors import TrackingError
 from histocae.files import fingerprint
 from histocae.tracking import runs
 from histocae.tracking.record import SPLIT_CONTEXTS, Record, flat
-from histocae.tracking.server import MlflowClient, MlflowException, client, experiment, patience
+from histocae.tracking.server import FAILURES, MlflowClient, client, experiment, patience, told
 
 log = logging.getLogger(__name__)
 MODEL = "model"
 EVALUATION = "histocae.evaluation"
+WEIGHTS = "histocae.weights"
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
 RETRIES, SECONDS = 3, 60
 
@@ -49,16 +50,18 @@ def deliver(record: Record, experiment_name: str) -> tuple[Run, str]:
                 place = experiment(api, experiment_name)
             run = _run(api, place, record)
             run_id = run.info.run_id
+            known = run.data.tags
             runs.log_params(api, run_id, flat(record.training["params"]))
             runs.log_metrics(api, run_id, _points(record))
             _inputs(api, run_id, record)
-            _files(api, run_id, record)
+            _files(api, run_id, record, known)
+            _evaluation(api, run_id, record, known)
             _pictures(api, run_id, record)
             model_id = _model(api, place, run_id, record)
             if api.get_run(run_id).info.status != "FINISHED":
                 api.set_terminated(run_id, "FINISHED", end_time=record.run["end"])
-    except MlflowException as error:
-        raise TrackingError(f"tracking server: {str(error).splitlines()[0][:300]}") from None
+    except FAILURES as error:
+        raise TrackingError(told(error)) from None
     log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
     return api.get_run(run_id), model_id
 
@@ -88,7 +91,6 @@ def _points(record: Record) -> list[tuple[str, float, int, int]]:
         "best_epoch": record.training["best_epoch"],
         "parameters": record.training["parameters"],
     }
-    results |= (record.evaluation or {}).get("metrics", {})
     return points + [(key, float(value), end, last) for key, value in results.items()]
 
 
@@ -112,16 +114,24 @@ def _inputs(api: MlflowClient, run_id: str, record: Record) -> None:
     api.log_inputs(run_id, inputs)
 
 
-def _files(api: MlflowClient, run_id: str, record: Record) -> None:
-    known = runs.artifacts(api, run_id, "cae")
-    for path in sorted(record.folder.iterdir()):
-        if path.is_file() and f"cae/{path.name}" not in known:
-            api.log_artifact(run_id, str(path), "cae")
-    if record.evaluation is not None:
-        state = fingerprint(record.evaluation)
-        if api.get_run(run_id).data.tags.get(EVALUATION) != state:
-            api.log_artifacts(run_id, str(paths.evaluation(record.name)), "evaluation")
-            api.set_tag(run_id, EVALUATION, state)
+def _files(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
+    """Upload the saved autoencoder; the tag comes last, and says that all of it is there."""
+    if tags.get(WEIGHTS) != record.training["weights"]:
+        for path in sorted(record.folder.iterdir()):
+            if path.is_file():
+                api.log_artifact(run_id, str(path), "cae")
+        api.set_tag(run_id, WEIGHTS, record.training["weights"])
+
+
+def _evaluation(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
+    """Upload the evaluation, and again where it gave something else since."""
+    if record.evaluation is None or tags.get(EVALUATION) == (state := fingerprint(record.evaluation)):
+        return
+    api.log_artifacts(run_id, str(paths.evaluation(record.name)), "evaluation")
+    # stamped now: of several values at one step the UI shows the latest
+    now, last = int(time.time() * 1000), record.training["epochs"]
+    runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in record.metrics.items()])
+    api.set_tag(run_id, EVALUATION, state)
 
 
 def _pictures(api: MlflowClient, run_id: str, record: Record) -> None:

@@ -1,5 +1,6 @@
 """A training's run while it goes on. Nothing here ever fails or holds up the training."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from histocae.samples import write_sample
 from histocae.store import Patches
 from histocae.tracking import runs
 from histocae.tracking.record import flat, provenance
-from histocae.tracking.server import PARENT_RUN, MlflowException, client, experiment, patience
+from histocae.tracking.server import FAILURES, client, experiment, patience, told
 from histocae.training import Options, State, train
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ class LiveRun:
         self.run_id: str | None = None
         self._warned = False
         self._monitor: SystemMetricsMonitor | None = None
-        if PARENT_RUN:
-            tags = {**tags, "mlflow.parentRunId": PARENT_RUN}
 
         def begin() -> None:
             self._api = client()
@@ -60,13 +59,10 @@ class LiveRun:
         try:
             with patience(retries=0, timeout=SERVER_SECONDS):
                 call()
-        except (MlflowException, OSError) as error:
+        except FAILURES as error:
             if not self._warned:
                 self._warned = True
-                log.warning(
-                    "tracking server: %s; the training goes on, and what is missing there is "
-                    "delivered later", str(error).split("\n")[0][:200],
-                )  # fmt: skip
+                log.warning("%s; the training goes on, and what is missing there is delivered later", told(error))
 
     def params(self, params: dict[str, object]) -> None:
         """Log all params."""
@@ -91,16 +87,19 @@ class LiveRun:
         monitor = self._monitor
         monitor.finish()
         monitor.collect_metrics()
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
+        # what a server that is away loses here are figures of the machine, nothing of the training
+        with contextlib.suppress(*FAILURES):
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
 
     def stop(self, status: str | None) -> None:
         """Stop measuring the machine; give the run a final status unless that comes later."""
         if self._monitor is not None:
             # this waits for a call in progress, and a hanging server must not hold us up
-            ending = threading.Thread(target=self._try, args=(self._last_sample,), daemon=True)
-            ending.start()
-            ending.join(2 * SERVER_SECONDS)
+            ending = threading.Thread(target=self._last_sample, daemon=True)
+            with patience(retries=0, timeout=SERVER_SECONDS):
+                ending.start()
+                ending.join(2 * SERVER_SECONDS)
         if status is not None and self.run_id is not None:
             self._try(lambda: self._api.set_terminated(self.run_id, status))
 

@@ -12,12 +12,15 @@ import pandas as pd
 import yaml
 
 from histocae import paths
+from histocae.cohorts import read_split
 from histocae.errors import TrackingError
 from histocae.files import read_table, sha256
 from histocae.identifiers import COHORTS
-from histocae.tables import TEXTS
 
 TRAINING_ID = "histocae.training_id"
+# `mlflow run` hands its own run to the commands it starts; each training is a run of its
+# own here, and remembers that one as its parent
+PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
 SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 
@@ -39,8 +42,17 @@ class Record:
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """When and where it was trained: run id, times, commit."""
-        return _read(paths.RUNS / f"{self.name}.json")
+        """When and where it was trained: run id, times, commit.
+
+        Raises:
+            TrackingError: there is none, or it is of another training than the weights.
+
+        """
+        found = _read(paths.RUNS / f"{self.name}.json")
+        if found["weights"] != self.training["weights"]:
+            told = f"{paths.RUNS / self.name}.json is of another training than the weights"
+            raise TrackingError(f"{told}; run histocae train {self.name}")
+        return found
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -73,7 +85,7 @@ class Record:
         path = paths.SPLITS / f"{split}.csv"
         if not path.is_file() or sha256(path) != self.training["splits"][split]:
             return None
-        table = read_table(path, (*TEXTS, "shard", "file"))
+        table = read_split(path)
         return table[table["sample_type"].isin(COHORTS[self.training["cohort"]])]
 
 
@@ -86,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, str]:
     """Tell the commit, the DVC stage and experiment and the data's md5 as run tags."""
-    tags = {}
+    tags = {"mlflow.parentRunId": PARENT_RUN} if PARENT_RUN else {}
     commit = _git("rev-parse", "HEAD")
     if commit:
         # dvc.lock changes while the pipeline runs; that is its job

@@ -6,7 +6,7 @@ from typing import Any
 
 from histocae.errors import TrackingError
 from histocae.tracking.record import Record
-from histocae.tracking.server import MlflowClient, MlflowException, client
+from histocae.tracking.server import FAILURES, MlflowClient, MlflowException, client, patience, told
 
 log = logging.getLogger(__name__)
 CHAMPION = "champion"
@@ -29,13 +29,14 @@ def crown(record: Record, run_id: str, model_id: str) -> dict[str, Any]:
     """
     name = registered_name(record.training["cohort"])
     try:
-        api = client()
-        version = _version(api, name, record, run_id, model_id)
-        if api.get_registered_model(name).aliases.get(CHAMPION) != version:
-            api.set_registered_model_alias(name, CHAMPION, version)
-            log.info("%s version %s (%s) is the champion", name, version, record.name)
-    except MlflowException as error:
-        raise TrackingError(f"registry: {str(error).splitlines()[0][:300]}") from None
+        with patience(retries=3, timeout=60):
+            api = client()
+            version = _version(api, name, record, run_id, model_id)
+            if api.get_registered_model(name).aliases.get(CHAMPION) != version:
+                api.set_registered_model_alias(name, CHAMPION, version)
+                log.info("%s version %s (%s) is the champion", name, version, record.name)
+    except FAILURES as error:
+        raise TrackingError(told(error)) from None
     return {
         "model": record.name, "version": int(version), "run_id": run_id, "model_id": model_id,
         "validation_mse": record.metrics["validation_mse"],

@@ -1,6 +1,7 @@
 """Runs: found again by their training, filled in batches, the same however often it is done."""
 
 import getpass
+import os
 import tempfile
 import uuid
 from pathlib import Path
@@ -26,6 +27,7 @@ def find(api: MlflowClient, experiment_id: str, training_id: str, hint: str | No
                 raise
         else:
             same = run.data.tags.get(TRAINING_ID) == training_id
+            same = same and run.info.experiment_id == experiment_id
             if same and run.info.lifecycle_stage == "active":
                 return run
     found = api.search_runs(
@@ -40,12 +42,19 @@ def create(
     """Make a flat run; `start` in milliseconds since 1970."""
     about = {
         TRAINING_ID: training_id,
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": f"histocae train {name}",
         "mlflow.source.type": "LOCAL",
         **tags,
     }
     return api.create_run(experiment_id, start_time=start, run_name=name, tags=about)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def log_params(api: MlflowClient, run_id: str, params: dict[str, object]) -> None:
@@ -77,7 +86,7 @@ def log_picture(
     """
     unique = uuid.uuid5(uuid.NAMESPACE_URL, f"histocae:{run_id}:{key}:{step}")
     stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{stamp}+{unique}"
-    if f"images/{stem}+compressed.webp" in known:
+    if {f"images/{stem}.png", f"images/{stem}+compressed.webp"} <= known:
         return
     with tempfile.TemporaryDirectory() as folder, Image.open(path) as picture:
         small = picture.copy()

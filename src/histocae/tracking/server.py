@@ -13,14 +13,24 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries are told as one failure
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-# `mlflow run` hands its own run to the commands it starts; each training is a run of its
-# own here, and remembers that one as its parent
-PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
-__all__ = ["DEFAULT_URI", "PARENT_RUN", "MlflowClient", "MlflowException", "client", "experiment", "patience"]
+# what a server that is away, full or broken can raise: uploads raise what requests raises
+# (an OSError), a database what SQLAlchemy raises
+FAILURES = (MlflowException, OSError, SQLAlchemyError)
+__all__ = ["FAILURES", "MlflowClient", "MlflowException", "client", "experiment", "patience", "told"]
+
+
+def told(error: Exception) -> str:
+    """Tell a failure in one line."""
+    if isinstance(error.__context__ or error, RequestException):
+        return f"tracking server {mlflow.get_tracking_uri()} can't be reached, or fails"
+    return f"tracking server: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
 def client() -> MlflowClient:
