@@ -22,7 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(CLEAN) $(PYTHON) -m venv --clear $(VENV)
 	sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p;}' requirements.lock > $(VENV)/uv.txt
 	$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
-	$(ACTIVATE) uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
+	$(ACTIVATE) uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock || \
+		{ echo "uv could not; trying pip, which takes minutes but knows pip's own settings (mirror, certificates)"; \
+		$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
 	$(ACTIVATE) uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
