@@ -1,5 +1,6 @@
 """The files around the code: the lock, the environment, the README's commands, the command line."""
 
+import os
 import re
 import subprocess
 import sys
@@ -80,3 +81,14 @@ def test_data_stages_import_neither_tensorflow_nor_mlflow():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_progress_bars_show_on_a_terminal_even_of_no_size_and_nowhere_else():
+    code = "from histocae.progress import bar\nfor _ in bar(range(3), 'slides', 'slides'): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+    ours, theirs = os.openpty()  # a fresh terminal has 0 columns and 0 lines
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, check=True)
+    os.close(theirs)
+    assert "slides:   0%|" in os.read(ours, 10_000).decode()
+    os.close(ours)
