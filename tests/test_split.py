@@ -14,7 +14,8 @@ from histocae import store
 from histocae.cohorts import select
 from histocae.errors import DataError
 from histocae.files import write_table
-from histocae.split import SPLITS, check_apart, split_cases
+from histocae.identifiers import site_of
+from histocae.split import SPLITS, check_apart, folds, split_cases, summarise_sites
 from histocae.tables import SEED_COLUMNS
 from make_data import NORMAL, TUMOR
 
@@ -35,9 +36,18 @@ def rows_of(kinds: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> 
     )  # fmt: skip
 
 
-def cut(project: Project, kinds: list[tuple[str, ...]], slides: int = 2, patches: int = 5) -> None:
+def at_sites(rows: pd.DataFrame, sites: list[str]) -> pd.DataFrame:
+    """Rename the cases of `rows_of` to barcodes, case i of site i."""
+    return rows.assign(case_id=[f"TCGA-{sites[int(case)]}-{int(case):04d}" for case in rows["case_id"]])
+
+
+def cut(
+    project: Project, kinds: list[tuple[str, ...]], slides: int = 2, patches: int = 5, sites: list[str] | None = None
+) -> None:
     """Give the project a patch store and its metadata, without pictures."""
     rows = rows_of(kinds, slides, patches)
+    if sites is not None:
+        rows = at_sites(rows, sites)
     rows = rows.assign(
         shard=rows["slide_id"], file=rows["slide_id"] + ".tif", row=rows["position"], column=0,
         x=0, y=rows["position"] * 8, mpp=0.5, tissue_share=1.0,
@@ -191,3 +201,132 @@ def test_large_cohorts_keep_their_shares():
     where = table["case_id"].map(split_cases(table, SHARES, 1))
     found = pd.crosstab(table["sample_type"], where, normalize="index")
     np.testing.assert_allclose(found[list(SHARES)], [list(SHARES.values())] * 2, atol=0.02)
+
+
+# --- sites ---------------------------------------------------------------------------------------
+
+
+def test_the_site_of_a_case_is_the_second_field_of_its_barcode():
+    assert site_of("TCGA-2J-AAB8") == site_of("TCGA-2J-AAB8-01A") == site_of("tcga-2j-aab8") == "2J"
+    assert site_of("DEMO-S1-0003") == "S1"
+    for other in ("case-1", "0012", "", "TCGA-2J", "TCGA-2JX-AAB8", "XTCGA-2J-AAB8"):
+        assert site_of(other) is None
+
+
+def test_sites_stay_together_where_that_is_asked_for(project):
+    sites = ["AA", "BB", "CC", "DD", "EE"] * 4
+    cut(project, MIXED, sites=sites)
+    project.make("split")
+    torn = pd.concat(splits(project).values(), keys=SPLITS, names=["split"]).reset_index("split")
+    assert torn.groupby(torn["case_id"].map(site_of))["split"].nunique().max() > 1
+    project.params(split__together="site")
+    project.make("split")
+    tables = splits(project)
+    found = [set(table["case_id"].map(site_of)) for table in tables.values()]
+    assert sum(map(len, found)) == len(set.union(*found)) == 5 and len(found[0]) == 3
+    for table in tables.values():
+        assert set(table["sample_type"]) == {TUMOR, NORMAL}
+
+
+@pytest.mark.parametrize(
+    ("sites", "together", "said"),
+    [
+        (None, "site", "case_id '000' is none; set split.together: case"),
+        (["AA"] * 12 + ["BB"] * 8, "site", f"{TUMOR}: 2 sites, .* at least 3.*set split.together: case"),
+    ],
+)
+def test_sites_that_are_unknown_or_too_few_are_told(project, sites, together, said):
+    cut(project, MIXED, sites=sites)
+    project.params(split__together=together)
+    told = project.run("split").only_line
+    assert pd.Series([told]).str.contains(said).all(), told
+
+
+def test_the_report_says_how_far_tumor_and_normal_share_sites(project):
+    sites = ["AA"] * 9 + ["BB"] * 6 + ["CC"] * 4 + ["AA"]
+    cut(project, MIXED, sites=sites)
+    report = project.folder / "reports/split.json"
+    lines = project.make("split").run("split").lines
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert set(told) == {*SPLITS, "sites"}
+    # CC's cases and the last of AA have both tissues
+    assert told["sites"] == {"sample_types": {TUMOR: 2, NORMAL: 3}, "in_both": 2, "share_of_cases_in_both": 0.7}
+    assert any("2 have both, with 70.0% of the cases" in line for line in lines)
+    cut(project, MIXED)
+    project.make("split")
+    assert json.loads(report.read_text(encoding="utf-8"))["sites"] is None
+
+
+def test_sites_of_one_tissue_have_nothing_in_common():
+    found = summarise_sites(at_sites(rows_of([(TUMOR,)] * 4), ["AA", "AA", "BB", "CC"]))
+    assert found == {"sample_types": {TUMOR: 3}, "in_both": 0, "share_of_cases_in_both": 0.0}
+    mixed = rows_of([(TUMOR,)] * 4).replace({"case_id": {"000": "TCGA-AA-0001"}})
+    assert summarise_sites(mixed) is None
+
+
+@given(kinds=cases, seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_any_sites_are_dealt_whole_and_every_type_everywhere(kinds, seed, data):
+    names = data.draw(st.lists(st.sampled_from(["A1", "B2", "C3", "D4", "E5", "F6"]), min_size=len(kinds)))
+    table = at_sites(rows_of(kinds), names)
+    present = sorted(set().union(*kinds))
+    count = {kind: table.loc[table["sample_type"] == kind, "case_id"].map(site_of).nunique() for kind in present}
+    if min(count.values()) < 3:
+        with pytest.raises(DataError, match=r"sites?, and the split needs at least 3"):
+            split_cases(table, SHARES, seed, "site")
+        return
+    assigned = split_cases(table, SHARES, seed, "site")
+    assert split_cases(table.sample(frac=1, random_state=1), SHARES, seed, "site") == assigned
+    where = table["case_id"].map(assigned)
+    assert where.groupby(table["case_id"].map(site_of)).nunique().max() == 1
+    assert (pd.crosstab(table["sample_type"], where) > 0).all(axis=None)
+
+
+def test_a_site_with_most_of_the_cases_is_for_training():
+    sites = ["AA"] * 60 + [f"B{i % 8}" for i in range(40)]
+    table = at_sites(rows_of(([(TUMOR,)] * 3 + [(NORMAL,)]) * 25), sites)
+    where = table["case_id"].map(split_cases(table, SHARES, 5, "site"))
+    found = pd.crosstab(table["sample_type"], where, normalize="index")[list(SHARES)]
+    np.testing.assert_allclose(found, [list(SHARES.values())] * 2, atol=0.08)
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+@given(kinds=cases, count=st.integers(2, 8), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_folds_share_the_cases_of_every_type_alike(kinds, count, seed, data):
+    table = rows_of(kinds, slides=2)
+    together = data.draw(st.sampled_from(["case", "site"]))
+    if together == "site":
+        table = at_sites(table, data.draw(st.lists(st.sampled_from(["A1", "B2", "C3", "D4"]), min_size=len(kinds))))
+    unit = table["case_id"] if together == "case" else table["case_id"].map(site_of)
+    have = unit.groupby(table["sample_type"]).nunique()
+    if have.min() < count:
+        with pytest.raises(DataError, match=f"{have.min()} {together}s?, and each of {count} folds needs one"):
+            folds(table, count, seed, together)
+        return
+    assigned = folds(table, count, seed, together)
+    assert set(assigned) == set(table["case_id"]) and set(assigned.values()) == set(range(count))
+    assert folds(table.sample(frac=1, random_state=1), count, seed, together) == assigned
+    where = table["case_id"].map(assigned)
+    assert where.groupby(unit).nunique().max() == 1
+    found = pd.crosstab(table["sample_type"], where)
+    assert (found > 0).all(axis=None)
+    if together == "case":
+        cases_in = found / 2  # of two slides each
+        assert ((cases_in.max(axis=1) - cases_in.min(axis=1)) <= 3).all()
+
+
+def test_how_many_folds_are_possible_is_told():
+    table = rows_of([(TUMOR,)] * 9 + [(NORMAL,)] * 3)
+    assert set(folds(table, 3, 1, "case").values()) == {0, 1, 2}
+    with pytest.raises(DataError, match=r"Solid Tissue Normal: 3 cases.*crossvalidation.folds to 3 or less"):
+        folds(table, 4, 1, "case")
+    with pytest.raises(DataError, match=r"1 site, .*crossvalidation.folds to null, or set split\.together: case"):
+        folds(at_sites(table, ["AA"] * 9 + ["BB"] * 3), 2, 1, "site")
+    with pytest.raises(DataError, match="case_id '000'"):
+        folds(table, 2, 1, "site")
+
+
+def test_the_seed_decides_the_folds():
+    table = rows_of(MIXED)
+    assert folds(table, 4, 1, "case") == folds(table, 4, 1, "case") != folds(table, 4, 2, "case")

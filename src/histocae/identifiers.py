@@ -54,3 +54,8 @@ def sample_of(slide_id: str) -> str | None:
         return None
     fields = slide_id.split("-")
     return "-".join(fields[:4]) if len(fields) >= 4 else None
+
+
+def site_of(case_id: str) -> str | None:
+    """The tissue-source site (XX of TCGA-XX-XXXX) inside a case's barcode; None where it is no barcode."""
+    return case_id.split("-")[1].upper() if _BARCODE.fullmatch(case_id) else None

@@ -1,6 +1,5 @@
 """The convolutional autoencoder (CAE): Keras 3, any backend."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,22 +7,26 @@ from pathlib import Path
 import keras
 import yaml
 
+from histocae.architectures import BUILDERS, RESIDUAL_FILTERS
 from histocae.errors import HistocaeError
 from histocae.files import replacing_folder
 
 PARAMS_FILE = "params.yaml"
 ENCODER_FILE = "encoder.weights.h5"
 DECODER_FILE = "decoder.weights.h5"
-KEYS = ("input_shape", "latent_features", "filters", "kernel", "stride", "pool", "optimizer", "lossfn")
+KEYS = (
+    "architecture", "input_shape", "latent_features", "filters", "kernel", "stride", "pool", "optimizer", "lossfn",
+)  # fmt: skip
 
 
 class CAE:
     """A convolutional autoencoder: its whole, its encoder and its decoder.
 
-    The encoder is, per entry of `filters`, a convolution (relu, same padding) and a max
-    pooling, then Flatten and a Dense layer (relu) of `latent_features` units. The
+    As `plain`, the encoder is, per entry of `filters`, a convolution (relu, same padding)
+    and a max pooling, then Flatten and a Dense layer (relu) of `latent_features` units. The
     decoder mirrors it with upsampling in the place of pooling and ends in a
-    convolution with sigmoid. Pixels are floats in [0, 1], in and out.
+    convolution with sigmoid. `histocae.architectures` has the others. Pixels are floats
+    in [0, 1] going in; coming out they may leave that range where there is no sigmoid.
 
     Attributes:
         model: the autoencoder, N x input_shape -> N x input_shape, float32.
@@ -38,7 +41,7 @@ class CAE:
         self,
         input_shape: Sequence[int] | None = None,
         latent_features: int | None = None,
-        filters: Sequence[int] = (8, 16, 32),
+        filters: Sequence[int] | None = None,
         kernel: Sequence[int] | int = (3, 3),
         stride: int = 1,
         pool: Sequence[int] | int = (2, 2),
@@ -46,13 +49,15 @@ class CAE:
         lossfn: str = "mse",
         path: str | Path | None = None,
         load: bool = False,
+        architecture: str = "plain",
     ):
         """Build a CAE, or load one.
 
         Args:
             input_shape: height, width, channels.
             latent_features: units of the latent layer; None for no dense layer at all.
-            filters: convolutions of each layer, outermost first.
+            filters: convolutions of each layer, outermost first; None for (8, 16, 32) of
+                plain, (64, 64) of residual.
             kernel: side of every convolution.
             stride: of every convolution in the encoder; the decoder enlarges by it.
             pool: side of every pooling.
@@ -61,6 +66,8 @@ class CAE:
             lossfn: a Keras loss' name.
             path: folder to save to and load from.
             load: read everything else from `path` and ignore the other parameters.
+            architecture: plain | residual | pca. The last two hold linear parts that
+                `histocae.linear_start` computes from patches; kernel, stride and pool are plain's.
 
         Raises:
             HistocaeError: nothing usable at `path`.
@@ -73,7 +80,10 @@ class CAE:
         else:
             if input_shape is None:
                 raise ValueError("CAE needs input_shape (height, width, channels), or load=True and a path")
+            if filters is None:
+                filters = {"plain": (8, 16, 32), "residual": RESIDUAL_FILTERS, "pca": ()}[architecture]
             self.params = {
+                "architecture": architecture,
                 "input_shape": [int(n) for n in input_shape],
                 "latent_features": None if latent_features is None else int(latent_features),
                 "filters": [int(n) for n in filters],
@@ -83,7 +93,7 @@ class CAE:
                 "optimizer": optimizer,
                 "lossfn": lossfn,
             }
-        self.encoder, self.decoder = _build(self.params)
+        self.encoder, self.decoder = BUILDERS[self.params["architecture"]](self.params)
         inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
         self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
         self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
@@ -137,41 +147,6 @@ def _read_params(path: Path | None) -> dict:
     missing = [key for key in KEYS if not isinstance(params, dict) or key not in params]
     if missing:
         raise HistocaeError(f"{path / PARAMS_FILE}: {', '.join(missing)} missing; is this a saved CAE?")
+    if params["architecture"] not in BUILDERS:
+        raise HistocaeError(f"{path / PARAMS_FILE}: architecture {params['architecture']!r} is not known here")
     return {key: params[key] for key in KEYS}
-
-
-def _build(params: dict) -> tuple[keras.Model, keras.Model]:
-    """Build encoder and decoder. Layers are named, so that equal weights make equal files."""
-    layers = keras.layers
-    height, width, channels = params["input_shape"]
-    filters, kernel, pool = params["filters"], tuple(params["kernel"]), tuple(params["pool"])
-    step = [side * params["stride"] for side in pool]
-    total = [one ** len(filters) for one in step]
-    if height % total[0] or width % total[1]:
-        raise ValueError(
-            f"{len(filters)} layers that each divide by {step[0]} x {step[1]} need sides that are "
-            f"multiples of {total[0]} x {total[1]}, got {height} x {width}"
-        )
-    inputs = keras.Input((height, width, channels), name="patch")
-    x = inputs
-    for i, count in enumerate(filters):
-        x = layers.Conv2D(
-            count, kernel, strides=params["stride"], padding="same", activation="relu", name=f"conv_{i}"
-        )(x)
-        x = layers.MaxPooling2D(pool, name=f"pool_{i}")(x)
-    shape = tuple(x.shape[1:])
-    if params["latent_features"] is not None:
-        x = layers.Flatten(name="flatten")(x)
-        x = layers.Dense(params["latent_features"], activation="relu", name="latent")(x)
-    encoder = keras.Model(inputs, x, name="encoder")
-
-    latent = keras.Input(tuple(x.shape[1:]), name="latent")
-    x = latent
-    if params["latent_features"] is not None:
-        x = layers.Dense(math.prod(shape), activation="relu", name="dense")(x)
-        x = layers.Reshape(shape, name="reshape")(x)
-    for i, count in reversed(list(enumerate(filters))):
-        x = layers.Conv2D(count, kernel, padding="same", activation="relu", name=f"conv_{i}")(x)
-        x = layers.UpSampling2D(tuple(step), name=f"up_{i}")(x)
-    x = layers.Conv2D(channels, kernel, padding="same", activation="sigmoid", name="pixels")(x)
-    return encoder, keras.Model(latent, x, name="decoder")

@@ -14,6 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Schedule = Literal["constant", "cosine"]
+Balance = Literal["patches", "cases", "none"]
 Optimizer = Literal["adamax", "adam", "adamw", "nadam", "rmsprop", "sgd"]
 
 
@@ -50,13 +53,15 @@ class Patches(Section):
     max_per_slide: Count | None
     tiles: Literal["reduce", "cut"]
     on_read_error: Literal["keep", "drop"]
+    color: Literal["rgb", "grey", "macenko"]
 
 
 class Split(Section):
-    """Shares of the cases."""
+    """Shares of the cases, and what is never torn apart."""
 
     validation: Part
     test: Part
+    together: Literal["case", "site"]
 
 
 class Training(Section):
@@ -67,6 +72,11 @@ class Training(Section):
     patience: Count
     optimizer: Optimizer
     learning_rate: Positive
+    schedule: Schedule
+    clip_norm: Positive | None
+    augment: bool
+    balance: Balance
+    min_percent_tumor_nuclei: Percent | None
     picture_every: Count
     tensorboard: bool
 
@@ -75,7 +85,8 @@ class Model(Section):
     """One architecture, the patches it sees, and what it sets apart from `training`."""
 
     cohort: Literal["all", "tumor", "normal"] = "all"
-    filters: Annotated[list[Count], Field(min_length=1)]
+    architecture: Literal["plain", "residual", "pca"] = "plain"
+    filters: Annotated[list[Count], Field(min_length=1)] | None = None
     latent_features: Count | None = None
     kernel: Count = 3
     stride: Count = 1
@@ -87,6 +98,11 @@ class Model(Section):
     patience: Count | None = None
     optimizer: Optimizer | None = None
     learning_rate: Positive | None = None
+    schedule: Schedule | None = None
+    clip_norm: Positive | None = None
+    augment: bool | None = None
+    balance: Balance | None = None
+    min_percent_tumor_nuclei: Percent | None = None
 
     def training(self, common: Training) -> Training:
         """The training settings of this model: its own where given, else the common ones."""
@@ -95,7 +111,33 @@ class Model(Section):
 
 
 # what decides the shapes of a model's weights
-SHAPE = ("filters", "latent_features", "kernel", "stride", "pool")
+SHAPE = ("architecture", "filters", "latent_features", "kernel", "stride", "pool")
+
+
+class Latent(Section):
+    """How the latents of a model are studied."""
+
+    sample: Count
+    clusters: Annotated[int, Field(ge=2)]
+    perplexity: Positive
+    umap: bool
+
+
+class Tissue(Section):
+    """The pair of models that is compared, and how sure one wants to be."""
+
+    tumor: str
+    normal: str
+    latents: str | None
+    bootstrap: Annotated[int, Field(ge=100)]
+    permutations: Annotated[int, Field(ge=100)]
+    confidence: Part
+
+
+class Crossvalidation(Section):
+    """Folds of cases, each tested on once and validated on once; null: one split only."""
+
+    folds: Annotated[int, Field(ge=3)] | None
 
 
 class Executor(Section):
@@ -120,6 +162,9 @@ class Params(Section):
     split: Split
     training: Training
     models: Annotated[dict[str, Model], Field(min_length=1)]
+    latent: Latent
+    tissue: Tissue
+    crossvalidation: Crossvalidation
     executor: Executor
     tracking: Tracking
 
@@ -133,6 +178,12 @@ class Params(Section):
         if name not in self.models:
             raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
         return self.models[name]
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """Names of the tumor and the normal model that are compared; None where `models` has neither."""
+        names = (self.tissue.tumor, self.tissue.normal)
+        return names if all(name in self.models for name in names) else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -209,15 +260,13 @@ def _at_odds(params: Params) -> list[str]:
     told = []
     if params.split.validation + params.split.test >= 1:
         told.append("split: validation and test take all cases; leave some to train on")
+    if params.crossvalidation.folds is not None and params.pair is None:
+        told.append("crossvalidation.folds: needs the pair of models that tissue names")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
-        if params.patches.pixels % (model.pool * model.stride) ** len(model.filters):
-            told.append(
-                f"models.{name}.filters: {len(model.filters)} layers each divide the side by "
-                f"{model.pool * model.stride}, which {params.patches.pixels} pixels do not allow"
-            )
+        told += [f"models.{name}.{one}" for one in _shape_at_odds(model, params.patches.pixels)]
         if model.init_from is None:
             continue
         if model.init_from not in names[:position]:
@@ -231,4 +280,67 @@ def _at_odds(params: Params) -> list[str]:
                 f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}; "
                 "its weights do not fit"
             )
+    return told + _tissue_at_odds(params)
+
+
+def _shape_at_odds(model: Model, pixels: int) -> list[str]:
+    """What of a model its architecture does not allow."""
+    told = [
+        f"{key}: is plain's; {model.architecture} has none"
+        for key in ("kernel", "stride", "pool")
+        if model.architecture != "plain" and getattr(model, key) != Model.model_fields[key].default
+    ]
+    if model.architecture == "plain":
+        if model.filters is None:
+            told.append("filters: missing; plain needs them")
+        elif pixels % (model.pool * model.stride) ** len(model.filters):
+            told.append(
+                f"filters: {len(model.filters)} layers each divide the side by "
+                f"{model.pool * model.stride}, which {pixels} pixels do not allow"
+            )
+        return told
+    if model.latent_features is None:
+        told.append(f"latent_features: missing; {model.architecture} needs them")
+    elif model.latent_features > 3 * pixels**2:
+        told.append(f"latent_features: more than the {3 * pixels**2} values of a patch")
+    if model.loss != "mse":
+        told.append(f"loss: {model.architecture} starts from the least squares; its loss is mse")
+    if model.architecture == "residual":
+        if model.filters is not None and len(model.filters) != 2:
+            told.append("filters: residual has two, at an eighth and a sixteenth of the side")
+        if pixels % 16:
+            told.append(f"architecture: residual needs patches.pixels to be a multiple of 16, not {pixels}")
+    elif model.filters is not None:
+        told.append("filters: pca has none")
+    elif model.init_from is not None:
+        told.append("init_from: pca is computed anew")
+    return told
+
+
+def _tissue_at_odds(params: Params) -> list[str]:
+    told, tissue = [], params.tissue
+    names = {"tumor": tissue.tumor, "normal": tissue.normal}
+    if params.pair is None:
+        for key, name in names.items():
+            if name not in params.models and (others := set(names.values()) & set(params.models)):
+                told.append(f"tissue.{key}: models has no entry {name!r}, but has {others.pop()!r}")
+        return told
+    if tissue.latents is not None and tissue.latents not in params.models:
+        told.append(f"tissue.latents: models has no entry {tissue.latents!r}")
+    pair = [params.models[name] for name in params.pair]
+    for name, model in zip(params.pair, pair, strict=True):
+        if params.crossvalidation.folds is not None and model.init_from is not None:
+            told.append(
+                f"models.{name}.init_from: with crossvalidation.folds a model starts from nothing, since "
+                f"{model.init_from} has seen cases that a fold tests on"
+            )
+    for key, model in zip(("tumor", "normal"), pair, strict=True):
+        if model.cohort != key:
+            name = getattr(tissue, key)
+            told.append(f"models.{name}.cohort: tissue.{key} names this model, so it is {key}, not {model.cohort}")
+    if differing := [key for key in (*SHAPE, "loss") if getattr(pair[0], key) != getattr(pair[1], key)]:
+        told.append(
+            f"models: {tissue.tumor} and {tissue.normal}, the pair of tissue, differ in {' and '.join(differing)}; "
+            "they have to be alike, or a difference between them says nothing about tissue"
+        )
     return told

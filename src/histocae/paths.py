@@ -3,6 +3,7 @@
 Only stages and the tracking of their outputs use these; the core is handed paths.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -22,14 +23,55 @@ SPLITS = Path("data/splits")
 SPLIT_REPORT = Path("reports/split.json")
 TRAINED = Path("models/trained")
 RUNS = Path("models/runs")
-CHECKPOINTS = Path("models/checkpoints")  # outside DVC: what a killed training goes on from
+LATENTS = Path("models/latents")
 MODEL_REPORTS = Path("reports/models")
 COMPARISON = Path("reports/comparison.csv")
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
+TISSUE = Path("reports/tissue")
+METRICS = Path("reports/metrics.json")
+PLOTS = Path("reports/plots")
+FOLDS = Path("models/folds")
+CROSSVALIDATION = Path("reports/crossvalidation")
 REGISTERED = Path("models/registered.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trainings on one split lie: those of the pipeline, or those of a fold of the cross-validation.
+
+    Attributes:
+        splits: tables of the split.
+        trained: folder of trained models.
+        runs: what differs from run to run, one file a model.
+        checkpoints: outside DVC: what a killed training goes on from.
+        fold: its number, from 1; None for the pipeline's own.
+
+    """
+
+    splits: Path
+    trained: Path
+    runs: Path
+    checkpoints: Path
+    fold: int | None = None
+
+
+MAIN = Place(SPLITS, TRAINED, RUNS, Path("models/checkpoints"))
+
+
+def fold(number: int) -> Place:
+    """The place of a fold."""
+    folder = FOLDS / f"fold-{number}"
+    return Place(
+        folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number
+    )
 
 
 def evaluation(model: str) -> Path:
     """The folder of a model's evaluation."""
     return MODEL_REPORTS / model / "evaluation"
+
+
+def latent(model: str) -> Path:
+    """The folder of the study of a model's latents."""
+    return MODEL_REPORTS / model / "latent"

@@ -8,13 +8,13 @@ from histocae.errors import TrainingError
 from histocae.files import code_fingerprint, fingerprint, sha256
 from histocae.params import Params
 from histocae.split import SPLITS
-from histocae.store import PatchStore
+from histocae.store import Patches, PatchStore
 
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.model import CAE
 
 FILE = "training.json"
-CODE = ("backend", "model", "recipe", "store", "training")
+CODE = ("architectures", "backend", "cohorts", "linear", "linear_start", "model", "recipe", "store", "training")
 
 
 def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict[str, Any]:
@@ -48,13 +48,16 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict
     return record
 
 
-def build(params: Params, name: str, store: PatchStore, splits: Path, trained: Path) -> "tuple[CAE, dict[str, Any]]":
-    """Build the autoencoder of a model, from scratch or with the weights of the one it starts from.
+def build(
+    params: Params, name: str, store: PatchStore, patches: Patches, splits: Path, trained: Path
+) -> "tuple[CAE, dict[str, Any]]":
+    """Build the autoencoder of a model: from scratch, or with the weights of the one it starts from.
 
     Args:
         params: of the pipeline.
         name: of the model.
         store: the patches.
+        patches: those to train on, from which linear parts are computed.
         splits: folder of the tables of the split.
         trained: folder of the trained models.
 
@@ -67,14 +70,21 @@ def build(params: Params, name: str, store: PatchStore, splits: Path, trained: P
             params or data.
 
     """
+    from histocae.linear_start import fitted_pca, start_residual
     from histocae.model import CAE
 
     model = params.model(name)
     record = describe(params, name, store, splits)
-    cae = CAE(
-        (store.pixels, store.pixels, 3), model.latent_features, model.filters, model.kernel, model.stride,
-        model.pool, optimizer=model.training(params.training).optimizer, lossfn=model.loss,
-    )  # fmt: skip
+    if model.architecture == "pca":
+        cae = fitted_pca(patches, model.latent_features, params.seed)
+    else:
+        cae = CAE(
+            (store.pixels, store.pixels, 3), model.latent_features, model.filters, model.kernel, model.stride,
+            model.pool, optimizer=model.training(params.training).optimizer, lossfn=model.loss,
+            architecture=model.architecture,
+        )  # fmt: skip
+        if model.architecture == "residual" and model.init_from is None:
+            start_residual(cae, patches, params.seed)
     if model.init_from is not None:
         first = _first(params, model.init_from, name, store, splits, trained)
         cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())

@@ -8,9 +8,11 @@ from PIL import Image
 
 from histocae.files import replacing
 from histocae.model import CAE
+from histocae.progress import bar
 from histocae.store import Patches
 
 SAMPLES = 6
+BATCH = 64
 
 
 def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
@@ -21,11 +23,21 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
         patches: uint8, n x side x side x 3.
 
     Returns:
-        float32 in [0, 1], of the same shape.
+        float32 in [0, 1], of the same shape; what lies beyond is cut off, to be shown.
 
     """
     scaled = patches.astype(np.float32) / np.float32(255)
-    return keras.ops.convert_to_numpy(cae.model(scaled, training=False))
+    return np.clip(keras.ops.convert_to_numpy(cae.model(scaled, training=False)), 0, 1)
+
+
+def encode(cae: CAE, patches: Patches, label: str) -> np.ndarray:
+    """Encode all patches; float32, patches x latent features. `label` is what the progress bar says."""
+    out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
+    for start in bar(range(0, len(patches), BATCH), label, "batches"):
+        which = slice(start, min(start + BATCH, len(patches)))
+        scaled = patches.take(np.arange(which.start, which.stop)).astype(np.float32) / np.float32(255)
+        out[which] = cae.encoder.predict_on_batch(scaled)
+    return out
 
 
 def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from histocae import color
 from histocae.errors import DataError, SlideError, StoreError
 from histocae.files import fingerprint, read_table, replacing, write_json, write_table
 from histocae.params import Patches as PatchParams
@@ -145,20 +146,30 @@ def make_shard(task: Task) -> Record:
     """Write one slide's shard, index rows, overview picture and, last, its record.
 
     A slide that fails midway keeps the patches read before or none, as
-    `patches.on_read_error` says. The error is in the record; none is raised.
+    `patches.on_read_error` says; one whose stains can't be estimated, where that is asked
+    for, keeps none. The error is in the record; none is raised.
     """
     (task.shards / f"{task.name}.json").unlink(missing_ok=True)
     counts: Counter[str] = Counter()
     about: dict[str, float | int | None] = {}
     failure: list[str] = []
     read = _read_tiles if task.source.tiles else _read_slide
+    # stains are the slide's: they are known when all its patches are
+    first = "rgb" if task.params.color == "macenko" else task.params.color
     with ShardWriter(task.shards / f"{task.name}.npy", task.params.pixels) as shard:
         rows = []
         for found, patches in read(task, counts, about, failure.append):
             rows.append(found)
-            shard.append(patches)
+            shard.append(color.apply(patches, first))
     kept = shard.count
-    if failure and task.params.on_read_error == "drop":
+    dropped = bool(failure) and task.params.on_read_error == "drop"
+    if kept and not dropped and task.params.color == "macenko":
+        try:
+            _normalize(task.shards / f"{task.name}.npy", task.params.pixels)
+        except SlideError as error:
+            failure.append(str(error))
+            dropped = True
+    if dropped:
         counts["dropped"] = kept
         kept = 0
     if not kept:
@@ -179,6 +190,15 @@ def make_shard(task: Task) -> Record:
     )  # fmt: skip
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
     return record
+
+
+def _normalize(path: Path, pixels: int) -> None:
+    """Put a shard with normalized stains in the place of one as it was read."""
+    patches = open_shard(path, pixels)
+    stains, step = color.estimate(patches), color.per_chunk(pixels)
+    with ShardWriter(path, pixels) as shard:
+        for start in range(0, len(patches), step):
+            shard.append(color.apply(patches[start : start + step], "macenko", stains))
 
 
 def _read_slide(

@@ -24,6 +24,7 @@ from histocae.progress import bar
 from histocae.store import Patches
 
 log = logging.getLogger(__name__)
+WARMUP_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Options:
     optimizer: str
     learning_rate: float
     seed: int
+    schedule: str = "constant"
+    clip_norm: float | None = None
+    augment: bool = False
     picture_every: int = 1
     tensorboard: Path | None = None
 
@@ -75,21 +79,41 @@ class State:
 class Batches(keras.utils.PyDataset):
     """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
 
-    def __init__(self, patches: Patches, batch_size: int, seed: int | None, epoch: int = 0):
-        """Prepare the batches of one epoch; `seed` None keeps the patches' order."""
+    def __init__(
+        self, patches: Patches, batch_size: int, seed: int | None, epoch: int = 0, augment: bool = False
+    ):
+        """Prepare the batches of one epoch; `seed` None keeps the patches' order.
+
+        With `augment` each patch comes in one of its eight turned and mirrored forms:
+        slides have no upright.
+        """
         super().__init__(workers=1)
         self._patches, self._batch_size = patches, batch_size
         count = len(patches)
         self._order = (
             np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
         )
+        self._forms = np.random.default_rng([seed, epoch, 1]).integers(8, size=count) if augment else None
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        batch = self._patches.take(self._order[i * self._batch_size : (i + 1) * self._batch_size])
+        which = slice(i * self._batch_size, (i + 1) * self._batch_size)
+        batch = self._patches.take(self._order[which])
+        if self._forms is not None:
+            batch = _turned(batch, self._forms[which])
         return batch, batch
+
+
+def _turned(batch: np.ndarray, forms: np.ndarray) -> np.ndarray:
+    """Give each patch in one of its eight forms: bit 0 transposes, 1 and 2 mirror."""
+    out = np.empty_like(batch)
+    for form in range(8):
+        some = batch[forms == form]
+        some = some.swapaxes(1, 2) if form & 1 else some
+        out[forms == form] = some[:, :: -1 if form & 2 else 1, :: -1 if form & 4 else 1]
+    return out
 
 
 def on_bytes(cae: CAE) -> keras.Model:
@@ -143,9 +167,7 @@ def train(
 
     """
     model = on_bytes(cae)
-    optimizer = keras.optimizers.get(
-        {"class_name": options.optimizer, "config": {"learning_rate": options.learning_rate}}
-    )
+    optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
     # the CAE's own file says mse; this is the same loss on bytes
     model.compile(optimizer=optimizer, loss=bytes_loss(cae.params["lossfn"]))
     optimizer.build(model.trainable_variables)
@@ -153,16 +175,21 @@ def train(
     on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
-    while len(state.rows) < options.epochs and len(state.rows) - state.best_epoch < options.patience:
+    learns = bool(model.trainable_variables)
+    epochs = options.epochs if learns else 1  # what was computed is measured once
+    while len(state.rows) < epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
         start = time.perf_counter()
-        batches = Batches(patches, options.batch_size, options.seed, epoch)
-        watch = _Watch(epoch, len(batches))
-        history = model.fit(
-            batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
-            validation_data=held_out, callbacks=[watch],
-        ).history  # fmt: skip
-        row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
+        batches = Batches(patches, options.batch_size, options.seed, epoch, options.augment and learns)
+        if learns:
+            history = model.fit(
+                batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
+                validation_data=held_out, callbacks=[_Watch(epoch, len(batches))],
+            ).history  # fmt: skip
+            row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
+        else:
+            losses = [model.evaluate(some, verbose=0) for some in (batches, held_out)]
+            row = {"epoch": epoch, "loss": losses[0], "validation_loss": losses[1]}
         if not math.isfinite(row["validation_loss"]):
             raise TrainingError(f"validation loss is {row['validation_loss']} after epoch {epoch}{_REMEDY}")
         state.rows.append(row)
@@ -175,13 +202,26 @@ def train(
         _save(model, state, checkpoint, fingerprint, better)
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
-            epoch, options.epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
+            epoch, epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
         )  # fmt: skip
         on_saved(state)
         if board is not None:
             board.write(row)
     model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
     return state
+
+
+def _optimizer(options: Options, steps: int) -> keras.optimizers.Optimizer:
+    """Make the optimizer; `steps` are those of an epoch."""
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = options.learning_rate
+    if options.schedule == "cosine":
+        # down to 0 along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)
+        total = options.epochs * steps
+        warmup = min(WARMUP_STEPS, total // 10)
+        rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
+        rate = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
+    config = {"learning_rate": rate, "clipnorm": options.clip_norm}
+    return keras.optimizers.get(options.optimizer).from_config(config)
 
 
 _REMEDY = "; a lower learning_rate is the first thing to try"

@@ -1,18 +1,22 @@
 """Stage evaluate: one model's reconstructions, per patch, per slide and in pictures."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from histocae import backend, paths
-from histocae.cohorts import read_split, select
-from histocae.files import replacing_folder, write_json, write_table
+from histocae.cohorts import learnt_from, read_split, select
+from histocae.files import replacing, replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
 from histocae.split import SPLITS
-from histocae.store import PatchStore
+from histocae.store import Patches, PatchStore
 from histocae.tracking.record import Record
+
+if TYPE_CHECKING:  # keras takes seconds to load
+    from histocae.model import CAE
 
 KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
 PAIRS = 6
@@ -25,7 +29,8 @@ def run(params: Params, name: str) -> None:
     trained = Record(name).training
     cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    own = {split: select(table, cohort) for split, table in tables.items()}
+    own = {split: learnt_from(tables[split], trained) for split in ("train", "validation")}
+    own["test"] = select(tables["test"], cohort)
     backend.start()
     backend.repeatable(params.seed)
     from histocae import plots, reconstruction
@@ -34,25 +39,22 @@ def run(params: Params, name: str) -> None:
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)
-    metrics = {
-        f"{split}_mse": reconstruction.measure_mse(cae, store.select(own[split]), f"{name} on {split}")
-        for split in ("train", "validation")
-    }
+    metrics = {"train_mse": reconstruction.measure_mse(cae, store.select(own["train"]), f"{name} on train").mean()}
+    validation = _kept(tables["validation"])
+    validation["mse"] = reconstruction.measure_mse(cae, store.select(validation), f"{name} on validation")
+    metrics["validation_mse"] = validation["mse"][tables["validation"].index.isin(own["validation"].index)].mean()
     everything = tables["test"]
-    test = pd.concat(
-        [
-            everything[KEPT].reset_index(drop=True),
-            reconstruction.measure(cae, store.select(everything), f"{name} on test"),
-        ],
-        axis=1,
-    )
+    measured = reconstruction.measure(cae, store.select(everything), f"{name} on test")
+    test = pd.concat([_kept(everything), measured], axis=1)
     in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
 
+    _write_latents(cae, trained, name, {split: store.select(table) for split, table in tables.items()})
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(test, folder / "per_patch.csv", separator=",")
+        write_table(validation, folder / "per_patch_validation.csv", separator=",")
         write_table(reconstruction.per_slide(test), folder / "per_slide.csv", separator=",")
         for split in ("train", "test"):
             some = store.select(own[split]).take(_some(rng, len(own[split]), PAIRS))
@@ -73,6 +75,23 @@ def run(params: Params, name: str) -> None:
         "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",
         name, metrics["train_mse"], metrics["validation_mse"], metrics["test_mse"], metrics["test_psnr"],
     )  # fmt: skip
+
+
+def _kept(table: pd.DataFrame) -> pd.DataFrame:
+    return table[KEPT].reset_index(drop=True)
+
+
+def _write_latents(cae: "CAE", trained: dict, name: str, patches: dict[str, Patches]) -> None:
+    """Write the latents of all patches of each part, whatever the cohort."""
+    from histocae.samples import encode
+
+    about = {"model": name, "weights": trained["weights"], "features": trained["latent_features"]}
+    with replacing_folder(paths.LATENTS / name) as folder:
+        if about["features"] is not None:
+            for split, some in patches.items():
+                with replacing(folder / f"{split}.npy") as handle:
+                    np.save(handle, encode(cae, some, f"{name}: latents of {split}"))
+        write_json(about, folder / "latents.json")
 
 
 def _some(rng: np.random.Generator, count: int, wanted: int) -> np.ndarray:

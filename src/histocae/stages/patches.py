@@ -20,7 +20,7 @@ from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
 from histocae.tables import TEXTS
 
-CODE = ("patching", "shards", "slide", "store", "tiles", "tissue")
+CODE = ("color", "patching", "shards", "slide", "store", "tiles", "tissue")
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 log = logging.getLogger(__name__)
 

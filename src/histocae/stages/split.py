@@ -1,13 +1,13 @@
-"""Stage split: every patch into train, validation or test, by case."""
+"""Stage split: every patch into train, validation or test, by case or by site."""
 
 import logging
 
 from histocae import paths
 from histocae.files import read_table, write_json, write_table
 from histocae.params import Params
-from histocae.split import SPLITS, check_apart, split_cases, summarise
+from histocae.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, with_metadata
 from histocae.store import PatchStore
-from histocae.tables import SEED_COLUMNS, TEXTS
+from histocae.tables import TEXTS
 
 log = logging.getLogger(__name__)
 
@@ -15,13 +15,10 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write one table per split: the seeds' nine columns and each patch's place in the store."""
     index = PatchStore(paths.PATCHES).index()
-    metadata = read_table(paths.METADATA, TEXTS)[list(SEED_COLUMNS)]
     shares = {"validation": params.split.validation, "test": params.split.test}
     shares["train"] = 1 - sum(shares.values())
-    splits = index["case_id"].map(split_cases(index, shares, params.seed))
-    place = [name for name in index.columns if name not in SEED_COLUMNS or name == "slide_id"]
-    patches = index[place].merge(metadata, on="slide_id", how="left", validate="many_to_one")
-    patches = patches[[*SEED_COLUMNS, *(name for name in place if name != "slide_id")]]
+    splits = index["case_id"].map(split_cases(index, shares, params.seed, params.split.together))
+    patches = with_metadata(index, read_table(paths.METADATA, TEXTS))
     tables = {split: patches[(splits == split).to_numpy()] for split in SPLITS}
     check_apart(tables)
     for split, table in tables.items():
@@ -33,10 +30,17 @@ def run(params: Params) -> None:
             *types, ", ".join(pair),
         )  # fmt: skip
     summary = summarise(tables)
-    write_json(summary, paths.SPLIT_REPORT)
+    sites = summarise_sites(index)
+    write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
     for split, one in summary.items():
         log.info(
             "%s: %d cases, %d slides, %d patches (%s)",
             split, one["cases"], one["slides"], one["patches"],
             ", ".join(f"{name} {n['share_of_patches']:.1%}" for name, n in one["sample_types"].items()),
+        )  # fmt: skip
+    if sites is not None:
+        log.info(
+            "tissue-source sites: %s; %d have both, with %.1f%% of the cases",
+            ", ".join(f"{name} {count}" for name, count in sites["sample_types"].items()),
+            sites["in_both"], 100 * sites["share_of_cases_in_both"],
         )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Put a named set of params into params.yaml, whose comments stay.
+
+    python examples/apply.py examples/study.yaml
+
+`models` of the set takes the place of the one there; of other sections only the keys that
+the set names change.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from ruamel.yaml import YAML
+
+from histocae import params
+from histocae.errors import ParamsError
+
+PARAMS = Path("params.yaml")
+
+
+def main(path: Path) -> None:
+    """Merge, check, and only then write."""
+    try:
+        wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        sys.exit(f"{path}: can't be read: {error.strerror}")
+    commented = YAML()
+    commented.preserve_quotes = True
+    merged = commented.load(PARAMS)
+    for section, values in wanted.items():
+        if section not in merged:
+            sys.exit(f"{path}: {section}: no such section in {PARAMS}")
+        if section == "models":
+            merged[section] = values
+        else:
+            merged[section].update(values)
+    aside = PARAMS.with_suffix(".yaml.part")
+    try:
+        commented.dump(merged, aside)
+        params.load(aside)
+    except ParamsError as error:
+        aside.unlink()
+        sys.exit(str(error).replace(str(aside), str(path)))
+    os.replace(aside, PARAMS)
+    print(f"{PARAMS} has the values of {path}; dvc repro runs the pipeline with them")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

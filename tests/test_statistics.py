@@ -1,0 +1,438 @@
+"""AUROC, AUPRC, their intervals and tests by case, thresholds and calibration."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as stn
+from scipy.stats import binomtest, kstest, norm
+from sklearn import metrics
+
+from histocae import statistics
+from histocae.errors import DataError
+from histocae.statistics import LEVELS, discriminate
+
+QUICK = {"seed": 1, "bootstrap": 200, "permutations": 200, "confidence": 0.95}
+
+
+def drawn(
+    rng: np.random.Generator, tumor: int, normal: int, both: int = 0,
+    gap: float = 1.0, alike: float = 0.5, patches: tuple[int, int] = (1, 9),
+) -> pd.DataFrame:  # fmt: skip
+    """Draw patches of cases of each kind, in two slides a tissue; `alike` is their correlation in a case."""
+    rows = []
+    for case in range(tumor + normal + both):
+        labels = (1,) if case < tumor else (0,) if case < tumor + normal else (0, 1)
+        own = np.sqrt(alike) * rng.normal()
+        for label in labels:
+            for patch in range(rng.integers(patches[0], patches[1] + 1)):
+                score = gap * label + own + np.sqrt(1 - alike) * rng.normal()
+                rows.append((f"c{case:02d}", f"c{case:02d}-{label}-{patch % 2}", label, score))
+    return pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
+
+
+def brute(labels: np.ndarray, scores: np.ndarray) -> float:
+    """AUROC over all pairs."""
+    tumor, normal = scores[labels == 1], scores[labels == 0]
+    return float(np.mean([(t > n) + 0.5 * (t == n) for t in tumor for n in normal]))
+
+
+# few different values make many ties
+some_scores = stn.arrays(np.int64, st.integers(2, 40), elements=st.integers(-4, 4))
+
+
+@st.composite
+def scored(draw) -> tuple[np.ndarray, np.ndarray]:
+    scores = draw(some_scores).astype(float)
+    labels = draw(stn.arrays(np.int8, len(scores), elements=st.integers(0, 1)))
+    assume(0 < labels.sum() < len(labels))
+    return labels, scores
+
+
+@st.composite
+def tables(draw) -> pd.DataFrame:
+    labels, scores = draw(scored())
+    cases = draw(stn.arrays(np.int64, len(scores), elements=st.integers(0, 5)))
+    parts = draw(stn.arrays(np.int64, len(scores), elements=st.integers(0, 2)))
+    slides = [f"{c}-{label}-{part}" for c, label, part in zip(cases, labels, parts, strict=True)]
+    return pd.DataFrame({"case_id": cases.astype(str), "slide_id": slides, "label": labels, "score": scores})
+
+
+# --- areas ---------------------------------------------------------------------------------------
+
+
+@given(scored())
+def test_auroc_is_the_share_of_pairs_in_order(given_):
+    labels, scores = given_
+    assert statistics.auroc(labels, scores) == pytest.approx(brute(labels, scores))
+    assert statistics.auroc(1 - labels, -scores) == pytest.approx(brute(labels, scores))
+    assert statistics.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(brute(labels, scores))
+
+
+@given(scored())
+def test_auprc_sums_precision_over_steps_of_recall(given_):
+    labels, scores = given_
+    total = 0.0
+    for score in set(scores):
+        hits = labels[scores == score].sum() / labels.sum()
+        total += hits * labels[scores >= score].mean()
+    assert statistics.auprc(labels, scores) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "said"),
+    [
+        ([1, 1], [0.1, 0.2], "tumor only"), ([0, 0], [0.1, 0.2], "normal only"), ([], [], "neither"),
+        ([0, 1], [0.1, np.nan], "1 of 2 scores are not finite"), ([0, 1], [np.inf, 0], "1 of 2 scores"),
+        ([0, 2], [0.1, 0.2], "labels are 1"), ([0, 1, np.nan], [1, 2, 3], "labels are 1"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
+    table = pd.DataFrame({"label": labels, "score": scores}).assign(case_id="a", slide_id="a")
+    calls = [
+        lambda: statistics.auroc(labels, scores), lambda: statistics.auprc(labels, scores),
+        lambda: statistics.threshold(labels, scores), lambda: statistics.calibrate(labels, scores),
+        lambda: statistics.at_threshold(labels, scores, 0.0, 0.95), lambda: statistics.roc(labels, scores),
+        lambda: discriminate(table, "case", **QUICK), lambda: statistics.roc_band(table, "slide", 1, 100, 0.95),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(DataError, match=said):
+            call()
+
+
+# --- score intervals -----------------------------------------------------------------------------
+
+
+@given(
+    auc=st.floats(0, 1), positives=st.floats(1, 500), negatives=st.floats(1, 500), confidence=st.floats(0.5, 0.999)
+)
+def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, confidence):
+    low, high = statistics.newcombe(auc, positives, negatives, confidence)
+    assert 0 <= low <= auc + 1e-9 and auc - 1e-9 <= high <= 1
+    z = norm.ppf((1 + confidence) / 2)
+    n = (positives + negatives) / 2 - 1
+    for t in (low, high):
+        variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positives * negatives)
+        if 1e-9 < t < 1 - 1e-9 and 1e-9 < auc < 1 - 1e-9:
+            assert (auc - t) ** 2 == pytest.approx(z**2 * variance, rel=1e-3, abs=1e-12)
+    other = statistics.newcombe(1 - auc, negatives, positives, confidence)
+    assert (1 - other[1], 1 - other[0]) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_newcombe_has_a_width_at_the_ends_that_more_cases_shrink():
+    assert statistics.newcombe(1, 10, 5, 0.95) == (pytest.approx(0.716546, abs=1e-5), 1)
+    assert statistics.newcombe(0, 10, 5, 0.95) == (0, pytest.approx(0.283454, abs=1e-5))
+    lows = [statistics.newcombe(1, n, n, 0.95)[0] for n in (1, 2, 5, 20, 100, 1000)]
+    assert lows == sorted(lows) and lows[0] < 0.5 and lows[-1] > 0.99
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 20])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_wilson_is_scipys_and_takes_fractions(hits, confidence):
+    expected = binomtest(hits, 20).proportion_ci(confidence, "wilson")
+    assert statistics.wilson(hits / 20, 20, confidence) == pytest.approx((expected.low, expected.high))
+    narrow, wide = statistics.wilson(hits / 20, 19.5, confidence), statistics.wilson(hits / 20, 18, confidence)
+    assert wide[0] <= narrow[0] and narrow[1] <= wide[1]
+
+
+def test_unequal_cases_count_for_fewer():
+    assert statistics.effective([7] * 9) == 9 == statistics.effective([7] * 9 + [0])
+    assert statistics.effective([1, 1, 98]) == pytest.approx(10000 / 9606)
+
+
+# --- levels, draws and permutations --------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(tables())
+def test_at_every_level_the_areas_are_those_of_its_means(table):
+    case_means = table.groupby(["case_id", "label", "slide_id"])["score"].mean().groupby(["case_id", "label"]).mean()
+    expected = {
+        "patch": table[["label", "score"]], "case": case_means.reset_index(),
+        "slide": table.groupby(["slide_id", "label"], as_index=False)["score"].mean(),
+    }  # fmt: skip
+    for level in LEVELS:
+        labels, scores = expected[level]["label"].to_numpy(), expected[level]["score"].to_numpy()
+        found = discriminate(table, level, **QUICK | {"bootstrap": 20, "permutations": 20})
+        assert found["auroc"]["value"] == pytest.approx(metrics.roc_auc_score(labels, scores))
+        assert found["auprc"]["value"] == pytest.approx(metrics.average_precision_score(labels, scores))
+        assert found["auprc"]["chance"] == pytest.approx(labels.mean())
+        types = table.groupby("case_id")["label"].nunique()
+        assert found["counts"] == {
+            "units": len(labels), "positive": labels.sum(), "negative": len(labels) - labels.sum(),
+            "cases": len(types), "paired_cases": (types == 2).sum(), "slides": table["slide_id"].nunique(),
+        }  # fmt: skip
+        for area in (found["auroc"], found["auprc"]):
+            assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
+        assert found["includes_chance"] is bool(found["auroc"]["low"] <= 0.5 <= found["auroc"]["high"])
+        assert 0 < found["p_value"] <= 1
+        json.dumps(found, allow_nan=False)
+
+
+@settings(max_examples=40)
+@given(table=tables(), seed=st.integers(0, 2**32 - 1))
+def test_a_draw_is_the_areas_of_the_table_with_its_cases_repeated(table, seed):
+    one = statistics._Units.of(statistics.units(table, "patch"))
+    draws = one.draw(5, np.random.default_rng(seed))
+    names = sorted(table["case_id"].unique())
+    kinds = table.groupby("case_id")["label"].agg(frozenset)[names].to_numpy()
+    for times, area, precision in zip(draws, one.aurocs(draws), one.auprcs(draws), strict=True):
+        for kind in set(kinds):  # as many of each kind as there are, so both classes always
+            assert times[kinds == kind].sum() == (kinds == kind).sum()
+        again = pd.concat([table[table["case_id"] == n] for n, k in zip(names, times, strict=True) for _ in range(k)])
+        assert area == pytest.approx(metrics.roc_auc_score(again["label"], again["score"]))
+        assert precision == pytest.approx(metrics.average_precision_score(again["label"], again["score"]))
+
+
+def permuted_by_hand(table: pd.DataFrame) -> float:
+    """The exact two-sided p-value: every swap of paired cases with every deal of the others' labels."""
+    kinds = table.groupby("case_id")["label"].agg(frozenset)
+    paired, single = kinds.index[kinds.map(len) == 2], kinds.index[kinds.map(len) == 1]
+    tumors = sum(1 in kinds[name] for name in single)
+    scores = table["score"].to_numpy()
+    observed = abs(brute(table["label"].to_numpy(), scores) - 0.5)
+    far = []
+    for swapped in itertools.product((False, True), repeat=len(paired)):
+        for chosen in itertools.combinations(single, tumors):
+            called = {name: int(name in chosen) for name in single}
+            swap = table["case_id"].map(dict(zip(paired, swapped, strict=True))).fillna(False).astype(bool)
+            labels = table["case_id"].map(called).fillna(table["label"].where(~swap, 1 - table["label"]))
+            far.append(abs(brute(labels.to_numpy(), scores) - 0.5) >= observed - 1e-9)
+    return float(np.mean(far))
+
+
+@pytest.mark.parametrize(("tumor", "normal", "both", "gap"), [(4, 3, 0, 1.5), (0, 0, 5, 1), (3, 2, 2, 0.7)])
+def test_the_p_value_is_that_of_all_permutations(tumor, normal, both, gap):
+    table = drawn(np.random.default_rng(5), tumor, normal, both, gap, alike=0.7, patches=(1, 4))
+    expected = permuted_by_hand(table)
+    assert 0 < expected < 0.9
+    found = discriminate(table, "patch", **QUICK | {"permutations": 20_000})["p_value"]
+    assert found == pytest.approx(expected, abs=0.015)
+
+
+def test_a_pair_says_as_much_as_its_order():
+    # each case is above all others in both tissues, and its own tumor above its own normal: areas near
+    # chance, and yet the swaps tell
+    rows = [(str(case), f"{case}-{label}", label, case + label / 2) for case in range(8) for label in (0, 1)]
+    table = pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
+    paired = discriminate(table, "slide", **QUICK | {"permutations": 5000})
+    assert paired["auroc"]["value"] == pytest.approx(36 / 64)
+    assert paired["p_value"] == pytest.approx(2 / 2**8, abs=0.005)
+    apart = table.assign(case_id=table["slide_id"])
+    alone = discriminate(apart, "slide", **QUICK | {"permutations": 5000})
+    assert alone["p_value"] > 0.5
+    assert (paired["counts"]["paired_cases"], alone["counts"]["paired_cases"]) == (8, 0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_where_the_scores_mean_nothing_every_p_value_is_as_likely(level):
+    rng = np.random.default_rng(11)
+    found = [
+        discriminate(drawn(rng, 7, 5, 3, gap=0, alike=0.6), level, i, 20, 199, 0.95)["p_value"] for i in range(150)
+    ]
+    assert kstest(found, "uniform").pvalue > 0.01
+
+
+def test_patches_do_not_count_as_independent():
+    rng = np.random.default_rng(2)
+    table = drawn(rng, 6, 6, gap=1.0, alike=0.9)
+    many = pd.concat([table.assign(score=table["score"] + 1e-6 * i) for i in range(20)])
+    few, more = (discriminate(one, "patch", **QUICK) for one in (table, many))
+    for key in ("auroc", "auprc"):
+        assert more[key]["low"] == pytest.approx(few[key]["low"], abs=0.02)
+        assert more[key]["high"] == pytest.approx(few[key]["high"], abs=0.02)
+    assert more["p_value"] == pytest.approx(few["p_value"], abs=0.01)
+    alone = discriminate(many.assign(case_id=[str(i) for i in range(len(many))]), "patch", **QUICK)
+    assert alone["auroc"]["low"] > more["auroc"]["low"] + 0.1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_where_the_classes_part_the_interval_still_has_a_width(level, value):
+    table = drawn(np.random.default_rng(3), 8, 5, gap=100 * (2 * value - 1))
+    found = discriminate(table, level, **QUICK)
+    assert found["auroc"]["value"] == value and not found["includes_chance"]
+    assert found["p_value"] < 0.02
+    ends = (found["auroc"]["low"], found["auroc"]["high"])
+    assert value in ends and 0.15 < ends[1] - ends[0] < 0.5
+    if level == "case":
+        assert ends == statistics.newcombe(value, 8, 5, 0.95)
+        if value == 1:
+            assert found["auprc"]["high"] == 1
+            assert found["auprc"]["low"] == statistics.wilson(1, 8, 0.95)[0] < 0.7
+
+
+@pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])
+def test_one_case_of_a_kind_is_enough_to_say_that_nothing_is_known(kinds):
+    for level in LEVELS:
+        found = discriminate(drawn(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
+        assert found["auroc"]["value"] == 1 and found["auroc"]["high"] - found["auroc"]["low"] > 0.4
+        assert found["p_value"] > 0.1
+
+
+@pytest.mark.parametrize("kinds", [(5, 5, 0), (10, 5, 0), (0, 0, 8)])
+@pytest.mark.parametrize("auc", [0.5, 0.8, 0.95])
+def test_the_intervals_hold_the_truth_about_as_often_as_they_say(kinds, auc):
+    rng, gap = np.random.default_rng(17), np.sqrt(2) * norm.ppf(auc)
+    share = (kinds[0] + kinds[2]) / (kinds[0] + kinds[1] + 2 * kinds[2])
+    cuts = np.linspace(-6, 8, 4001)
+    hit, false = share * norm.sf(cuts - gap), (1 - share) * norm.sf(cuts)
+    precision = -np.trapezoid(hit / (hit + false), hit / share)
+    held = []
+    for i in range(80):
+        # cases of equal size, so that the share of tumors is what the truth has it
+        table = drawn(rng, *kinds, gap=gap, alike=0.7, patches=(8, 8))
+        found = discriminate(table, "patch", i, 200, 10, 0.95)
+        truth = {"auroc": auc, "auprc": precision}
+        held.append([found[key]["low"] <= value <= found[key]["high"] for key, value in truth.items()])
+    assert (np.mean(held, axis=0) >= 0.92).all()
+
+
+def test_the_seed_decides_and_the_order_of_rows_does_not():
+    table = drawn(np.random.default_rng(6), 6, 5, 3)
+    for level in LEVELS:
+        first = discriminate(table, level, **QUICK)
+        assert discriminate(table, level, **QUICK) == first
+        shuffled = discriminate(table.sample(frac=1, random_state=1), level, **QUICK)
+        assert shuffled["counts"] == first["counts"] and shuffled["p_value"] == first["p_value"]
+        for key in ("auroc", "auprc"):
+            assert shuffled[key] == pytest.approx(first[key])
+        band = statistics.roc_band(table, level, 1, 100, 0.95)
+        pd.testing.assert_frame_equal(statistics.roc_band(table, level, 1, 100, 0.95), band)
+        assert not statistics.roc_band(table, level, 2, 100, 0.95).equals(band)
+
+
+# --- thresholds and calibration ------------------------------------------------------------------
+
+
+@given(scored())
+def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(given_):
+    labels, scores = given_
+
+    def youden(at: float) -> float:
+        return (scores[labels == 1] >= at).mean() - (scores[labels == 0] >= at).mean()
+
+    found = statistics.threshold(labels, scores)
+    assert np.isfinite(found) and scores.min() <= found <= scores.max()
+    assert youden(found) == pytest.approx(max(youden(one) for one in [*scores, scores.max() + 1]))
+    order = np.random.default_rng(0).permutation(len(scores))
+    assert statistics.threshold(labels[order], scores[order]) == found
+
+
+def test_the_threshold_lies_midway_and_settles_ties():
+    assert statistics.threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
+    assert statistics.threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
+    assert statistics.threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
+    assert statistics.threshold([0, 1], [5, 5]) == 5
+    assert statistics.threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
+    one, two = 1.0, np.nextafter(1.0, 2)
+    assert statistics.threshold([0, 1], [one, two]) == two
+    assert statistics.threshold([0, 1], [-1.7e308, 1.7e308]) == 0
+
+
+@given(given_=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
+def test_the_calibration_solves_platts_problem(given_, shift, scale):
+    labels, scores = given_
+    scores = scale * (scores + shift)
+    slope, intercept = statistics.calibrate(labels, scores)
+    tumors, normals = labels.sum(), (1 - labels).sum()
+    targets = np.where(labels == 1, (tumors + 1) / (tumors + 2), 1 / (normals + 2))
+    left = targets - statistics.probability(scores, slope, intercept)
+    spread = scores.std() or 1
+    assert abs(left.sum()) < 1e-4 and abs((left * (scores - scores.mean()) / spread).sum()) < 1e-4
+
+
+def test_classes_that_part_are_calibrated_all_the_same():
+    slope, intercept = statistics.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
+    assert 0 < slope < 10 and -slope * 4 < intercept < -slope
+    chances = statistics.probability([0, 2.5, 5], slope, intercept)
+    assert chances[0] < 0.2 and chances[1] == pytest.approx(0.5) and chances[2] > 0.8
+    assert statistics.calibrate([0, 1, 1], [2, 2, 2])[0] == 0
+    assert statistics.probability([1e300, -1e300], 1.0, 0.0).tolist() == [1, 0]
+
+
+@given(given_=scored(), at=st.floats(-5, 5))
+def test_rates_at_a_threshold(given_, at):
+    labels, scores = given_
+    found = statistics.at_threshold(labels, scores, at, 0.9)
+    matrix = metrics.confusion_matrix(labels, scores >= at, labels=[0, 1])
+    names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
+    assert [[found[name] for name in row] for row in names] == matrix.tolist()
+    for name, hits, of in (
+        ("sensitivity", matrix[1, 1], matrix[1].sum()), ("specificity", matrix[0, 0], matrix[0].sum()),
+        ("accuracy", matrix.trace(), matrix.sum()),
+    ):  # fmt: skip
+        interval = binomtest(int(hits), int(of)).proportion_ci(0.9, "wilson")
+        assert found[name]["value"] == pytest.approx(hits / of)
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((interval.low, interval.high))
+    both = found["balanced_accuracy"]
+    assert both["value"] == pytest.approx((found["sensitivity"]["value"] + found["specificity"]["value"]) / 2)
+    assert -1e-9 <= both["low"] <= both["value"] <= both["high"] <= 1 + 1e-9
+    json.dumps(found, allow_nan=False)
+
+
+def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
+    labels, scores = np.repeat([0, 1] * 5, 100), np.repeat([0, 1] * 5, 100).astype(float)
+    cases = np.repeat(np.arange(10), 100)
+    alone, grouped = (statistics.at_threshold(labels, scores, 0.5, 0.95, of) for of in (None, cases))
+    few = statistics.at_threshold(labels[::100], scores[::100], 0.5, 0.95)
+    for name in ("accuracy", "sensitivity", "specificity", "balanced_accuracy"):
+        assert grouped[name] == pytest.approx(few[name]) and alone[name]["low"] > grouped[name]["low"] + 0.1
+    assert grouped["true_positive"] == 500
+
+
+# --- curves --------------------------------------------------------------------------------------
+
+
+@given(scored())
+def test_the_curve_is_that_of_its_thresholds(given_):
+    labels, scores = given_
+    curve = statistics.roc(labels, scores)
+    assert np.isfinite(curve).all(axis=None)
+    for row in curve.itertuples():
+        assert row.tpr == pytest.approx((scores[labels == 1] >= row.threshold).mean())
+        assert row.fpr == pytest.approx((scores[labels == 0] >= row.threshold).mean())
+    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(statistics.auroc(labels, scores))
+    assert curve[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_long_curve_is_thinned_evenly():
+    rng = np.random.default_rng(8)
+    labels = rng.random(30_000) < 0.4
+    scores = rng.normal(size=30_000) + labels
+    curve = statistics.roc(labels, scores)
+    assert 300 < len(curve) <= 500
+    assert curve.diff().loc[1:, ["fpr", "tpr"]].sum(axis=1).max() < 0.01
+    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(statistics.auroc(labels, scores), abs=1e-3)
+    assert curve[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_band_is_that_of_the_cases_drawn(level):
+    table = drawn(np.random.default_rng(9), 8, 7, 3)
+    band = statistics.roc_band(table, level, 1, 2000, 0.9)
+    assert list(band.columns) == ["fpr", "tpr", "low", "high"] and len(band) == 101
+    assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all()
+    assert band.iloc[-1].tolist() == [1, 1, 1, 1]
+    found = statistics.units(table, level)
+    fpr, tpr, _ = metrics.roc_curve(found["label"], found["score"])
+    np.testing.assert_allclose(band["tpr"], np.interp(band["fpr"], fpr, tpr))
+    by_hand = []
+    rng = np.random.default_rng(1)
+    parts = [one for _, one in found.groupby("case_id")]
+    kinds = [frozenset(one["label"]) for one in parts]
+    for _ in range(1000):
+        again = []
+        for kind in set(kinds):
+            own = [one for one, k in zip(parts, kinds, strict=True) if k == kind]
+            again += [own[i] for i in rng.integers(0, len(own), len(own))]
+        again = pd.concat(again)
+        fpr, tpr, _ = metrics.roc_curve(again["label"], again["score"], drop_intermediate=False)
+        by_hand.append(np.interp(band["fpr"], fpr, tpr))
+    low, high = np.quantile(by_hand, (0.05, 0.95), axis=0)
+    assert np.abs(band["low"] - np.minimum(low, band["tpr"])).mean() < 0.03
+    assert np.abs(band["high"] - np.maximum(high, band["tpr"])).mean() < 0.03
