@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: run test ui lint lock environment clean
+.PHONY: run study test test-browser ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -31,8 +31,17 @@ $(STAMP): requirements.lock pyproject.toml
 run: $(STAMP)
 	$(ACTIVATE) dvc repro
 
+# The named set of params of examples/study.yaml, on whatever source params.yaml names.
+study: $(STAMP)
+	$(ACTIVATE) python examples/apply.py examples/study.yaml
+	$(ACTIVATE) dvc repro
+
 test: $(STAMP)
 	$(ACTIVATE) python -m pytest
+
+# Needs chromium.
+test-browser: $(STAMP)
+	$(ACTIVATE) python -m pytest -m browser
 
 ui: $(STAMP)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on a server: open $$MLFLOW_TRACKING_URI"; exit 1;; esac

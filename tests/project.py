@@ -16,6 +16,8 @@ SMALL = {
     "training.epochs": 2,
     "training.batch_size": 16,
     "training.picture_every": 1,
+    "tissue.bootstrap": 100,
+    "tissue.permutations": 100,
     "models": {
         "all": {"cohort": "all", "filters": [4, 8], "latent_features": 16},
         "tumor": {"cohort": "tumor", "filters": [4, 8]},

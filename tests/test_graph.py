@@ -17,12 +17,13 @@ PACKAGE = ROOT / "src" / "histocae"
 # compared by DVC, and those that an entry of `models` leaves to the code stand in models/lineage.
 EXEMPT = {"__init__", "cli", "errors", "executor", "locks", "params", "paths", "progress"}
 # what a stage reports to is no reason to train again
-EXEMPT_IN = {"train": ("tracking",), "compare": ("tracking/server",), "register": ("tracking/server",)}
+EXEMPT_IN = {stage: ("tracking",) for stage in ("train", "crossvalidate")}
+EXEMPT_IN |= {stage: ("tracking/server",) for stage in ("compare", "register")}
 # register's delivery builds the saved model again from its weights; how it looks is settled by then
 EXEMPT_IN["register"] += ("model", "training", "backend", "store", "tables", "identifiers")
 EXEMPT_IN["compare"] += ("tables", "identifiers")
 # what an exempt module writes into the outputs all the same
-ALSO = {"train": ("samples",)}
+ALSO = {"train": ("samples",), "crossvalidate": ("samples",), "register": ("tracking/served_pair",)}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

@@ -1,5 +1,6 @@
 """The whole pipeline, through dvc, histocae and mlflow, as a user runs it."""
 
+import html
 import json
 import re
 import signal
@@ -17,7 +18,7 @@ from histocae import CAE
 from project import Project
 
 TIMELESS = (
-    "data", "models/lineage", "models/trained/all", "reports/models/all", "reports/patching",
+    "data", "models/lineage", "models/trained/all", "models/latents/all", "reports/models/all", "reports/patching",
     "reports/set_aside.csv", "reports/split.json",
 )  # fmt: skip
 
@@ -47,9 +48,10 @@ def runs(client):
 
 
 def test_every_stage_ran_and_said_nothing_odd(done):
-    assert {"inventory", "split", "train@all", "train@normal", "evaluate@tumor", "compare", "register"} <= ran(
-        done.output
-    )
+    assert {
+        "inventory", "split", "train@all", "train@normal", "evaluate@tumor", "latent@all", "tissue", "compare",
+        "register",
+    } <= ran(done.output)  # fmt: skip
     for word in ("Traceback", "Warning", "WARNING", "I0000", "E0000", "%|"):
         assert word not in done.output
 
@@ -59,7 +61,7 @@ def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, 
     output = done.run("dvc", "repro")
     assert ran(output) == {"inventory"}
     assert done.bytes("models", "reports", "data") == before
-    assert len(client.search_runs([runs["all"].info.experiment_id])) == 3
+    assert len(client.search_runs([runs["all"].info.experiment_id])) == 4
 
 
 def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches(done):
@@ -67,6 +69,7 @@ def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches
     assert list(table.columns) == [
         "model", "cohort", "filters", "latent_features", "parameters", "epochs", "train_mse",
         "validation_mse", "test_mse", "test_psnr", "test_ssim", "test_patches", "seconds",
+        "architecture", "test_mean_color_mse",
     ]  # fmt: skip
     assert list(table["model"]) == ["all", "tumor", "normal"]
     test = pd.read_csv(done.folder / "data/splits/test.csv", sep="|")
@@ -103,11 +106,40 @@ def test_the_best_epoch_is_the_one_that_was_kept(done):
 def test_the_page_needs_no_other_file(done):
     page = (done.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    assert page.count("data:image/png;base64,") == 1 + 2 + 3 * 3
+    pictures = [*done.folder.glob("reports/tissue/**/*.png"), *done.folder.glob("reports/models/*/latent/*.png")]
+    # two of the comparison, two of samples, three of each model; of the tissue study and of latents all
+    assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(pictures)
+
+
+def test_the_page_tells_what_the_numbers_say(done):
+    """The 2x2, the AUROCs with their intervals and the caveats, as they stand in metrics.json."""
+    page = html.unescape((done.folder / "reports/index.html").read_text())
+    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
+    for models in tissue["mse"].values():
+        for value in models.values():
+            assert f"<td>{value:.5f}" in page
+    for level in ("patch", "slide", "case"):
+        one = tissue[f"auroc_{level}"]
+        assert f"{one['value']:.2f} ({one['low']:.2f}–{one['high']:.2f})" in page
+    for sentence in tissue["sentences"]:
+        assert sentence in page
+    assert "Labels are per slide" in page and "it is no diagnosis" in page
+
+
+def test_dvc_compares_metrics_and_draws_plots(done, tmp_path):
+    shown = json.loads(done.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    table = pd.read_csv(done.folder / "reports/comparison.csv").set_index("model")
+    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
+    assert shown["models"]["all"]["test_mse"] == table.loc["all", "test_mse"]
+    assert "latent_auroc_patch" in shown["models"]["all"]
+    assert shown["tissue"]["auroc_slide"] == {key: tissue["auroc_slide"][key] for key in ("value", "low", "high")}
+    done.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    drawn = (tmp_path / "plots" / "index.html").read_text()
+    assert all(name in drawn for name in ("losses_all_csv", "losses_tumor_csv", "roc_slide_csv", "test_mse_csv"))
 
 
 def test_a_run_is_flat_and_complete(done, client, runs):
-    assert set(runs) == {"all", "tumor", "normal"}
+    assert set(runs) == {"all", "tumor", "normal", "pair"}
     run = runs["all"]
     record = json.loads((done.folder / "models/runs/all.json").read_text())
     assert record["run_id"] == run.info.run_id
@@ -157,11 +189,12 @@ def test_the_champion_takes_bytes_and_gives_what_the_saved_model_gives(done, cli
 
 def test_the_same_params_and_data_give_the_same_bytes(done, tmp_path):
     other = Project(tmp_path / "elsewhere")
-    other.run("dvc", "repro", "evaluate@all")
+    other.run("dvc", "repro", "latent@all")
     mine, others = done.bytes(*TIMELESS), other.bytes(*TIMELESS)
     assert [name for name in mine if mine[name] != others.get(name)] == []
     assert set(mine) == set(others)
     former = done.bytes("reports")
+    done.run("histocae", "tissue")
     done.run("histocae", "compare")
     assert done.bytes("reports") == former
 
@@ -191,8 +224,9 @@ def test_publish_fills_an_empty_server(done, tmp_path):
     new = MlflowClient(uri)
     experiment = new.get_experiment_by_name("histocae")
     found = new.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in found) == ["all", "normal", "tumor"]
-    assert all("test_mse" in run.data.metrics and run.info.status == "FINISHED" for run in found)
+    assert sorted(run.info.run_name for run in found) == ["all", "normal", "pair", "tumor"]
+    assert all(run.info.status == "FINISHED" for run in found)
+    assert all(("auroc_slide" if run.info.run_name == "pair" else "test_mse") in run.data.metrics for run in found)
 
 
 @pytest.fixture
@@ -277,10 +311,10 @@ def test_a_later_evaluation_is_what_the_run_shows(working):
 def test_publish_delivers_what_is_trained_into_the_experiment_of_today(working):
     working.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
     output = working.run("histocae", "publish")
-    assert "later is not trained here" in output and "3 runs are complete in experiment another" in output
+    assert "later is not trained here" in output and "4 runs are complete in experiment another" in output
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("another").experiment_id
-    assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 3
+    assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 4
 
 
 def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_what_was_there(working):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from histocae.files import replacing
 
+ARCHITECTURES = {"plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "pca": ("#555555", "s", "--")}
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
@@ -134,6 +135,33 @@ def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(title="validation (dashed: training)", frameon=False)
     axis.grid(alpha=0.3, which="both")
+    return figure
+
+
+def plot_sizes(table: pd.DataFrame) -> Figure:
+    """Show test MSE against the number of latents; linear models of growing size are joined by a line.
+
+    Args:
+        table: columns model, architecture, latent_features (missing: no latent layer, left out), test_mse.
+
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    rows = table[table["latent_features"].notna()].sort_values("latent_features")
+    for name, some in rows.groupby("architecture", sort=True):
+        latents = some["latent_features"].astype(float)
+        color, marker, line = ARCHITECTURES[name]
+        axis.plot(latents, some["test_mse"], marker, ls=line, ms=7, color=color, label=name)
+        for x, (_, row) in zip(latents, some.iterrows(), strict=True):
+            axis.annotate(row["model"], (x, row["test_mse"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.set(xlabel="latents", ylabel="test MSE (pixels in [0, 1])", xscale="log", yscale="log")
+    ticks = sorted(set(rows["latent_features"].astype(int)))
+    axis.set_xticks(ticks, [str(one) for one in ticks])
+    axis.minorticks_off()
+    axis.margins(x=0.2, y=0.15)
+    axis.grid(alpha=0.3)
+    if len(rows):
+        axis.legend(frameon=False)
     return figure
 
 

@@ -1,64 +1,84 @@
-"""Stage compare: all models of params.yaml in one table and on one page."""
+"""Stage compare: all models of params.yaml in one table and on one page, and what DVC compares."""
 
 import json
 import logging
+from pathlib import Path
 
 import pandas as pd
 
-from histocae import paths, plots
-from histocae.files import read_table, write_table, write_text
+from histocae import paths, plots, summary
+from histocae.files import read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
-from histocae.report import Section, page
+from histocae.report import Contents, Latents, Section, page
 from histocae.split import SPLITS
 from histocae.tracking.record import Record
 
-COLUMNS = [
-    "model", "cohort", "filters", "latent_features", "parameters", "epochs", "train_mse",
-    "validation_mse", "test_mse", "test_psnr", "test_ssim", "test_patches", "seconds",
-]  # fmt: skip
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write reports/comparison.csv and reports/index.html."""
+    """Write reports/comparison.csv, reports/metrics.json, reports/plots and reports/index.html."""
     records = [Record(name) for name in params.models]
-    table = pd.DataFrame([_row(record) for record in records], columns=COLUMNS)
-    table = table.astype({"latent_features": "Int64"})
+    tissue = _read(paths.TISSUE / "metrics.json")
+    crossvalidation = _read(paths.CROSSVALIDATION / "metrics.json")
+    latents = {record.name: _read(paths.latent(record.name) / "metrics.json") for record in records}
+    table = summary.table(records)
     write_table(table, paths.COMPARISON, separator=",")
-    colors = plots.model_colors([record.name for record in records])
-    curves = paths.FIGURES / "curves.png"
-    plots.save(plots.plot_curves({r.name: r.history for r in records}, colors), curves)
+    write_json(summary.metrics(records, latents, tissue, crossvalidation), paths.METRICS)
+    with replacing_folder(paths.PLOTS) as folder:
+        summary.write_plots(folder, records, table, paths.TISSUE / "roc.csv")
     sections = [
         Section(
-            record.name,
-            f"Cohort {record.training['cohort']}, best epoch {record.training['best_epoch']} of "
-            f"{record.training['epochs']}. Test MSE {record.metrics['test_mse']:.5f}; giving back only the mean "
-            f"color of each patch would have {record.metrics['test_mean_color_mse']:.5f}.",
+            record.name, summary.told_of(record),
             [paths.evaluation(record.name) / f"{one}.png" for one in ("pairs_test", "pairs_train", "errors")],
         )
         for record in records
-    ]
+    ]  # fmt: skip
     first = paths.evaluation(records[0].name)
-    samples = [path for path in (first / "samples_tumor.png", first / "samples_normal.png") if path.is_file()]
-    counts = json.loads(paths.SPLIT_REPORT.read_text(encoding="utf-8"))
-    split = {part: counts[part] for part in SPLITS}
-    patching = json.loads((paths.PATCHING_REPORT / "summary.json").read_text(encoding="utf-8"))
-    aside = read_table(paths.SET_ASIDE, ("slide_id",), separator=",")
-    # times differ from run to run; they stand in the table's file, and the page stays the same
-    write_text(
-        page(params, table.drop(columns="seconds"), split, patching, aside, samples, curves, sections),
-        paths.PAGE,
+    contents = Contents(
+        params=params,
+        # times differ from run to run; they stand in the table's file, and the page stays the same
+        table=table.drop(columns="seconds"),
+        told=summary.told(table),
+        split=_read(paths.SPLIT_REPORT),
+        patching=_read(paths.PATCHING_REPORT / "summary.json"),
+        set_aside=read_table(paths.SET_ASIDE, ("slide_id",), separator=","),
+        samples=[one for one in (first / "samples_tumor.png", first / "samples_normal.png") if one.is_file()],
+        figures=_figures(records, table),
+        tissue=tissue,
+        tissue_pictures={one.stem: one for one in sorted(paths.TISSUE.glob("*.png"))},
+        heatmaps=sorted((paths.TISSUE / "heatmaps").glob("*.png")),
+        crossvalidation=crossvalidation,
+        latents=[
+            Latents(name, found["metrics"], found["notes"], sorted(paths.latent(name).glob("*.png")))
+            for name, found in latents.items()
+            if found.get("metrics")
+        ],
+        sections=sections,
     )
+    write_text(page(contents, SPLITS), paths.PAGE)
     log.info("%s and %s", paths.COMPARISON, paths.PAGE)
 
 
-def _row(record: Record) -> dict:
-    model, metrics = record.training["model"], record.metrics
-    return {
-        "model": record.name, "cohort": model["cohort"],
-        "filters": "-".join(str(one) for one in model["filters"]),
-        "latent_features": model["latent_features"], "parameters": record.training["parameters"],
-        "epochs": record.training["epochs"], "seconds": record.run["seconds"],
-        "test_patches": int(metrics["test_patches"]),
-        **{key: metrics.get(key) for key in COLUMNS if key not in ("test_patches",) and key in metrics},
-    }  # fmt: skip
+def _figures(records: list[Record], table: pd.DataFrame) -> list[tuple[str, str, Path]]:
+    colors = plots.model_colors([record.name for record in records])
+    figures = {
+        "latent_features": (
+            "Test error against the number of latents",
+            "Cohort all. Below and to the left is better; what a linear map of the same size reaches is joined by "
+            "a line.",
+            plots.plot_sizes(table[table["cohort"] == "all"]),
+        ),
+        "curves": (
+            "Losses over the epochs",
+            "Validation (full) and training (dashed). The weights of the best validation epoch are kept.",
+            plots.plot_curves({r.name: r.history for r in records if len(r.history) > 1}, colors),
+        ),
+    }
+    for name, (_, _, figure) in figures.items():
+        plots.save(figure, paths.FIGURES / f"{name}.png")
+    return [(title, caption, paths.FIGURES / f"{name}.png") for name, (title, caption, _) in figures.items()]
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from histocae import paths
 from histocae.params import Params
-from histocae.tracking.delivery import deliver
-from histocae.tracking.record import Record
+from histocae.plots import model_colors
+from histocae.tracking.delivery import Delivered, deliver, deliver_pair
+from histocae.tracking.record import PairRecord, Record, read_pair
 
 log = logging.getLogger(__name__)
 
@@ -17,15 +18,31 @@ def run(params: Params) -> None:
     for name in params.models:
         if name not in trained:
             log.info("%s is not trained here; nothing to deliver of it", name)
-    delivered = deliver_all(params, trained)
-    log.info("%d runs are complete in experiment %s", len(delivered), params.tracking.experiment)
+    delivered, pair = deliver_all(params, trained)
+    count = len(delivered) + (pair is not None)
+    log.info("%d runs are complete in experiment %s", count, params.tracking.experiment)
 
 
-def deliver_all(params: Params, names: Iterable[str]) -> list[tuple[Record, str, str]]:
-    """Deliver models; give their records, run ids and logged models' ids."""
-    delivered = []
+def deliver_all(
+    params: Params, names: Iterable[str]
+) -> tuple[list[Delivered], tuple[PairRecord, str, str] | None]:
+    """Deliver models, and the pair if there is one.
+
+    Returns:
+        What was delivered of each model; the pair with its run's and its logged model's id.
+
+    """
+    delivered, colors = [], model_colors(list(params.models))
     for name in names:
         record = Record(name)
-        run, model_id = deliver(record, params.tracking.experiment)
-        delivered.append((record, run.info.run_id, model_id))
-    return delivered
+        run, model_id = deliver(record, params.tracking.experiment, colors[name])
+        delivered.append(Delivered(record, run.info.run_id, model_id))
+    own_runs = {one.record.name: one.run_id for one in delivered}
+    pair = read_pair()
+    if pair is None:
+        return delivered, None
+    if missing := {pair.tumor.name, pair.normal.name} - set(own_runs):
+        log.info("the pair's %s is not among the models delivered; no pair to deliver", " and ".join(sorted(missing)))
+        return delivered, None
+    run, model_id = deliver_pair(pair, params.tracking.experiment, own_runs)
+    return delivered, (pair, run.info.run_id, model_id)

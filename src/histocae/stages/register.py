@@ -1,6 +1,4 @@
-"""Stage register: complete every run, and put the best model of each cohort into the registry."""
-
-import logging
+"""Stage register: complete every run, and put the models and the pair into the registry."""
 
 from histocae import paths
 from histocae.files import write_json
@@ -8,17 +6,15 @@ from histocae.params import Params
 from histocae.stages.publish import deliver_all
 from histocae.tracking import registry
 
-log = logging.getLogger(__name__)
-
 
 def run(params: Params) -> None:
     """Choose by validation error; test errors only report."""
-    delivered = deliver_all(params, params.models)
-    champions = {}
-    for cohort in dict.fromkeys(record.training["cohort"] for record, _, _ in delivered):
-        best = min(
-            (one for one in delivered if one[0].training["cohort"] == cohort),
-            key=lambda one: one[0].metrics["validation_mse"],
-        )
-        champions[registry.registered_name(cohort)] = registry.crown(*best)
-    write_json(champions, paths.REGISTERED)
+    delivered, pair = deliver_all(params, params.models)
+    registered = {}
+    for cohort in dict.fromkeys(one.record.training["cohort"] for one in delivered):
+        entries = [one for one in delivered if one.record.training["cohort"] == cohort]
+        if crowned := registry.register_cohort(cohort, entries):
+            registered[registry.registered_name(cohort)] = crowned
+    if pair is not None:
+        registered[registry.PAIR] = registry.register_pair(*pair)
+    write_json(registered, paths.REGISTERED)

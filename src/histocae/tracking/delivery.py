@@ -1,36 +1,116 @@
-"""From the outputs of a training to its MLflow run: everything that is not there yet."""
+"""From the outputs of a training, or of a pair of them, to its MLflow run: everything that is not there yet."""
 
 import contextlib
 import io
 import logging
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import NamedTuple
 
 import mlflow
 import numpy as np
 from filelock import FileLock
 from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Run
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from histocae import backend, paths
 from histocae.errors import TrackingError
 from histocae.files import fingerprint
-from histocae.tracking import runs
-from histocae.tracking.record import SPLIT_CONTEXTS, Record, flat
+from histocae.tracking import pairs, runs, views
+from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, Record, flat
 from histocae.tracking.server import FAILURES, MlflowClient, client, experiment, patience, told
 
 log = logging.getLogger(__name__)
 MODEL = "model"
 EVALUATION = "histocae.evaluation"
+LATENT = "histocae.latent"
+TISSUE = "histocae.tissue"
 WEIGHTS = "histocae.weights"
+COLOR = "mlflow.runColor"
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
 RETRIES, SECONDS = 3, 60
 
 
-def deliver(record: Record, experiment_name: str) -> tuple[Run, str]:
+class Delivered(NamedTuple):
+    """A model with its run on the server, and its logged model if it may be registered."""
+
+    record: Record
+    run_id: str
+    model_id: str | None
+
+
+@contextlib.contextmanager
+def _delivery(experiment_name: str) -> Iterator[tuple[MlflowClient, str]]:
+    """Give a client and the experiment's id; a failure inside is told as one."""
+    folder = paths.SCRATCH / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # two deliveries at once would each make a run
+        with FileLock(folder / "delivery.lock"), patience(RETRIES, SECONDS):
+            with patience(retries=1, timeout=10):  # is it there at all?
+                api = client()
+                place = experiment(api, experiment_name)
+            views.save(api, place)
+            yield api, place
+    except FAILURES as error:
+        raise TrackingError(told(error)) from None
+
+
+def deliver(record: Record, experiment_name: str, color: str | None = None) -> tuple[Run, str | None]:
     """Complete a training's run on the server; doing it twice changes nothing.
+
+    Args:
+        record: of the training.
+        experiment_name: of MLflow.
+        color: of the run in charts, as #rrggbb, unless it has one.
+
+    Returns:
+        The run, and the id of its logged model; None for what is never registered, which has none.
+
+    Raises:
+        TrackingError: the server is away or refuses.
+
+    """
+    start = time.perf_counter()
+    with _delivery(experiment_name) as (api, place):
+        tags = {
+            **record.run["tags"], "model": record.name, "cohort": record.training["cohort"],
+            "architecture": record.training["model"]["architecture"],
+            "source": record.training["params"]["data"]["source"],
+        }  # fmt: skip
+        label = record.name
+        if record.place.fold is not None:
+            label, tags["fold"] = f"{record.name} fold {record.place.fold}", str(record.place.fold)
+        about = record.run
+        run = _run(api, place, label, about["training_id"], about["run_id"], about["start"], tags)
+        run_id = run.info.run_id
+        known = run.data.tags
+        if color is not None and COLOR not in known:
+            api.set_tag(run_id, COLOR, color)
+        runs.log_params(api, run_id, flat(record.training["params"]))
+        runs.log_metrics(api, run_id, _points(record))
+        _inputs(api, run_id, record)
+        _files(api, run_id, record, known)
+        _pictures(api, run_id, record)
+        _reports(api, run_id, record, known)
+        model_id = _autoencoder(api, place, run_id, record) if record.is_candidate else None
+        run = _end(api, run_id, about["end"])
+    log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
+    return run, model_id
+
+
+def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str]) -> tuple[Run, str]:
+    """Deliver what comparing two models gave as a run of its own, with both as one model.
+
+    Another comparison, or other weights, is another run.
+
+    Args:
+        pair: what was compared.
+        experiment_name: of MLflow.
+        own_runs: model -> run id of its training; both are there.
 
     Returns:
         The run, and the id of its logged model.
@@ -39,42 +119,47 @@ def deliver(record: Record, experiment_name: str) -> tuple[Run, str]:
         TrackingError: the server is away or refuses.
 
     """
-    folder = paths.SCRATCH / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    try:
-        # two deliveries at once would each make a run
-        with FileLock(folder / "delivery.lock"), patience(RETRIES, SECONDS):
-            with patience(retries=1, timeout=10):  # is it there at all?
-                api = client()
-                place = experiment(api, experiment_name)
-            run = _run(api, place, record)
-            run_id = run.info.run_id
-            known = run.data.tags
-            runs.log_params(api, run_id, flat(record.training["params"]))
-            runs.log_metrics(api, run_id, _points(record))
-            _inputs(api, run_id, record)
-            _files(api, run_id, record, known)
-            _evaluation(api, run_id, record, known)
-            _pictures(api, run_id, record)
-            model_id = _model(api, place, run_id, record)
-            if api.get_run(run_id).info.status != "FINISHED":
-                api.set_terminated(run_id, "FINISHED", end_time=record.run["end"])
-    except FAILURES as error:
-        raise TrackingError(told(error)) from None
-    log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
-    return api.get_run(run_id), model_id
+    end = max(one.run["end"] for one in (pair.tumor, pair.normal))
+    with _delivery(experiment_name) as (api, place):
+        tags = {
+            "mlflow.source.name": "histocae tissue",
+            "model": "pair", "tumor": pair.tumor.name, "normal": pair.normal.name,
+            "tumor.run_id": own_runs[pair.tumor.name], "normal.run_id": own_runs[pair.normal.name],
+        }  # fmt: skip
+        run = _run(api, place, "pair", pair.state, None, end, tags)
+        run_id = run.info.run_id
+        both = pair.tumor.training["params"]
+        both = {**both, "model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
+        runs.log_params(api, run_id, flat(both))
+        stamp = run.info.start_time
+        runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in pair.metrics.items()])
+        if run.data.tags.get(TISSUE) != pair.state:
+            api.log_artifacts(run_id, str(paths.TISSUE), "tissue")
+            api.set_tag(run_id, TISSUE, pair.state)
+
+        def save(model_id: str) -> None:
+            with pairs.as_python_model(pair) as arguments:
+                Model.log(None, mlflow.pyfunc, name=MODEL, model_id=model_id, run_id=run_id, **arguments)
+
+        model_id = _logged(api, place, run_id, pair.state, {"cohort": "pair"}, save)
+        run = _end(api, run_id, end)
+    log.info("pair: run %s is complete, %.1f s", run_id, time.perf_counter() - start)
+    return run, model_id
 
 
-def _run(api: MlflowClient, place: str, record: Record) -> Run:
-    about = record.run
-    tags = {
-        **about["tags"], "model": record.name, "cohort": record.training["cohort"],
-        "source": record.training["params"]["data"]["source"],
-    }  # fmt: skip
-    run = runs.find(api, place, about["training_id"], about["run_id"])
+def _end(api: MlflowClient, run_id: str, end: int) -> Run:
+    if api.get_run(run_id).info.status != "FINISHED":
+        api.set_terminated(run_id, "FINISHED", end_time=end)
+    return api.get_run(run_id)
+
+
+def _run(
+    api: MlflowClient, place: str, name: str, known_as: str, hint: str | None, start: int, tags: dict[str, str]
+) -> Run:
+    run = runs.find(api, place, known_as, hint)
     if run is None:
-        run = runs.create(api, place, record.name, about["training_id"], about["start"], tags)
+        run = runs.create(api, place, name, known_as, start, tags)
     for key, value in tags.items():
         if run.data.tags.get(key) != value:
             api.set_tag(run.info.run_id, key, value)
@@ -90,6 +175,7 @@ def _points(record: Record) -> list[tuple[str, float, int, int]]:
         "seconds": record.run["seconds"],
         "best_epoch": record.training["best_epoch"],
         "parameters": record.training["parameters"],
+        "latent_size": record.training["latent_size"],
     }
     return points + [(key, float(value), end, last) for key, value in results.items()]
 
@@ -100,13 +186,13 @@ def _inputs(api: MlflowClient, run_id: str, record: Record) -> None:
     for split, context in SPLIT_CONTEXTS.items():
         table = record.patches(split)
         if table is None:
-            log.info("%s: data/splits has changed since; its %s patches are not listed", record.name, split)
+            log.info("%s: no %s patches listed, %s has changed since", record.name, split, record.place.splits)
             continue
         with warnings.catch_warnings():
             # hints: integer columns (the tables have no missing integers) and what else the
             # path could be (it is a local file)
             warnings.simplefilter("ignore")
-            source = (paths.SPLITS / f"{split}.csv").as_posix()
+            source = (record.place.splits / f"{split}.csv").as_posix()
             digest = record.training["splits"][split][:16]
             dataset = mlflow.data.from_pandas(table, source, name=f"{split}-{record.name}", digest=digest)
             entity = dataset._to_mlflow_entity()
@@ -118,20 +204,29 @@ def _files(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str])
     """Upload the saved autoencoder; the tag comes last, and says that all of it is there."""
     if tags.get(WEIGHTS) != record.training["weights"]:
         for path in sorted(record.folder.iterdir()):
-            if path.is_file():
+            # principal components are large and quickly computed again
+            if path.is_file() and not (record.is_yardstick and path.suffix == ".h5"):
                 api.log_artifact(run_id, str(path), "cae")
         api.set_tag(run_id, WEIGHTS, record.training["weights"])
 
 
-def _evaluation(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
-    """Upload the evaluation, and again where it gave something else since."""
-    if record.evaluation is None or tags.get(EVALUATION) == (state := fingerprint(record.evaluation)):
-        return
-    api.log_artifacts(run_id, str(paths.evaluation(record.name)), "evaluation")
-    # stamped now: of several values at one step the UI shows the latest
-    now, last = int(time.time() * 1000), record.training["epochs"]
-    runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in record.metrics.items()])
-    api.set_tag(run_id, EVALUATION, state)
+def _reports(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
+    """Upload the evaluation and the study of the latents, and again where they gave something else since."""
+    found = (
+        (EVALUATION, "evaluation", record.evaluation, paths.evaluation(record.name)),
+        (LATENT, "latent", record.latent, paths.latent(record.name)),
+    )
+    for stamp, artifacts, report, folder in found:
+        if report is None or tags.get(stamp) == (state := fingerprint(report)):
+            continue
+        api.log_artifacts(run_id, str(folder), artifacts)
+        # stamped now: of several values at one step the UI shows the latest
+        now, last = int(time.time() * 1000), record.training["epochs"]
+        runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in report["metrics"].items()])
+        if stamp == EVALUATION:  # one picture that every model has, at whatever epoch it ended
+            picture = folder / "pairs_test.png"
+            runs.log_picture(api, run_id, picture, "test_reconstruction", 0, record.run["end"], set())
+        api.set_tag(run_id, stamp, state)
 
 
 def _pictures(api: MlflowClient, run_id: str, record: Record) -> None:
@@ -141,35 +236,41 @@ def _pictures(api: MlflowClient, run_id: str, record: Record) -> None:
         runs.log_picture(api, run_id, path, "reconstruction", step, record.run["stamps"][step - 1], known)
 
 
-def _model(api: MlflowClient, place: str, run_id: str, record: Record) -> str:
-    """Log the autoencoder with signature, input example and pinned requirements, once."""
-    weights = record.training["weights"]
-    found = api.search_logged_models([place], f"source_run_id = '{run_id}' AND name = '{MODEL}'")
-    for one in found:
-        if one.status == LoggedModelStatus.READY and one.tags.get("weights") == weights:
+def _logged(
+    api: MlflowClient, place: str, run_id: str, state: str, tags: dict[str, str], save: Callable[[str], None]
+) -> str:
+    """Find the run's logged model of this state, or have it saved under a new id; give the id."""
+    for one in api.search_logged_models([place], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
+        if one.status == LoggedModelStatus.READY and one.tags.get("weights") == state:
             return one.model_id
         if one.status != LoggedModelStatus.READY:
             api.delete_logged_model(one.model_id)
-
-    backend.start()
-    from histocae.model import CAE
-    from histocae.training import on_bytes
-
-    cae = CAE(path=record.folder, load=True)
-    shape = tuple(cae.params["input_shape"])
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
-    )
-    logged = api.create_logged_model(
-        place, name=MODEL, source_run_id=run_id,
-        tags={"weights": weights, "cohort": record.training["cohort"]},
-    )  # fmt: skip
+    logged = api.create_logged_model(place, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags})
     # its check of the example prints Keras' progress bar
     with contextlib.redirect_stdout(io.StringIO()):
+        save(logged.model_id)
+    return logged.model_id
+
+
+def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> str:
+    """Log the autoencoder with signature, input example and pinned requirements, once."""
+
+    def save(model_id: str) -> None:
+        backend.start()
+        from histocae.model import CAE
+        from histocae.training import on_bytes
+
+        cae = CAE(path=record.folder, load=True)
+        shape = tuple(cae.params["input_shape"])
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
+        )
         mlflow.tensorflow.log_model(
-            on_bytes(cae), name=MODEL, model_id=logged.model_id, run_id=run_id, signature=signature,
+            on_bytes(cae), name=MODEL, model_id=model_id, run_id=run_id, signature=signature,
             input_example=np.zeros((1, *shape), np.uint8),
             pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
         )  # fmt: skip
-    return logged.model_id
+
+    tags = {"cohort": record.training["cohort"]}
+    return _logged(api, place, run_id, record.training["weights"], tags, save)

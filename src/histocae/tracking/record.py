@@ -1,6 +1,8 @@
 """What a training leaves for its MLflow run: models/trained/<model> and models/runs/<model>.json."""
 
 import json
+import logging
+import math
 import os
 import subprocess
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ import pandas as pd
 import yaml
 
 from histocae import paths
-from histocae.cohorts import read_split
+from histocae.cohorts import learnt_from, read_split
 from histocae.errors import TrackingError
-from histocae.files import read_table, sha256
+from histocae.files import fingerprint, read_table, sha256
 from histocae.identifiers import COHORTS
 
+log = logging.getLogger(__name__)
 TRAINING_ID = "histocae.training_id"
 # `mlflow run` hands its own run to the commands it starts; each training is a run of its
 # own here, and remembers that one as its parent
@@ -26,19 +29,31 @@ SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "test
 
 @dataclass(frozen=True)
 class Record:
-    """One model's training as it lies on disk."""
+    """One model's training as it lies on disk.
+
+    Attributes:
+        name: of the model.
+        place: the pipeline's own trainings, or those of a fold of the cross-validation.
+
+    """
 
     name: str
+    place: paths.Place = paths.MAIN
 
     @property
     def folder(self) -> Path:
         """The trained model."""
-        return paths.TRAINED / self.name
+        return self.place.trained / self.name
 
     @cached_property
     def training(self) -> dict[str, Any]:
         """What was trained on what: training.json, the same for equal input."""
         return _read(self.folder / "training.json")
+
+    @cached_property
+    def filters(self) -> list[int]:
+        """Convolutions of each layer; empty for principal components."""
+        return yaml.safe_load((self.folder / "params.yaml").read_text(encoding="utf-8"))["filters"]
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -48,9 +63,10 @@ class Record:
             TrackingError: there is none, or it is of another training than the weights.
 
         """
-        found = _read(paths.RUNS / f"{self.name}.json")
+        file = self.place.runs / f"{self.name}.json"
+        found = _read(file)
         if found["weights"] != self.training["weights"]:
-            told = f"{paths.RUNS / self.name}.json is of another training than the weights"
+            told = f"{file} is of another training than the weights"
             raise TrackingError(f"{told}; run histocae train {self.name}")
         return found
 
@@ -62,11 +78,29 @@ class Record:
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """What the evaluation of these weights wrote; None where there is none (yet)."""
+        return self._report(paths.evaluation(self.name))
+
+    @property
+    def latent(self) -> dict[str, Any] | None:
+        """What the study of these weights' latents wrote; None where there is none (yet)."""
+        return self._report(paths.latent(self.name))
+
+    def _report(self, folder: Path) -> dict[str, Any] | None:
         try:
-            found = _read(paths.evaluation(self.name) / "metrics.json")
+            found = _read(folder / "metrics.json")
         except TrackingError:
             return None
         return found if found["weights"] == self.training["weights"] else None
+
+    @property
+    def is_yardstick(self) -> bool:
+        """Whether it is a linear map to compare with, and nothing to hand on."""
+        return self.training["model"]["architecture"] == "pca"
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may become a version in the registry: no yardstick, no fold's model."""
+        return not self.is_yardstick and self.place.fold is None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -81,12 +115,70 @@ class Record:
         return self.evaluation["metrics"]
 
     def patches(self, split: str) -> pd.DataFrame | None:
-        """Give the rows of a split that the model's cohort has; None where the tables are others by now."""
-        path = paths.SPLITS / f"{split}.csv"
+        """Give the rows of a split that the model sees; None where the tables are others by now."""
+        path = self.place.splits / f"{split}.csv"
         if not path.is_file() or sha256(path) != self.training["splits"][split]:
             return None
         table = read_split(path)
-        return table[table["sample_type"].isin(COHORTS[self.training["cohort"]])]
+        if split == "test":
+            return table[table["sample_type"].isin(COHORTS[self.training["cohort"]])]
+        return learnt_from(table, self.training)
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """A tumor and a normal model, and what comparing them gave (reports/tissue/metrics.json)."""
+
+    tumor: Record
+    normal: Record
+    tissue: dict[str, Any]
+
+    @property
+    def state(self) -> str:
+        """A fingerprint of all that the registered pair is made of."""
+        return fingerprint([self.tumor.training["weights"], self.normal.training["weights"], self.tissue])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its numbers under flat names: auroc_slide, auroc_slide_low, mse_tumor_data_normal_model ..."""
+        tissue, numbers = self.tissue, {}
+        for level, threshold in tissue["threshold"].items():
+            for key in ("auroc", "auprc"):
+                of = tissue[f"{key}_{level}"]
+                numbers |= {f"{key}_{level}": of["value"]}
+                numbers |= {f"{key}_{level}_{end}": of[end] for end in ("low", "high")}
+            numbers[f"p_value_{level}"] = tissue[f"p_value_{level}"]
+            numbers[f"threshold_{level}"] = threshold
+            for rate in ("accuracy", "balanced_accuracy", "sensitivity", "specificity"):
+                numbers[f"{rate}_{level}"] = tissue["at_threshold"][level][rate]["value"]
+            for name, one in tissue["baselines"].items():
+                numbers[f"baseline/{name}_auroc_{level}"] = one[f"auroc_{level}"]["value"]
+        for data, models in tissue["mse"].items():
+            numbers |= {f"mse_{data}_{model}": value for model, value in models.items()}
+        return numbers
+
+
+def read_pair() -> PairRecord | None:
+    """Read the pair that the tissue stage compared; None, with a word why, where there is none.
+
+    Raises:
+        TrackingError: it compared other models than those that are evaluated now.
+
+    """
+    try:
+        tissue = _read(paths.TISSUE / "metrics.json")
+    except TrackingError:
+        log.info("%s: not there; no pair to deliver", paths.TISSUE / "metrics.json")
+        return None
+    if tissue["pair"] is None:
+        log.info("no pair to deliver: %s", tissue["reason"])
+        return None
+    pair = PairRecord(Record(tissue["pair"]["tumor"]), Record(tissue["pair"]["normal"]), tissue)
+    for name, record in (("tumor", pair.tumor), ("normal", pair.normal)):
+        compared = tissue["mse"][f"{name}_data"][f"{name}_model"]
+        if not math.isclose(compared, record.metrics["test_mse"], rel_tol=1e-6):
+            raise TrackingError(f"{paths.TISSUE / 'metrics.json'} is of another {record.name}; run dvc repro tissue")
+    return pair
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from histocae.tracking.server import MlflowClient, MlflowException
 BATCH = 500  # a server takes 1000 metrics and 100 params in a call
 PARAMS_BATCH = 100
 PARAM_LENGTH = 6000
+THUMBNAIL = 256  # pixels, as MLflow's own
 
 
 def find(api: MlflowClient, experiment_id: str, training_id: str, hint: str | None) -> Run | None:
@@ -90,7 +91,7 @@ def log_picture(
         return
     with tempfile.TemporaryDirectory() as folder, Image.open(path) as picture:
         small = picture.copy()
-        small.thumbnail((256, 256))
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
         picture.save(Path(folder) / f"{stem}.png")
         small.save(Path(folder) / f"{stem}+compressed.webp")
         api.log_artifacts(run_id, folder, "images")

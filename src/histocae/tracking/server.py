@@ -20,6 +20,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries are told as one failure
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it checks an example
 # what a server that is away, full or broken can raise: uploads raise what requests raises
 # (an OSError), a database what SQLAlchemy raises
 FAILURES = (MlflowException, OSError, SQLAlchemyError)

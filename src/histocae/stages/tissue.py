@@ -1,0 +1,94 @@
+"""Stage tissue: tumor against normal, by the pair of models and by simpler means."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histocae import backend, cohorts, contrast, paths, sources
+from histocae.errors import DataError
+from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.params import Params
+from histocae.split import SPLITS
+from histocae.store import PatchStore
+from histocae.tracking.record import Record
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> None:
+    """Write reports/tissue: numbers, tables and pictures; without a pair, only that there is none."""
+    with replacing_folder(paths.TISSUE) as folder:
+        if params.pair is None:
+            missing = f"models has neither {params.tissue.tumor} nor {params.tissue.normal}"
+            metrics = {"pair": None, "reason": f"{missing}, the pair that tissue names"}
+        else:
+            metrics = _compare(params, folder)
+        write_json(metrics, folder / "metrics.json")
+    for sentence in metrics.get("sentences", [metrics.get("reason")]):
+        log.info("%s", sentence)
+
+
+def _compare(params: Params, folder: Path) -> dict:
+    settings, seed, records = params.tissue, params.seed, [Record(name) for name in params.pair]
+    tables = {split: cohorts.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
+    validation = contrast.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
+    test = contrast.join(tables["test"], *(_errors(one, "per_patch") for one in records))
+    store = PatchStore(paths.PATCHES)
+    learnt = tuple(cohorts.learnt_from(tables["train"], one.training) for one in records)
+    encoded, left_out = _latents(settings.latents)
+    size = records[0].training["latent_size"]
+    others = contrast.baselines(store, learnt, validation, test, size, encoded, seed)
+    metrics = contrast.study(validation, test, others, settings, seed) | {"left_out": left_out}
+    for key, values in (("pair", params.pair), ("weights", [one.training["weights"] for one in records])):
+        metrics[key] = dict(zip(("tumor", "normal"), values, strict=True))
+    bands = contrast.curves(test, settings, seed)
+    levels = {level: contrast.called(one, level, metrics) for level, one in contrast.by_level(test).items()}
+
+    from histocae import contrast_plots  # matplotlib takes its time, and a refusal should not wait for it
+
+    contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
+    source = sources.place(params.data, seed, paths.SLIDE_FILES)
+    if not source.tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
+        mpp = read_table(paths.SLIDES, ("slide_id", "file")).drop_duplicates("slide_id")[["slide_id", "mpp"]]
+        shares = contrast_plots.write_heatmaps(
+            folder / "heatmaps", source, test, levels["slide"].merge(mpp, on="slide_id"), params.patches.pixels,
+            metrics["threshold"]["patch"],
+        )  # fmt: skip
+        if shares is not None:
+            metrics["truth"] = contrast.against_truth(test, shares, others, settings, seed)
+    metrics["sentences"] = contrast.sentences(metrics, settings.confidence)
+    kept = [*contrast.KEPT, "error_tumor", "error_normal", "score", "probability"]
+    named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}
+    for name, table in {**named, "baselines": contrast.methods(metrics)}.items():
+        write_table(table, folder / f"{name}.csv", separator=",")
+    backend.start()
+    backend.repeatable(seed)
+    from histocae.model import CAE
+
+    models = {name: CAE(path=one.folder, load=True) for name, one in zip(("tumor", "normal"), records, strict=True)}
+    contrast_plots.write_pairs(folder, models, store, test, seed)
+    return metrics
+
+
+def _errors(record: Record, name: str) -> pd.DataFrame:
+    if record.evaluation is None:
+        remedy = f"run dvc repro evaluate@{record.name}"
+        raise DataError(f"{paths.evaluation(record.name)}: not there, or not of the present weights; {remedy}")
+    return read_table(paths.evaluation(record.name) / f"{name}.csv", ("shard",), separator=",")
+
+
+def _latents(name: str | None) -> tuple[dict[str, np.ndarray] | None, dict[str, str]]:
+    """Map the latents of a model, or say why there are none."""
+    if name is None:
+        return None, {"latents": "tissue.latents names no model"}
+    folder = paths.LATENTS / name
+    file = folder / "latents.json"
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"weights": None}
+    if about["weights"] != Record(name).training["weights"]:
+        raise DataError(f"{file}: not there, or not of the present weights; run dvc repro evaluate@{name}")
+    if about["features"] is None:
+        return None, {"latents": f"{name} has no latent layer"}
+    return {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}, {}

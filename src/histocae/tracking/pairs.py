@@ -1,0 +1,69 @@
+"""The pair of a tumor and a normal model as one MLflow model."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from histocae import backend
+from histocae import pair as scoring
+from histocae.files import write_json
+from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.tracking.record import PairRecord
+
+SERVED = Path(__file__).with_name("served_pair.py")
+PACKAGES = ("mlflow", "tensorflow", "numpy", "pandas")
+COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double", "class": "string"}
+
+
+@contextmanager
+def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
+    """Save the pair, and give the arguments with which `mlflow.pyfunc` takes it, while its files are there."""
+    backend.start()
+    from histocae.model import CAE
+
+    caes = [CAE(path=one.folder, load=True) for one in (pair.tumor, pair.normal)]
+    shape = tuple(caes[0].params["input_shape"])
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        _save_errors(caes, shape, here / "pair" / "errors")
+        about = {
+            "pixels": shape[0], "threshold": pair.tissue["threshold"]["patch"],
+            "tumor": PRIMARY_TUMOR, "normal": SOLID_TISSUE_NORMAL,
+        }  # fmt: skip
+        write_json(about, here / "pair" / "pair.json")
+        shutil.copyfile(scoring.__file__, here / "histocae_pair.py")
+        yield {
+            "python_model": str(SERVED),
+            "artifacts": {"pair": str(here / "pair")},
+            "code_paths": [str(here / "histocae_pair.py")],
+            "signature": ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()])),
+            "input_example": np.zeros((1, *shape), np.uint8),
+            "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
+        }
+
+
+def _save_errors(caes: list, shape: tuple[int, ...], folder: Path) -> None:
+    """Save a function of uint8 patches that gives both models' MSE, as the evaluation measures it.
+
+    As TensorFlow's own format: loading it takes no Keras and none of this package.
+    """
+    import keras
+    import tensorflow as tf
+
+    def errors(patches: tf.Tensor) -> list[tf.Tensor]:
+        scaled = tf.cast(patches, tf.float32) / 255
+        return [tf.reduce_mean(tf.square(cae.model(scaled, training=False) - scaled), axis=(1, 2, 3)) for cae in caes]
+
+    archive = keras.export.ExportArchive()
+    for cae in caes:
+        archive.track(cae.model)
+    archive.add_endpoint("errors", errors, [tf.TensorSpec((None, *shape), tf.uint8, name="patches")])
+    archive.write_out(str(folder), verbose=False)

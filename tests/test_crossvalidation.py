@@ -1,0 +1,92 @@
+"""The pair on folds of cases, through the stage as a user runs it."""
+
+import json
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+FOLDS = 3
+MODELS = {
+    name: {"cohort": name, "architecture": "residual", "latent_features": 8, "filters": [4, 4], "epochs": 1}
+    for name in ("tumor", "normal")
+}
+UP_TO_PATCHES = ("inventory", "metadata", "slides", "patches")
+
+
+def small(project, **more):
+    project.params(
+        data__source="demo", data__demo={"cases": 9, "side_microns": 128.0}, patches__pixels=32, models=MODELS,
+        **{"tissue.latents": None, "tissue.bootstrap": 100, "tissue.permutations": 100},
+        **{"crossvalidation.folds": FOLDS, **more},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tracked(monkeypatch, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    yield mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(None)
+
+
+def test_every_case_is_tested_once_by_models_that_have_not_seen_it(project, tracked):
+    small(project)
+    project.make(*UP_TO_PATCHES, "crossvalidate")
+    index = project.index
+    scores = project.read("reports/crossvalidation/scores.csv")
+    assert len(scores) == len(index)
+    assert not scores.duplicated(["shard", "position"]).any()
+    assert scores.groupby("case_id")["fold"].nunique().eq(1).all()
+    for fold in range(1, FOLDS + 1):
+        tables = {
+            split: pd.read_csv(project.folder / f"models/folds/fold-{fold}/splits/{split}.csv", sep="|")
+            for split in ("train", "validation", "test")
+        }
+        cases = {split: set(table["case_id"]) for split, table in tables.items()}
+        assert not cases["test"] & (cases["train"] | cases["validation"])
+        assert not cases["train"] & cases["validation"]
+        assert set(scores.loc[scores["fold"] == fold, "case_id"]) == cases["test"]
+        assert all(table["sample_type"].nunique() == 2 for table in tables.values())
+
+    metrics = json.loads((project.folder / "reports/crossvalidation/metrics.json").read_text())
+    labels = scores["sample_type"] == "Primary Tumor"
+    assert metrics["folds"] == FOLDS and len(metrics["each"]) == FOLDS
+    assert metrics["auroc_patch"]["value"] == pytest.approx(roc_auc_score(labels, scores["score"]))
+    expected = np.log(scores["error_normal"]) - np.log(scores["error_tumor"])
+    np.testing.assert_allclose(scores["score"], expected, rtol=1e-6, atol=1e-9)
+    assert metrics["counts"]["case"]["cases"] == index["case_id"].nunique()
+    assert {"error_tumor_model", "color_histogram", "pca_pair"} <= set(metrics["baselines"])
+    assert "NaN" not in json.dumps(metrics)
+
+    runs = tracked.search_runs([tracked.get_experiment_by_name("histocae").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == sorted(
+        f"{name} fold {fold}" for name in MODELS for fold in range(1, FOLDS + 1)
+    )
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["fold"] for run in runs} == {"1", "2", "3"}
+
+    # what is trained stays, and what is measured comes out the same
+    before = project.outputs("models", "reports")
+    project.make("crossvalidate")
+    assert project.outputs("models", "reports") == before
+    assert len(tracked.search_runs([runs[0].info.experiment_id])) == len(runs)
+
+    small(project, **{"crossvalidation.folds": None})
+    project.make("crossvalidate")
+    assert not list((project.folder / "models/folds").glob("fold-*"))
+    assert json.loads((project.folder / "reports/crossvalidation/metrics.json").read_text()) == {"folds": None}
+
+
+def test_too_many_folds_are_refused_before_anything_is_trained(project):
+    small(project)
+    project.make(*UP_TO_PATCHES)
+    params = yaml.safe_load((project.folder / "params.yaml").read_text())
+    params["crossvalidation"]["folds"] = 40
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    told = project.run("crossvalidate").told
+    assert "fold" in told and "40" in told
+    assert not list((project.folder / "models/folds").glob("fold-*"))
