@@ -157,7 +157,7 @@ def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
 def test_the_sample_of_blocks_is_seeded_and_close_to_all_of_them(monkeypatch):
     patches, held_out = Array(textures(60)), Array(cut(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255)
     exact = linear.fit_blocks(patches, 16, 8, 1)
-    monkeypatch.setattr(linear, "MOST_AT_ONCE", 40)
+    monkeypatch.setattr(linear, "MOST_AT_ONCE", 80)
     monkeypatch.setattr(linear, "BATCH", 7)
     some, again, other = (linear.fit_blocks(patches, 16, 8, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(some.components, again.components)

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 FOLDS = 3
 MODELS = {
-    name: {"cohort": name, "architecture": "residual", "latent_features": 8, "filters": [4, 4], "epochs": 1}
+    name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1}
     for name in ("tumor", "normal")
 }
 UP_TO_PATCHES = ("inventory", "metadata", "slides", "patches")

@@ -14,7 +14,9 @@ from histocae.errors import ParamsError
 
 GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 # of a model: they have defaults
-OPTIONAL = {"cohort", "architecture", "latent_features", "optimizer", "schedule", "clip_norm", "augment"}
+OPTIONAL = {
+    "cohort", "architecture", "filters", "epochs", "latent_features", "optimizer", "schedule", "clip_norm", "augment",
+}  # fmt: skip
 
 
 def keys(section: dict, above: tuple = ()) -> Iterator[tuple]:

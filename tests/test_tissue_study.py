@@ -481,8 +481,8 @@ def test_without_a_pair_only_that_is_written(project, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "tissue", ("compare tumor and normal", False))
     project.params(models={"all": MODELS["all"]})
     result = project.run("tissue")
-    assert not result.code and any("models has neither tumor nor normal" in line for line in result.lines)
+    assert not result.code and any("models has no tumor and no normal" in line for line in result.lines)
     assert [path.name for path in (project.folder / "reports/tissue").iterdir()] == ["metrics.json"]
     assert metrics_of(project) == {
-        "pair": None, "reason": "models has neither tumor nor normal, the pair that tissue names"
+        "pair": None, "reason": "models has no tumor and no normal, of the pair that tissue names"
     }  # fmt: skip

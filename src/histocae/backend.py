@@ -24,6 +24,8 @@ def start() -> None:
 
         keras.ops.zeros(1)  # the devices are looked for at the first operation
         devices = keras.distribution.list_devices()
+    # of functions traced anew for another model, which is meant
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     log.info("%s on %s", keras.backend.backend(), ", ".join(devices))
 
 

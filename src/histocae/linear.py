@@ -89,8 +89,8 @@ def _in_batches(patches: Patches, count: int, seed: int) -> Linear:
 def fit_blocks(patches: Patches, side: int, components: int, seed: int) -> Linear:
     """Find the principal components of the square blocks of patches, from a sample of at most 8,192 patches.
 
-    Where blocks are small, each patch has many of them, and at most 64 times as many as a
-    block has values are drawn.
+    Where blocks are small, each patch has many of them, and at most 131,072 are drawn (4,096
+    of more than 4,096 values).
 
     Args:
         patches: to fit.
@@ -106,7 +106,7 @@ def fit_blocks(patches: Patches, side: int, components: int, seed: int) -> Linea
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(patches))[:MOST_AT_ONCE])
     values = 3 * side**2
-    most = MOST_AT_ONCE if values > MOST_AT_ONCE // 2 else 16 * MOST_AT_ONCE
+    most = MOST_AT_ONCE // 2 if values > MOST_AT_ONCE // 2 else 16 * MOST_AT_ONCE
     per_patch = (patches.pixels // side) ** 2
     drawn = np.sort(rng.permutation(len(chosen) * per_patch)[:most])
     samples = np.empty((len(drawn), values), np.float32)
@@ -188,4 +188,6 @@ def _blocks(batch: np.ndarray, side: int) -> np.ndarray:
 
 
 def _flat(batch: np.ndarray) -> np.ndarray:
-    return batch.reshape(len(batch), -1).astype(np.float32) / np.float32(255)
+    flat = batch.reshape(len(batch), -1).astype(np.float32)
+    flat /= np.float32(255)  # in place: there may be a gigabyte of it
+    return flat

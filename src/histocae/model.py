@@ -80,6 +80,8 @@ class CAE:
         else:
             if input_shape is None:
                 raise ValueError("CAE needs input_shape (height, width, channels), or load=True and a path")
+            if architecture not in BUILDERS:
+                raise ValueError(f"architecture is one of {', '.join(BUILDERS)}, not {architecture!r}")
             if filters is None:
                 filters = {"plain": (8, 16, 32), "residual": RESIDUAL_FILTERS, "pca": ()}[architecture]
             self.params = {

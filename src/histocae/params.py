@@ -181,7 +181,7 @@ class Params(Section):
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """Names of the tumor and the normal model that are compared; None where `models` has neither."""
+        """Names of the tumor and the normal model that are compared; None where `models` lacks one."""
         names = (self.tissue.tumor, self.tissue.normal)
         return names if all(name in self.models for name in names) else None
 
@@ -317,13 +317,19 @@ def _shape_at_odds(model: Model, pixels: int) -> list[str]:
     return told
 
 
+def _alike(model: Model, training: Training) -> dict[str, object]:
+    """What the two models of a pair have in common."""
+    common = model.training(training)
+    return {
+        **{key: getattr(model, key) for key in (*SHAPE, "loss")},
+        **{key: getattr(common, key) for key in ("balance", "min_percent_tumor_nuclei")},
+        "having init_from": model.init_from is not None,
+    }
+
+
 def _tissue_at_odds(params: Params) -> list[str]:
     told, tissue = [], params.tissue
-    names = {"tumor": tissue.tumor, "normal": tissue.normal}
-    if params.pair is None:
-        for key, name in names.items():
-            if name not in params.models and (others := set(names.values()) & set(params.models)):
-                told.append(f"tissue.{key}: models has no entry {name!r}, but has {others.pop()!r}")
+    if params.pair is None:  # models of one tissue, or of cohort all only, are fine by themselves
         return told
     if tissue.latents is not None and tissue.latents not in params.models:
         told.append(f"tissue.latents: models has no entry {tissue.latents!r}")
@@ -338,7 +344,8 @@ def _tissue_at_odds(params: Params) -> list[str]:
         if model.cohort != key:
             name = getattr(tissue, key)
             told.append(f"models.{name}.cohort: tissue.{key} names this model, so it is {key}, not {model.cohort}")
-    if differing := [key for key in (*SHAPE, "loss") if getattr(pair[0], key) != getattr(pair[1], key)]:
+    alike = [_alike(model, params.training) for model in pair]
+    if differing := [key for key in alike[0] if alike[0][key] != alike[1][key]]:
         told.append(
             f"models: {tissue.tumor} and {tissue.normal}, the pair of tissue, differ in {' and '.join(differing)}; "
             "they have to be alike, or a difference between them says nothing about tissue"

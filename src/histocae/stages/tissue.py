@@ -22,8 +22,9 @@ def run(params: Params) -> None:
     """Write reports/tissue: numbers, tables and pictures; without a pair, only that there is none."""
     with replacing_folder(paths.TISSUE) as folder:
         if params.pair is None:
-            missing = f"models has neither {params.tissue.tumor} nor {params.tissue.normal}"
-            metrics = {"pair": None, "reason": f"{missing}, the pair that tissue names"}
+            missing = [one for one in (params.tissue.tumor, params.tissue.normal) if one not in params.models]
+            reason = f"models has no {' and no '.join(missing)}, of the pair that tissue names"
+            metrics = {"pair": None, "reason": reason}
         else:
             metrics = _compare(params, folder)
         write_json(metrics, folder / "metrics.json")

@@ -152,9 +152,10 @@ def _source(record: Record) -> str:
     params = record.training["params"]
     source, patches = params["data"]["source"], params["patches"]
     what = "the embedded procedural demo cohort" if source == "demo" else f"source `{source}`"
+    same = " (what it is given has to be made so first: `histocae.color`)" if patches["color"] != "rgb" else ""
     return (
         f"From {what}: patches of {patches['pixels']} pixels at {patches['mpp']:g} microns per pixel, colors "
-        f"{_COLORS[patches['color']]}. No {params['split']['together']} is in two parts of the split."
+        f"{_COLORS[patches['color']]}{same}. No {params['split']['together']} is in two parts of the split."
     )
 
 
