@@ -494,7 +494,6 @@ def read(tmp_path, models, **changed):
             "tumor and normal, the pair of tissue, differ in architecture",
         ),
         ({"tumor": {"cohort": "tumor", "filters": [8], "loss": "mae", "kernel": 5}}, "differ in kernel and loss"),
-        ({"tumor": None}, "tissue.tumor: models has no entry 'tumor'"),
         ({"x": {"architecture": "pca", "latent_features": 8, "filters": [8]}}, "models.x.filters: pca has none"),
         ({"x": {"architecture": "pca"}}, "models.x.latent_features: missing; pca needs them"),
         ({"x": {"architecture": "pca", "latent_features": 8, "loss": "mae"}}, "models.x.loss: "),

@@ -258,10 +258,11 @@ def test_a_new_entry_trains_and_starts_from_another(working):
     third = {**second, "cohort": "normal", "init_from": "second"}
     working.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
     stages = ("train@all", "train@second", "train@third")
-    assert ran(working.run("dvc", "repro", *stages)) == {"inventory", *stages}
+    # one by one: of several targets DVC takes any first
+    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages)) == {"inventory", *stages}
     first = working.bytes("models/trained/second")
     working.set(**{"models.all.epochs": 1, "models.third": ...})
-    assert ran(working.run("dvc", "repro", *stages[:2])) == {"inventory", *stages[:2]}
+    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages[:2])) == {"inventory", *stages[:2]}
     assert working.bytes("models/trained/second") != first
     # out of date: refused in one line, and what is there stays
     before = working.bytes("models/trained")
