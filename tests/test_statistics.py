@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as stn
 from scipy.stats import binomtest, kstest, norm
 from sklearn import metrics
 
-from histocae import statistics
+from histocae import intervals, statistics
 from histocae.errors import DataError
 from histocae.statistics import LEVELS, discriminate
 
@@ -111,7 +111,7 @@ def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
     auc=st.floats(0, 1), positives=st.floats(1, 500), negatives=st.floats(1, 500), confidence=st.floats(0.5, 0.999)
 )
 def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, confidence):
-    low, high = statistics.newcombe(auc, positives, negatives, confidence)
+    low, high = intervals.newcombe(auc, positives, negatives, confidence)
     assert 0 <= low <= auc + 1e-9 and auc - 1e-9 <= high <= 1
     z = norm.ppf((1 + confidence) / 2)
     n = (positives + negatives) / 2 - 1
@@ -119,14 +119,14 @@ def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, con
         variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positives * negatives)
         if 1e-9 < t < 1 - 1e-9 and 1e-9 < auc < 1 - 1e-9:
             assert (auc - t) ** 2 == pytest.approx(z**2 * variance, rel=1e-3, abs=1e-12)
-    other = statistics.newcombe(1 - auc, negatives, positives, confidence)
+    other = intervals.newcombe(1 - auc, negatives, positives, confidence)
     assert (1 - other[1], 1 - other[0]) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_newcombe_has_a_width_at_the_ends_that_more_cases_shrink():
-    assert statistics.newcombe(1, 10, 5, 0.95) == (pytest.approx(0.716546, abs=1e-5), 1)
-    assert statistics.newcombe(0, 10, 5, 0.95) == (0, pytest.approx(0.283454, abs=1e-5))
-    lows = [statistics.newcombe(1, n, n, 0.95)[0] for n in (1, 2, 5, 20, 100, 1000)]
+    assert intervals.newcombe(1, 10, 5, 0.95) == (pytest.approx(0.716546, abs=1e-5), 1)
+    assert intervals.newcombe(0, 10, 5, 0.95) == (0, pytest.approx(0.283454, abs=1e-5))
+    lows = [intervals.newcombe(1, n, n, 0.95)[0] for n in (1, 2, 5, 20, 100, 1000)]
     assert lows == sorted(lows) and lows[0] < 0.5 and lows[-1] > 0.99
 
 
@@ -134,14 +134,14 @@ def test_newcombe_has_a_width_at_the_ends_that_more_cases_shrink():
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_wilson_is_scipys_and_takes_fractions(hits, confidence):
     expected = binomtest(hits, 20).proportion_ci(confidence, "wilson")
-    assert statistics.wilson(hits / 20, 20, confidence) == pytest.approx((expected.low, expected.high))
-    narrow, wide = statistics.wilson(hits / 20, 19.5, confidence), statistics.wilson(hits / 20, 18, confidence)
+    assert intervals.wilson(hits / 20, 20, confidence) == pytest.approx((expected.low, expected.high))
+    narrow, wide = intervals.wilson(hits / 20, 19.5, confidence), intervals.wilson(hits / 20, 18, confidence)
     assert wide[0] <= narrow[0] and narrow[1] <= wide[1]
 
 
 def test_unequal_cases_count_for_fewer():
-    assert statistics.effective([7] * 9) == 9 == statistics.effective([7] * 9 + [0])
-    assert statistics.effective([1, 1, 98]) == pytest.approx(10000 / 9606)
+    assert intervals.effective([7] * 9) == 9 == intervals.effective([7] * 9 + [0])
+    assert intervals.effective([1, 1, 98]) == pytest.approx(10000 / 9606)
 
 
 # --- levels, draws and permutations --------------------------------------------------------------
@@ -260,10 +260,10 @@ def test_where_the_classes_part_the_interval_still_has_a_width(level, value):
     ends = (found["auroc"]["low"], found["auroc"]["high"])
     assert value in ends and 0.15 < ends[1] - ends[0] < 0.5
     if level == "case":
-        assert ends == statistics.newcombe(value, 8, 5, 0.95)
+        assert ends == intervals.newcombe(value, 8, 5, 0.95)
         if value == 1:
             assert found["auprc"]["high"] == 1
-            assert found["auprc"]["low"] == statistics.wilson(1, 8, 0.95)[0] < 0.7
+            assert found["auprc"]["low"] == intervals.wilson(1, 8, 0.95)[0] < 0.7
 
 
 @pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])

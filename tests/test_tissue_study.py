@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import make_data
 from conftest import Project
-from histocae import cli, contrast, contrast_plots, demo, executor, heatmaps, sources, statistics
+from histocae import baselines, cli, contrast, contrast_plots, demo, executor, heatmaps, sources, statistics, verdicts
 from histocae.errors import DataError
 from histocae.params import Tissue
 from histocae.slide import Slide
@@ -147,7 +147,7 @@ def others(tmp_path):
             for split, sign in (("validation", 1), ("test", -1))
         }
         learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
-        found = contrast.baselines(
+        found = baselines.make(
             PatchStore(tmp_path), learnt, tables["validation"], tables["test"], components, encoded, 1
         )
         return found, tables["test"]
@@ -158,7 +158,7 @@ def others(tmp_path):
 def test_directions_are_fixed_before_the_test_cases_are_seen(others):
     bright, dark = (200, 200, 200), (90, 90, 90)
     found, test = others((dark, bright), (dark, bright), (bright, dark))
-    measured = {name: one.measure(test, SETTINGS, 1) for name, one in found.items()}
+    measured = contrast.study(test, test, found, SETTINGS, 1)["baselines"]
     # on test all of it is the other way round, and must come out as wrong as it is
     assert found["mean_intensity"].direction == -1 and found["mean_intensity"].fixed_on == "training"
     assert found["error_tumor_model"].direction == 1 and found["error_tumor_model"].fixed_on == "validation"
@@ -172,7 +172,7 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
     encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
     found, test = others((red, blue), (red, blue), (red, blue), encoded)
-    measured = {name: one.measure(test, SETTINGS, 1) for name, one in found.items()}
+    measured = contrast.study(test, test, found, SETTINGS, 1)["baselines"]
     assert set(found) == {
         "error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram", "pca_pair", "latents"
     }  # fmt: skip
@@ -198,7 +198,7 @@ def test_colors_are_the_histogram_and_the_mean(seed, count):
         __len__ = patches.__len__
         take = staticmethod(patches.__getitem__)
 
-    means, histograms = contrast._colors(Some())
+    means, histograms = baselines._colors(Some())
     expected = [np.histogramdd(one.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for one in patches]
     assert histograms == pytest.approx(np.array(expected), abs=1e-7)
     assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
@@ -211,16 +211,16 @@ def studied(scores):
     """Metrics of four cases with both tissues, one slide each; scores of tumor and normal slides."""
     rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(4)))
     table = joined(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
-    pca = contrast.Baseline("pair of linear models", table["score"].to_numpy(), 1, "definition",
+    pca = baselines.Baseline("pair of linear models", table["score"].to_numpy(), 1, "definition",
                             {"components": 5, "components_wanted": 9})  # fmt: skip
-    dull = contrast.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
+    dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
     metrics = contrast.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
     return metrics | {"left_out": {"latents": "all has no latent layer"}}
 
 
 def test_what_includes_chance_is_said_to():
     metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
-    told = contrast.sentences(metrics, 0.95)
+    told = verdicts.sentences(metrics, 0.95)
     assert metrics["auroc_slide"]["low"] < 0.5 < metrics["auroc_slide"]["high"]
     for level in statistics.LEVELS:
         (one,) = [line for line in told if line.startswith(f"Per {level} the AUROC is")]
@@ -233,15 +233,15 @@ def test_what_includes_chance_is_said_to():
 
 
 def test_what_the_permutation_test_does_not_grant_is_said_to():
-    told = contrast.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
+    told = verdicts.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
     (slide,) = [line for line in told if line.startswith("Per slide the AUROC is")]
     assert "1.00" in slide and "chance is not ruled out" in slide  # four pairs: 2 of 16 swaps do as well
-    wrong = contrast.sentences(studied([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
+    wrong = verdicts.sentences(studied([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
     assert any("points the wrong way" in line for line in wrong)
 
 
 def test_a_model_that_wins_on_both_tissues_is_pointed_out():
-    told = contrast.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
+    told = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
     assert any("on 100% of tumor patches and 100% of normal ones" in line and "say tumor" in line for line in told)
 
 

@@ -6,29 +6,22 @@ the same split. Thresholds, calibrations and directions are fixed on training or
 cases; test cases only report.
 """
 
-import logging
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from histocae import latents, linear, pair, statistics
+from histocae import pair, statistics
+from histocae.baselines import Baseline
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
-from histocae.store import Patches, PatchStore
 
 TUMOR, NORMAL = COMPARED
 PLACE = ["shard", "position"]
 KEPT = ["slide_id", "case_id", "sample_type", *PLACE]
 DATA = {"tumor_data": 1, "normal_data": 0}
-MODELS = {"tumor_model": "error_tumor", "normal_model": "error_normal"}
-# a classifier of a few hundred features has learnt what it can from so many of each tissue
-MOST_PER_TISSUE = 2000
-BATCH = 64
 TRUE_SHARE = 0.5  # a patch is tumor by the truth from this share of its area on
-log = logging.getLogger(__name__)
 
 
 def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +101,7 @@ def matrix(table: pd.DataFrame, confidence: float) -> dict:
     for data, label in DATA.items():
         rows = table[table["label"] == label]
         cases = rows["case_id"].to_numpy()
-        means = {m: mean_by_case(rows[column].to_numpy(), cases, confidence) for m, column in MODELS.items()}
+        means = {m: mean_by_case(rows[column].to_numpy(), cases, confidence) for m, column in pair.MODELS.items()}
         found["mse"][data] = {model: one.pop("value") for model, one in means.items()}
         found["mse_interval"][data] = {
             model: {"low": one["low"] and max(0.0, one["low"]), "high": one["high"]} for model, one in means.items()
@@ -167,119 +160,12 @@ def called(table: pd.DataFrame, level: str, decided: dict) -> pd.DataFrame:
     )
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Another way to tell tumor from normal.
-
-    Attributes:
-        about: what it is, in words.
-        scores: float64, one per test patch; a higher one means tumor.
-        direction: 1, or -1 where the measured values were turned round.
-        fixed_on: what decided on the direction: training, validation or definition.
-        more: what else there is to know of it.
-
-    """
-
-    about: str
-    scores: np.ndarray
-    direction: int
-    fixed_on: str
-    more: dict = field(default_factory=dict)
-
-    def measure(self, test: pd.DataFrame, settings: Tissue, seed: int) -> dict:
-        """Give its AUROC at each level with interval and p-value, and how it was made."""
-        found = discrimination(test.assign(score=self.scores), settings, seed)
-        kept = {key: one for key, one in found.items() if key.startswith(("auroc", "p_value"))}
-        return {"about": self.about, "direction": self.direction, "fixed_on": self.fixed_on, **self.more, **kept}
-
-
-def _turned(
-    about: str, values: np.ndarray, fixing: np.ndarray, labels: np.ndarray, fixed_on: str
-) -> Baseline:
-    """Turn a measure the way round in which `fixing`, values of other patches, is higher for tumor."""
-    direction = 1 if statistics.auroc(labels, np.asarray(fixing)) >= 0.5 else -1
-    return Baseline(about, direction * np.asarray(values, np.float64), direction, fixed_on)
-
-
-def baselines(
-    store: PatchStore,
-    learnt: tuple[pd.DataFrame, pd.DataFrame],
-    validation: pd.DataFrame,
-    test: pd.DataFrame,
-    components: int,
-    encoded: dict[str, np.ndarray] | None,
-    seed: int,
-) -> dict[str, Baseline]:
-    """Make all baselines, from what the pair learned from.
-
-    Classifiers learn from at most 2,000 of these patches of either tissue, as many of each,
-    and validation patches choose how strongly they are held back.
-
-    Args:
-        store: the patches.
-        learnt: rows of the training split that the tumor and the normal model learned from.
-        validation: what `join` gave.
-        test: likewise.
-        components: of the linear pair: as many as the pair has latent numbers.
-        encoded: train, validation, test: latents of each row of the split, float32, rows x
-            features; None leaves out the baseline that uses them.
-        seed: of samples and fits.
-
-    """
-    pool = pd.concat(learnt)
-    count = min(MOST_PER_TISSUE, *(len(rows) for rows in learnt))
-    learners = pool.groupby("sample_type").sample(count, random_state=seed).sort_index()
-    labels, held = (learners["sample_type"] == TUMOR).to_numpy(int), validation["label"].to_numpy()
-    means, histograms = zip(*(_colors(store.select(rows)) for rows in (learners, validation, test)), strict=True)
-
-    def classified(about: str, features: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Baseline:
-        fitted = latents.fit_classifier(features[0], labels, features[1], held, seed)
-        return Baseline(f"{about} + logistic regression", fitted.decision_function(features[2]), 1, "training")
-
-    found = {
-        f"error_{model}": _turned(
-            f"error of the {model.replace('_', ' ')} alone", test[column], validation[column], held, "validation"
-        )
-        for model, column in MODELS.items()
-    }
-    found["mean_intensity"] = _turned("mean intensity", means[2], means[0], labels, "training")
-    found["color_histogram"] = classified("color histogram", histograms)
-    found["pca_pair"] = _of_pca(*(store.select(rows) for rows in (*learnt, test)), components, seed)
-    if encoded is not None:
-        at_learners = encoded["train"][learners.index.to_numpy()]
-        found["latents"] = classified("latents", (at_learners, encoded["validation"], encoded["test"]))
-    return found
-
-
-def _of_pca(tumor: Patches, normal: Patches, test: Patches, components: int, seed: int) -> Baseline:
-    """Judge by the linear counterparts of the pair, both of as many components as the smaller sample allows."""
-    wanted = min(components, len(tumor) - 1, len(normal) - 1)
-    fits = [linear.fit(patches, wanted, seed) for patches in (tumor, normal)]
-    count = min(len(one.components) for one in fits)
-    errors = [one.leading(count).errors(test) for one in fits]
-    return Baseline(
-        f"pair of linear models (PCA, {count:,} components)", pair.score(*errors), 1, "definition",
-        {"components": count, "components_wanted": components},
-    )  # fmt: skip
-
-
-def _colors(patches: Patches) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the color of patches.
-
-    Returns:
-        The mean over pixels and channels, 0 to 255 (float64, n), and the share of pixels in
-        each of 8 x 8 x 8 bins (float32, n x 512).
-
-    """
-    means, histograms = np.empty(len(patches)), np.empty((len(patches), 512), np.float32)
-    place = np.array([64, 8, 1], np.float32)
-    for start in range(0, len(patches), BATCH):
-        which = np.arange(start, min(start + BATCH, len(patches)))
-        for at, patch in zip(which, patches.take(which), strict=True):
-            means[at] = patch.mean()
-            bins = ((patch >> 5) @ place).astype(np.intp).ravel()
-            histograms[at] = np.bincount(bins, minlength=512) / len(bins)
-    return means, histograms
+def _measured(other: Baseline, test: pd.DataFrame, settings: Tissue, seed: int) -> dict:
+    """Give a baseline's AUROC at each level with interval and p-value, and how it was made."""
+    found = discrimination(test.assign(score=other.scores), settings, seed)
+    kept = {key: one for key, one in found.items() if key.startswith(("auroc", "p_value"))}
+    about = {"about": other.about, "direction": other.direction, "fixed_on": other.fixed_on}
+    return about | other.more | kept
 
 
 def study(
@@ -288,7 +174,7 @@ def study(
     """Put together `matrix`, `discrimination`, `decide` and, under `baselines`, each of the others."""
     found = matrix(test, settings.confidence) | discrimination(test, settings, seed)
     found |= decide(validation, test, settings.confidence)
-    return found | {"baselines": {name: one.measure(test, settings, seed) for name, one in others.items()}}
+    return found | {"baselines": {name: _measured(one, test, settings, seed) for name, one in others.items()}}
 
 
 def curves(test: pd.DataFrame, settings: Tissue, seed: int) -> pd.DataFrame:
@@ -337,102 +223,3 @@ def against_truth(
             settings.confidence,
         )["auroc"]
     return found
-
-
-def sentences(metrics: dict, confidence: float) -> list[str]:
-    """Say in words what the numbers show and what they do not.
-
-    Args:
-        metrics: all that the other functions here give, as in metrics.json.
-        confidence: of the intervals.
-
-    """
-    counts = metrics["counts"]["slide"]
-    told = [
-        f"Judged on {metrics['counts']['patch']['units']:,} test patches of {counts['positive']} tumor and "
-        f"{counts['negative']} normal slides; they come from {counts['cases']} "
-        f"case{'s' * (counts['cases'] != 1)}, {counts['paired_cases']} of which have both tissues."
-    ]
-    told += [verdict(metrics, level, confidence) for level in statistics.LEVELS]
-    told.append(
-        "Labels are per slide, not per patch: a patch of a tumor slide can show normal tissue and counts as tumor "
-        "all the same, so the numbers per patch are about the labels of slides, not about what a patch shows."
-    )
-    told.append(_winners(metrics["wins"]))
-    for data, models in metrics["mse_interval"].items():
-        if models["tumor_model"]["low"] is None:
-            told.append(f"The test {data.replace('_', ' ')} are of one case, so their mean errors have no interval.")
-    rates = metrics["at_threshold"]["slide"]
-    told.append(
-        "At the threshold that was fixed on validation cases, "
-        + ", ".join(f"{name} per slide is {_interval(rates[name])}" for name in ("sensitivity", "specificity"))
-        + "."
-    )
-    told += _rivals(metrics, confidence)
-    if "truth" in metrics:
-        told.append(_truth(metrics["truth"]))
-    return told
-
-
-def verdict(metrics: dict, level: str, confidence: float) -> str:
-    """Say whether the AUROC of a level, as `discrimination` gives it, is more than chance."""
-    area, p = metrics[f"auroc_{level}"], metrics[f"p_value_{level}"]
-    told = (
-        f"Per {level} the AUROC is {area['value']:.2f}, its {confidence:.0%} interval {area['low']:.2f} to "
-        f"{area['high']:.2f}"
-    )
-    if area["low"] <= 0.5 <= area["high"]:
-        return f"{told}: it includes chance (0.5), so these data do not show that the score tells tumor from normal."
-    if area["high"] < 0.5:
-        return f"{told}, below chance (0.5): here the score points the wrong way."
-    if p > 1 - confidence:
-        return (
-            f"{told}, above chance (0.5), but labels shuffled over the cases do as well with p = {p:.2f}: "
-            "chance is not ruled out with so few cases."
-        )
-    return f"{told}, above chance (0.5; p = {p:.2g})."
-
-
-def _interval(one: dict) -> str:
-    return f"{one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
-
-
-def _winners(wins: dict) -> str:
-    tumor, normal = (wins[data]["tumor_model"] for data in DATA)
-    told = f"The tumor model has the smaller error on {tumor:.0%} of tumor patches and {normal:.0%} of normal ones"
-    if (tumor >= 0.5) == (normal >= 0.5):
-        always = "tumor" if tumor >= 0.5 else "normal"
-        return f"{told}: the rule that the smaller error decides would mostly say {always}, whatever is shown."
-    return f"{told}."
-
-
-def _truth(truth: dict) -> str:
-    told = (
-        f"What each patch shows is known here: {truth['tumor_patches']:,} of {truth['patches']:,} are at least half "
-        f"tumor. Against that, the AUROC per patch of the pair is {_interval(truth['auroc_patch_pair'])}"
-    )
-    if "auroc_patch_latents" in truth:
-        told += f", that of latents + logistic regression {_interval(truth['auroc_patch_latents'])}"
-    return f"{told}."
-
-
-def _rivals(metrics: dict, confidence: float) -> list[str]:
-    own, found = metrics["auroc_slide"]["value"], metrics["baselines"]
-    areas = [(one["about"], one["auroc_slide"]) for one in found.values()]
-    as_good = [about for about, area in areas if area["value"] >= own]
-    chance = [about for about, area in areas if area["low"] <= 0.5 <= area["high"]]
-    told = []
-    if as_good:
-        told.append(f"Per slide these do as well as the pair or better on the same split: {'; '.join(as_good)}.")
-    else:
-        told.append("Per slide none of the baselines does as well as the pair on the same split.")
-    if chance:
-        told.append(f"The {confidence:.0%} interval per slide of these includes chance (0.5): {'; '.join(chance)}.")
-    pca = found["pca_pair"]
-    if pca["components"] < pca["components_wanted"]:
-        told.append(
-            f"The linear pair has {pca['components']:,} components instead of the {pca['components_wanted']:,} "
-            "numbers of the pair's latents: its training patches allow no more."
-        )
-    told += [f"Left out, {name}: {reason}." for name, reason in metrics["left_out"].items()]
-    return told

@@ -11,9 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from histocae.contrast import DATA, MODELS, TRUE_SHARE, methods
+from histocae.contrast import DATA, TRUE_SHARE, methods
 from histocae.heatmaps import View, look
 from histocae.identifiers import COMPARED
+from histocae.pair import MODELS
 from histocae.plots import TISSUE_COLORS, save
 from histocae.progress import bar
 from histocae.sources import Source

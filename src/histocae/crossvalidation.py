@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from histocae import contrast, statistics
+from histocae import contrast, statistics, verdicts
+from histocae.baselines import Baseline
 from histocae.params import Tissue
 
 
@@ -23,7 +24,7 @@ class Fold:
     number: int
     validation: pd.DataFrame
     test: pd.DataFrame
-    others: dict[str, contrast.Baseline]
+    others: dict[str, Baseline]
 
 
 def scores(tested: list[Fold]) -> pd.DataFrame:
@@ -76,6 +77,6 @@ def pool(tested: list[Fold], settings: Tissue, seed: int) -> dict:
     found["sentences"] = [
         f"Every case was tested once, by models that had not seen it: {found['counts']['case']['cases']} cases in "
         f"{len(tested)} folds.",
-        *(contrast.verdict(found, level, settings.confidence) for level in statistics.LEVELS),
+        *(verdicts.verdict(found, level, settings.confidence) for level in statistics.LEVELS),
     ]
     return found

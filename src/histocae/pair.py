@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 # An error of 0 has no logarithm. This is 100 dB, far below what rounding to 8 bits leaves (59 dB).
 LEAST_ERROR = 1e-10
+MODELS = {"tumor_model": "error_tumor", "normal_model": "error_normal"}
 
 
 def score(error_tumor: ArrayLike, error_normal: ArrayLike) -> np.ndarray:

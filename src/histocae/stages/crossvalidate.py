@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 
-from histocae import backend, cohorts, contrast, crossvalidation, paths, recipe
+from histocae import backend, baselines, cohorts, contrast, crossvalidation, paths, recipe
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.params import Params
 from histocae.split import SPLITS, check_apart, folds, with_metadata
@@ -84,5 +84,5 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
             }
         )
     validation, test = (contrast.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test"))
-    others = contrast.baselines(store, tuple(learnt), validation, test, size, None, params.seed)
+    others = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
     return crossvalidation.Fold(number, validation, test, others)

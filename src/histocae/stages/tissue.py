@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histocae import backend, cohorts, contrast, paths, sources
+from histocae import backend, baselines, cohorts, contrast, paths, sources, verdicts
 from histocae.errors import DataError
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.params import Params
@@ -41,7 +41,7 @@ def _compare(params: Params, folder: Path) -> dict:
     learnt = tuple(cohorts.learnt_from(tables["train"], one.training) for one in records)
     encoded, left_out = _latents(settings.latents)
     size = records[0].training["latent_size"]
-    others = contrast.baselines(store, learnt, validation, test, size, encoded, seed)
+    others = baselines.make(store, learnt, validation, test, size, encoded, seed)
     metrics = contrast.study(validation, test, others, settings, seed) | {"left_out": left_out}
     for key, values in (("pair", params.pair), ("weights", [one.training["weights"] for one in records])):
         metrics[key] = dict(zip(("tumor", "normal"), values, strict=True))
@@ -60,7 +60,7 @@ def _compare(params: Params, folder: Path) -> dict:
         )  # fmt: skip
         if shares is not None:
             metrics["truth"] = contrast.against_truth(test, shares, others, settings, seed)
-    metrics["sentences"] = contrast.sentences(metrics, settings.confidence)
+    metrics["sentences"] = verdicts.sentences(metrics, settings.confidence)
     kept = [*contrast.KEPT, "error_tumor", "error_normal", "score", "probability"]
     named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}
     for name, table in {**named, "baselines": contrast.methods(metrics)}.items():
