@@ -17,6 +17,7 @@ from histocae import params
 from histocae.errors import ParamsError
 
 PARAMS = Path("params.yaml")
+NULL = "tag:yaml.org,2002:null"
 
 
 def main(path: Path) -> None:
@@ -27,6 +28,7 @@ def main(path: Path) -> None:
         sys.exit(f"{path}: can't be read: {error.strerror}")
     commented = YAML()
     commented.preserve_quotes = True
+    commented.representer.add_representer(type(None), lambda as_yaml, _: as_yaml.represent_scalar(NULL, "null"))
     merged = commented.load(PARAMS)
     for section, values in wanted.items():
         if section not in merged:
