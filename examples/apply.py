@@ -20,16 +20,22 @@ PARAMS = Path("params.yaml")
 NULL = "tag:yaml.org,2002:null"
 
 
+def commented() -> YAML:
+    """Read and write YAML with its comments, quotes and written-out nulls kept."""
+    found = YAML()
+    found.preserve_quotes = True
+    found.representer.add_representer(type(None), lambda as_yaml, _: as_yaml.represent_scalar(NULL, "null"))
+    return found
+
+
 def main(path: Path) -> None:
     """Merge, check, and only then write."""
     try:
         wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"{path}: can't be read: {error.strerror}")
-    commented = YAML()
-    commented.preserve_quotes = True
-    commented.representer.add_representer(type(None), lambda as_yaml, _: as_yaml.represent_scalar(NULL, "null"))
-    merged = commented.load(PARAMS)
+    yaml_of_params = commented()
+    merged = yaml_of_params.load(PARAMS)
     for section, values in wanted.items():
         if section not in merged:
             sys.exit(f"{path}: {section}: no such section in {PARAMS}")
@@ -39,7 +45,7 @@ def main(path: Path) -> None:
             merged[section].update(values)
     aside = PARAMS.with_suffix(".yaml.part")
     try:
-        commented.dump(merged, aside)
+        yaml_of_params.dump(merged, aside)
         params.load(aside)
     except ParamsError as error:
         aside.unlink()

@@ -7,11 +7,12 @@ tcga_paad_crops/ (with crops.csv). The tables go to data/own/; for `slides` the 
 cohort is drawn into data/own/slides and the real slide is linked among it.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
+from apply import PARAMS, commented
 
 from histocae import demo
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
@@ -83,11 +84,12 @@ def main(kind: str, folder: str) -> None:
     needed = {"slides": "slides/CMU-1-Small-Region.svs", "lung": "lc25000_lung_tiles/groups.csv"}
     if not (missing := Path(folder) / needed.get(kind, "tcga_paad_crops/crops.csv")).is_file():
         sys.exit(f"{missing}: no such file")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    params = yaml.load(Path("params.yaml"))
+    yaml = commented()
+    params = yaml.load(PARAMS)
     {"slides": slides, "lung": lung, "paad": paad}[kind](Path(folder), params)
-    yaml.dump(params, Path("params.yaml"))
+    aside = PARAMS.with_suffix(".yaml.part")
+    yaml.dump(params, aside)
+    os.replace(aside, PARAMS)
     print(f"params.yaml now names {params['data']['path']}; dvc repro runs the pipeline on it")
 
 
