@@ -10,7 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from ruamel.yaml import YAML
 
 from histocae import params
@@ -31,18 +30,18 @@ def commented() -> YAML:
 def main(path: Path) -> None:
     """Merge, check, and only then write."""
     try:
-        wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        sys.exit(f"{path}: can't be read: {error.strerror}")
+        wanted = params.read(path)
+    except ParamsError as error:
+        sys.exit(str(error))
     yaml_of_params = commented()
     merged = yaml_of_params.load(PARAMS)
     for section, values in wanted.items():
         if section not in merged:
             sys.exit(f"{path}: {section}: no such section in {PARAMS}")
-        if section == "models":
-            merged[section] = values
-        else:
+        if section != "models" and isinstance(values, dict) and isinstance(merged[section], dict):
             merged[section].update(values)
+        else:
+            merged[section] = values
     aside = PARAMS.with_suffix(".yaml.part")
     try:
         yaml_of_params.dump(merged, aside)

@@ -178,6 +178,19 @@ def test_exponents_are_numbers_as_in_dvc(project):
         assert params.load(project.folder / "params.yaml").training.learning_rate == number
 
 
+def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_something(project):
+    common = {"clip_norm": 1.0, "min_percent_tumor_nuclei": 60.0, "epochs": 7}
+    own = {"clip_norm": None, "min_percent_tumor_nuclei": None, "epochs": None, "learning_rate": 0.5}
+    models = {"as_all": {"filters": [4]}, "apart": {"filters": [4], **own}}
+    project.params(models=models, **{f"training.{key}": value for key, value in common.items()})
+    read = params.load(project.folder / "params.yaml")
+    assert read.model("as_all").training(read.training) == read.training
+    apart = read.model("apart").training(read.training)
+    assert (apart.clip_norm, apart.min_percent_tumor_nuclei) == (None, None)
+    # nothing is trained for null epochs: that is no setting of its own
+    assert (apart.epochs, apart.learning_rate) == (7, 0.5)
+
+
 def test_gdc_is_refused_until_it_can_be_fetched(project):
     project.params(data__source="gdc")
     for command in ("inventory", "metadata"):

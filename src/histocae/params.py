@@ -105,11 +105,20 @@ class Model(Section):
     min_percent_tumor_nuclei: Percent | None = None
 
     def training(self, common: Training) -> Training:
-        """The training settings of this model: its own where given, else the common ones."""
-        own = {k: v for k in Training.model_fields if (v := getattr(self, k, None)) is not None}
+        """The training settings of this model: its own where given, else the common ones.
+
+        A null that stands in the entry counts as given where null means something.
+        """
+        own = {
+            key: value
+            for key in Training.model_fields
+            if key in self.model_fields_set and ((value := getattr(self, key)) is not None or key in NULLABLE)
+        }
         return common.model_copy(update=own)
 
 
+# settings of a training that null switches off
+NULLABLE = ("clip_norm", "min_percent_tumor_nuclei")
 # what decides the shapes of a model's weights
 SHAPE = ("architecture", "filters", "latent_features", "kernel", "stride", "pool")
 
@@ -203,6 +212,23 @@ def load(path: Path) -> Params:
             ill-typed or at odds with another.
 
     """
+    raw = read(path)
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError("; ".join(f"{path}: {_told(one)}" for one in error.errors())) from None
+    for told in _at_odds(params):
+        raise ParamsError(f"{path}: {told}")
+    return params
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a YAML file of sections, unchecked.
+
+    Raises:
+        ParamsError: the file is missing, not YAML, or has no sections.
+
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
@@ -214,13 +240,7 @@ def load(path: Path) -> Params:
         raise ParamsError(f"{path}: not YAML: {told}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: expected sections of keys, got {raw!r}")
-    try:
-        params = Params.model_validate(raw)
-    except ValidationError as error:
-        raise ParamsError("; ".join(f"{path}: {_told(one)}" for one in error.errors())) from None
-    for told in _at_odds(params):
-        raise ParamsError(f"{path}: {told}")
-    return params
+    return raw
 
 
 _EXPECTED = {

@@ -65,7 +65,7 @@ def _remembered() -> dict[str, list]:
 
 
 def _write_lineage(params: Params) -> None:
-    """Write, per model, its own entry and those of the models it starts from, all values spelt out.
+    """Write, per model, its own entry and training and those of the models it starts from, all values spelt out.
 
     DVC can't follow init_from, nor see the values that an entry leaves to the code.
     """
@@ -73,7 +73,8 @@ def _write_lineage(params: Params) -> None:
     for name in params.models:
         chain, at = {}, name
         while at is not None:
-            chain[at] = params.models[at].model_dump()
+            model = params.models[at]
+            chain[at] = model.model_dump() | model.training(params.training).model_dump()
             at = params.models[at].init_from
         write_json(chain, paths.LINEAGE / f"{name}.json")
     for stale in paths.LINEAGE.iterdir():
