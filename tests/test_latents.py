@@ -275,6 +275,26 @@ def test_a_umap_is_the_same_each_time():
     assert np.isfinite(latents.umap(points[: latents.LEAST_POINTS], 1)).all()
 
 
+@pytest.mark.parametrize(
+    ("dead", "level", "spread", "seed"), [(15, 5.0, 1e-3, 16), (15, 5.0, 3e-4, 3), (1, 0.0, 1e-25, 1)]
+)
+def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, seed):
+    rng = np.random.default_rng(seed)
+    live = level + (level or 1) * spread * rng.normal(size=(200, 1))
+    points = np.c_[live, np.zeros((200, dead))].astype(np.float32)
+    assert np.isfinite(latents.tsne(points, 10.0, 1)[0]).all()
+    assert np.isfinite(latents.umap(points, 1)).all()
+    assert np.isfinite(latents.umap(points[:, :1], 1)).all()
+
+
+def test_what_rounding_alone_makes_differ_is_constant():
+    features = np.full((70, 3), 0.7, np.float32)
+    features[-1] = np.nextafter(features[-1], np.float32(1))
+    features[0, 1] += 1e-3
+    assert latents.constant(features).tolist() == [True, False, True]
+    assert latents.constant(np.zeros((4, 1), np.float32)).all()
+
+
 def test_few_points_have_no_map():
     features, tables = made(1.0)
     found = studied(features, tables, LATENT.model_copy(update={"sample": 5}))

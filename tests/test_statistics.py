@@ -228,6 +228,18 @@ def test_a_pair_says_as_much_as_its_order():
     assert (paired["counts"]["paired_cases"], alone["counts"]["paired_cases"]) == (8, 0)
 
 
+@given(st.floats(-1e6, 1e6, width=64), st.lists(st.integers(1, 50), min_size=4, max_size=12))
+def test_equal_scores_tell_nothing_whatever_the_numbers_of_patches(score, counts):
+    parts = [
+        pd.DataFrame({"case_id": f"c{i // 2}", "slide_id": f"s{i}", "label": i % 2, "score": [score] * count})
+        for i, count in enumerate(counts)
+    ]
+    table = pd.concat(parts)
+    for level in statistics.LEVELS:
+        found = statistics.discriminate(table, level, 1, 100, 100, 0.95, precision=False)
+        assert found["auroc"]["value"] == 0.5 and found["includes_chance"] and "auprc" not in found
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_where_the_scores_mean_nothing_every_p_value_is_as_likely(level):
     rng = np.random.default_rng(11)

@@ -147,9 +147,10 @@ def others(tmp_path):
             for split, sign in (("validation", 1), ("test", -1))
         }
         learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
-        found = baselines.make(
+        found, left_out = baselines.make(
             PatchStore(tmp_path), learnt, tables["validation"], tables["test"], components, encoded, 1
         )
+        assert not left_out or set(left_out) == {"pca_pair"} - set(found)
         return found, tables["test"]
 
     return make
@@ -188,6 +189,32 @@ def test_the_linear_pair_shrinks_alike_to_what_the_patches_allow(others):
     found, _ = others(colors, colors, colors, components=50)
     assert found["pca_pair"].more == {"components": 11, "components_wanted": 50}  # 12 training patches each
     assert "11 components" in found["pca_pair"].about
+
+
+def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(tmp_path, others, monkeypatch):
+    monkeypatch.setattr("histocae.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
+    colors = ((200, 100, 100), (100, 100, 200))
+    found, test = others(colors, colors, colors)
+    assert set(found) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    metrics = contrast.study(test, test, found, SETTINGS, 1) | {"left_out": {"pca_pair": "all the same"}}
+    assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
+
+
+def test_equal_errors_are_half_a_win_for_either_model():
+    table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
+    wins = contrast.matrix(table, 0.95)["wins"]
+    assert wins["tumor_data"]["tumor_model"] == 0.75
+    assert wins["normal_data"]["tumor_model"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
+def test_a_truth_of_one_kind_judges_nothing_and_says_so(shares):
+    test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
+    truth = contrast.against_truth(test, np.array(shares), {}, SETTINGS, 1)
+    assert truth == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
+    told = verdicts.sentences(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]) | {"truth": truth}, 0.999)
+    assert any("nothing can be judged against it" in line for line in told)
+    assert any("its 99.9% interval" in line for line in told)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))

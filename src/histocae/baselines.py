@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histocae import latents, linear, pair, statistics
+from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.store import Patches, PatchStore
 
@@ -28,6 +29,8 @@ class Baseline:
         direction: 1, or -1 where the measured values were turned round.
         fixed_on: what decided on the direction: training, validation or definition.
         more: what else there is to know of it.
+        held: float64, the scores of the validation patches, which say what a score is worth
+            among those of other models; None where 0 means the same for all.
 
     """
 
@@ -36,14 +39,16 @@ class Baseline:
     direction: int
     fixed_on: str
     more: dict = field(default_factory=dict)
+    held: np.ndarray | None = None
 
 
 def _turned(
-    about: str, values: np.ndarray, fixing: np.ndarray, labels: np.ndarray, fixed_on: str
+    about: str, values: np.ndarray, held: np.ndarray, fixing: np.ndarray, labels: np.ndarray, fixed_on: str
 ) -> Baseline:
     """Turn a measure the way round in which `fixing`, values of other patches, is higher for tumor."""
     direction = 1 if statistics.auroc(labels, np.asarray(fixing)) >= 0.5 else -1
-    return Baseline(about, direction * np.asarray(values, np.float64), direction, fixed_on)
+    values, held = (direction * np.asarray(one, np.float64) for one in (values, held))
+    return Baseline(about, values, direction, fixed_on, held=held)
 
 
 def make(
@@ -54,11 +59,12 @@ def make(
     components: int,
     encoded: dict[str, np.ndarray] | None,
     seed: int,
-) -> dict[str, Baseline]:
+) -> tuple[dict[str, Baseline], dict[str, str]]:
     """Make all baselines, from what the pair learned from.
 
     Classifiers learn from at most 2,000 of these patches of either tissue, as many of each,
-    and validation patches choose how strongly they are held back.
+    and validation patches choose how strongly they are held back. The linear pair is computed
+    from at most 8,192 of either.
 
     Args:
         store: the patches.
@@ -70,6 +76,9 @@ def make(
             features; None leaves out the baseline that uses them.
         seed: of samples and fits.
 
+    Returns:
+        The baselines by name, and those that can't be made, with the reason.
+
     """
     pool = pd.concat(learnt)
     count = min(MOST_PER_TISSUE, *(len(rows) for rows in learnt))
@@ -79,26 +88,38 @@ def make(
 
     def classified(about: str, features: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Baseline:
         fitted = latents.fit_classifier(features[0], labels, features[1], held, seed)
-        return Baseline(f"{about} + logistic regression", fitted.decision_function(features[2]), 1, "training")
+        scores, on_held = (fitted.decision_function(some) for some in (features[2], features[1]))
+        return Baseline(f"{about} + logistic regression", scores, 1, "training", held=on_held)
 
     found = {
         f"error_{model}": _turned(
-            f"error of the {model.replace('_', ' ')} alone", test[column], validation[column], held, "validation"
+            f"error of the {model.replace('_', ' ')} alone",
+            test[column],
+            *[validation[column]] * 2,
+            held,
+            "validation",
         )
         for model, column in pair.MODELS.items()
     }
-    found["mean_intensity"] = _turned("mean intensity", means[2], means[0], labels, "training")
+    found["mean_intensity"] = _turned("mean intensity", means[2], means[1], means[0], labels, "training")
     found["color_histogram"] = classified("color histogram", histograms)
-    found["pca_pair"] = _of_pca(*(store.select(rows) for rows in (*learnt, test)), components, seed)
+    left_out = {}
+    some = (rows.sample(min(len(rows), linear.MOST_AT_ONCE), random_state=seed).sort_index() for rows in learnt)
+    try:
+        found["pca_pair"] = _of_pca(*(store.select(rows) for rows in (*some, test)), components, seed)
+    except DataError as error:
+        left_out["pca_pair"] = str(error)
     if encoded is not None:
         at_learners = encoded["train"][learners.index.to_numpy()]
         found["latents"] = classified("latents", (at_learners, encoded["validation"], encoded["test"]))
-    return found
+    return found, left_out
 
 
 def _of_pca(tumor: Patches, normal: Patches, test: Patches, components: int, seed: int) -> Baseline:
     """Judge by the linear counterparts of the pair, both of as many components as the smaller sample allows."""
     wanted = min(components, len(tumor) - 1, len(normal) - 1)
+    if wanted < 1:
+        raise DataError("one training patch of a tissue has no principal components")
     fits = [linear.fit(patches, wanted, seed) for patches in (tumor, normal)]
     count = min(len(one.components) for one in fits)
     errors = [one.leading(count).errors(test) for one in fits]

@@ -58,21 +58,23 @@ def sample(
     rows = select(table, cohort)
     if cohort == "all":
         return rows
+    (own,) = COHORTS[cohort]
     pools = {}
     for number, name in enumerate(COMPARED):
+        if balance == "none" and name != own:
+            continue  # how many there are does not matter
         pool = table[table["sample_type"] == name]
         if name == PRIMARY_TUMOR and min_percent_tumor_nuclei is not None:
             pool = pool[pool["percent_tumor_nuclei"] >= min_percent_tumor_nuclei]
             if pool.empty:
                 raise DataError(
-                    f"training.min_percent_tumor_nuclei: no tumor slide has {min_percent_tumor_nuclei:g} or "
-                    "more (slides without a value do not count); lower it, or set it to null"
+                    f"training.min_percent_tumor_nuclei: no tumor slide of this part of the split has "
+                    f"{min_percent_tumor_nuclei:g} or more (slides without a value do not count); lower it, set it "
+                    "to null, or try another seed"
                 )
         pools[name] = (pool, np.random.default_rng([seed, number]))
-    (own,) = COHORTS[cohort]
-    pool, rng = pools[own]
     if balance == "none":
-        return pool
+        return pools[own][0]
     if balance == "cases":
         cases = min(one["case_id"].nunique() for one, _ in pools.values())
         pools = {name: (_of_cases(one, cases, at), at) for name, (one, at) in pools.items()}

@@ -60,11 +60,14 @@ def by_level(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     """
     of = ["slide_id", "case_id", "sample_type", "label"]
-    slides = table.groupby(of, as_index=False).agg(patches=("score", "size"), score=("score", "mean"))
-    cases = slides.groupby(of[1:], as_index=False).agg(
-        slides=("score", "size"), patches=("patches", "sum"), score=("score", "mean")
-    )
-    return {"patch": table, "slide": slides, "case": cases}
+    slides = statistics.averaged(table, of).rename(columns={"number": "patches"})
+    cases = statistics.averaged(slides, of[1:]).rename(columns={"number": "slides"})
+    cases["patches"] = slides.groupby(of[1:])["patches"].sum().to_numpy()
+    return {
+        "patch": table,
+        "slide": slides[[*of, "patches", "score"]],
+        "case": cases[[*of[1:], "slides", "patches", "score"]],
+    }
 
 
 def mean_by_case(values: np.ndarray, cases: np.ndarray, confidence: float) -> dict:
@@ -94,7 +97,8 @@ def matrix(table: pd.DataFrame, confidence: float) -> dict:
     Returns:
         mse: tissue x model; mse_interval: likewise low and high; mse_difference: per tissue
         that of the normal model less that of the tumor model, patch by patch; wins: per
-        tissue the share of patches on which the tumor model has the smaller error.
+        tissue the share of patches on which the tumor model has the smaller error, equal errors
+        counting half.
 
     """
     found: dict = {"mse": {}, "mse_interval": {}, "mse_difference": {}, "wins": {}}
@@ -108,23 +112,24 @@ def matrix(table: pd.DataFrame, confidence: float) -> dict:
         }
         less = (rows["error_normal"] - rows["error_tumor"]).to_numpy()
         found["mse_difference"][data] = mean_by_case(less, cases, confidence)
-        found["wins"][data] = {"tumor_model": float((less >= 0).mean())}
+        found["wins"][data] = {"tumor_model": float(((less > 0) + 0.5 * (less == 0)).mean())}
     return found
 
 
-def discrimination(table: pd.DataFrame, settings: Tissue, seed: int) -> dict:
+def discrimination(table: pd.DataFrame, settings: Tissue, seed: int, precision: bool = True) -> dict:
     """Tell how well the scores tell the tissues apart at each level.
 
     Returns:
-        auroc_<level> and auprc_<level> (value, low, high), p_value_<level>, counts.<level>.
+        auroc_<level> and, with `precision`, auprc_<level> (value, low, high), p_value_<level>,
+        counts.<level>.
 
     """
     found: dict = {"counts": {}}
     for level in statistics.LEVELS:
         one = statistics.discriminate(
-            table, level, seed, settings.bootstrap, settings.permutations, settings.confidence
+            table, level, seed, settings.bootstrap, settings.permutations, settings.confidence, precision
         )
-        found |= {f"{key}_{level}": one[key] for key in ("auroc", "auprc", "p_value")}
+        found |= {f"{key}_{level}": one[key] for key in ("auroc", "auprc", "p_value") if key in one}
         found["counts"][level] = one["counts"]
     return found
 
@@ -162,8 +167,8 @@ def called(table: pd.DataFrame, level: str, decided: dict) -> pd.DataFrame:
 
 def _measured(other: Baseline, test: pd.DataFrame, settings: Tissue, seed: int) -> dict:
     """Give a baseline's AUROC at each level with interval and p-value, and how it was made."""
-    found = discrimination(test.assign(score=other.scores), settings, seed)
-    kept = {key: one for key, one in found.items() if key.startswith(("auroc", "p_value"))}
+    kept = discrimination(test.assign(score=other.scores), settings, seed, precision=False)
+    del kept["counts"]
     about = {"about": other.about, "direction": other.direction, "fixed_on": other.fixed_on}
     return about | other.more | kept
 
@@ -211,15 +216,17 @@ def against_truth(
         seed: of the draws of cases.
 
     Returns:
-        auroc_patch_pair and auroc_patch_<baseline> (value, low, high) of patches that are at
-        least half tumor against all others; patches, tumor_patches.
+        patches, tumor_patches; auroc_patch_pair and auroc_patch_<baseline> (value, low, high) of
+        patches that are at least half tumor against all others, where there are both.
 
     """
     truth = (shares >= TRUE_SHARE).astype(int)
-    found = {"patches": len(truth), "tumor_patches": int(truth.sum())}
+    found: dict = {"patches": len(truth), "tumor_patches": int(truth.sum())}
+    if truth.min() == truth.max():
+        return found
     for name, scores in {"pair": test["score"], **{name: one.scores for name, one in others.items()}}.items():
         found[f"auroc_patch_{name}"] = statistics.discriminate(
             test.assign(label=truth, score=scores), "patch", seed, settings.bootstrap, settings.permutations,
-            settings.confidence,
+            settings.confidence, precision=False,
         )["auroc"]
     return found

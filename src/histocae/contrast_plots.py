@@ -137,7 +137,7 @@ def plot_roc(curves: pd.DataFrame, metrics: Mapping, confidence: float) -> Figur
         axis.set(xlabel="normal called tumor (1 - specificity)", aspect="equal")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     figure.axes[0].set_ylabel("tumor called tumor (sensitivity)")
-    title = f"Score log E_normal - log E_tumor on test cases; bands and intervals of {confidence:.0%}, by case"
+    title = f"Score log E_normal - log E_tumor on test cases; bands and intervals of {100 * confidence:g}%, by case"
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -163,7 +163,7 @@ def plot_baselines(table: pd.DataFrame, confidence: float) -> Figure:
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(places) - 0.4))
         axis.grid(axis="x", alpha=0.3)
     figure.axes[0].set_yticks(places, names)
-    title = f"The pair of models and simpler ways to tell the tissues apart ({confidence:.0%} intervals)"
+    title = f"The pair of models and simpler ways to tell the tissues apart ({100 * confidence:g}% intervals)"
     figure.suptitle(title, fontsize=11)
     return figure
 

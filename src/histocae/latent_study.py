@@ -119,7 +119,7 @@ def study(
     held = np.cumsum(explained)
     about = {
         "features": train.shape[1],
-        "dead": int((np.ptp(train, axis=0) == 0).sum()),
+        "dead": int(latents.constant(train).sum()),
         "classification": latents.classify(features, tables, tissue, seed),
         "regression": latents.regress(features, tables),
         "components": {
@@ -177,7 +177,7 @@ def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFram
 def _maps(points: np.ndarray, latent: Latent, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if len(points) < latents.LEAST_POINTS:
         return {}, {"reason": f"{len(points)} test patches are too few for a map of them"}
-    if (np.ptp(points, axis=0) == 0).all():
+    if latents.constant(points).all():
         return {}, {"reason": "all test patches have the same features"}
     plane, perplexity = latents.tsne(points, latent.perplexity, seed)
     maps = {"tsne": plane}

@@ -334,9 +334,22 @@ def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray
     from sklearn.manifold import TSNE
 
     used = min(perplexity, (len(features) - 1) / 3)
-    start = "pca" if features.shape[1] > 1 else "random"
-    method = TSNE(2, perplexity=used, init=start, max_iter=ITERATIONS, random_state=seed)
-    return method.fit_transform(features).astype(np.float32), used
+    method = TSNE(2, perplexity=used, init=_start(features), max_iter=ITERATIONS, random_state=seed)
+    return method.fit_transform(_centered(features)).astype(np.float32), used
+
+
+def _start(features: np.ndarray) -> str:
+    return "pca" if features.shape[1] > 1 else "random"
+
+
+def _centered(features: np.ndarray) -> np.ndarray:
+    """Center features and bring them to the scale of 1, which changes no map.
+
+    Far from 0 for their spread, or tiny, float32 makes NaN of the principal components that a
+    map starts from, and scikit-learn's t-SNE dies of these without a word.
+    """
+    centered = features - features.mean(axis=0, dtype=np.float64)
+    return (centered / np.abs(centered).max()).astype(np.float32)
 
 
 def umap(features: np.ndarray, seed: int) -> np.ndarray:
@@ -350,8 +363,16 @@ def umap(features: np.ndarray, seed: int) -> np.ndarray:
         float32, points x 2.
 
     """
-    method = _umap()(n_neighbors=min(15, len(features) - 1), init="pca", random_state=seed, n_jobs=1)
-    return method.fit_transform(features).astype(np.float32)
+    method = _umap()(n_neighbors=min(15, len(features) - 1), init=_start(features), random_state=seed, n_jobs=1)
+    return method.fit_transform(_centered(features)).astype(np.float32)
+
+
+def constant(features: np.ndarray) -> np.ndarray:
+    """Tell which features are the same for all patches but for rounding; bool, one a feature.
+
+    The last digits of a latent depend on how many patches were encoded at once.
+    """
+    return np.ptp(features, axis=0) <= 1e-5 * np.abs(features).max(axis=0)
 
 
 def _umap() -> type:
@@ -374,9 +395,9 @@ def pixel_features(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """Give the leading principal components of the pixels of reduced patches.
 
-    Patches are reduced by the mean of whole blocks, as far as 32 pixels a side are left: the
-    leading components of tissue are far smoother than that, and at full size they cost twenty
-    times as much and tell the classes no better.
+    Patches are reduced to 32 to 63 pixels a side, by the mean of whole blocks where that can be
+    had: the leading components of tissue are far smoother than that, and at full size they
+    cost twenty times as much and tell the classes no better.
 
     Args:
         patches: of train, validation and test.
@@ -392,8 +413,9 @@ def pixel_features(
     from sklearn.decomposition import PCA
 
     pixels = patches["train"].pixels
-    block = max(k for k in range(1, pixels + 1) if pixels % k == 0 and (k == 1 or pixels // k >= SIDE))
-    reduced = {split: _reduced(one, block) for split, one in patches.items()}
+    whole = [pixels // k for k in range(1, pixels + 1) if pixels % k == 0 and SIDE <= pixels // k < 2 * SIDE]
+    side = min(whole, default=min(SIDE, pixels))
+    reduced = {split: _reduced(one, side) for split, one in patches.items()}
     fitted_on = draw(len(reduced["train"]), MOST_FITTED, seed)
     some = _flat(reduced["train"][fitted_on])
     method = PCA(max(1, min(count, len(some) - 1, some.shape[1])), random_state=seed).fit(some)
@@ -404,16 +426,15 @@ def pixel_features(
         )
         for split, one in reduced.items()
     }
-    return features, method.explained_variance_ratio_, pixels // block
+    return features, method.explained_variance_ratio_, side
 
 
-def _reduced(patches: Patches, block: int) -> np.ndarray:
-    side = patches.pixels // block
+def _reduced(patches: Patches, side: int) -> np.ndarray:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for start in range(0, len(patches), 1024):
         batch = patches.take(np.arange(start, min(start + 1024, len(patches))))
         for place, one in enumerate(batch, start):
-            out[place] = Image.fromarray(one).reduce(block)
+            out[place] = Image.fromarray(one).resize((side, side), Image.Resampling.BOX)
     return out
 
 

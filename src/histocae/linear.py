@@ -135,11 +135,13 @@ def principal(samples: np.ndarray, count: int) -> Linear:
             directions.
 
     Raises:
-        DataError: the samples do not vary at all.
+        DataError: there are fewer than two samples, or they do not vary at all.
 
     """
     from scipy.linalg import eigh
 
+    if len(samples) < 2:
+        raise DataError("one training patch alone has no principal components")
     mean = samples.mean(0, dtype=np.float64).astype(np.float32)
     samples -= mean
     number, values = samples.shape

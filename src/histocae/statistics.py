@@ -82,10 +82,32 @@ def units(table: pd.DataFrame, level: str) -> pd.DataFrame:
          "label": labels, "score": scores}
     )  # fmt: skip
     if level != "patch":
-        found = found.groupby(["case_id", "slide_id", "label"], as_index=False)["score"].mean()
+        found = averaged(found, ["case_id", "slide_id", "label"])
     if level == "case":
-        found = found.groupby(["case_id", "label"], as_index=False)["score"].mean()
+        found = averaged(found, ["case_id", "label"])
     return found[["case_id", "label", "score"]]
+
+
+def averaged(table: pd.DataFrame, of: list[str]) -> pd.DataFrame:
+    """Average scores in groups so that ties stay ties: the mean of equal scores is that score, to the bit.
+
+    A plain mean is rounded, and for groups of different sizes differently: scores that are all
+    the same would then be ranked by the sizes of their groups.
+
+    Args:
+        table: the columns named by `of`, and score.
+        of: what makes a group.
+
+    Returns:
+        One row per group, sorted: the columns of `of`, score, and number, that of the group's rows.
+
+    """
+    first = table.groupby(of)["score"].transform("first")
+    apart = table[of].assign(first=first, beyond=table["score"] - first)
+    found = apart.groupby(of, as_index=False).agg(
+        number=("beyond", "size"), first=("first", "first"), beyond=("beyond", "mean")
+    )
+    return found[of].assign(score=found["first"] + found["beyond"], number=found["number"])
 
 
 @dataclass(frozen=True)
@@ -124,17 +146,23 @@ class _Units:
         return np.bincount(2 * self.cases + self.labels, minlength=2 * len(self.has)).reshape(-1, 2).astype(float)
 
     @cached_property
+    def blocks(self) -> np.ndarray:
+        """The blocks that there are, 2 * case + label: two of a paired case, one of the others."""
+        return np.flatnonzero(self.has.ravel())
+
+    @cached_property
     def wins(self) -> np.ndarray:
         """How often a unit of one block beats one of another, ties half; a block is a case's units of a label.
 
         Returns:
-            float64, blocks x blocks, block 2 * case + label; sums of these are AUROCs.
+            float64, blocks x blocks, in the order of `blocks`; sums of these are AUROCs.
 
         """
-        block = 2 * self.cases + self.labels
-        total = 2 * len(self.has)
+        total = len(self.blocks)
+        place = np.full(2 * len(self.has), -1)
+        place[self.blocks] = np.arange(total)
         wins = np.zeros((total, total))
-        upward, blocks = self.scores[::-1], block[::-1]
+        upward, blocks = self.scores[::-1], place[2 * self.cases + self.labels][::-1]
         for one in range(total):
             beaten = upward[blocks == one]
             below = np.searchsorted(beaten, upward, "left") + np.searchsorted(beaten, upward, "right")
@@ -160,9 +188,11 @@ class _Units:
 
     def aurocs(self, drawn: np.ndarray) -> np.ndarray:
         """AUROC of each draw of cases."""
-        normal, tumor = drawn * self.sizes[:, 0][None], drawn * self.sizes[:, 1][None]
-        won = ((drawn @ self.wins[1::2, 0::2]) * drawn).sum(axis=1)
-        return won / (normal.sum(axis=1) * tumor.sum(axis=1))
+        cases, labels = np.divmod(self.blocks, 2)
+        tumors, normals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+        of_tumor, of_normal = drawn[:, cases[tumors]], drawn[:, cases[normals]]
+        won = ((of_tumor @ self.wins[np.ix_(tumors, normals)]) * of_normal).sum(axis=1)
+        return won / ((drawn @ self.sizes[:, 0]) * (drawn @ self.sizes[:, 1]))
 
     def permuted(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """AUROCs where labels mean nothing: swapped within paired cases, shuffled among the others."""
@@ -174,9 +204,9 @@ class _Units:
         shuffled = rng.permuted(np.tile(own, (count, 1)), axis=1)
         # a case has one block, under its own label; it is called tumor where the shuffle says so
         tumor[:, single, own.astype(int)] = shuffled
-        tumor = tumor.reshape(count, -1)
-        normal = (self.sizes.ravel() > 0) - tumor
-        sizes = self.sizes.ravel()
+        tumor = tumor.reshape(count, -1)[:, self.blocks]
+        normal = 1 - tumor
+        sizes = self.sizes.ravel()[self.blocks]
         return ((tumor @ self.wins) * normal).sum(axis=1) / ((tumor @ sizes) * (normal @ sizes))
 
     def curves(self, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -205,7 +235,13 @@ class _Units:
 
 
 def discriminate(
-    table: pd.DataFrame, level: str, seed: int, bootstrap: int, permutations: int, confidence: float
+    table: pd.DataFrame,
+    level: str,
+    seed: int,
+    bootstrap: int,
+    permutations: int,
+    confidence: float,
+    precision: bool = True,
 ) -> dict:
     """AUROC and AUPRC at a level, with intervals by case and a permutation test.
 
@@ -230,9 +266,10 @@ def discriminate(
         bootstrap: draws of cases.
         permutations: of labels.
         confidence: of the intervals, e.g. 0.95.
+        precision: whether the AUPRC is wanted; its draws take most of the time.
 
     Returns:
-        auroc (value, low, high), auprc (value, low, high, chance), p_value (of the AUROC,
+        auroc (value, low, high), auprc (value, low, high, chance; if wanted), p_value (of the AUROC,
         two-sided), includes_chance (whether the AUROC's interval holds 0.5) and counts
         (units, positive, negative, cases, paired_cases, slides). All finite.
 
@@ -245,17 +282,18 @@ def discriminate(
     rng = np.random.default_rng(seed)
     drawn = one.draw(bootstrap, rng)
     labels, scores = found["label"].to_numpy(), found["score"].to_numpy()
-    area, precision = auroc(labels, scores), auprc(labels, scores)
+    area = auroc(labels, scores)
     normals, tumors = (effective(one.sizes[:, label]) for label in (0, 1))
     low, high = _joined(one.aurocs(drawn), confidence, newcombe(area, tumors, normals, confidence))
     far = np.abs(one.permuted(permutations, rng) - 0.5) >= abs(area - 0.5) - 1e-9
-    of_precision = _joined(one.auprcs(drawn), confidence, wilson(precision, tumors, confidence))
+    of_precision = {}
+    if precision:
+        value = auprc(labels, scores)
+        ends = _joined(one.auprcs(drawn), confidence, wilson(value, tumors, confidence))
+        of_precision["auprc"] = {"value": value, "low": ends[0], "high": ends[1], "chance": float(labels.mean())}
     return {
         "auroc": {"value": area, "low": low, "high": high},
-        "auprc": {
-            "value": precision, "low": of_precision[0], "high": of_precision[1],
-            "chance": float(labels.mean()),
-        },
+        **of_precision,
         "p_value": (1 + int(far.sum())) / (1 + permutations),
         "includes_chance": low <= 0.5 <= high,
         "counts": {

@@ -42,7 +42,7 @@ def verdict(metrics: dict, level: str, confidence: float) -> str:
     """Say whether the AUROC of a level, as `contrast.discrimination` gives it, is more than chance."""
     area, p = metrics[f"auroc_{level}"], metrics[f"p_value_{level}"]
     told = (
-        f"Per {level} the AUROC is {area['value']:.2f}, its {confidence:.0%} interval {area['low']:.2f} to "
+        f"Per {level} the AUROC is {area['value']:.2f}, its {100 * confidence:g}% interval {area['low']:.2f} to "
         f"{area['high']:.2f}"
     )
     if area["low"] <= 0.5 <= area["high"]:
@@ -73,8 +73,11 @@ def _winners(wins: dict) -> str:
 def _truth(truth: dict) -> str:
     told = (
         f"What each patch shows is known here: {truth['tumor_patches']:,} of {truth['patches']:,} are at least half "
-        f"tumor. Against that, the AUROC per patch of the pair is {_interval(truth['auroc_patch_pair'])}"
+        "tumor"
     )
+    if "auroc_patch_pair" not in truth:
+        return f"{told}, so that nothing can be judged against it."
+    told += f". Against that, the AUROC per patch of the pair is {_interval(truth['auroc_patch_pair'])}"
     if "auroc_patch_latents" in truth:
         told += f", that of latents + logistic regression {_interval(truth['auroc_patch_latents'])}"
     return f"{told}."
@@ -91,12 +94,14 @@ def _rivals(metrics: dict, confidence: float) -> list[str]:
     else:
         told.append("Per slide none of the baselines does as well as the pair on the same split.")
     if chance:
-        told.append(f"The {confidence:.0%} interval per slide of these includes chance (0.5): {'; '.join(chance)}.")
-    pca = found["pca_pair"]
-    if pca["components"] < pca["components_wanted"]:
+        told.append(
+            f"The {100 * confidence:g}% interval per slide of these includes chance (0.5): {'; '.join(chance)}."
+        )
+    pca = found.get("pca_pair")
+    if pca is not None and pca["components"] < pca["components_wanted"]:
         told.append(
             f"The linear pair has {pca['components']:,} components instead of the {pca['components_wanted']:,} "
-            "numbers of the pair's latents: its training patches allow no more."
+            "numbers of the pair's latents: the patches that it was computed from allow no more."
         )
     told += [f"Left out, {name}: {reason}." for name, reason in metrics["left_out"].items()]
     return told

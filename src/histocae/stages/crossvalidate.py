@@ -1,15 +1,17 @@
 """Stage crossvalidate: the pair, trained and tested on folds of cases; nothing unless folds are asked for."""
 
+import itertools
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pandas as pd
 
 from histocae import backend, baselines, cohorts, contrast, crossvalidation, paths, recipe
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.params import Params
-from histocae.split import SPLITS, check_apart, folds, with_metadata
+from histocae.split import SPLITS, with_metadata
 from histocae.stages.train import train
 from histocae.store import PatchStore
 from histocae.tables import TEXTS
@@ -39,17 +41,15 @@ def run(params: Params) -> None:
 
 
 def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
-    """Give the tables of each fold: it tests, the next one validates, the others train."""
-    index = PatchStore(paths.PATCHES).index()
-    of_case = folds(index, count, params.seed, params.split.together)
-    numbers = index["case_id"].map(of_case).to_numpy()
-    patches = with_metadata(index, read_table(paths.METADATA, TEXTS))
-    divided = []
-    for number in range(count):
-        test, validation = numbers == number, numbers == (number + 1) % count
-        parts = {"train": ~(test | validation), "validation": validation, "test": test}
-        divided.append({split: patches[parts[split]] for split in SPLITS})
-        check_apart(divided[-1])
+    """Give the tables of each fold, from all of which the pair can learn."""
+    patches = with_metadata(PatchStore(paths.PATCHES).index(), read_table(paths.METADATA, TEXTS))
+    divided = crossvalidation.divide(patches, count, params.seed, params.split.together)
+    # what the last fold lacks is better told before the first one is trained
+    for tables, name, split in itertools.product(divided, params.pair, ("train", "validation")):
+        own = params.model(name).training(params.training)
+        cohorts.sample(
+            tables[split], params.model(name).cohort, own.balance, own.min_percent_tumor_nuclei, params.seed
+        )  # fmt: skip
     return divided
 
 
@@ -61,6 +61,7 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     tables = {split: cohorts.read_split(place.splits / f"{split}.csv") for split in SPLITS}
     store = PatchStore(paths.PATCHES)
     backend.start()
+    backend.repeatable(params.seed)
     import keras
 
     from histocae import reconstruction
@@ -71,11 +72,12 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
         keras.backend.clear_session()
         about = recipe.describe(params, name, store, place.splits)
         file = place.trained / name / recipe.FILE
-        former = json.loads(file.read_text(encoding="utf-8"))["made_from"] if file.is_file() else None
-        done = former == about["made_from"] and (place.runs / f"{name}.json").is_file()
+        former, run = (_read(one) for one in (file, place.runs / f"{name}.json"))
+        # a training that was killed between the two has weights without a run
+        done = former.get("made_from") == about["made_from"] and former["weights"] == run.get("weights")
         cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place)
         learnt.append(cohorts.learnt_from(tables["train"], about))
-        size = json.loads(file.read_text(encoding="utf-8"))["latent_size"]
+        size = _read(file)["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
             {
@@ -84,5 +86,9 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
             }
         )
     validation, test = (contrast.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test"))
-    others = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
-    return crossvalidation.Fold(number, validation, test, others)
+    others, left_out = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
+    return crossvalidation.Fold(number, validation, test, others, left_out)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

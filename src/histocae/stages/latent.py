@@ -27,7 +27,7 @@ def run(params: Params, name: str) -> None:
         return
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     features = latent_study.read_features(folder, tables, about["features"])
-    if (features["train"] == features["train"][0]).all():
+    if latents.constant(features["train"]).all():
         _without(name, about, "every latent is constant on the training patches: the model tells nothing apart")
         return
     from histocae import latent_plots, plots

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histocae import backend, baselines, cohorts, contrast, paths, sources, verdicts
+from histocae import backend, baselines, cohorts, contrast, latent_study, paths, sources, verdicts
 from histocae.errors import DataError
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.params import Params
@@ -39,10 +39,11 @@ def _compare(params: Params, folder: Path) -> dict:
     test = contrast.join(tables["test"], *(_errors(one, "per_patch") for one in records))
     store = PatchStore(paths.PATCHES)
     learnt = tuple(cohorts.learnt_from(tables["train"], one.training) for one in records)
-    encoded, left_out = _latents(settings.latents)
+    encoded, without = _latents(settings.latents, tables)
     size = records[0].training["latent_size"]
-    others = baselines.make(store, learnt, validation, test, size, encoded, seed)
-    metrics = contrast.study(validation, test, others, settings, seed) | {"left_out": left_out}
+    others, left_out = baselines.make(store, learnt, validation, test, size, encoded, seed)
+    metrics = contrast.study(validation, test, others, settings, seed) | {"left_out": left_out | without}
+    metrics["settings"] = settings.model_dump()
     for key, values in (("pair", params.pair), ("weights", [one.training["weights"] for one in records])):
         metrics[key] = dict(zip(("tumor", "normal"), values, strict=True))
     bands = contrast.curves(test, settings, seed)
@@ -81,8 +82,10 @@ def _errors(record: Record, name: str) -> pd.DataFrame:
     return read_table(paths.evaluation(record.name) / f"{name}.csv", ("shard",), separator=",")
 
 
-def _latents(name: str | None) -> tuple[dict[str, np.ndarray] | None, dict[str, str]]:
-    """Map the latents of a model, or say why there are none."""
+def _latents(
+    name: str | None, tables: dict[str, pd.DataFrame]
+) -> tuple[dict[str, np.ndarray] | None, dict[str, str]]:
+    """Read the latents of a model, or say why there are none."""
     if name is None:
         return None, {"latents": "tissue.latents names no model"}
     folder = paths.LATENTS / name
@@ -92,4 +95,4 @@ def _latents(name: str | None) -> tuple[dict[str, np.ndarray] | None, dict[str, 
         raise DataError(f"{file}: not there, or not of the present weights; run dvc repro evaluate@{name}")
     if about["features"] is None:
         return None, {"latents": f"{name} has no latent layer"}
-    return {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}, {}
+    return latent_study.read_features(folder, tables, about["features"]), {}
