@@ -59,6 +59,7 @@ class Registered(Project):
         }  # fmt: skip
         found = {
             "pair": {name: name for name in names},
+            "settings": {"confidence": 0.95},
             "threshold": dict.fromkeys(LEVELS, threshold),
             "mse": {
                 f"{data}_data": {f"{model}_model": own[data] if data == model else 0.01 for model in names}

@@ -129,6 +129,31 @@ def test_a_challenger_that_has_left_loses_its_alias(project):
     assert set(project.json("models/registered.json")["histocae-all"]) == {"champion"}
 
 
+def test_what_has_left_params_is_champion_no_more_but_others_of_a_shared_server_stay(project):
+    client = project.client
+    theirs = client.create_run(client.create_experiment("theirs")).info.run_id
+    version = client.create_model_version("histocae-normal", f"runs:/{theirs}/model", theirs).version
+    client.set_registered_model_alias("histocae-normal", "champion", version)
+    project.params(models={"all": registered.MODELS["all"]}, tissue__latents=None)
+    project.compare(pair=None, reason="models has neither of them")
+    output = project.run("register")
+    assert output.code == 0 and any("histocae-pair has no champion any more" in line for line in output.lines)
+    assert set(project.json("models/registered.json")) == {"histocae-all"}
+    for name in ("histocae-tumor", "histocae-pair"):
+        assert client.get_registered_model(name).aliases == {}
+    assert client.get_registered_model("histocae-normal").aliases == {"champion": version}
+
+
+def test_a_linear_pair_is_a_yardstick_and_not_registered(project):
+    for name in ("tumor", "normal"):
+        about = project.json(f"models/trained/{name}/training.json")
+        about["model"]["architecture"] = "pca"
+        (project.folder / f"models/trained/{name}/training.json").write_text(json.dumps(about))
+    output = project.run("register")
+    assert output.code == 0 and any("the pair is linear" in line for line in output.lines)
+    assert set(project.json("models/registered.json")) == {"histocae-all"}
+
+
 def test_the_pair_gives_the_scores_of_its_two_models(done):
     mlflow.set_tracking_uri(done.uri)
     loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")

@@ -32,7 +32,8 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict
 
     """
     model = params.model(name)
-    about = params.model_dump(exclude={"models", "executor", "tracking"})
+    # not of what is asked of a model later: that may change without a new training
+    about = params.model_dump(exclude={"models", "executor", "tracking", "latent", "tissue", "crossvalidation"})
     about["training"] = model.training(params.training).model_dump()
     about["model"] = model.model_dump(exclude=set(about["training"])) | {"name": name}
     record = {

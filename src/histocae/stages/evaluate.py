@@ -25,12 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
-    """Measure train and validation patches of the cohort, and all test patches."""
+    """Measure the training patches it learnt from, and all validation and test patches."""
     trained = Record(name).training
     cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    own = {split: learnt_from(tables[split], trained) for split in ("train", "validation")}
-    own["test"] = select(tables["test"], cohort)
+    # champions are chosen by validation errors, so that they are over the same patches for all of a cohort
+    own = {split: select(tables[split], cohort) for split in ("validation", "test")}
+    own["train"] = learnt_from(tables["train"], trained)
     backend.start()
     backend.repeatable(params.seed)
     from histocae import plots, reconstruction

@@ -37,12 +37,13 @@ def deliver_all(
         record = Record(name)
         run, model_id = deliver(record, params.tracking.experiment, colors[name])
         delivered.append(Delivered(record, run.info.run_id, model_id))
+    for number in range(1, (params.crossvalidation.folds or 0) + 1):
+        for name in params.pair:
+            if (paths.fold(number).runs / f"{name}.json").is_file():
+                deliver(Record(name, paths.fold(number)), params.tracking.experiment)
     own_runs = {one.record.name: one.run_id for one in delivered}
-    pair = read_pair()
+    pair = read_pair(own_runs)
     if pair is None:
-        return delivered, None
-    if missing := {pair.tumor.name, pair.normal.name} - set(own_runs):
-        log.info("the pair's %s is not among the models delivered; no pair to deliver", " and ".join(sorted(missing)))
         return delivered, None
     run, model_id = deliver_pair(pair, params.tracking.experiment, own_runs)
     return delivered, (pair, run.info.run_id, model_id)

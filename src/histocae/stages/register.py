@@ -17,4 +17,5 @@ def run(params: Params) -> None:
             registered[registry.registered_name(cohort)] = crowned
     if pair is not None:
         registered[registry.PAIR] = registry.register_pair(*pair)
+    registry.depose(set(registered), params.tracking.experiment)
     write_json(registered, paths.REGISTERED)

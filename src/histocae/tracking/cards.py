@@ -45,14 +45,23 @@ def of_model(record: Record, name: str, ranked: Sequence[Record], yardsticks: Se
         yardsticks: the cohort's linear models.
 
     """
+    shown = list(yardsticks)
+    card = _of_model(record, name, ranked, shown)
+    while len(card) > LONGEST and shown:
+        shown.pop()
+        card = _of_model(record, name, ranked, shown)
+    return card
+
+
+def _of_model(record: Record, name: str, ranked: Sequence[Record], yardsticks: Sequence[Record]) -> str:
     training = record.training
     place = [one.name for one in ranked].index(record.name) + 1
     among = f"Number {place} of {len(ranked)} by validation error" if len(ranked) > 1 else "The only candidate"
     pixels = training["params"]["patches"]["pixels"]
     return _joined(
         f"{record.name}, an autoencoder of patches of {_TISSUES[training['cohort']]}: {_architecture(record)}",
-        f"It gives a patch back from {training['latent_size']:,} numbers, "
-        f"{3 * pixels**2 / training['latent_size']:.0f} times fewer than it has. {among} in its cohort.",
+        f"It gives a patch back from {training['latent_size']:,} numbers; it has {3 * pixels**2:,}. "
+        f"{among} in its cohort.",
         "## Data",
         _source(record),
         _patches(record),
@@ -153,8 +162,10 @@ def _source(record: Record) -> str:
     source, patches = params["data"]["source"], params["patches"]
     what = "the embedded procedural demo cohort" if source == "demo" else f"source `{source}`"
     same = " (what it is given has to be made so first: `histocae.color`)" if patches["color"] != "rgb" else ""
+    # tiles keep a resolution of their own
+    scale = f" at {patches['mpp']:g} microns per pixel" if source != "tiles" else ""
     return (
-        f"From {what}: patches of {patches['pixels']} pixels at {patches['mpp']:g} microns per pixel, colors "
+        f"From {what}: patches of {patches['pixels']} pixels{scale}, colors "
         f"{_COLORS[patches['color']]}{same}. No {params['split']['together']} is in two parts of the split."
     )
 

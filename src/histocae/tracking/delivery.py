@@ -65,7 +65,7 @@ def deliver(record: Record, experiment_name: str, color: str | None = None) -> t
     Args:
         record: of the training.
         experiment_name: of MLflow.
-        color: of the run in charts, as #rrggbb, unless it has one.
+        color: of the run in charts, as #rrggbb.
 
     Returns:
         The run, and the id of its logged model; None for what is never registered, which has none.
@@ -88,7 +88,7 @@ def deliver(record: Record, experiment_name: str, color: str | None = None) -> t
         run = _run(api, place, label, about["training_id"], about["run_id"], about["start"], tags)
         run_id = run.info.run_id
         known = run.data.tags
-        if color is not None and COLOR not in known:
+        if color is not None and known.get(COLOR) != color:
             api.set_tag(run_id, COLOR, color)
         runs.log_params(api, run_id, flat(record.training["params"]))
         runs.log_metrics(api, run_id, _points(record))
@@ -129,8 +129,9 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
         }  # fmt: skip
         run = _run(api, place, "pair", pair.state, None, end, tags)
         run_id = run.info.run_id
-        both = pair.tumor.training["params"]
-        both = {**both, "model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
+        both = dict(pair.tumor.training["params"])
+        both |= {"tissue": pair.tissue["settings"]}
+        both |= {"model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
         runs.log_params(api, run_id, flat(both))
         stamp = run.info.start_time
         runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in pair.metrics.items()])

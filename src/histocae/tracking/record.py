@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,8 +159,11 @@ class PairRecord:
         return numbers
 
 
-def read_pair() -> PairRecord | None:
-    """Read the pair that the tissue stage compared; None, with a word why, where there is none.
+def read_pair(delivered: Collection[str]) -> PairRecord | None:
+    """Read the pair that the tissue stage compared; None, with a word why, where there is none to deliver.
+
+    Args:
+        delivered: models whose runs are there.
 
     Raises:
         TrackingError: it compared other models than those that are evaluated now.
@@ -173,7 +177,13 @@ def read_pair() -> PairRecord | None:
     if tissue["pair"] is None:
         log.info("no pair to deliver: %s", tissue["reason"])
         return None
+    if missing := set(tissue["pair"].values()) - set(delivered):
+        log.info("the pair's %s is not among the models delivered; no pair to deliver", " and ".join(sorted(missing)))
+        return None
     pair = PairRecord(Record(tissue["pair"]["tumor"]), Record(tissue["pair"]["normal"]), tissue)
+    if pair.tumor.is_yardstick:
+        log.info("the pair is linear, a yardstick; it is not registered")
+        return None
     for name, record in (("tumor", pair.tumor), ("normal", pair.normal)):
         compared = tissue["mse"][f"{name}_data"][f"{name}_model"]
         if not math.isclose(compared, record.metrics["test_mse"], rel_tol=1e-6):

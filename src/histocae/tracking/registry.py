@@ -7,6 +7,7 @@ from typing import Any
 
 from histocae.errors import TrackingError
 from histocae.files import fingerprint
+from histocae.identifiers import COHORTS
 from histocae.tracking import cards
 from histocae.tracking.delivery import Delivered
 from histocae.tracking.record import PairRecord, Record
@@ -19,6 +20,36 @@ PAIR = "histocae-pair"
 METRICS = ("validation_mse", "test_mse", "test_psnr", "test_ssim")
 LATENT_METRICS = ("latent_auroc_patch", "latent_auroc_slide", "latent_auroc_case", "latent_ari", "latent_nmi")
 PAIR_METRICS = ("auroc_patch", "auroc_slide", "auroc_case", "threshold_patch")
+
+
+def depose(crowned: set[str], experiment: str) -> None:
+    """Take the aliases from our registered models that have no candidate any more.
+
+    Versions of other experiments keep theirs: a server may be shared.
+
+    Args:
+        crowned: registered models that have a champion of today.
+        experiment: in which the pipeline's runs are.
+
+    Raises:
+        TrackingError: the server is away or refuses.
+
+    """
+    with _registry() as api:
+        ours = api.get_experiment_by_name(experiment)
+        for name in {*map(registered_name, COHORTS), PAIR} - crowned:
+            try:
+                aliases = api.get_registered_model(name).aliases
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                continue
+            of_others = {
+                alias: (str(version), "of another experiment")
+                for alias, version in aliases.items()
+                if api.get_run(api.get_model_version(name, version).run_id).info.experiment_id != ours.experiment_id
+            }
+            _set_aliases(api, name, of_others)
 
 
 def registered_name(cohort: str) -> str:
