@@ -7,6 +7,7 @@ same to the byte each time.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 
 from histocae.files import replacing
 
+# a slide's name may have dollar signs, and is no formula
+matplotlib.rcParams["text.parse_math"] = False
 ARCHITECTURES = {"plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "pca": ("#555555", "s", "--")}
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 

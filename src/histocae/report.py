@@ -37,7 +37,9 @@ LATENT_ROWS = [
     ("principal components for 90 % of the variance", "pca_components_90", "pixel_components_90"),
     ("latents that never change", "latent_dead", None),
 ]
+COUNTS = {"pca_components_90", "pixel_components_90", "latent_dead"}
 QUALITY = 85
+MOST_PIXELS = 16_383  # of a side of a WebP
 # beyond so many the page would be too heavy to send; all lie in the folder
 MOST_HEATMAPS = 12
 
@@ -123,7 +125,10 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
         rows=[[_cell(name, value) for name, value in row.items()] for row in shown.to_dict("records")],
         parts=parts,
         levels=LEVELS,
-        latent_rows=[(label, *keys) for label, *keys in LATENT_ROWS if measured & set(keys)],
+        latent_rows=[
+            (label, *keys, _count if COUNTS & set(keys) else _number)
+            for label, *keys in LATENT_ROWS if measured & set(keys)
+        ],
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
     )
 
@@ -142,10 +147,14 @@ def _cell(name: str, value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _number(value: float | int | None, digits: int = 3) -> str:
+def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) != 1 else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}"
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def _interval(one: dict, digits: int = 2) -> str:
@@ -162,5 +171,6 @@ def _embedded(path: Path) -> str:
     """Embed a picture; WebP takes a fraction of what PNG would."""
     held = io.BytesIO()
     with Image.open(path) as picture:
+        picture.thumbnail((MOST_PIXELS, MOST_PIXELS))  # does nothing to smaller ones
         picture.convert("RGB").save(held, "WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(held.getvalue()).decode()

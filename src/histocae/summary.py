@@ -29,6 +29,7 @@ class Trained(Protocol):
     run: dict[str, Any]
     metrics: dict[str, float]
     history: pd.DataFrame
+    filters: list[int]
 
 
 def table(records: Sequence[Trained]) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def table(records: Sequence[Trained]) -> pd.DataFrame:
         model, metrics = record.training["model"], record.metrics
         about = {
             "model": record.name, "cohort": model["cohort"], "architecture": model["architecture"],
-            "filters": "-".join(str(one) for one in model["filters"] or ()),
+            "filters": "-".join(str(one) for one in record.filters),
             "latent_features": record.training["latent_features"], "parameters": record.training["parameters"],
             "epochs": record.training["epochs"], "seconds": record.run["seconds"],
         }  # fmt: skip
