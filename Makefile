@@ -37,7 +37,7 @@ study: $(STAMP)
 	$(ACTIVATE) dvc repro
 
 test: $(STAMP)
-	$(ACTIVATE) python -m pytest
+	$(ACTIVATE) python -m pytest -n 2 --dist loadfile
 
 # Needs chromium.
 test-browser: $(STAMP)
