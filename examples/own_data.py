@@ -59,7 +59,7 @@ def lung(folder: Path, params: dict) -> None:
 
 
 def paad(folder: Path, params: dict) -> None:
-    """List the crops, to be cut into patches; they are of tumor only, so one model is left."""
+    """List the crops, to be cut into patches; they are of tumor only, so models of cohort all are left."""
     crops = folder / "tcga_paad_crops"
     table = pd.read_csv(crops / "crops.csv")
     _tiles(
