@@ -9,6 +9,8 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from histocae import baselines, contrast, crossvalidation, params
+
 FOLDS = 3
 MODELS = {
     name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1}
@@ -81,12 +83,37 @@ def test_every_case_is_tested_once_by_models_that_have_not_seen_it(project, trac
     assert json.loads((project.folder / "reports/crossvalidation/metrics.json").read_text()) == {"folds": None}
 
 
+def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_comparable_units():
+    settings = params.Tissue(
+        tumor="tumor", normal="normal", latents=None, bootstrap=100, permutations=100, confidence=0.95
+    )
+    kinds = ["Primary Tumor", "Solid Tissue Normal"] * 4
+    folds = []
+    for number, (scale, shift) in enumerate(((1, 0), (50, 900)), 1):
+        rows = pd.DataFrame(
+            {
+                "slide_id": [f"s{number}{i}" for i in range(8)], "case_id": [f"c{number}{i}" for i in range(8)],
+                "sample_type": kinds, "shard": "s", "position": range(8),
+            }
+        )  # fmt: skip
+        errors = rows[["shard", "position"]].assign(mse=0.1)
+        table = contrast.join(rows, errors, errors)
+        score = scale * (table["label"] + np.arange(8) / 20).to_numpy() + shift
+        one = baselines.Baseline("a classifier", score, 1, "training", {"components": number}, held=score)
+        folds.append(crossvalidation.Fold(number, table, table, {"one": one}, {"pca_pair": "too few"}))
+    found = crossvalidation.pool(folds, settings, 1)
+    assert found["baselines"]["one"]["auroc_slide"]["value"] == 1
+    assert [each["components"] for each in found["baselines"]["one"]["each"]] == [1, 2]
+    assert found["left_out"] == {"pca_pair": "too few"} and found["auroc_slide"]["value"] == 0.5
+    assert "NaN" not in json.dumps(found)
+
+
 def test_too_many_folds_are_refused_before_anything_is_trained(project):
     small(project)
     project.make(*UP_TO_PATCHES)
-    params = yaml.safe_load((project.folder / "params.yaml").read_text())
-    params["crossvalidation"]["folds"] = 40
-    (project.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    values = yaml.safe_load((project.folder / "params.yaml").read_text())
+    values["crossvalidation"]["folds"] = 40
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(values))
     told = project.run("crossvalidate").told
     assert "fold" in told and "40" in told
     assert not list((project.folder / "models/folds").glob("fold-*"))

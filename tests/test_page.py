@@ -1,0 +1,25 @@
+"""Pictures and the page with names and sizes that no one expects."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histocae import plots, report
+
+
+@pytest.mark.parametrize("name", ["S$^$3", "a $ b $ c", "<slide> & \\frac", "x" * 300])
+def test_any_name_can_stand_over_a_picture(tmp_path, name):
+    figure = plots.plot_sample_imgs(np.zeros((2, 4, 4, 3), np.uint8), 1, 2, title=name, labels=[name, name])
+    plots.save(figure, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > 100
+
+
+def test_a_picture_too_tall_for_webp_is_shown_smaller(tmp_path):
+    Image.new("RGB", (40, 16_400)).save(tmp_path / "tall.png")
+    assert report._embedded(tmp_path / "tall.png").startswith("data:image/webp;base64,")
+
+
+def test_counts_and_numbers_are_written_apart():
+    assert [report._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
+    assert [report._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
