@@ -1,6 +1,7 @@
 """Pictures and the page with names and sizes that no one expects."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -23,3 +24,11 @@ def test_a_picture_too_tall_for_webp_is_shown_smaller(tmp_path):
 def test_counts_and_numbers_are_written_apart():
     assert [report._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
     assert [report._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
+
+
+def test_logarithmic_axes_keep_their_numbers(tmp_path):
+    table = pd.DataFrame({"model": ["a"], "architecture": ["pca"], "latent_features": [5], "test_mse": [0.01]})
+    figure = plots.plot_sizes(table)
+    plots.save(figure, tmp_path / "sizes.png")
+    labels = figure.axes[0].get_yticklabels(minor=False)
+    assert labels and all(one.get_parse_math() for one in labels)

@@ -248,7 +248,7 @@ def plot_pairs(
     for axis in axes.ravel():
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a slide's name may have dollar signs
     return figure
 
 

@@ -118,7 +118,10 @@ def _pooled(everything: pd.DataFrame, folds: list[Baseline], tested: list[Fold],
         {"fold": fold.number, "direction": one.direction, **one.more, **_aurocs(fold.test.assign(score=one.scores))}
         for fold, one in zip(tested, folds, strict=True)
     ]
-    return {"about": folds[0].about, "fixed_on": folds[0].fixed_on, **kept, "each": each}
+    abouts = {one.about for one in folds}
+    # where folds differ in a detail, that stands in `each`
+    about = folds[0].about if len(abouts) == 1 else folds[0].about.split(" (")[0]
+    return {"about": about, "fixed_on": folds[0].fixed_on, **kept, "each": each}
 
 
 def _comparable(one: Baseline) -> np.ndarray:

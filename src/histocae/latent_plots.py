@@ -212,7 +212,7 @@ def _picture(rows: list[list[np.ndarray]], texts: list[str], heads: dict[int, st
     axis.imshow(canvas, aspect="auto", interpolation="none")
     axis.axis("off")
     for at, text in enumerate(texts):
-        axis.text(-8, step * (at + 0.5), text, ha="right", va="center", fontsize=8)
+        axis.text(-8, step * (at + 0.5), text, ha="right", va="center", fontsize=8, parse_math=False)
     for column, text in heads.items():
         axis.text(starts[column], -6, text, ha="left", va="bottom", fontsize=9)
     figure.text(8 / whole_width, 1 - 10 / whole_height, title, ha="left", va="top", fontsize=12)

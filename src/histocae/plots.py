@@ -7,7 +7,6 @@ same to the byte each time.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,8 +14,6 @@ from matplotlib.figure import Figure
 
 from histocae.files import replacing
 
-# a slide's name may have dollar signs, and is no formula
-matplotlib.rcParams["text.parse_math"] = False
 ARCHITECTURES = {"plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "pca": ("#555555", "s", "--")}
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
@@ -68,9 +65,9 @@ def plot_sample_imgs(
         if at is not None:
             _show(axis, images[at], color)
             if labels is not None:
-                axis.set_title(str(labels[at]), fontsize=9)
+                axis.set_title(str(labels[at]), fontsize=9, parse_math=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with dollar signs is no formula
     return figure
 
 
@@ -123,7 +120,7 @@ def plot_paired_imgs(
         axis.set_xticks([])
         axis.set_yticks([])
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with dollar signs is no formula
     return figure
 
 
