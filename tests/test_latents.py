@@ -283,6 +283,11 @@ def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, 
     live = level + (level or 1) * spread * rng.normal(size=(200, 1))
     points = np.c_[live, np.zeros((200, dead))].astype(np.float32)
     assert np.isfinite(latents.tsne(points, 10.0, 1)[0]).all()
+
+
+def test_a_umap_takes_one_feature_and_points_far_from_zero():
+    rng = np.random.default_rng(16)
+    points = np.c_[5 + 5e-3 * rng.normal(size=(60, 1)), np.zeros((60, 15))].astype(np.float32)
     assert np.isfinite(latents.umap(points, 1)).all()
     assert np.isfinite(latents.umap(points[:, :1], 1)).all()
 
