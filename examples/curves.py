@@ -33,7 +33,9 @@ def main(picture: Path) -> None:
         seconds = record.run["seconds"] * np.arange(1, len(losses) + 1) / len(losses)
         axis.plot(seconds, np.minimum.accumulate(losses), color=colors[record.name], label=label)
     axis.set(xlabel="seconds of training", ylabel="best validation MSE so far", xscale="log", yscale="log")
-    axis.grid(alpha=0.3, which="both")
+    for one in (axis.xaxis, axis.yaxis):
+        plots.plain_numbers(one)
+    axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     plots.save(figure, picture)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from histocae.files import replacing
 
@@ -152,17 +154,32 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
         latents = some["latent_features"].astype(float)
         color, marker, line = ARCHITECTURES[name]
         axis.plot(latents, some["test_mse"], marker, ls=line, ms=7, color=color, label=name)
-        for x, (_, row) in zip(latents, some.iterrows(), strict=True):
-            axis.annotate(row["model"], (x, row["test_mse"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    # of models of one size every second one's name stands to the left: errors may be close
+    turn = rows.sort_values("test_mse").groupby("latent_features").cumcount() % 2
+    for i, row in rows.iterrows():
+        place = {"xytext": (-7, -3), "ha": "right"} if turn[i] else {"xytext": (7, -3), "ha": "left"}
+        at = (float(row["latent_features"]), row["test_mse"])
+        axis.annotate(row["model"], at, textcoords="offset points", fontsize=8, **place)
     axis.set(xlabel="latents", ylabel="test MSE (pixels in [0, 1])", xscale="log", yscale="log")
-    ticks = sorted(set(rows["latent_features"].astype(int)))
-    axis.set_xticks(ticks, [str(one) for one in ticks])
+    ticks: list[int] = []
+    for one in sorted(set(rows["latent_features"].astype(int)), reverse=True):
+        if not ticks or one * 1.2 < ticks[-1]:  # closer ones would be written over one another
+            ticks.append(one)
     axis.minorticks_off()
+    axis.set_xticks(ticks, [str(one) for one in ticks])
+    plain_numbers(axis.yaxis)
     axis.margins(x=0.2, y=0.15)
     axis.grid(alpha=0.3)
     if len(rows):
         axis.legend(frameon=False)
     return figure
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Write 0.002, 0.005, 0.01 beside a logarithmic axis in place of powers of ten, of which it may have none."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plot_errors(measured: pd.DataFrame, title: str) -> Figure:
