@@ -53,7 +53,7 @@ def test_crops_of_one_class_train_one_model_and_refuse_the_pair(tmp_path, shared
         pytest.skip("no TCGA-PAAD crops beside the checkout")
     models = {"all": {"filters": [4], "latent_features": 8}, "tumor": {"cohort": "tumor", "filters": [4]}}
     project = example(tmp_path, shared, "paad", models=models, **{"patches.pixels": 128})
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", "compare")
     assert list(pd.read_csv(project.folder / "reports/comparison.csv")["model"]) == ["all"]
     index = pd.read_csv(project.folder / "data/patches/index.csv", sep="|")
     assert index["case_id"].nunique() == 10 and 300 < len(index) <= 640
