@@ -37,7 +37,7 @@ study: $(STAMP)
 	$(ACTIVATE) dvc repro
 
 test: $(STAMP)
-	$(ACTIVATE) python -m pytest -n 2 --dist loadfile
+	$(ACTIVATE) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Needs chromium.
 test-browser: $(STAMP)

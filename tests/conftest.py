@@ -28,6 +28,16 @@ SMALL = {
 ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
 
 
+# files that take minutes: begun first, so that no worker has one left when the others are done
+LONGEST = ("test_pipeline", "test_real_data", "test_crossvalidation", "test_registry", "test_slides")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first; the others keep their order."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command gave back: its exit code and the lines of its stderr."""
