@@ -134,13 +134,15 @@ def test_what_has_left_params_is_champion_no_more_but_others_of_a_shared_server_
     theirs = client.create_run(client.create_experiment("theirs")).info.run_id
     version = client.create_model_version("histocae-normal", f"runs:/{theirs}/model", theirs).version
     client.set_registered_model_alias("histocae-normal", "champion", version)
+    alone = client.create_model_version("histocae-tumor", "s3://bucket/model").version  # made by hand, of no run
+    client.set_registered_model_alias("histocae-tumor", "challenger", alone)
     project.params(models={"all": registered.MODELS["all"]}, tissue__latents=None)
     project.compare(pair=None, reason="models has neither of them")
     output = project.run("register")
     assert output.code == 0 and any("histocae-pair has no champion any more" in line for line in output.lines)
     assert set(project.json("models/registered.json")) == {"histocae-all"}
-    for name in ("histocae-tumor", "histocae-pair"):
-        assert client.get_registered_model(name).aliases == {}
+    assert client.get_registered_model("histocae-pair").aliases == {}
+    assert client.get_registered_model("histocae-tumor").aliases == {"challenger": alone}
     assert client.get_registered_model("histocae-normal").aliases == {"champion": version}
 
 

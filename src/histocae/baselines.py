@@ -95,9 +95,10 @@ def make(
         f"error_{model}": _turned(
             f"error of the {model.replace('_', ' ')} alone",
             test[column],
-            *[validation[column]] * 2,
-            held,
-            "validation",
+            held=validation[column],
+            fixing=validation[column],
+            labels=held,
+            fixed_on="validation",
         )
         for model, column in pair.MODELS.items()
     }

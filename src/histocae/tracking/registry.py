@@ -44,12 +44,21 @@ def depose(crowned: set[str], experiment: str) -> None:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 continue
-            of_others = {
-                alias: (str(version), "of another experiment")
-                for alias, version in aliases.items()
-                if api.get_run(api.get_model_version(name, version).run_id).info.experiment_id != ours.experiment_id
-            }
-            _set_aliases(api, name, of_others)
+            for alias in {CHAMPION, CHALLENGER} & set(aliases):
+                if _place_of(api, api.get_model_version(name, aliases[alias]).run_id) == ours.experiment_id:
+                    _take(api, name, alias)
+
+
+def _place_of(api: MlflowClient, run_id: str | None) -> str | None:
+    """Give the experiment of a version's run; None for a version without a run, or whose run is gone."""
+    if not run_id:
+        return None
+    try:
+        return api.get_run(run_id).info.experiment_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def registered_name(cohort: str) -> str:
@@ -167,8 +176,12 @@ def _set_aliases(api: MlflowClient, name: str, wanted: dict[str, tuple[str, str]
             api.set_registered_model_alias(name, alias, version)
             log.info("%s version %s (%s) is the %s", name, version, what, alias)
     for alias in {CHAMPION, CHALLENGER} & set(known) - set(wanted):
-        api.delete_registered_model_alias(name, alias)
-        log.info("%s has no %s any more", name, alias)
+        _take(api, name, alias)
+
+
+def _take(api: MlflowClient, name: str, alias: str) -> None:
+    api.delete_registered_model_alias(name, alias)
+    log.info("%s has no %s any more", name, alias)
 
 
 def _tags(record: Record) -> dict[str, str]:
