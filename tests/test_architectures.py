@@ -15,25 +15,12 @@ from conftest import ALL_STAGES, ROOT, Project
 from histocae import CAE, backend, cohorts, linear, params
 from histocae.errors import DataError, HistocaeError, TrainingError
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
-from histocae.store import PatchStore
+from histocae.store import InMemory, PatchStore
 
 backend.start()
 
 from histocae import linear_start, reconstruction, training  # noqa: E402 (after the backend's chatter is held back)
 from histocae.architectures import block_side  # noqa: E402
-
-
-class Array:
-    """Patches in memory."""
-
-    def __init__(self, images):
-        self.images, self.pixels = images, images.shape[1]
-
-    def __len__(self):
-        return len(self.images)
-
-    def take(self, which):
-        return self.images[which]
 
 
 def textures(count, side=32, seed=0):
@@ -79,7 +66,7 @@ def joined(blocks, images, side):
 def started(patches, latents, filters=(16, 16)):
     """Give a residual CAE before its training."""
     backend.repeatable(1)
-    shape = (patches.pixels, patches.pixels, 3)
+    shape = patches.shape
     cae = CAE(shape, latents, filters, architecture="residual", optimizer="adamw")
     linear_start.start_residual(cae, patches, 1)
     return cae
@@ -88,7 +75,8 @@ def started(patches, latents, filters=(16, 16)):
 def trained(cae, patches, validation, options, checkpoint, **calls):
     """Train a CAE in place, and give the training's state."""
     return training.train(
-        cae, Array(patches), Array(validation), options, training.State(checkpoint.name), checkpoint, "same", **calls
+        cae, InMemory(patches), InMemory(validation), options, training.State(checkpoint.name), checkpoint,
+        "same", **calls,
     )
 
 
@@ -130,7 +118,7 @@ def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(sid
 def test_residual_starts_as_the_principal_components_of_blocks(side, latents, block):
     assert block_side(side, latents) == block
     seen, held_out = textures(40, side), textures(12, side, seed=1)
-    cae = started(Array(seen), latents)
+    cae = started(InMemory(seen), latents)
     assert cae.encoder.output_shape == (None, latents)
     assert cae.decoder.output_shape == (None, side, side, 3)
     blocks, each = cut(seen, block), latents // (side // block) ** 2
@@ -147,7 +135,7 @@ def test_residual_starts_as_the_principal_components_of_blocks(side, latents, bl
 
 def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
     seen, held_out = textures(6), textures(6, seed=1)
-    cae = started(Array(seen), 18)  # blocks are whole patches, and six of them span five directions
+    cae = started(InMemory(seen), 18)  # blocks are whole patches, and six of them span five directions
     assert block_side(32, 18) == 32
     assert mse(cae, seen) < 1e-8
     latents = out(cae.encoder, held_out)
@@ -155,7 +143,8 @@ def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
 
 
 def test_the_sample_of_blocks_is_seeded_and_close_to_all_of_them(monkeypatch):
-    patches, held_out = Array(textures(60)), Array(cut(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255)
+    blocks = np.rint(cut(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255).astype(np.uint8)
+    patches, held_out = InMemory(textures(60)), InMemory(blocks)
     exact = linear.fit_blocks(patches, 16, 8, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 80)
     monkeypatch.setattr(linear, "BATCH", 7)
@@ -167,7 +156,7 @@ def test_the_sample_of_blocks_is_seeded_and_close_to_all_of_them(monkeypatch):
 
 @pytest.mark.parametrize("architecture", ["residual", "pca"])
 def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
-    patches = Array(textures(20))
+    patches = InMemory(textures(20))
     made = [
         started(patches, 32) if architecture == "residual" else linear_start.fitted_pca(patches, 8, 1)
         for _ in range(2)
@@ -177,7 +166,7 @@ def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
     loaded = CAE(path=tmp_path / "a", load=True)
     assert loaded.params == made[0].params and loaded.params["architecture"] == architecture
     for part in ("encoder", "model"):
-        expected, found = (out(getattr(one, part), patches.images) for one in (made[0], loaded))
+        expected, found = (out(getattr(one, part), patches.take(np.arange(20))) for one in (made[0], loaded))
         np.testing.assert_array_equal(found, expected)
     assert saved(loaded, tmp_path / "c") == first
     file = tmp_path / "a/params.yaml"
@@ -238,13 +227,13 @@ def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
     from sklearn.decomposition import PCA
 
     seen, held_out = textures(count), textures(30, seed=1)
-    cae = linear_start.fitted_pca(Array(seen), 10, 1)
+    cae = linear_start.fitted_pca(InMemory(seen), 10, 1)
     reference = PCA(10, svd_solver="full").fit(seen.reshape(count, -1) / 255)
     flat = held_out.reshape(30, -1) / 255
     expected = np.square(reference.inverse_transform(reference.transform(flat)) - flat).mean(1)
-    np.testing.assert_allclose(reconstruction.measure_mse(cae, Array(held_out), "test"), expected, rtol=1e-3)
-    fitted = linear.fit(Array(seen), 10, 1)
-    np.testing.assert_allclose(fitted.errors(Array(held_out)), expected, rtol=1e-3)
+    np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(held_out), "test"), expected, rtol=1e-3)
+    fitted = linear.fit(InMemory(seen), 10, 1)
+    np.testing.assert_allclose(fitted.errors(InMemory(held_out)), expected, rtol=1e-3)
     np.testing.assert_allclose(
         np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3
     )
@@ -255,18 +244,18 @@ def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
 
 def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
     seen = textures(9)
-    cae = linear_start.fitted_pca(Array(seen), 64, 1)
+    cae = linear_start.fitted_pca(InMemory(seen), 64, 1)
     assert cae.params["latent_features"] == 8 and cae.encoder.output_shape == (None, 8)
     assert "64 components asked for, and 9 patches allow 8" in caplog.text
     assert mse(cae, seen) < 1e-8
     with pytest.raises(TrainingError, match="two patches"):
-        linear_start.fitted_pca(Array(seen[:1]), 4, 1)
+        linear_start.fitted_pca(InMemory(seen[:1]), 4, 1)
     with pytest.raises(DataError, match="all the same"):
-        linear_start.fitted_pca(Array(seen[[0, 0, 0]]), 4, 1)
+        linear_start.fitted_pca(InMemory(seen[[0, 0, 0]]), 4, 1)
 
 
 def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
-    seen, held_out = Array(textures(120)), Array(textures(30, seed=1))
+    seen, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
     exact = linear.fit(seen, 6, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
     monkeypatch.setattr(linear, "BATCH", 25)
@@ -284,9 +273,9 @@ def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
 
 def test_residual_learns_what_no_linear_map_can(tmp_path):
     seen, held_out = discs(640, 0), discs(64, 1)
-    cae = started(Array(seen), 16, (32, 32))
+    cae = started(InMemory(seen), 16, (32, 32))
     start = mse(cae, held_out)
-    assert mse(linear_start.fitted_pca(Array(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
+    assert mse(linear_start.fitted_pca(InMemory(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
     options = training.Options(5, 16, 5, "adamw", 0.004, 1, "cosine", 1.0, True)
     trained(cae, seen, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.93 * start
@@ -340,7 +329,7 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
         if len(state.rows) == 2:
             raise KilledError
 
-    undisturbed, killed, resumed = (started(Array(patches), 5) for _ in range(3))
+    undisturbed, killed, resumed = (started(InMemory(patches), 5) for _ in range(3))
     state = trained(undisturbed, patches, validation, options, tmp_path / "undisturbed")
     with pytest.raises(KilledError):
         trained(killed, patches, validation, options, tmp_path / "killed", on_epoch=kill)
@@ -357,7 +346,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
     def epoch(number, augment, seed=1):
-        batches = training.Batches(Array(images), 16, seed, number, augment)
+        batches = training.Batches(InMemory(images), 16, seed, number, augment)
         given = [batches[i] for i in range(len(batches))]
         assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
         return np.concatenate([x for x, _ in given])
@@ -376,13 +365,13 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     assert set(forms(1)) == set(range(8))
     assert forms(1) != forms(2) and forms(1) != forms(1, seed=2)
     np.testing.assert_array_equal(epoch(1, True), turned)
-    unshuffled = training.Batches(Array(images), 16, None)
+    unshuffled = training.Batches(InMemory(images), 16, None)
     np.testing.assert_array_equal(np.concatenate([unshuffled[i][0] for i in range(4)]), images)
 
 
 def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
     patches, validation = textures(23), textures(9, seed=1)
-    cae = linear_start.fitted_pca(Array(patches), 5, 1)
+    cae = linear_start.fitted_pca(InMemory(patches), 5, 1)
     before = saved(cae, tmp_path / "before")
     options = training.Options(7, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
     state = trained(cae, patches, validation, options, tmp_path / "t")

@@ -23,7 +23,8 @@ EXEMPT_IN |= {stage: ("tracking/server",) for stage in ("compare", "register")}
 EXEMPT_IN["register"] += ("model", "training", "backend", "store", "tables", "identifiers")
 EXEMPT_IN["compare"] += ("tables", "identifiers")
 # what an exempt module writes into the outputs all the same
-ALSO = {"train": ("samples",), "crossvalidate": ("samples",), "register": ("tracking/served_pair",)}
+ALSO = {stage: ("samples", "tracking/trainings") for stage in ("train", "crossvalidate")}
+ALSO["register"] = ("tracking/served_pair",)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

@@ -3,13 +3,14 @@
 A patch is framed in the color of its slide's class, red for tumor and blue for normal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from PIL import Image
 
 from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
@@ -25,6 +26,7 @@ TILE, FRAME, GAP, BREAK, LEFT, TOP = 80, 3, 4, 16, 110, 60
 DPI = 100  # as plots.save has it: a pixel of a gallery is one of the picture
 PER_CLUSTER = 8
 SHOWN = 6  # neighbors of a patch
+LEGEND = [(kind, TISSUE_COLORS[kind]) for kind in COMPARED]
 
 
 def pictures(
@@ -157,7 +159,7 @@ def plot_gallery(one: Study, patches: Patches, test: pd.DataFrame, title: str) -
         count = about.patches
         told = f"{count} patches\n{about.tumor / count:.0%} tumor" if count else "none in test"
         texts.append(f"cluster {about.cluster}\n{told}")
-    return _picture(rows, texts, {0: "nearest to the center of the cluster first"}, title)
+    return lay_out(rows, texts, {0: "nearest to the center of the cluster first"}, title, LEGEND)
 
 
 def plot_neighbors(
@@ -181,23 +183,43 @@ def plot_neighbors(
             row += _tiles(patches["train"], tables["train"], found[:SHOWN])
     cases = tables["test"]["case_id"].iloc[queries]
     # ids may be long: their ends differ, and the margin is narrow
-    return _picture(rows, [one if len(one) <= 15 else f"…{one[-14:]}" for one in cases], heads, title)
+    return lay_out(rows, [one if len(one) <= 15 else f"…{one[-14:]}" for one in cases], heads, title, LEGEND)
 
 
 def _tiles(patches: Patches, table: pd.DataFrame, which: np.ndarray) -> list[np.ndarray]:
     """Give patches at one size with a frame in the color of their class, uint8."""
-    tiles = []
-    for patch, kind in zip(patches.take(which), table["sample_type"].iloc[which], strict=True):
-        tile = np.empty((TILE + 2 * FRAME, TILE + 2 * FRAME, 3), np.uint8)
-        tile[:] = np.rint(np.multiply(to_rgb(TISSUE_COLORS[kind]), 255))
-        resized = Image.fromarray(patch).resize((TILE, TILE), Image.Resampling.LANCZOS)
-        tile[FRAME:-FRAME, FRAME:-FRAME] = resized
-        tiles.append(tile)
-    return tiles
+    kinds = table["sample_type"].iloc[which]
+    return [
+        framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(which), kinds, strict=True)
+    ]
 
 
-def _picture(rows: list[list[np.ndarray]], texts: list[str], heads: dict[int, str], title: str) -> Figure:
-    """Lay tiles out pixel for pixel, each row with its text; a wider gap comes before a column with a head."""
+def framed(picture: np.ndarray, color: ColorType) -> np.ndarray:
+    """Give a picture, of one channel or three, at the size of a tile with a frame; uint8."""
+    tile = np.empty((TILE + 2 * FRAME, TILE + 2 * FRAME, 3), np.uint8)
+    tile[:] = np.rint(np.multiply(to_rgb(color), 255))
+    one = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")
+    tile[FRAME:-FRAME, FRAME:-FRAME] = one.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    return tile
+
+
+def lay_out(
+    rows: list[list[np.ndarray]],
+    texts: list[str],
+    heads: dict[int, str],
+    title: str,
+    legend: Sequence[tuple[str, ColorType]],
+) -> Figure:
+    """Lay tiles out pixel for pixel, each row with its text; a wider gap comes before a column with a head.
+
+    Args:
+        rows: tiles as `framed` gives them.
+        texts: one to the left of each row.
+        heads: texts above columns, by the number of the column.
+        title: of the whole.
+        legend: what the colors of the frames mean.
+
+    """
     step = TILE + 2 * FRAME + GAP
     columns = max(len(row) for row in rows)
     starts = [step * i + BREAK * sum(0 < head <= i for head in heads) for i in range(columns)]
@@ -216,9 +238,9 @@ def _picture(rows: list[list[np.ndarray]], texts: list[str], heads: dict[int, st
     for column, text in heads.items():
         axis.text(starts[column], -6, text, ha="left", va="bottom", fontsize=9)
     figure.text(8 / whole_width, 1 - 10 / whole_height, title, ha="left", va="top", fontsize=12)
-    for at, kind in enumerate(reversed(COMPARED)):
+    for at, (text, color) in enumerate(reversed(legend)):
         figure.text(
-            1 - (8 + 165 * at) / whole_width, 1 - 12 / whole_height, f"■ {kind}", color=TISSUE_COLORS[kind],
+            1 - (8 + 165 * at) / whole_width, 1 - 12 / whole_height, f"■ {text}", color=color,
             ha="right", va="top", fontsize=9,
         )  # fmt: skip
     return figure

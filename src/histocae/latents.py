@@ -11,7 +11,7 @@ components that hold next to nothing would weigh as much as the leading ones.
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ from histocae import statistics
 from histocae.errors import DataError
 from histocae.identifiers import PRIMARY_TUMOR
 from histocae.params import Tissue
-from histocae.store import Patches
+from histocae.store import Pictures
 
 if TYPE_CHECKING:  # scikit-learn takes seconds to load
     from sklearn.pipeline import Pipeline
@@ -46,19 +46,27 @@ def labels_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def fit_classifier(
-    train_x: np.ndarray, train_y: np.ndarray, valid_x: np.ndarray, valid_y: np.ndarray, seed: int
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    valid_x: np.ndarray,
+    valid_y: np.ndarray,
+    seed: int,
+    quality: Callable[[np.ndarray, np.ndarray], float] = statistics.auroc,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> "Pipeline":
-    """Fit a logistic regression on standardized features; both classes weigh the same.
+    """Fit a logistic regression on standardized features; all classes weigh the same.
 
-    Fitted on train; of seven strengths of the L2 penalty the one with the best AUROC on
-    validation is taken, of equally good ones the strongest.
+    Of more than two classes it is multinomial. Fitted on train; of the strengths of the L2
+    penalty the one of the best quality on validation is taken, of equally good ones the strongest.
 
     Args:
         train_x: training patches x features.
-        train_y: 1 tumor, 0 normal.
+        train_y: the class of each, from 0 on: 1 tumor, 0 normal.
         valid_x: validation patches x features.
-        valid_y: 1 tumor, 0 normal.
+        valid_y: the class of each.
         seed: of the solver.
+        quality: of (classes, what `decision_function` gives), higher is better.
+        strengths: inverse strengths of the penalty to choose from, rising.
 
     Returns:
         A fitted pipeline; its `decision_function(features)` is higher for tumor.
@@ -72,16 +80,16 @@ def fit_classifier(
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(train_y)) < 2:
-        raise DataError("tumor can't be told from normal by training patches of one class: this needs both")
+        raise DataError("classes can't be told apart by training patches of one class: this needs both")
     # float32 is too coarse for the solver to tell that it has arrived
     scaler = StandardScaler().fit(train_x.astype(np.float64))
     standard, held = scaler.transform(train_x.astype(np.float64)), scaler.transform(valid_x.astype(np.float64))
-    best, best_area = None, -1.0
-    for strength in STRENGTHS:
+    best, highest = None, -1.0
+    for strength in strengths:
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, random_state=seed)
-        area = statistics.auroc(valid_y, fitted.fit(standard, train_y).decision_function(held))
-        if area > best_area:
-            best, best_area = fitted, area
+        reached = quality(valid_y, fitted.fit(standard, train_y).decision_function(held))
+        if reached > highest:
+            best, highest = fitted, reached
     return Pipeline([("scale", scaler), ("classify", best)])
 
 
@@ -201,17 +209,24 @@ def explained_variance(train: np.ndarray) -> np.ndarray:
 
 
 def cluster(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, count: int, seed: int
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    count: int,
+    seed: int,
+    numbering: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find clusters of training patches by KMeans (k-means++, the best of four starts).
 
     Args:
         train: training patches x features.
-        labels: of train; only the numbering depends on them: from the cluster with the largest
-            share of tumor to that with the least, of equal ones the larger first.
+        labels: of train; only the numbering depends on them.
         test: test patches x features.
         count: of clusters; fewer come where fewer distinct patches are there.
         seed: of the starts.
+        numbering: of (clusters, labels) gives the clusters in the order of their numbers. By default
+            from the one with the largest share of tumor to that with the least, of equal ones the
+            larger first.
 
     Returns:
         The cluster of each training patch, int64; the distance of each test patch to each
@@ -221,9 +236,13 @@ def cluster(
     from sklearn.cluster import KMeans
 
     found = KMeans(_distinct(train, count), n_init=RESTARTS, random_state=seed).fit(train)
-    sizes = np.bincount(found.labels_)
-    order = np.lexsort((-sizes, -np.bincount(found.labels_, labels) / sizes))
+    order = (numbering or _by_tumor_share)(found.labels_, labels)
     return np.argsort(order)[found.labels_], found.transform(test)[:, order]
+
+
+def _by_tumor_share(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    sizes = np.bincount(clusters)
+    return np.lexsort((-sizes, -np.bincount(clusters, labels) / sizes))
 
 
 def _distinct(rows: np.ndarray, enough: int) -> int:
@@ -391,7 +410,7 @@ def _umap() -> type:
 
 
 def pixel_features(
-    patches: dict[str, Patches], count: int, seed: int
+    patches: dict[str, Pictures], count: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """Give the leading principal components of the pixels of reduced patches.
 
@@ -412,7 +431,7 @@ def pixel_features(
     """
     from sklearn.decomposition import PCA
 
-    pixels = patches["train"].pixels
+    pixels = patches["train"].shape[0]
     whole = [pixels // k for k in range(1, pixels + 1) if pixels % k == 0 and SIDE <= pixels // k < 2 * SIDE]
     side = min(whole, default=min(SIDE, pixels))
     reduced = {split: _reduced(one, side) for split, one in patches.items()}
@@ -429,7 +448,7 @@ def pixel_features(
     return features, method.explained_variance_ratio_, side
 
 
-def _reduced(patches: Patches, side: int) -> np.ndarray:
+def _reduced(patches: Pictures, side: int) -> np.ndarray:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for start in range(0, len(patches), 1024):
         batch = patches.take(np.arange(start, min(start + 1024, len(patches))))

@@ -1,17 +1,19 @@
 """Principal components of patches: the linear autoencoder that a convolutional one has to beat."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from histocae.errors import DataError
-from histocae.store import Patches
+from histocae.store import Pictures
 
 log = logging.getLogger(__name__)
 BATCH = 1024
-# beyond so many samples (of a patch: 1.6 GB of pixels) batch by batch instead of at once
+# beyond so many samples and values, or so many values in all (1.6 GB), batch by batch instead of at once
 MOST_AT_ONCE = 8192
+MOST_VALUES = MOST_AT_ONCE * 3 * 128**2
 # of the least variance to the largest: below, single precision can't tell a direction from noise
 LEAST_RATIO = 1e-5
 
@@ -36,10 +38,10 @@ class Linear:
         return Linear(self.mean, self.components[:count], self.deviations[:count])
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
-        """Project uint8 pictures, m x side x side x 3; float32, m x n."""
+        """Project uint8 pictures, m x height x width x channels; float32, m x n."""
         return (_flat(batch) - self.mean) @ self.components.T
 
-    def errors(self, patches: Patches) -> np.ndarray:
+    def errors(self, patches: Pictures) -> np.ndarray:
         """Give each patch's mean squared error of reconstruction, float64."""
         parts = []
         for batch in _batches(patches):
@@ -51,10 +53,10 @@ class Linear:
         return np.concatenate(parts)
 
 
-def fit(patches: Patches, components: int, seed: int) -> Linear:
+def fit(patches: Pictures, components: int, seed: int) -> Linear:
     """Find the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
 
-    Up to 8,192 patches exactly, beyond that batch by batch (Ross et al. 2008, Int. J.
+    Up to 8,192 patches, or patches of as few values, exactly; beyond that batch by batch (Ross et al. 2008, Int. J.
     Comput. Vis. 77:125-141; scikit-learn's IncrementalPCA).
 
     Args:
@@ -64,8 +66,9 @@ def fit(patches: Patches, components: int, seed: int) -> Linear:
         seed: of the order of the batches.
 
     """
-    count = min(components, len(patches) - 1, 3 * patches.pixels**2)
-    if len(patches) <= MOST_AT_ONCE:
+    values = math.prod(patches.shape)
+    count = min(components, len(patches) - 1, values)
+    if min(len(patches), values) <= MOST_AT_ONCE and len(patches) * values <= MOST_VALUES:
         found = principal(_flat(patches.take(np.arange(len(patches)))), count)
     else:
         found = _in_batches(patches, count, seed)
@@ -75,7 +78,7 @@ def fit(patches: Patches, components: int, seed: int) -> Linear:
     return found
 
 
-def _in_batches(patches: Patches, count: int, seed: int) -> Linear:
+def _in_batches(patches: Pictures, count: int, seed: int) -> Linear:
     from sklearn.decomposition import IncrementalPCA
 
     found = IncrementalPCA(count)
@@ -86,7 +89,7 @@ def _in_batches(patches: Patches, count: int, seed: int) -> Linear:
     return _linear(found.mean_, found.components_, found.explained_variance_)
 
 
-def fit_blocks(patches: Patches, side: int, components: int, seed: int) -> Linear:
+def fit_blocks(patches: Pictures, side: int, components: int, seed: int) -> Linear:
     """Find the principal components of the square blocks of patches, from a sample of at most 8,192 patches.
 
     Where blocks are small, each patch has many of them, and at most 131,072 are drawn (4,096
@@ -105,9 +108,9 @@ def fit_blocks(patches: Patches, side: int, components: int, seed: int) -> Linea
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(patches))[:MOST_AT_ONCE])
-    values = 3 * side**2
+    values = patches.shape[2] * side**2
     most = MOST_AT_ONCE // 2 if values > MOST_AT_ONCE // 2 else 16 * MOST_AT_ONCE
-    per_patch = (patches.pixels // side) ** 2
+    per_patch = (patches.shape[0] // side) ** 2
     drawn = np.sort(rng.permutation(len(chosen) * per_patch)[:most])
     samples = np.empty((len(drawn), values), np.float32)
     at = 0
@@ -176,7 +179,7 @@ def _linear(mean: np.ndarray, components: np.ndarray, variances: np.ndarray) -> 
     )
 
 
-def _batches(patches: Patches):
+def _batches(patches: Pictures):
     for start in range(0, len(patches), BATCH):
         yield patches.take(np.arange(start, min(start + BATCH, len(patches))))
 

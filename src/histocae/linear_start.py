@@ -6,10 +6,10 @@ from histocae import linear
 from histocae.architectures import block_side
 from histocae.errors import TrainingError
 from histocae.model import CAE
-from histocae.store import Patches
+from histocae.store import Pictures
 
 
-def start_residual(cae: CAE, patches: Patches, seed: int) -> None:
+def start_residual(cae: CAE, patches: Pictures, seed: int) -> None:
     """Put the principal components of blocks into the fixed linear layers of a `residual` CAE.
 
     Over the training blocks each latent then has mean 0 and variance 1; where they vary in fewer
@@ -24,7 +24,7 @@ def start_residual(cae: CAE, patches: Patches, seed: int) -> None:
     cae.decoder.get_layer("linear").set_weights([found.components * scale, found.mean])
 
 
-def fitted_pca(patches: Patches, components: int, seed: int) -> CAE:
+def fitted_pca(patches: Pictures, components: int, seed: int) -> CAE:
     """Make the CAE that is the principal components of patches.
 
     Its `latent_features` are fewer than asked for where the patches allow no more.
@@ -36,8 +36,7 @@ def fitted_pca(patches: Patches, components: int, seed: int) -> CAE:
     if len(patches) < 2:
         raise TrainingError("principal components need at least two patches")
     found = linear.fit(patches, components, seed)
-    shape = (patches.pixels, patches.pixels, 3)
-    cae = CAE(shape, len(found.components), architecture="pca")
+    cae = CAE(patches.shape, len(found.components), architecture="pca")
     cae.encoder.get_layer("latent").set_weights([found.components.T, -(found.components @ found.mean)])
     cae.decoder.get_layer("pixels").set_weights([found.components, found.mean])
     return cae

@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,9 @@ class Section(BaseModel):
     """A part of params.yaml: no unknown keys, no silent conversion, no change after."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Demo(Section):
@@ -64,8 +67,8 @@ class Split(Section):
     together: Literal["case", "site"]
 
 
-class Training(Section):
-    """How every model is trained, unless its own entry says otherwise."""
+class Fit(Section):
+    """How an autoencoder is trained on given pictures."""
 
     epochs: Count
     batch_size: Count
@@ -75,16 +78,23 @@ class Training(Section):
     schedule: Schedule
     clip_norm: Positive | None
     augment: bool
-    balance: Balance
-    min_percent_tumor_nuclei: Percent | None
     picture_every: Count
     tensorboard: bool
 
 
-class Model(Section):
-    """One architecture, the patches it sees, and what it sets apart from `training`."""
+AnyFit = TypeVar("AnyFit", bound=Fit)
 
-    cohort: Literal["all", "tumor", "normal"] = "all"
+
+class Training(Fit):
+    """How every model is trained, unless its own entry says otherwise."""
+
+    balance: Balance
+    min_percent_tumor_nuclei: Percent | None
+
+
+class Network(Section):
+    """One architecture, and what it sets apart from the common `Fit`."""
+
     architecture: Literal["plain", "residual", "pca"] = "plain"
     filters: Annotated[list[Count], Field(min_length=1)] | None = None
     latent_features: Count | None = None
@@ -92,7 +102,6 @@ class Model(Section):
     stride: Count = 1
     pool: Annotated[int, Field(ge=1)] = 2
     loss: Literal["mse", "mae", "binary_crossentropy"] = "mse"
-    init_from: str | None = None
     epochs: Count | None = None
     batch_size: Count | None = None
     patience: Count | None = None
@@ -101,20 +110,27 @@ class Model(Section):
     schedule: Schedule | None = None
     clip_norm: Positive | None = None
     augment: bool | None = None
-    balance: Balance | None = None
-    min_percent_tumor_nuclei: Percent | None = None
 
-    def training(self, common: Training) -> Training:
+    def training(self, common: AnyFit) -> AnyFit:
         """The training settings of this model: its own where given, else the common ones.
 
         A null that stands in the entry counts as given where null means something.
         """
         own = {
             key: value
-            for key in Training.model_fields
+            for key in type(common).model_fields
             if key in self.model_fields_set and ((value := getattr(self, key)) is not None or key in NULLABLE)
         }
         return common.model_copy(update=own)
+
+
+class Model(Network):
+    """An architecture and the patches it sees."""
+
+    cohort: Literal["all", "tumor", "normal"] = "all"
+    init_from: str | None = None
+    balance: Balance | None = None
+    min_percent_tumor_nuclei: Percent | None = None
 
 
 # settings of a training that null switches off
@@ -212,14 +228,24 @@ def load(path: Path) -> Params:
             ill-typed or at odds with another.
 
     """
-    raw = read(path)
-    try:
-        params = Params.model_validate(raw)
-    except ValidationError as error:
-        raise ParamsError("; ".join(f"{path}: {_told(one)}" for one in error.errors())) from None
+    params = typed(path, Params)
     for told in _at_odds(params):
         raise ParamsError(f"{path}: {told}")
     return params
+
+
+def typed(path: Path, kind: type[AnySection]) -> AnySection:
+    """Read a YAML file of sections, each key checked by itself.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or a key is unknown, missing or ill-typed.
+
+    """
+    raw = read(path)
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError("; ".join(f"{path}: {_told(one, kind)}" for one in error.errors())) from None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -250,28 +276,28 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def _told(error: dict[str, Any]) -> str:
+def _told(error: dict[str, Any], kind: type[Section]) -> str:
     """One pydantic error as `key: expected ..., got ...`."""
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    kind, got, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "missing":
+    what, got, context = error["type"], error["input"], error.get("ctx", {})
+    if what == "missing":
         return f"{key}: missing"
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _siblings(error["loc"][:-1]), 1)
+    if what == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _siblings(error["loc"][:-1], kind), 1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    if kind == "literal_error":
+    if what == "literal_error":
         return f"{key}: expected one of {context['expected']}, got {got!r}"
-    if kind in _EXPECTED:
-        return f"{key}: expected {_EXPECTED[kind]}, got {got!r}"
+    if what in _EXPECTED:
+        return f"{key}: expected {_EXPECTED[what]}, got {got!r}"
     return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got!r}"
 
 
-def _siblings(location: tuple) -> list[str]:
-    section: Any = Params
+def _siblings(location: tuple, section: type[Section]) -> list[str]:
+    """Keys of the section at a place; below a named entry of `models` that of the entries."""
     for part in location:
-        if section is Model or not isinstance(part, str) or part not in section.model_fields:
-            continue
-        section = Model if part == "models" else section.model_fields[part].annotation
+        if isinstance(part, str) and part in section.model_fields:
+            inner = section.model_fields[part].annotation
+            section = get_args(inner)[1] if get_origin(inner) is dict else inner
     return list(section.model_fields)
 
 
@@ -286,9 +312,11 @@ def _at_odds(params: Params) -> list[str]:
     for position, (name, model) in enumerate(params.models.items()):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
-        told += [f"models.{name}.{one}" for one in _shape_at_odds(model, params.patches.pixels)]
+        told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]
         if model.init_from is None:
             continue
+        if model.architecture == "pca":
+            told.append(f"models.{name}.init_from: pca is computed anew")
         if model.init_from not in names[:position]:
             told.append(
                 f"models.{name}.init_from: expected a model that stands before it, got {model.init_from!r}"
@@ -303,8 +331,8 @@ def _at_odds(params: Params) -> list[str]:
     return told + _tissue_at_odds(params)
 
 
-def _shape_at_odds(model: Model, pixels: int) -> list[str]:
-    """What of a model its architecture does not allow."""
+def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
+    """What of a model its architecture does not allow, for square pictures of a side and channels."""
     told = [
         f"{key}: is plain's; {model.architecture} has none"
         for key in ("kernel", "stride", "pool")
@@ -321,8 +349,8 @@ def _shape_at_odds(model: Model, pixels: int) -> list[str]:
         return told
     if model.latent_features is None:
         told.append(f"latent_features: missing; {model.architecture} needs them")
-    elif model.latent_features > 3 * pixels**2:
-        told.append(f"latent_features: more than the {3 * pixels**2} values of a patch")
+    elif model.latent_features > channels * pixels**2:
+        told.append(f"latent_features: more than the {channels * pixels**2} values of a patch")
     if model.loss != "mse":
         told.append(f"loss: {model.architecture} starts from the least squares; its loss is mse")
     if model.architecture == "residual":
@@ -332,8 +360,6 @@ def _shape_at_odds(model: Model, pixels: int) -> list[str]:
             told.append(f"architecture: residual needs patches.pixels to be a multiple of 16, not {pixels}")
     elif model.filters is not None:
         told.append("filters: pca has none")
-    elif model.init_from is not None:
-        told.append("init_from: pca is computed anew")
     return told
 
 

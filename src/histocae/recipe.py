@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from histocae.errors import TrainingError
 from histocae.files import code_fingerprint, fingerprint, sha256
-from histocae.params import Params
+from histocae.params import Fit, Network, Params
 from histocae.split import SPLITS
-from histocae.store import Patches, PatchStore
+from histocae.store import Patches, PatchStore, Pictures
 
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.model import CAE
@@ -71,26 +71,41 @@ def build(
             params or data.
 
     """
-    from histocae.linear_start import fitted_pca, start_residual
     from histocae.model import CAE
 
     model = params.model(name)
     record = describe(params, name, store, splits)
-    if model.architecture == "pca":
-        cae = fitted_pca(patches, model.latent_features, params.seed)
-    else:
-        cae = CAE(
-            (store.pixels, store.pixels, 3), model.latent_features, model.filters, model.kernel, model.stride,
-            model.pool, optimizer=model.training(params.training).optimizer, lossfn=model.loss,
-            architecture=model.architecture,
-        )  # fmt: skip
-        if model.architecture == "residual" and model.init_from is None:
-            start_residual(cae, patches, params.seed)
+    cae = start(model, model.training(params.training), patches, params.seed, afresh=model.init_from is None)
     if model.init_from is not None:
         first = _first(params, model.init_from, name, store, splits, trained)
         cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())
         record["made_from"] = fingerprint([record["made_from"], first["weights"]])
     return cae, record
+
+
+def start(model: Network, fit: Fit, patches: Pictures, seed: int, afresh: bool = True) -> "CAE":
+    """Build the autoencoder of a model as it is before its first epoch.
+
+    Args:
+        model: its architecture.
+        fit: how it will be trained.
+        patches: those to train on, from which linear parts are computed.
+        seed: of what is drawn from them.
+        afresh: False where other weights will take the place of all of its own.
+
+    """
+    from histocae.linear_start import fitted_pca, start_residual
+    from histocae.model import CAE
+
+    if model.architecture == "pca":
+        return fitted_pca(patches, model.latent_features, seed)
+    cae = CAE(
+        patches.shape, model.latent_features, model.filters, model.kernel, model.stride, model.pool,
+        optimizer=fit.optimizer, lossfn=model.loss, architecture=model.architecture,
+    )  # fmt: skip
+    if model.architecture == "residual" and afresh:
+        start_residual(cae, patches, seed)
+    return cae
 
 
 def _first(params: Params, first: str, name: str, store: PatchStore, splits: Path, trained: Path) -> dict[str, Any]:

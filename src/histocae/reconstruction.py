@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from histocae.model import CAE
 from histocae.progress import bar
-from histocae.store import Patches
+from histocae.store import Pictures
 
 MEASURES = ("mse", "psnr", "ssim", "mean_color_mse")
 BATCH = 64
@@ -19,7 +19,7 @@ BATCH = 64
 LEAST_MSE = 1e-10
 
 
-def measure(cae: CAE, patches: Patches, label: str) -> pd.DataFrame:
+def measure(cae: CAE, patches: Pictures, label: str) -> pd.DataFrame:
     """Measure every patch.
 
     MSE is the mean over pixels and channels; PSNR = 10 log10(1 / MSE) in dB, at most
@@ -35,12 +35,12 @@ def measure(cae: CAE, patches: Patches, label: str) -> pd.DataFrame:
     return pd.DataFrame(_over(patches, label, lambda batch: _measure(cae, batch)), columns=list(MEASURES))
 
 
-def measure_mse(cae: CAE, patches: Patches, label: str) -> np.ndarray:
+def measure_mse(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
     """Give the patches' MSE alone, float64, at half the work of `measure`."""
     return _over(patches, label, lambda batch: _mse(*_forward(cae, batch)))
 
 
-def _over(patches: Patches, label: str, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
+def _over(patches: Pictures, label: str, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
     """Apply a measure, compiled, to all patches batch by batch; float64."""
     compiled = tf.function(measure, reduce_retracing=True)
     starts = range(0, len(patches), BATCH)

@@ -112,14 +112,10 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
         HTML that needs no other file.
 
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("histocae"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"embedded": _embedded, "interval": _interval, "number": _number, "p": _p}
     shown = contents.table[list(TITLES)]
     measured = {key for one in contents.latents for key in one.metrics}
-    return environment.get_template("index.html").render(
+    return render(
+        "index.html",
         **vars(contents) | {"set_aside": contents.set_aside.to_dict("records")},
         titles=[TITLES[name] for name in shown.columns],
         rows=[[_cell(name, value) for name, value in row.items()] for row in shown.to_dict("records")],
@@ -131,6 +127,16 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
         ],
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
     )
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template of this package; HTML that needs no other file."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("histocae"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"embedded": _embedded, "interval": _interval, "number": _number, "p": _p}
+    return environment.get_template(template).render(**values)
 
 
 def _spread(things: list[Path], most: int) -> list[Path]:

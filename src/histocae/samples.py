@@ -9,7 +9,7 @@ from PIL import Image
 from histocae.files import replacing
 from histocae.model import CAE
 from histocae.progress import bar
-from histocae.store import Patches
+from histocae.store import Pictures
 
 SAMPLES = 6
 BATCH = 64
@@ -20,7 +20,7 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
 
     Args:
         cae: the autoencoder.
-        patches: uint8, n x side x side x 3.
+        patches: uint8, n x height x width x channels.
 
     Returns:
         float32 in [0, 1], of the same shape; what lies beyond is cut off, to be shown.
@@ -30,7 +30,7 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
     return np.clip(keras.ops.convert_to_numpy(cae.model(scaled, training=False)), 0, 1)
 
 
-def encode(cae: CAE, patches: Patches, label: str) -> np.ndarray:
+def encode(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
     """Encode all patches; float32, patches x latent features. `label` is what the progress bar says."""
     out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
     for start in bar(range(0, len(patches), BATCH), label, "batches"):
@@ -44,12 +44,12 @@ def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> 
     """Lay originals in one row above their reconstructions, pixel for pixel.
 
     Args:
-        originals: uint8, n x side x side x 3.
+        originals: uint8, n x height x width x channels.
         reconstructions: floats in [0, 1], of the same shape.
         gap: white pixels between.
 
     Returns:
-        uint8, height x width x 3.
+        uint8, height x width x channels.
 
     """
     rows = np.stack([originals, np.rint(reconstructions * 255).astype(np.uint8)])
@@ -59,8 +59,9 @@ def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> 
     return whole[:-gap, :-gap]
 
 
-def write_sample(cae: CAE, patches: Patches, path: Path) -> None:
+def write_sample(cae: CAE, patches: Pictures, path: Path) -> None:
     """Write a few patches, always the same, above their reconstructions as PNG."""
     originals = patches.take(np.linspace(0, len(patches) - 1, min(SAMPLES, len(patches))).astype(int))
     with replacing(path) as handle:
-        Image.fromarray(mosaic(originals, reconstruct(cae, originals))).save(handle, "PNG")
+        whole = mosaic(originals, reconstruct(cae, originals))
+        Image.fromarray(whole if whole.shape[2] > 1 else whole[..., 0]).save(handle, "PNG")

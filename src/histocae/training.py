@@ -21,7 +21,7 @@ from histocae.errors import TrainingError
 from histocae.files import write_json
 from histocae.model import CAE
 from histocae.progress import bar
-from histocae.store import Patches
+from histocae.store import Pictures
 
 log = logging.getLogger(__name__)
 WARMUP_STEPS = 60
@@ -80,7 +80,7 @@ class Batches(keras.utils.PyDataset):
     """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
 
     def __init__(
-        self, patches: Patches, batch_size: int, seed: int | None, epoch: int = 0, augment: bool = False
+        self, patches: Pictures, batch_size: int, seed: int | None, epoch: int = 0, augment: bool = False
     ):
         """Prepare the batches of one epoch; `seed` None keeps the patches' order.
 
@@ -136,8 +136,8 @@ def bytes_loss(name: str) -> Callable:
 
 def train(
     cae: CAE,
-    patches: Patches,
-    validation: Patches,
+    patches: Pictures,
+    validation: Pictures,
     options: Options,
     state: State,
     checkpoint: Path,

@@ -12,7 +12,7 @@ from histocae.files import replacing, replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
 from histocae.split import SPLITS
-from histocae.store import Patches, PatchStore
+from histocae.store import PatchStore, Pictures
 from histocae.tracking.record import Record
 
 if TYPE_CHECKING:  # keras takes seconds to load
@@ -51,7 +51,7 @@ def run(params: Params, name: str) -> None:
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
 
-    _write_latents(cae, trained, name, {split: store.select(table) for split, table in tables.items()})
+    write_latents(cae, trained, name, {split: store.select(table) for split, table in tables.items()})
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(test, folder / "per_patch.csv", separator=",")
@@ -82,8 +82,8 @@ def _kept(table: pd.DataFrame) -> pd.DataFrame:
     return table[KEPT].reset_index(drop=True)
 
 
-def _write_latents(cae: "CAE", trained: dict, name: str, patches: dict[str, Patches]) -> None:
-    """Write the latents of all patches of each part, whatever the cohort."""
+def write_latents(cae: "CAE", trained: dict, name: str, patches: dict[str, Pictures]) -> None:
+    """Write models/latents/<name>: the latents of all patches of each part, whatever the cohort."""
     from histocae.samples import encode
 
     about = {"model": name, "weights": trained["weights"], "features": trained["latent_features"]}

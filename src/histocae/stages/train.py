@@ -1,17 +1,10 @@
 """Stage train: one model, one MLflow run."""
 
 import logging
-import math
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from histocae import backend, paths, recipe
 from histocae.cohorts import learnt_from, read_split
-from histocae.errors import TrackingError
-from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
 from histocae.params import Params
 from histocae.store import PatchStore
 
@@ -38,48 +31,9 @@ def train(params: Params, name: str, place: paths.Place) -> "CAE":
         patches[split] = store.select(rows)
         log.info("%s: %d patches of %d slides", split, len(rows), rows["slide_id"].nunique())
     backend.repeatable(params.seed)
-    from histocae.tracking.live import train_live
-    from histocae.training import Options
-
-    cae, record = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
-    options = Options(
-        own.epochs, own.batch_size, own.patience, own.optimizer, own.learning_rate, params.seed,
-        own.schedule, own.clip_norm, own.augment, own.picture_every, Path("logs") / name if own.tensorboard else None,
-    )  # fmt: skip
-    checkpoint = place.checkpoints / name
-    label = name if place.fold is None else f"{name} fold {place.fold}"
-    state, about = train_live(cae, patches, options, checkpoint, record, params.tracking.experiment, label)
-    record |= {
-        "epochs": len(state.rows),
-        "best_epoch": state.best_epoch,
-        "validation_loss": state.best,
-        "parameters": cae.model.count_params(),
-        "latent_features": cae.params["latent_features"],
-        "latent_size": math.prod(cae.encoder.output_shape[1:]),
-        "patches": {split: len(some) for split, some in patches.items()},
-    }
-    with replacing_folder(place.trained / name) as folder:
-        cae.save_into(folder)
-        write_table(pd.DataFrame(state.rows), folder / "history.csv")
-        shutil.copytree(checkpoint / "samples", folder / "samples")
-        weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
-        write_json({**record, "weights": weights}, folder / recipe.FILE)
-    write_json({**about, "weights": weights}, place.runs / f"{name}.json")
-    _deliver(params, name, place)
-    shutil.rmtree(checkpoint)
-    return cae
-
-
-def _deliver(params: Params, name: str, place: paths.Place) -> None:
-    """Complete the run now; where the server is away that is left to register or publish."""
-    from histocae.tracking.delivery import deliver
     from histocae.tracking.record import Record
+    from histocae.tracking.trainings import fit_and_keep
 
-    record = Record(name, place)
-    try:
-        run, _ = deliver(record, params.tracking.experiment)
-    except TrackingError as error:
-        log.warning("%s; the training is safe under models/, `histocae publish` delivers it later", error)
-        return
-    if run.info.run_id != record.run["run_id"]:
-        write_json({**record.run, "run_id": run.info.run_id}, place.runs / f"{name}.json")
+    cae, about = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
+    fit_and_keep(cae, about, patches, own, params.seed, Record(name, place), params.tracking.experiment)
+    return cae

@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 MODEL = "model"
 EVALUATION = "histocae.evaluation"
 LATENT = "histocae.latent"
-TISSUE = "histocae.tissue"
+RESULTS = "histocae.results"
 WEIGHTS = "histocae.weights"
 COLOR = "mlflow.runColor"
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
@@ -40,6 +41,29 @@ class Delivered(NamedTuple):
     record: Record
     run_id: str
     model_id: str | None
+
+
+class Results(NamedTuple):
+    """What was found with trained models, or without any, and goes into a run of its own.
+
+    Attributes:
+        name: of the run.
+        state: a fingerprint of all that the results are made of.
+        params: nested dicts.
+        metrics: by name.
+        folder: of tables and pictures.
+        tags: of the run.
+        end: milliseconds since 1970.
+
+    """
+
+    name: str
+    state: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    folder: Path
+    tags: dict[str, str]
+    end: int
 
 
 @contextlib.contextmanager
@@ -81,11 +105,10 @@ def deliver(record: Record, experiment_name: str, color: str | None = None) -> t
             "architecture": record.training["model"]["architecture"],
             "source": record.training["params"]["data"]["source"],
         }  # fmt: skip
-        label = record.name
         if record.place.fold is not None:
-            label, tags["fold"] = f"{record.name} fold {record.place.fold}", str(record.place.fold)
+            tags["fold"] = str(record.place.fold)
         about = record.run
-        run = _run(api, place, label, about["training_id"], about["run_id"], about["start"], tags)
+        run = _run(api, place, record.label, about["training_id"], about["run_id"], about["start"], tags)
         run_id = run.info.run_id
         known = run.data.tags
         if color is not None and known.get(COLOR) != color:
@@ -127,17 +150,11 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
             "model": "pair", "tumor": pair.tumor.name, "normal": pair.normal.name,
             "tumor.run_id": own_runs[pair.tumor.name], "normal.run_id": own_runs[pair.normal.name],
         }  # fmt: skip
-        run = _run(api, place, "pair", pair.state, None, end, tags)
-        run_id = run.info.run_id
         both = dict(pair.tumor.training["params"])
         both |= {"tissue": pair.tissue["settings"]}
         both |= {"model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
-        runs.log_params(api, run_id, flat(both))
-        stamp = run.info.start_time
-        runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in pair.metrics.items()])
-        if run.data.tags.get(TISSUE) != pair.state:
-            api.log_artifacts(run_id, str(paths.TISSUE), "tissue")
-            api.set_tag(run_id, TISSUE, pair.state)
+        results = Results("pair", pair.state, both, pair.metrics, paths.TISSUE, tags, end)
+        run_id = _results(api, place, results)
 
         def save(model_id: str) -> None:
             with pairs.as_python_model(pair) as arguments:
@@ -147,6 +164,35 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
         run = _end(api, run_id, end)
     log.info("pair: run %s is complete, %.1f s", run_id, time.perf_counter() - start)
     return run, model_id
+
+
+def deliver_results(results: Results, experiment_name: str) -> str:
+    """Deliver what was found without a training of its own, as a run; other results are another run.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        TrackingError: the server is away or refuses.
+
+    """
+    with _delivery(experiment_name) as (api, place):
+        run_id = _results(api, place, results)
+        _end(api, run_id, results.end)
+    log.info("%s: run %s is complete", results.name, run_id)
+    return run_id
+
+
+def _results(api: MlflowClient, place: str, results: Results) -> str:
+    run = _run(api, place, results.name, results.state, None, results.end, results.tags)
+    run_id = run.info.run_id
+    runs.log_params(api, run_id, flat(results.params))
+    stamp = run.info.start_time
+    runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in results.metrics.items()])
+    if run.data.tags.get(RESULTS) != results.state:
+        api.log_artifacts(run_id, str(results.folder), results.folder.name)
+        api.set_tag(run_id, RESULTS, results.state)
+    return run_id
 
 
 def _end(api: MlflowClient, run_id: str, end: int) -> Run:

@@ -13,7 +13,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from histocae.model import CAE
 from histocae.samples import write_sample
-from histocae.store import Patches
+from histocae.store import Pictures
 from histocae.tracking import runs
 from histocae.tracking.record import flat, provenance
 from histocae.tracking.server import FAILURES, client, experiment, patience, told
@@ -106,7 +106,7 @@ class LiveRun:
 
 def train_live(
     cae: CAE,
-    patches: dict[str, Patches],
+    patches: dict[str, Pictures],
     options: Options,
     checkpoint: Path,
     record: dict[str, Any],

@@ -42,6 +42,11 @@ class Record:
     place: paths.Place = paths.MAIN
 
     @property
+    def label(self) -> str:
+        """The name of its run."""
+        return self.name if self.place.fold is None else f"{self.name} fold {self.place.fold}"
+
+    @property
     def folder(self) -> Path:
         """The trained model."""
         return self.place.trained / self.name

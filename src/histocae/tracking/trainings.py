@@ -1,0 +1,81 @@
+"""A training from before its first epoch to its files and its delivered run."""
+
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histocae import recipe
+from histocae.errors import TrackingError
+from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
+from histocae.model import CAE
+from histocae.params import Fit
+from histocae.store import Pictures
+from histocae.tracking.delivery import deliver
+from histocae.tracking.live import train_live
+from histocae.tracking.record import Record
+from histocae.training import Options
+
+log = logging.getLogger(__name__)
+
+
+def fit_and_keep(
+    cae: CAE,
+    about: dict[str, Any],
+    patches: dict[str, Pictures],
+    fit: Fit,
+    seed: int,
+    record: Record,
+    experiment: str,
+) -> None:
+    """Train a CAE, write its folder and its run's file, and deliver its run.
+
+    Args:
+        cae: as it is before the first epoch; ends with the weights of its best epoch.
+        about: what `recipe.describe` tells of the training.
+        patches: `train` and `validation`.
+        fit: how to train.
+        seed: of the order of patches, and of their turning.
+        record: of what is to be written; nothing of it is there yet.
+        experiment: of MLflow.
+
+    """
+    name, place = record.name, record.place
+    options = Options(
+        fit.epochs, fit.batch_size, fit.patience, fit.optimizer, fit.learning_rate, seed, fit.schedule,
+        fit.clip_norm, fit.augment, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
+    )  # fmt: skip
+    checkpoint = place.checkpoints / name
+    state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label)
+    about |= {
+        "epochs": len(state.rows),
+        "best_epoch": state.best_epoch,
+        "validation_loss": state.best,
+        "parameters": cae.model.count_params(),
+        "latent_features": cae.params["latent_features"],
+        "latent_size": math.prod(cae.encoder.output_shape[1:]),
+        "patches": {split: len(some) for split, some in patches.items()},
+    }
+    with replacing_folder(place.trained / name) as folder:
+        cae.save_into(folder)
+        write_table(pd.DataFrame(state.rows), folder / "history.csv")
+        shutil.copytree(checkpoint / "samples", folder / "samples")
+        weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
+        write_json({**about, "weights": weights}, folder / recipe.FILE)
+    write_json({**run, "weights": weights}, place.runs / f"{name}.json")
+    _deliver(record, experiment)
+    shutil.rmtree(checkpoint)
+
+
+def _deliver(record: Record, experiment: str) -> None:
+    """Complete the run now; where the server is away that is left to register or publish."""
+    try:
+        run, _ = deliver(record, experiment)
+    except TrackingError as error:
+        log.warning("%s; the training is safe under models/, `histocae publish` delivers it later", error)
+        return
+    if run.info.run_id != record.run["run_id"]:
+        write_json({**record.run, "run_id": run.info.run_id}, record.place.runs / f"{record.name}.json")
