@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: run study test test-browser ui lint lock environment clean
+.PHONY: run study mnist test test-browser ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -36,6 +36,10 @@ study: $(STAMP)
 	$(ACTIVATE) python examples/apply.py examples/study.yaml
 	$(ACTIVATE) dvc repro
 
+# Both examples on handwritten digits, with params, data and models of their own in examples/mnist.
+mnist: $(STAMP)
+	$(ACTIVATE) dvc repro examples/mnist/dvc.yaml
+
 test: $(STAMP)
 	$(ACTIVATE) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -48,7 +52,7 @@ ui: $(STAMP)
 	$(ACTIVATE) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --port $${PORT:-5000}
 
 lint: $(STAMP)
-	$(ACTIVATE) ruff check src tests examples
+	$(ACTIVATE) ruff check src tests examples notebooks
 
 # Every platform and every Python that pyproject allows, with hashes; no index, no host.
 lock: $(STAMP)

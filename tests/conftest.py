@@ -61,6 +61,21 @@ class Result:
         return self.told
 
 
+def command(*commands: str) -> Result:
+    """Run commands of histocae here one after the other, up to the first that fails."""
+    root, stderr, code = logging.getLogger(), io.StringIO(), 0
+    handlers, root.handlers = root.handlers, []  # as in a fresh process: pytest has its own
+    try:
+        with redirect_stderr(stderr):
+            for one in commands:
+                code = cli.main(one.split())
+                if code:
+                    break
+    finally:
+        root.handlers = handlers
+    return Result(code, stderr.getvalue().splitlines())
+
+
 class Project:
     """A folder with params.yaml where `histocae` runs; the user's files lie in `own`."""
 
@@ -97,17 +112,7 @@ class Project:
 
     def run(self, *commands: str) -> Result:
         """Run commands one after the other, up to the first that fails."""
-        root, stderr, code = logging.getLogger(), io.StringIO(), 0
-        handlers, root.handlers = root.handlers, []  # as in a fresh process: pytest has its own
-        try:
-            with redirect_stderr(stderr):
-                for command in commands:
-                    code = cli.main(command.split())
-                    if code:
-                        break
-        finally:
-            root.handlers = handlers
-        return Result(code, stderr.getvalue().splitlines())
+        return command(*commands)
 
     def make(self, *commands: str) -> "Project":
         """Run commands (all up to the split, unless named) that must go well."""

@@ -31,6 +31,19 @@ COMMANDS = {
 }
 
 
+# of the pipeline of examples/mnist
+MNIST = {
+    "data": ("read, check and divide the digits", False),
+    "train": ("train one model of all digits", True),
+    "evaluate": ("measure one model's reconstructions, and tell the digits by its latents", True),
+    "latent": ("map and cluster one model's latents", True),
+    "pixels": ("tell the digits by their pixels alone, as a baseline", False),
+    "classes": ("train one model per digit, and tell the digits by which errs least", False),
+    "compare": ("write the table, the figures and the page", False),
+    "publish": ("deliver all runs to the tracking server", False),
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     top = argparse.ArgumentParser(
@@ -40,14 +53,23 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"histocae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (about, by_model) in COMMANDS.items():
+    _add(commands, COMMANDS, "")
+    digits = commands.add_parser(
+        "mnist", help="a stage of examples/mnist/dvc.yaml", description="The stages of examples/mnist/dvc.yaml."
+    )
+    _add(digits.add_subparsers(required=True, metavar="stage"), MNIST, "mnist ")
+    return top
+
+
+def _add(commands: argparse._SubParsersAction, known: dict[str, tuple[str, bool]], prefix: str) -> None:
+    for name, (about, by_model) in known.items():
         one = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        one.set_defaults(command=prefix + name)
         if by_model:
             one.add_argument("model", help="an entry of `models` in params.yaml")
         one.add_argument(
             "--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here"
         )
-    return top
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,11 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(command: str, path: Path, model: str | None) -> int:
-    from histocae import params as parameters
     from histocae.locks import stage_lock
 
-    params = parameters.load(path)
-    stage = importlib.import_module(f"histocae.stages.{command}")
+    pipeline, name = ("histocae.mnist", command.split()[1]) if " " in command else ("histocae", command)
+    params = importlib.import_module(f"{pipeline}.params").load(path)
+    stage = importlib.import_module(f"{pipeline}.stages.{name}")
     if model is not None:
         params.model(model)
     start = time.perf_counter()

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # before mlflow is imported: its chatter about fresh databases, bars and addresses
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -35,11 +36,11 @@ def told(error: Exception) -> str:
 
 
 def client() -> MlflowClient:
-    """Give a client of the server that MLFLOW_TRACKING_URI names, or of mlflow.db here.
+    """Give a client of the server that MLFLOW_TRACKING_URI names, or of the project's mlflow.db.
 
     Making it may touch the server or the database.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
 
@@ -49,7 +50,7 @@ def experiment(api: MlflowClient, name: str) -> str:
     found = api.get_experiment_by_name(name)
     if found is None:
         try:
-            return api.create_experiment(name)
+            return api.create_experiment(name, _artifacts(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -57,6 +58,27 @@ def experiment(api: MlflowClient, name: str) -> str:
     if found.lifecycle_stage == "deleted":
         api.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+def _home() -> Path | None:
+    """Give the project's folder where the pipeline lies deeper in it (examples/mnist): one database for all."""
+    here = Path.cwd()
+    if (here / "MLproject").is_file():
+        return None
+    return next((folder for folder in here.parents if (folder / "MLproject").is_file()), None)
+
+
+def _default_uri() -> str:
+    home = _home()
+    return DEFAULT_URI if home is None else f"sqlite:///{home}/mlflow.db"
+
+
+def _artifacts(name: str) -> str | None:
+    """Tell where an experiment's files go; None for where the server, or MLflow here, would have them."""
+    home = _home()
+    # MLflow puts the address in use into the environment
+    beside = home is not None and os.environ.get("MLFLOW_TRACKING_URI", _default_uri()) == _default_uri()
+    return (home / "mlruns" / name).as_uri() if beside else None
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""examples/mnist/params.yaml, typed."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from histocae.errors import ParamsError
+from histocae.mnist.images import SIDES
+from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, shape_at_odds, typed
+
+
+class Data(Section):
+    """Which digits."""
+
+    source: Literal["mnist", "digits"]
+    path: str | None
+    train: Count
+    validation: Part
+
+
+class Model(Network):
+    """An autoencoder of all digits; `seed` in place of the common one."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+
+
+class Study(Section):
+    """Which models' latents are mapped and clustered, and how."""
+
+    models: list[str]
+    sample: Count
+    clusters: Annotated[int, Field(ge=2)]
+    perplexity: Positive
+
+
+class Classes(Section):
+    """One autoencoder per digit, and numbers of principal components to do the same with."""
+
+    model: Network
+    components: Annotated[list[Count], Field(min_length=1)]
+
+
+class Compare(Section):
+    """Which models stand for what in the report."""
+
+    notebook: Annotated[list[str], Field(min_length=1)]
+    own: str
+    pca: str
+
+
+class Params(Section):
+    """The whole of it."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    data: Data
+    training: Fit
+    models: Annotated[dict[str, Model], Field(min_length=1)]
+    study: Study
+    classes: Classes
+    compare: Compare
+    tracking: Tracking
+
+    def model(self, name: str) -> Model:
+        """One entry of `models`.
+
+        Raises:
+            ParamsError: there is no such entry.
+
+        """
+        if name not in self.models:
+            raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
+        return self.models[name]
+
+
+def load(path: Path) -> Params:
+    """Read and check the params.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or a key is unknown, missing,
+            ill-typed or at odds with another.
+
+    """
+    params = typed(path, Params)
+    for told in _at_odds(params):
+        raise ParamsError(f"{path}: {told}")
+    return params
+
+
+def _at_odds(params: Params) -> list[str]:
+    told, pixels = [], SIDES[params.data.source]
+    if params.data.source == "digits" and params.data.path is not None:
+        told.append("data.path: the digits of scikit-learn come with it; leave path null, or set source to mnist")
+    for name, model in params.models.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
+        told += [f"models.{name}.{one}" for one in shape_at_odds(model, pixels, 1)]
+        if model.latent_features is None:
+            told.append(f"models.{name}.latent_features: missing; the study is of latents")
+    told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
+    compare = params.compare
+    named = {"compare.own": [compare.own], "compare.pca": [compare.pca], "compare.notebook": compare.notebook}
+    for key, names in (named | {"study.models": params.study.models}).items():
+        told += [f"{key}: models has no entry {one!r}" for one in names if one not in params.models]
+    if compare.pca in params.models and params.models[compare.pca].architecture != "pca":
+        told.append(f"compare.pca: {compare.pca} has another architecture")
+    return told

@@ -1,0 +1,235 @@
+"""Pictures of the digits' study: confusion, maps, clusters, galleries, models of one digit side by side."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from histocae.latent_plots import framed, lay_out
+from histocae.mnist import classes, study
+from histocae.mnist.images import DIGITS
+
+COLORS = colormaps["tab10"].colors  # of the digits
+PER_CLUSTER = 12
+FIXED = {"vmin": 0, "vmax": 1, "cmap": "Blues"}
+
+
+def of_latents(
+    found: study.Latents, images: np.ndarray, digits: np.ndarray, seed: int, model: str
+) -> Iterator[tuple[str, Figure]]:
+    """Give every picture of the study of a model's latents, with a name for its file.
+
+    Args:
+        found: the study.
+        images: of the test images, uint8, n x side x side x 1.
+        digits: of these.
+        seed: of what is drawn.
+        model: its name, for the titles.
+
+    """
+    shown = digits[found.sample]
+    axes = tuple(f"component {i + 1} ({found.explained[i]:.0%} of the variance)" for i in range(2))
+    yield "components", plot_components(found.explained, f"{model}: principal components of the latents")
+    yield "pca", plot_map(found.plane, shown, f"{model}: test images by their latents, PCA", axes)
+    yield "tsne", plot_map(found.tsne, shown, f"{model}: t-SNE of the latents of {len(shown):,} test images")
+    yield "clusters", plot_clusters(found.table, f"{model}: share of each digit in each cluster, test")
+    yield "impurity", plot_impurity(found.table, found.about, f"{model}: impurity of the clusters, test")
+    yield "gallery", plot_gallery(found, images, digits, seed, f"{model}: clusters of the latents")
+
+
+def of_classes(
+    errors: np.ndarray, digits: np.ndarray, linear: pd.DataFrame, reached: dict[str, float]
+) -> Iterator[tuple[str, Figure]]:
+    """Give the pictures of the models of one digit, with a name for the file of each.
+
+    Args:
+        errors: of the test images under each model, images x 10.
+        digits: of the images.
+        linear: what `classes.by_components` gives.
+        reached: what `classes.summarise` gives, and latents.
+
+    """
+    counts = study.confusion(digits, classes.predicted(errors))
+    told = f"The digit whose model errs least, test ({reached['test_accuracy']:.3f} right)"
+    yield "confusion", plot_confusion(counts, told)
+    yield "errors", plot_errors_by_model(classes.mean_errors(errors, digits), "Mean squared error, test")
+    yield "pca", plot_accuracies(linear, reached, "One model per digit: autoencoders and principal components")
+
+
+def plot_confusion(counts: np.ndarray, title: str) -> Figure:
+    """Show what each prediction really is: the share of each digit among the images taken for it.
+
+    Args:
+        counts: images by what they are (rows) and what they were taken for (columns).
+        title: of the whole.
+
+    """
+    taken = counts.T / np.maximum(counts.T.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(7.6, 7), layout="constrained")
+    axis = figure.subplots()
+    _heat(axis, taken, "{:.2f}", FIXED)
+    axis.set(xlabel="digit", ylabel="prediction", title=title, xticks=range(DIGITS), yticks=range(DIGITS))
+    return figure
+
+
+def plot_map(points: np.ndarray, digits: np.ndarray, title: str, labels: tuple[str, str] | None = None) -> Figure:
+    """Show images on a plane in the color of their digit.
+
+    Args:
+        points: n x 2.
+        digits: of the images.
+        title: of the whole.
+        labels: of the axes; None for a plane whose axes mean nothing.
+
+    """
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axis = figure.subplots()
+    # in a random order: the last digit would hide the others
+    order = np.random.default_rng(0).permutation(len(points))
+    axis.scatter(*points[order].T, s=5, lw=0, c=np.asarray(COLORS)[digits[order]])
+    axis.set_aspect("equal", adjustable="datalim")
+    for digit in range(DIGITS):
+        axis.scatter([], [], s=40, color=COLORS[digit], label=str(digit))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    axis.set_title(title)
+    if labels is None:
+        axis.set(xticks=[], yticks=[])
+    else:
+        axis.set(xlabel=labels[0], ylabel=labels[1])
+    return figure
+
+
+def plot_components(explained: np.ndarray, title: str) -> Figure:
+    """Show the share of the variance of each principal component, and of all up to it."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    at = np.arange(1, len(explained) + 1)
+    axis.bar(at, explained, color="#5b4a9c", label="of each")
+    axis.plot(at, np.cumsum(explained), "o-", ms=4, color="0.3", label="of all up to it")
+    axis.set(xlabel="principal component", ylabel="share of the variance", ylim=(0, 1.03), title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def plot_clusters(table: pd.DataFrame, title: str) -> Figure:
+    """Show the share of each digit in each cluster."""
+    counts = table[[f"digit_{digit}" for digit in range(DIGITS)]].to_numpy()
+    shares = counts.T / np.maximum(counts.sum(axis=1), 1)
+    figure = Figure(figsize=(0.55 * len(table) + 1.5, 6.2), layout="constrained")
+    axis = figure.subplots()
+    _heat(axis, shares, "{:.2f}", FIXED)
+    for edge in range(1, len(table)):
+        axis.axvline(edge - 0.5, color="white", lw=3)
+    axis.set(xlabel="cluster", ylabel="digit", title=title, xticks=range(len(table)), yticks=range(DIGITS))
+    return figure
+
+
+def plot_impurity(table: pd.DataFrame, about: dict, title: str) -> Figure:
+    """Show the Gini impurity and the entropy of the digits in each cluster, and without clusters."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    for axis, key, unit in zip(figure.subplots(2, sharex=True), ("gini", "entropy"), ("", " (bits)"), strict=True):
+        axis.bar(table["cluster"], table[key], color="#5b4a9c")
+        axis.axhline(about[f"{key}_without_clusters"], color="0.3", lw=0.8, ls="--", label="all images together")
+        axis.axhline(about[key], color="#b2364a", lw=1, label="mean over images")
+        axis.set_ylabel(key.capitalize() + unit)
+        axis.grid(alpha=0.3, axis="y")
+        axis.set_axisbelow(True)
+    axis.set(xlabel="cluster", xticks=table["cluster"])
+    axis.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+    figure.suptitle(title)
+    return figure
+
+
+def plot_gallery(found: study.Latents, images: np.ndarray, digits: np.ndarray, seed: int, title: str) -> Figure:
+    """Show some test images of each cluster, drawn at random, framed in the color of their digit.
+
+    Args:
+        found: the study.
+        images: of the test images, uint8, n x side x side x 1.
+        digits: of these.
+        seed: of the draw.
+        title: of the whole.
+
+    """
+    rng = np.random.default_rng(seed)
+    rows, texts = [], []
+    for one in found.table.itertuples():
+        members = np.flatnonzero(found.clusters == one.cluster)
+        drawn = rng.permutation(members)[:PER_CLUSTER]
+        rows.append([framed(images[i], COLORS[digits[i]]) for i in drawn])
+        share = f"{one.images_of_digit / one.images:.0%} are {one.digit}" if one.images else "none in test"
+        texts.append(f"cluster {one.cluster}\n{one.images} images\n{share}")
+    return lay_out(rows, texts, {0: "test images of the cluster, drawn at random"}, title, [])
+
+
+def plot_errors_by_model(means: np.ndarray, title: str) -> Figure:
+    """Show the mean error of each digit's images under the model of each digit."""
+    figure = Figure(figsize=(7.6, 7), layout="constrained")
+    axis = figure.subplots()
+    _heat(axis, means, "{:.3f}", {"cmap": "viridis_r", "vmin": 0, "vmax": float(means.max())})
+    axis.set(xlabel="model of digit", ylabel="images of digit", xticks=range(DIGITS), yticks=range(DIGITS))
+    axis.set_title(title)
+    return figure
+
+
+def plot_reconstructions(
+    originals: np.ndarray, given_back: np.ndarray, errors: np.ndarray, digits: np.ndarray, title: str
+) -> Figure:
+    """Show images and beside each what the models of all ten digits make of it; the best is framed.
+
+    Args:
+        originals: uint8, n x side x side x 1.
+        given_back: uint8, n x 10 x side x side x 1.
+        errors: MSE, n x 10.
+        digits: of the images.
+        title: of the whole.
+
+    """
+    rows, texts = [], []
+    for original, ten, error, digit in zip(originals, given_back, errors, digits, strict=True):
+        best = int(error.argmin())
+        # green where the best model is that of the digit
+        frame = "#2e8b57" if best == digit else "#b2364a"
+        rows.append(
+            [framed(original, "0.85"), *(framed(one, frame if i == best else "0.85") for i, one in enumerate(ten))]
+        )
+        texts.append(f"a {digit},\ntaken for {best}")
+    heads = {0: "original"} | {i + 1: f"model of {i}" for i in range(DIGITS)}
+    legend = [("least error, right", "#2e8b57"), ("least error, wrong", "#b2364a")]
+    return lay_out(rows, texts, heads, title, legend)
+
+
+def plot_accuracies(table: pd.DataFrame, reached: dict[str, float], title: str) -> Figure:
+    """Show the accuracy of principal components per digit by their number, and of the autoencoders.
+
+    Args:
+        table: components, validation_accuracy, test_accuracy.
+        reached: of the autoencoders: latents, validation_accuracy, test_accuracy.
+        title: of the whole.
+
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for key, line in (("test", "o-"), ("validation", "o--")):
+        axis.plot(table["components"], table[f"{key}_accuracy"], line, ms=4, color="#555555", label=f"PCA, {key}")
+    for name, filled in (("test", "#b2364a"), ("validation", "none")):
+        at = reached["latents"], reached[f"{name}_accuracy"]
+        axis.plot(*at, "D", ms=8, mfc=filled, mec="#b2364a", ls="none", label=f"autoencoders, {name}")
+    axis.set(xlabel="components, or latents, of each digit's model", ylabel="accuracy", title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _heat(axis, values: np.ndarray, form: str, how: dict) -> None:
+    """Show a matrix with its numbers."""
+    shown = axis.imshow(values, aspect="equal", interpolation="none", **how)
+    for (row, column), value in np.ndenumerate(values):
+        r, g, b, _ = shown.cmap(shown.norm(value))
+        dark = 0.299 * r + 0.587 * g + 0.114 * b < 0.5
+        axis.text(column, row, form.format(value), ha="center", va="center", fontsize=8, color="w" if dark else "k")

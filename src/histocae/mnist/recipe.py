@@ -1,0 +1,44 @@
+"""What a training on digits depends on."""
+
+from typing import Any
+
+from histocae import paths, recipe
+from histocae.files import code_fingerprint, fingerprint, sha256
+from histocae.mnist import paths as places
+from histocae.mnist.images import ALL, SPLITS
+from histocae.mnist.params import Params
+from histocae.params import Network
+
+
+def describe(params: Params, name: str, model: Network, seed: int, digit: int | str = ALL) -> dict[str, Any]:
+    """Tell all that the training of a model depends on.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        model: its architecture.
+        seed: of its weights and of the order of images.
+        digit: that it learns from, or `ALL`.
+
+    Returns:
+        As `histocae.recipe.describe`.
+
+    """
+    fit = model.training(params.training)
+    shape = model.model_dump(exclude=set(type(fit).model_fields))
+    images = {part: sha256(places.IMAGES / f"{part}.npy") for part in ("train", "validation")}
+    splits = {part: sha256(paths.SPLITS / f"{part}.csv") for part in SPLITS}
+    code = code_fingerprint(*recipe.CODE)
+    return {
+        "cohort": ALL if digit == ALL else f"digit {digit}",
+        "model": shape,
+        "params": {
+            "seed": seed,
+            "digit": digit,
+            "data": params.data.model_dump(exclude={"path"}),
+            "training": fit.model_dump(),
+            "model": shape | {"name": name},
+        },
+        "splits": splits,
+        "made_from": fingerprint([shape, fit.model_dump(), seed, digit, images, splits, code]),
+    }

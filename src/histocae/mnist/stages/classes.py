@@ -1,0 +1,77 @@
+"""Stage classes: one autoencoder per digit, and which of them reconstructs an image best."""
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocae import backend, plots, recipe
+from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.mnist import classes, images, pictures
+from histocae.mnist import paths as places
+from histocae.mnist.params import Params
+
+if TYPE_CHECKING:  # keras takes seconds to load
+    from histocae.model import CAE
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> None:
+    """Write models/classes and reports/classes."""
+    parts = images.load()
+    classes.check(parts)
+    backend.start()
+    from histocae import reconstruction
+    from histocae.samples import reconstruct
+
+    models = [_trained(params, parts, digit) for digit in range(images.DIGITS)]
+    held = {name: parts[name] for name in ("validation", "test")}
+    errors = {
+        name: np.stack([reconstruction.measure_mse(one, part.pictures, name) for one in models], axis=1)
+        for name, part in held.items()
+    }
+    truth = {name: part.labels for name, part in held.items()}
+    linear = classes.by_components(parts, params.classes.components, params.seed)
+    metrics = classes.summarise(errors, truth, linear)
+    which = classes.examples(truth["test"], classes.predicted(errors["test"]), params.seed)
+    some = held["test"].pictures.take(which)
+    given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)
+    names = [f"digit-{digit}" for digit in range(images.DIGITS)]
+    curves = {one: read_table(places.PLACE.trained / one / "history.csv") for one in names}
+    with replacing_folder(places.CLASSES_REPORT) as folder:
+        write_table(classes.table(errors["test"], truth["test"]), folder / "errors.csv", separator=",")
+        write_table(classes.reports(errors, truth), folder / "classification.csv", separator=",")
+        write_table(linear, folder / "pca.csv", separator=",")
+        plots.save(plots.plot_curves(curves, plots.model_colors(names)), folder / "curves.png")
+        shown = pictures.plot_reconstructions(
+            some, given_back, errors["test"][which], truth["test"][which], "Test images under all ten models"
+        )
+        plots.save(shown, folder / "reconstructions.png")
+        reached = metrics | {"latents": params.classes.model.latent_features}
+        for file, figure in pictures.of_classes(errors["test"], truth["test"], linear, reached):
+            plots.save(figure, folder / f"{file}.png")
+        write_json({"metrics": metrics}, folder / "metrics.json")
+    log.info("one autoencoder per digit: accuracy %.4f", metrics["test_accuracy"])
+
+
+def _trained(params: Params, parts: dict[str, images.Part], digit: int) -> "CAE":
+    """Train the model of a digit, unless that is done."""
+    from histocae.mnist.recipe import describe
+    from histocae.mnist.record import DigitsRecord
+    from histocae.model import CAE
+    from histocae.tracking.trainings import fit_and_keep
+
+    model, record = params.classes.model, DigitsRecord(f"digit-{digit}", places.PLACE)
+    about = describe(params, record.name, model, params.seed, digit)
+    file = record.folder / recipe.FILE
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["made_from"] == about["made_from"]:
+        log.info("%s is trained already", record.name)
+        return CAE(path=record.folder, load=True)
+    pictures = {part: parts[part].only(digit).pictures for part in ("train", "validation")}
+    fit = model.training(params.training)
+    backend.repeatable(params.seed)
+    cae = recipe.start(model, fit, pictures["train"], params.seed)
+    fit_and_keep(cae, about, pictures, fit, params.seed, record, params.tracking.experiment)
+    return cae

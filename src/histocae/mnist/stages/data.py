@@ -1,0 +1,34 @@
+"""Stage data: the digits, divided, and a grid of samples."""
+
+import logging
+
+import numpy as np
+
+from histocae import paths, plots
+from histocae.files import replacing, replacing_folder, write_table
+from histocae.mnist import images
+from histocae.mnist import paths as places
+from histocae.mnist.params import Params
+
+GRID = (2, 6)
+log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> None:
+    """Write data/images, data/splits and reports/samples.png."""
+    train, train_digits, test, test_digits = images.read(params.data.source, params.data.path)
+    parts = images.divide(train, train_digits, params.data.train, params.data.validation)
+    parts["test"] = (test, test_digits, np.arange(len(test)))
+    with replacing_folder(places.IMAGES) as folder:
+        for name, (pictures, _, _) in parts.items():
+            with replacing(folder / f"{name}.npy") as handle:
+                np.save(handle, pictures[..., None])
+    with replacing_folder(paths.SPLITS) as folder:
+        for name, (_, digits, positions) in parts.items():
+            write_table(images.table(digits, positions), folder / f"{name}.csv")
+    pictures, digits, _ = parts["train"]
+    figure = plots.plot_sample_imgs(
+        pictures[..., None], *GRID, color=False, labels=digits, seed=params.seed, title="Training images"
+    )
+    plots.save(figure, places.SAMPLES)
+    log.info("%s", ", ".join(f"{name}: {len(one[0])} images" for name, one in parts.items()))

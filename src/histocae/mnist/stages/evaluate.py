@@ -1,0 +1,61 @@
+"""Stage evaluate: one model's reconstructions, and how well its latents tell the digits."""
+
+import logging
+
+import numpy as np
+
+from histocae import backend, latent_study, latents, paths, plots
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.mnist import images, pictures, study
+from histocae.mnist.params import Params
+from histocae.mnist.record import DigitsRecord
+from histocae.stages.evaluate import write_latents
+
+PAIRS = 6
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, name: str) -> None:
+    """Write models/latents/<name> and reports/models/<name>/evaluation."""
+    trained = DigitsRecord(name).training
+    backend.start()
+    backend.repeatable(params.seed)
+    from histocae import reconstruction
+    from histocae.model import CAE
+    from histocae.samples import reconstruct
+
+    cae = CAE(path=paths.TRAINED / name, load=True)
+    parts = images.load()
+    digits = {part: one.labels for part, one in parts.items()}
+    held = {part: one.pictures for part, one in parts.items()}
+    metrics = {
+        f"{part}_mse": reconstruction.measure_mse(cae, held[part], f"{name} on {part}").mean()
+        for part in ("train", "validation")
+    }
+    measured = reconstruction.measure(cae, held["test"], f"{name} on test")
+    metrics |= {f"test_{key}": value for key, value in reconstruction.summarise(measured).items()}
+    write_latents(cae, trained, name, held)
+    features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
+    with latent_study.one_thread():
+        told = study.classify(features, digits, params.seed, latents.STRENGTHS)
+        metrics["one_vs_rest_accuracy"] = study.one_vs_rest(features, digits)
+    metrics |= told["metrics"]
+    metrics["dead_latents"] = int(latents.constant(features["train"]).sum())
+    counts = study.confusion(digits["test"], told["predicted"])
+    table = measured.assign(image=np.arange(len(measured)), label=digits["test"], predicted=told["predicted"])
+    with replacing_folder(paths.evaluation(name)) as folder:
+        write_table(table, folder / "per_image.csv", separator=",")
+        write_table(told["report"], folder / "classification.csv", separator=",")
+        for part in ("train", "test"):
+            rng = np.random.default_rng(params.seed)
+            some = held[part].take(np.sort(rng.choice(len(held[part]), PAIRS, replace=False)))
+            figure = plots.plot_paired_imgs(
+                some, reconstruct(cae, some), PAIRS, color=False, shuffle=False,
+                title=f"{name}: {part} images and their reconstructions",
+            )  # fmt: skip
+            plots.save(figure, folder / f"pairs_{part}.png")
+        title = f"{name}: logistic regression on the latents, test ({metrics['test_accuracy']:.3f} right)"
+        plots.save(pictures.plot_confusion(counts, title), folder / "confusion.png")
+        about = {"model": name, "weights": trained["weights"], "strength": told["strength"]}
+        write_json(about | {"metrics": metrics}, folder / "metrics.json")
+    log.info("%s: test MSE %.5f, accuracy %.4f", name, metrics["test_mse"], metrics["test_accuracy"])

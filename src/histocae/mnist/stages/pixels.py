@@ -1,0 +1,29 @@
+"""Stage pixels: the baseline that needs no model, the same classifier on the pixels themselves."""
+
+import logging
+
+import numpy as np
+
+from histocae import latent_study, plots
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.mnist import images, pictures, study
+from histocae.mnist import paths as places
+from histocae.mnist.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> None:
+    """Write reports/pixels."""
+    parts = images.load()
+    digits = {part: one.labels for part, one in parts.items()}
+    features = {part: one.images.reshape(len(one.images), -1) / np.float32(255) for part, one in parts.items()}
+    with latent_study.one_thread():
+        told = study.classify(features, digits, params.seed, study.PIXEL_STRENGTHS)
+    metrics, counts = told["metrics"], study.confusion(digits["test"], told["predicted"])
+    with replacing_folder(places.PIXELS) as folder:
+        write_table(told["report"], folder / "classification.csv", separator=",")
+        title = f"Logistic regression on the pixels, test ({metrics['test_accuracy']:.3f} right)"
+        plots.save(pictures.plot_confusion(counts, title), folder / "confusion.png")
+        write_json({"strength": told["strength"], "metrics": metrics}, folder / "metrics.json")
+    log.info("logistic regression on %d pixels: accuracy %.4f", features["test"].shape[1], metrics["test_accuracy"])

@@ -1,0 +1,23 @@
+"""Stage train: one model of all digits, one MLflow run."""
+
+from histocae import backend, recipe
+from histocae.mnist import images
+from histocae.mnist.params import Params
+
+
+def run(params: Params, name: str) -> None:
+    """Train a model, record it, and deliver its run."""
+    backend.start()
+    from histocae.mnist.recipe import describe
+    from histocae.mnist.record import DigitsRecord
+    from histocae.tracking.trainings import fit_and_keep
+
+    model = params.model(name)
+    seed = params.seed if model.seed is None else model.seed
+    parts = images.load()
+    pictures = {part: parts[part].pictures for part in ("train", "validation")}
+    fit = model.training(params.training)
+    backend.repeatable(seed)
+    cae = recipe.start(model, fit, pictures["train"], seed)
+    about = describe(params, name, model, seed)
+    fit_and_keep(cae, about, pictures, fit, seed, DigitsRecord(name), params.tracking.experiment)
