@@ -342,6 +342,57 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
     assert saved(resumed, tmp_path / "a") == saved(undisturbed, tmp_path / "b")
 
 
+def test_shifted_inputs_grow_fewer_and_their_targets_stay():
+    images = textures(64, 16)
+    batches = training.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    order = np.random.default_rng([3, 1]).permutation(64)
+    moved = []
+    for i in range(len(batches)):
+        given, target = batches[i]
+        np.testing.assert_array_equal(target, images[order[16 * i : 16 * i + 16]])
+        moved.append((given != target).any(axis=(1, 2, 3)).mean())
+        for one, whole in zip(given, np.pad(target, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True):
+            places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == one).all()]
+            assert places
+    assert moved[0] > 0.7 and moved[-1] < 0.3
+    again = training.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    np.testing.assert_array_equal(again[2][0], batches[2][0])
+    for given, target in (training.Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
+        np.testing.assert_array_equal(given, target)
+
+
+def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, monkeypatch):
+    shares = []
+    real = training.Batches
+
+    def look(*given):
+        if len(given) == 6:
+            shares.append(given[5])
+        return real(*given)
+
+    monkeypatch.setattr(training, "Batches", look)
+    options = training.Options(4, 4, 4, "sgd", 0.01, 1, denoise=params.Denoise(shift=1, until=0.5))
+    patches = textures(8, 16)
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
+    assert shares == [(1, 1.0, 0.5), (1, 0.5, 0.0), (1, 0.0, 0.0), (1, 0.0, 0.0)]
+
+
+def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
+    seen, held_out = discs(640, 0), discs(64, 1)
+    backend.repeatable(1)
+    cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
+    assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
+    first = mse(cae, held_out)
+    trained(cae, seen, discs(64, 2), training.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
+    assert mse(cae, held_out) < 0.3 * first
+    assert (out(cae.encoder, held_out) < 0).any()
+    grey = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
+    assert grey.model.output_shape == (None, 8, 8, 1)
+    for shape, latents, filters in (((30, 30, 3), 4, None), ((32, 32, 3), None, None), ((32, 32, 3), 4, [8])):
+        with pytest.raises(ValueError, match="compact needs"):
+            CAE(shape, latents, filters, architecture="compact")
+
+
 def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
@@ -507,7 +558,13 @@ def read(tmp_path, models, **changed):
             "models.x.init_from: all has other architecture",
         ),
         ({"x": {}}, "models.x.filters: missing; plain needs them"),
-        ({"x": {"architecture": "dense"}}, "models.x.architecture: expected one of 'plain', 'residual' or 'pca'"),
+        ({"x": {"architecture": "dense"}}, "models.x.architecture: expected one of 'plain', 'residual', "),
+        ({"x": {"architecture": "compact"}}, "models.x.latent_features: missing; compact needs them"),
+        ({"x": {"architecture": "compact", "latent_features": 8, "filters": [8]}}, "x.filters: compact has two"),
+        ({"x": {"architecture": "compact", "latent_features": 8, "loss": "binary_crossentropy"}}, "x.loss: compact"),
+        ({"patches__pixels": 34, "x": {"architecture": "compact", "latent_features": 8}}, "multiple of 4, not 34"),
+        ({"training__denoise": {"shift": 1, "til": 0.5}}, "training.denoise.til: unknown key; did you mean until"),
+        ({"training__denoise": {"shift": 0, "until": 0.5}}, "training.denoise.shift: "),
         ({"patches__pixels": 40, "x": {"architecture": "residual", "latent_features": 8}}, "multiple of 16, not 40"),
         ({"tissue__latents": "nobody"}, "tissue.latents: models has no entry 'nobody'"),
         ({"crossvalidation__folds": 5, "tumor": None, "normal": None}, "crossvalidation.folds: needs the pair"),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pandas as pd
 import psutil
@@ -79,6 +79,19 @@ def write_text(text: str, path: Path) -> None:
 def write_json(value: object, path: Path) -> None:
     """Write JSON whole, with sorted keys; NaN and infinity raise ValueError."""
     write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        DataError: an earlier stage has not written it yet.
+
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
 
 
 def write_table(table: pd.DataFrame, path: Path, separator: str = SEPARATOR) -> None:

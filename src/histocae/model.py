@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import yaml
 
-from histocae.architectures import BUILDERS, RESIDUAL_FILTERS
+from histocae.architectures import BUILDERS, COMPACT_FILTERS, RESIDUAL_FILTERS
 from histocae.errors import HistocaeError
 from histocae.files import replacing_folder
 
@@ -57,7 +57,7 @@ class CAE:
             input_shape: height, width, channels.
             latent_features: units of the latent layer; None for no dense layer at all.
             filters: convolutions of each layer, outermost first; None for (8, 16, 32) of
-                plain, (64, 64) of residual.
+                plain, (64, 64) of residual, (16, 64) of compact.
             kernel: side of every convolution.
             stride: of every convolution in the encoder; the decoder enlarges by it.
             pool: side of every pooling.
@@ -66,7 +66,7 @@ class CAE:
             lossfn: a Keras loss' name.
             path: folder to save to and load from.
             load: read everything else from `path` and ignore the other parameters.
-            architecture: plain | residual | pca. The last two hold linear parts that
+            architecture: plain | residual | compact | pca. residual and pca hold linear parts that
                 `histocae.linear_start` computes from patches; kernel, stride and pool are plain's.
 
         Raises:
@@ -83,7 +83,9 @@ class CAE:
             if architecture not in BUILDERS:
                 raise ValueError(f"architecture is one of {', '.join(BUILDERS)}, not {architecture!r}")
             if filters is None:
-                filters = {"plain": (8, 16, 32), "residual": RESIDUAL_FILTERS, "pca": ()}[architecture]
+                filters = {
+                    "plain": (8, 16, 32), "residual": RESIDUAL_FILTERS, "compact": COMPACT_FILTERS, "pca": (),
+                }[architecture]  # fmt: skip
             self.params = {
                 "architecture": architecture,
                 "input_shape": [int(n) for n in input_shape],

@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,6 +67,13 @@ class Split(Section):
     together: Literal["case", "site"]
 
 
+class Denoise(Section):
+    """Inputs that are shifted at random while the target stays where it is, at first all and then ever fewer."""
+
+    shift: Count  # pixels, at most
+    until: Annotated[float, Field(gt=0, le=1)]
+
+
 class Fit(Section):
     """How an autoencoder is trained on given pictures."""
 
@@ -78,6 +85,7 @@ class Fit(Section):
     schedule: Schedule
     clip_norm: Positive | None
     augment: bool
+    denoise: Denoise | None
     picture_every: Count
     tensorboard: bool
 
@@ -95,7 +103,7 @@ class Training(Fit):
 class Network(Section):
     """One architecture, and what it sets apart from the common `Fit`."""
 
-    architecture: Literal["plain", "residual", "pca"] = "plain"
+    architecture: Literal["plain", "residual", "compact", "pca"] = "plain"
     filters: Annotated[list[Count], Field(min_length=1)] | None = None
     latent_features: Count | None = None
     kernel: Count = 3
@@ -110,6 +118,7 @@ class Network(Section):
     schedule: Schedule | None = None
     clip_norm: Positive | None = None
     augment: bool | None = None
+    denoise: Denoise | None = None
 
     def training(self, common: AnyFit) -> AnyFit:
         """The training settings of this model: its own where given, else the common ones.
@@ -134,7 +143,7 @@ class Model(Network):
 
 
 # settings of a training that null switches off
-NULLABLE = ("clip_norm", "min_percent_tumor_nuclei")
+NULLABLE = ("clip_norm", "denoise", "min_percent_tumor_nuclei")
 # what decides the shapes of a model's weights
 SHAPE = ("architecture", "filters", "latent_features", "kernel", "stride", "pool")
 
@@ -297,7 +306,8 @@ def _siblings(location: tuple, section: type[Section]) -> list[str]:
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
             inner = section.model_fields[part].annotation
-            section = get_args(inner)[1] if get_origin(inner) is dict else inner
+            within = [one for one in (inner, *get_args(inner)) if isinstance(one, type) and issubclass(one, Section)]
+            section = within[0] if within else section
     return list(section.model_fields)
 
 
@@ -351,13 +361,20 @@ def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
         told.append(f"latent_features: missing; {model.architecture} needs them")
     elif model.latent_features > channels * pixels**2:
         told.append(f"latent_features: more than the {channels * pixels**2} values of a patch")
-    if model.loss != "mse":
+    if model.loss != "mse" and model.architecture != "compact":
         told.append(f"loss: {model.architecture} starts from the least squares; its loss is mse")
     if model.architecture == "residual":
         if model.filters is not None and len(model.filters) != 2:
             told.append("filters: residual has two, at an eighth and a sixteenth of the side")
         if pixels % 16:
             told.append(f"architecture: residual needs patches.pixels to be a multiple of 16, not {pixels}")
+    elif model.architecture == "compact":
+        if model.filters is not None and len(model.filters) != 2:
+            told.append("filters: compact has two, at a half and a quarter of the side")
+        if pixels % 4:
+            told.append(f"architecture: compact needs a side that is a multiple of 4, not {pixels}")
+        if model.loss == "binary_crossentropy":
+            told.append("loss: compact has no sigmoid, which binary_crossentropy needs")
     elif model.filters is not None:
         told.append("filters: pca has none")
     return told

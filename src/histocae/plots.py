@@ -16,7 +16,10 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from histocae.files import replacing
 
-ARCHITECTURES = {"plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "pca": ("#555555", "s", "--")}
+ARCHITECTURES = {
+    "plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "compact": ("#2e8b57", "^", ""),
+    "pca": ("#555555", "s", "--"),
+}  # fmt: skip
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
@@ -133,7 +136,8 @@ def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]
     for name, history in histories.items():
         axis.plot(history["epoch"], history["validation_loss"], "o-", ms=4, color=colors[name], label=name)
         axis.plot(history["epoch"], history["loss"], "--", lw=1, color=colors[name])
-    axis.set(xlabel="epoch", ylabel="loss (mean over patches, pixels in [0, 1])", yscale="log")
+    axis.set(xlabel="epoch", ylabel="loss (pixels in [0, 1])", yscale="log")
+    plain_numbers(axis.yaxis)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(title="validation (dashed: training)", frameon=False)
     axis.grid(alpha=0.3, which="both")

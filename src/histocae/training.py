@@ -20,6 +20,7 @@ import numpy as np
 from histocae.errors import TrainingError
 from histocae.files import write_json
 from histocae.model import CAE
+from histocae.params import Denoise
 from histocae.progress import bar
 from histocae.store import Pictures
 
@@ -45,6 +46,7 @@ class Options:
     schedule: str = "constant"
     clip_norm: float | None = None
     augment: bool = False
+    denoise: Denoise | None = None
     picture_every: int = 1
     tensorboard: Path | None = None
 
@@ -80,12 +82,19 @@ class Batches(keras.utils.PyDataset):
     """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
 
     def __init__(
-        self, patches: Pictures, batch_size: int, seed: int | None, epoch: int = 0, augment: bool = False
+        self,
+        patches: Pictures,
+        batch_size: int,
+        seed: int | None,
+        epoch: int = 0,
+        augment: bool = False,
+        denoise: tuple[int, float, float] | None = None,
     ):
         """Prepare the batches of one epoch; `seed` None keeps the patches' order.
 
         With `augment` each patch comes in one of its eight turned and mirrored forms:
-        slides have no upright.
+        slides have no upright. With `denoise` (pixels, and the shares at the epoch's start and
+        end) so large a share of the inputs is shifted, by up to so many pixels each way.
         """
         super().__init__(workers=1)
         self._patches, self._batch_size = patches, batch_size
@@ -94,6 +103,12 @@ class Batches(keras.utils.PyDataset):
             np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
         )
         self._forms = np.random.default_rng([seed, epoch, 1]).integers(8, size=count) if augment else None
+        self._shifts = None
+        if denoise is not None:
+            pixels, *shares = denoise
+            rng = np.random.default_rng([seed, epoch, 2])
+            shifted = rng.random(count) < np.linspace(*shares, count)
+            self._shifts = rng.integers(-pixels, pixels + 1, (count, 2)) * shifted[:, None]
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
@@ -103,7 +118,8 @@ class Batches(keras.utils.PyDataset):
         batch = self._patches.take(self._order[which])
         if self._forms is not None:
             batch = _turned(batch, self._forms[which])
-        return batch, batch
+        given = batch if self._shifts is None else _shifted(batch, self._shifts[which])
+        return given, batch
 
 
 def _turned(batch: np.ndarray, forms: np.ndarray) -> np.ndarray:
@@ -113,6 +129,20 @@ def _turned(batch: np.ndarray, forms: np.ndarray) -> np.ndarray:
         some = batch[forms == form]
         some = some.swapaxes(1, 2) if form & 1 else some
         out[forms == form] = some[:, :: -1 if form & 2 else 1, :: -1 if form & 4 else 1]
+    return out
+
+
+def _shifted(batch: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shift each patch by its own number of pixels (down, right); its border is repeated where it moved away."""
+    most = int(np.abs(shifts).max(initial=0))
+    if most == 0:
+        return batch
+    height, width = batch.shape[1:3]
+    wide = np.pad(batch, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    out = np.empty_like(batch)
+    for down, right in np.unique(shifts, axis=0):
+        these = (shifts == (down, right)).all(axis=1)
+        out[these] = wide[these, most - down : most - down + height, most - right : most - right + width]
     return out
 
 
@@ -180,7 +210,10 @@ def train(
     while len(state.rows) < epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
         start = time.perf_counter()
-        batches = Batches(patches, options.batch_size, options.seed, epoch, options.augment and learns)
+        batches = Batches(
+            patches, options.batch_size, options.seed, epoch, options.augment and learns,
+            _denoising(options, epoch) if learns else None,
+        )  # fmt: skip
         if learns:
             history = model.fit(
                 batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
@@ -209,6 +242,14 @@ def train(
             board.write(row)
     model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
     return state
+
+
+def _denoising(options: Options, epoch: int) -> tuple[int, float, float] | None:
+    """Give what `Batches` takes: the share of shifted inputs falls evenly from all to none."""
+    if options.denoise is None:
+        return None
+    shares = [max(0.0, 1 - at / (options.epochs * options.denoise.until)) for at in (epoch - 1, epoch)]
+    return options.denoise.shift, *shares
 
 
 def _optimizer(options: Options, steps: int) -> keras.optimizers.Optimizer:

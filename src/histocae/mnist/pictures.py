@@ -88,7 +88,7 @@ def plot_map(points: np.ndarray, digits: np.ndarray, title: str, labels: tuple[s
     axis = figure.subplots()
     # in a random order: the last digit would hide the others
     order = np.random.default_rng(0).permutation(len(points))
-    axis.scatter(*points[order].T, s=5, lw=0, c=np.asarray(COLORS)[digits[order]])
+    axis.scatter(*points[order].T, s=np.clip(40_000 / len(points), 4, 30), lw=0, c=np.asarray(COLORS)[digits[order]])
     axis.set_aspect("equal", adjustable="datalim")
     for digit in range(DIGITS):
         axis.scatter([], [], s=40, color=COLORS[digit], label=str(digit))

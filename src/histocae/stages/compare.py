@@ -1,13 +1,12 @@
 """Stage compare: all models of params.yaml in one table and on one page, and what DVC compares."""
 
-import json
 import logging
 from pathlib import Path
 
 import pandas as pd
 
 from histocae import paths, plots, summary
-from histocae.files import read_table, replacing_folder, write_json, write_table, write_text
+from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
 from histocae.report import Contents, Latents, Section, page
 from histocae.split import SPLITS
@@ -19,9 +18,9 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write reports/comparison.csv, reports/metrics.json, reports/plots and reports/index.html."""
     records = [Record(name) for name in params.models]
-    tissue = _read(paths.TISSUE / "metrics.json")
-    crossvalidation = _read(paths.CROSSVALIDATION / "metrics.json")
-    latents = {record.name: _read(paths.latent(record.name) / "metrics.json") for record in records}
+    tissue = read_json(paths.TISSUE / "metrics.json")
+    crossvalidation = read_json(paths.CROSSVALIDATION / "metrics.json")
+    latents = {record.name: read_json(paths.latent(record.name) / "metrics.json") for record in records}
     table = summary.table(records)
     write_table(table, paths.COMPARISON, separator=",")
     write_json(summary.metrics(records, latents, tissue, crossvalidation), paths.METRICS)
@@ -40,8 +39,8 @@ def run(params: Params) -> None:
         # times differ from run to run; they stand in the table's file, and the page stays the same
         table=table.drop(columns="seconds"),
         told=summary.told(table),
-        split=_read(paths.SPLIT_REPORT),
-        patching=_read(paths.PATCHING_REPORT / "summary.json"),
+        split=read_json(paths.SPLIT_REPORT),
+        patching=read_json(paths.PATCHING_REPORT / "summary.json"),
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), separator=","),
         samples=[one for one in (first / "samples_tumor.png", first / "samples_normal.png") if one.is_file()],
         figures=_figures(records, table),
@@ -78,7 +77,3 @@ def _figures(records: list[Record], table: pd.DataFrame) -> list[tuple[str, str,
     for name, (_, _, figure) in figures.items():
         plots.save(figure, paths.FIGURES / f"{name}.png")
     return [(title, caption, paths.FIGURES / f"{name}.png") for name, (title, caption, _) in figures.items()]
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

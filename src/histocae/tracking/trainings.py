@@ -46,7 +46,7 @@ def fit_and_keep(
     name, place = record.name, record.place
     options = Options(
         fit.epochs, fit.batch_size, fit.patience, fit.optimizer, fit.learning_rate, seed, fit.schedule,
-        fit.clip_norm, fit.augment, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
+        fit.clip_norm, fit.augment, fit.denoise, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
     )  # fmt: skip
     checkpoint = place.checkpoints / name
     state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label)

@@ -1,13 +1,12 @@
 """Stage classes: one autoencoder per digit, and which of them reconstructs an image best."""
 
-import json
 import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocae import backend, plots, recipe
-from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.files import read_json, read_table, replacing_folder, write_json, write_table
 from histocae.mnist import classes, images, pictures
 from histocae.mnist import paths as places
 from histocae.mnist.params import Params
@@ -66,7 +65,7 @@ def _trained(params: Params, parts: dict[str, images.Part], digit: int) -> "CAE"
     model, record = params.classes.model, DigitsRecord(f"digit-{digit}", places.PLACE)
     about = describe(params, record.name, model, params.seed, digit)
     file = record.folder / recipe.FILE
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["made_from"] == about["made_from"]:
+    if file.is_file() and read_json(file)["made_from"] == about["made_from"]:
         log.info("%s is trained already", record.name)
         return CAE(path=record.folder, load=True)
     pictures = {part: parts[part].only(digit).pictures for part in ("train", "validation")}

@@ -1,10 +1,9 @@
 """Stage publish: every run with its results on the tracking server."""
 
-import json
 import logging
 
 from histocae import paths, plots
-from histocae.files import fingerprint, write_json
+from histocae.files import fingerprint, read_json, write_json
 from histocae.mnist import paths as places
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
@@ -31,7 +30,7 @@ def run(params: Params) -> None:
         "pixels": (places.PIXELS, data | {"model": {"name": "logistic regression on pixels"}}),
     }
     for name, (folder, about) in found.items():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+        metrics = read_json(folder / "metrics.json")["metrics"]
         state = fingerprint([name, about, metrics])
         tags = {"mlflow.source.name": "histocae mnist publish", "model": name}
         results = Results(name, state, about, metrics, folder, tags, end)
