@@ -254,6 +254,20 @@ def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
         linear_start.fitted_pca(InMemory(seen[[0, 0, 0]]), 4, 1)
 
 
+def test_few_patches_of_many_values_are_done_at_once(monkeypatch):
+    seen = InMemory(textures(30))
+    exact = linear.fit(seen, 6, 1)
+    monkeypatch.setattr(linear, "MOST_VALUES", 1000)
+    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+
+
+def test_many_patches_of_few_values_are_done_at_once(monkeypatch):
+    seen = InMemory(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8))
+    exact = linear.fit(seen, 6, 1)
+    monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
+    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+
+
 def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
     seen, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
     exact = linear.fit(seen, 6, 1)

@@ -212,6 +212,14 @@ def test_the_committed_params_are_read():
          "compare.own: models has no entry 'mine'"),
         ({"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}}, "compare.pca: own has another arch"),
         ({"study": {**small()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
+        ({"classes": {"model": {"filters": [8]}, "components": [2]}}, "classes.model.latent_features: missing"),
+        ({"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
+         "models.digit-3: a run"),
+        ({"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},
+         "study.models: own has one"),
+        ({"study": {**small()["study"], "sample": 7}}, "study.sample: "),
+        ({"data": {"source": "digits", "path": None, "train": 9, "validation": 0.1}},
+         "data.train, data.validation: train has fewer than 2 images"),
         ({"classes": {"model": {"architecture": "pca"}, "components": [2]}},
          "classes.model.latent_features: missing"),
     ],
@@ -226,8 +234,8 @@ def test_what_is_wrong_in_the_params_is_told_by_its_key(empty, change, told):
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60), st.integers(0, 9))
-def test_clusters_are_numbered_by_digit_then_purity(pairs, _):
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60))
+def test_clusters_are_numbered_by_digit_then_purity(pairs):
     clusters, digits = np.array(pairs).T
     clusters = pd.factorize(clusters)[0]
     order = study._by_digit(clusters, digits)
@@ -266,11 +274,11 @@ def test_components_of_each_digit_tell_digits_that_lie_in_planes():
 
 def test_a_digit_without_images_is_told():
     labels = np.arange(10).repeat(2)
-    whole = images.Part(np.zeros((20, 8, 8, 1), np.uint8), labels)
-    lacking = images.Part(whole.images[:-2], labels[:-2])
-    classes.check({"train": whole, "validation": whole})
-    with pytest.raises(DataError, match="validation has too few images of 9 for one model per digit"):
-        classes.check({"train": whole, "validation": lacking})
+    images.check({"train": labels, "validation": labels[::2]})
+    with pytest.raises(ParamsError, match="validation has fewer than 1 images of 9; raise them"):
+        images.check({"train": labels, "validation": labels[:-2]})
+    with pytest.raises(ParamsError, match="train has fewer than 2 images of 9; raise them"):
+        images.check({"train": labels[:-1], "validation": labels})
 
 
 # -- stages --
@@ -378,7 +386,8 @@ def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(her
         return {run.info.run_name: run for run in api.search_runs([place])}
 
     before = all_runs()
-    assert set(before) == {*MODELS, *(f"digit-{digit}" for digit in range(10)), "one-per-digit", "pixels"}
+    digits = {f"digit-{digit}" for digit in range(10)}
+    assert set(before) == {*MODELS, *digits, "one-per-digit", "pixels", "comparison"}
     own = before["own"]
     assert own.data.params["model.latent_features"] == "6" and own.data.params["data.source"] == "digits"
     assert own.data.metrics["test_accuracy"] > 0 and own.info.status == "FINISHED"
@@ -389,6 +398,10 @@ def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(her
     assert len(pictures) == 4
     files = {one.path for one in api.list_artifacts(before["one-per-digit"].info.run_id, "classes")}
     assert {"classes/confusion.png", "classes/reconstructions.png"} <= files
+    files = {one.path for one in api.list_artifacts(before["comparison"].info.run_id)}
+    assert {"samples.png", "index.html", "comparison.csv", "figures"} <= files
+    assert own.data.tags["mlflow.source.name"] == "histocae mnist train own"
+    assert before["digit-4"].data.tags["mlflow.source.name"] == "histocae mnist classes"
     made("publish")
     after = all_runs()
     assert {one.info.run_id for one in after.values()} == {one.info.run_id for one in before.values()}
@@ -397,11 +410,19 @@ def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(her
 
 
 def test_stages_write_the_same_bytes_again_and_models_of_digits_are_not_trained_twice(here):
-    before = outputs(here / "reports") | {f"m/{k}": v for k, v in outputs(here / "models").items()}
-    lines = made("evaluate own", "latent own", "pixels", "classes", "compare")
-    assert sum("is trained already" in line for line in lines) == 10
-    after = outputs(here / "reports") | {f"m/{k}": v for k, v in outputs(here / "models").items()}
-    assert [name for name in before if before[name] != after[name]] == []
+    # times of a training differ, and are in models/runs, models/classes/runs and what is gathered from them
+    def everything() -> dict[str, bytes]:
+        found = outputs(here)
+        return {name: found[name] for name in found if name.startswith(("models/", "reports/")) and "/runs/" not in name}
+
+    before = everything()
+    # killed between its weights and its run's file: this one is trained again
+    run = Path("models/classes/runs/digit-3.json")
+    run.unlink()
+    lines = made("evaluate own", "latent own", "pixels", "classes", "publish")
+    assert run.is_file() and sum("is trained already" in line for line in lines) == 9
+    after = everything()
+    assert [name for name in before if before[name] != after[name] and name != "models/published.json"] == []
 
 
 def test_stages_out_of_turn_name_the_one_before(empty):
@@ -409,7 +430,8 @@ def test_stages_out_of_turn_name_the_one_before(empty):
     assert "run dvc repro" in refused("evaluate own")
     assert "models has no entry 'x'" in refused("train x")
     made("data")
-    assert "models/classes" not in outputs(empty)
+    assert "reports/pixels/metrics.json: not there yet" in refused("compare")
+    assert not Path("reports/metrics.json").exists()
     Path("data/images/train.npy").write_bytes(b"broken")
     assert "data/images/train.npy: can't be read" in refused("pixels")
 
@@ -421,7 +443,7 @@ EXEMPT = test_graph.EXEMPT | {"mnist/params", "mnist/paths", "stages/__init__"}
 EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
 # what it is delivered from is settled by then
 EXEMPT_IN["publish"] = ("tracking/server", "model", "training", "backend", "store", "tables", "identifiers")
-ALSO = {stage: ("samples", "tracking/trainings") for stage in ("train", "classes")}
+ALSO = {stage: ("samples", "tracking/trainings", "params") for stage in ("train", "classes")}
 
 
 @pytest.mark.parametrize("stage", STAGES)

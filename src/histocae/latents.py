@@ -22,7 +22,7 @@ from histocae import statistics
 from histocae.errors import DataError
 from histocae.identifiers import PRIMARY_TUMOR
 from histocae.params import Tissue
-from histocae.store import Pictures
+from histocae.store import Patches
 
 if TYPE_CHECKING:  # scikit-learn takes seconds to load
     from sklearn.pipeline import Pipeline
@@ -69,7 +69,7 @@ def fit_classifier(
         strengths: inverse strengths of the penalty to choose from, rising.
 
     Returns:
-        A fitted pipeline; its `decision_function(features)` is higher for tumor.
+        A fitted pipeline; its `decision_function(features)` of two classes is higher for tumor.
 
     Raises:
         DataError: train or validation has one class only, or a feature is not finite.
@@ -410,7 +410,7 @@ def _umap() -> type:
 
 
 def pixel_features(
-    patches: dict[str, Pictures], count: int, seed: int
+    patches: dict[str, Patches], count: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """Give the leading principal components of the pixels of reduced patches.
 
@@ -431,7 +431,7 @@ def pixel_features(
     """
     from sklearn.decomposition import PCA
 
-    pixels = patches["train"].shape[0]
+    pixels = patches["train"].pixels
     whole = [pixels // k for k in range(1, pixels + 1) if pixels % k == 0 and SIDE <= pixels // k < 2 * SIDE]
     side = min(whole, default=min(SIDE, pixels))
     reduced = {split: _reduced(one, side) for split, one in patches.items()}
@@ -448,7 +448,7 @@ def pixel_features(
     return features, method.explained_variance_ratio_, side
 
 
-def _reduced(patches: Pictures, side: int) -> np.ndarray:
+def _reduced(patches: Patches, side: int) -> np.ndarray:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for start in range(0, len(patches), 1024):
         batch = patches.take(np.arange(start, min(start + 1024, len(patches))))

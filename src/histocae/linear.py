@@ -11,7 +11,7 @@ from histocae.store import Pictures
 
 log = logging.getLogger(__name__)
 BATCH = 1024
-# beyond so many samples and values, or so many values in all (1.6 GB), batch by batch instead of at once
+# beyond so many samples (of a patch: 1.6 GB of pixels) batch by batch instead of at once, if they are not small
 MOST_AT_ONCE = 8192
 MOST_VALUES = MOST_AT_ONCE * 3 * 128**2
 # of the least variance to the largest: below, single precision can't tell a direction from noise
@@ -56,8 +56,8 @@ class Linear:
 def fit(patches: Pictures, components: int, seed: int) -> Linear:
     """Find the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
 
-    Up to 8,192 patches, or patches of as few values, exactly; beyond that batch by batch (Ross et al. 2008, Int. J.
-    Comput. Vis. 77:125-141; scikit-learn's IncrementalPCA).
+    Up to 8,192 patches, or more of up to 8,192 values each, exactly; beyond that batch by
+    batch (Ross et al. 2008, Int. J. Comput. Vis. 77:125-141; scikit-learn's IncrementalPCA).
 
     Args:
         patches: to fit; at least two.
@@ -68,7 +68,8 @@ def fit(patches: Pictures, components: int, seed: int) -> Linear:
     """
     values = math.prod(patches.shape)
     count = min(components, len(patches) - 1, values)
-    if min(len(patches), values) <= MOST_AT_ONCE and len(patches) * values <= MOST_VALUES:
+    few_values = values <= MOST_AT_ONCE and len(patches) * values <= MOST_VALUES
+    if len(patches) <= MOST_AT_ONCE or few_values:
         found = principal(_flat(patches.take(np.arange(len(patches)))), count)
     else:
         found = _in_batches(patches, count, seed)

@@ -367,7 +367,7 @@ def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
         if model.filters is not None and len(model.filters) != 2:
             told.append("filters: residual has two, at an eighth and a sixteenth of the side")
         if pixels % 16:
-            told.append(f"architecture: residual needs patches.pixels to be a multiple of 16, not {pixels}")
+            told.append(f"architecture: residual needs a side (pixels) that is a multiple of 16, not {pixels}")
     elif model.architecture == "compact":
         if model.filters is not None and len(model.filters) != 2:
             told.append("filters: compact has two, at a half and a quarter of the side")

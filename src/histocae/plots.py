@@ -139,7 +139,8 @@ def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]
     axis.set(xlabel="epoch", ylabel="loss (pixels in [0, 1])", yscale="log")
     plain_numbers(axis.yaxis)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(title="validation (dashed: training)", frameon=False)
+    title = "validation\n(dashed: training)"
+    figure.legend(*axis.get_legend_handles_labels(), title=title, frameon=False, loc="outside right center")
     axis.grid(alpha=0.3, which="both")
     return figure
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from histocae.files import replacing
+from histocae.files import replacing, replacing_folder, write_json
 from histocae.model import CAE
 from histocae.progress import bar
 from histocae.store import Pictures
@@ -38,6 +38,25 @@ def encode(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
         scaled = patches.take(np.arange(which.start, which.stop)).astype(np.float32) / np.float32(255)
         out[which] = cae.encoder.predict_on_batch(scaled)
     return out
+
+
+def write_latents(cae: CAE, folder: Path, weights: str, pictures: dict[str, Pictures]) -> None:
+    """Write the latents of all parts of the split, one array each, and of which weights they are.
+
+    Args:
+        cae: the autoencoder.
+        folder: named like the model.
+        weights: their fingerprint.
+        pictures: by part.
+
+    """
+    about = {"model": folder.name, "weights": weights, "features": cae.params["latent_features"]}
+    with replacing_folder(folder) as aside:
+        if about["features"] is not None:
+            for part, some in pictures.items():
+                with replacing(aside / f"{part}.npy") as handle:
+                    np.save(handle, encode(cae, some, f"{folder.name}: latents of {part}"))
+        write_json(about, aside / "latents.json")
 
 
 def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> np.ndarray:

@@ -6,24 +6,8 @@ import numpy as np
 import pandas as pd
 
 from histocae import linear
-from histocae.errors import DataError
 from histocae.mnist import study
 from histocae.mnist.images import DIGITS, Part
-
-
-def check(parts: dict[str, Part]) -> None:
-    """Make sure that each digit can have a model.
-
-    Raises:
-        DataError: a part lacks a digit, or there is but one image of it to learn from.
-
-    """
-    for name, part in parts.items():
-        least = 2 if name == "train" else 1
-        lacking = np.flatnonzero(np.bincount(part.labels, minlength=DIGITS) < least)
-        if len(lacking):
-            told = f"{name} has too few images of {', '.join(map(str, lacking))}"
-            raise DataError(f"{told} for one model per digit; raise data.train or data.validation")
 
 
 def predicted(errors: np.ndarray) -> np.ndarray:
@@ -73,19 +57,21 @@ def examples(digits: np.ndarray, found: np.ndarray, seed: int) -> np.ndarray:
     return np.array([*one_each, *rng.choice(wrong, min(5, len(wrong)), replace=False)])
 
 
-def summarise(errors: dict[str, np.ndarray], digits: dict[str, np.ndarray], linear: pd.DataFrame) -> dict[str, float]:
+def summarise(
+    errors: dict[str, np.ndarray], digits: dict[str, np.ndarray], components: pd.DataFrame
+) -> dict[str, float]:
     """Give the numbers that count.
 
     Args:
         errors: of validation and test, images x models.
         digits: of these images.
-        linear: as `by_components` gives it; the number of components is chosen on validation.
+        components: as `by_components` gives it; how many is chosen on validation.
 
     """
     metrics = {f"{name}_accuracy": float((predicted(one) == digits[name]).mean()) for name, one in errors.items()}
     metrics |= study.interval(metrics["test_accuracy"], len(digits["test"]))
     means = mean_errors(errors["test"], digits["test"])
-    chosen = linear.loc[linear["validation_accuracy"].idxmax()]
+    chosen = components.loc[components["validation_accuracy"].idxmax()]
     return metrics | {
         "test_mse_own_digit": float(np.diag(means).mean()),
         "test_mse_other_digits": float(means[~np.eye(DIGITS, dtype=bool)].mean()),

@@ -18,11 +18,11 @@ import pandas as pd
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
 from histocae.mnist import paths as places
+from histocae.split import SPLITS
 from histocae.store import InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
 NAMES = ("x_train", "y_train", "x_test", "y_test")
-SPLITS = ("train", "validation", "test")
 ALL = "all"  # digits, as opposed to one
 DIGITS = 10
 # of the bytes of the arrays, uint8: the files around them differ
@@ -134,6 +134,24 @@ def divide(
         raise ParamsError(f"data.validation: {validation:g} of {train} images leaves one part without any")
     rows = {"train": np.arange(at), "validation": np.arange(at, train)}
     return {name: (images[some], digits[some], some) for name, some in rows.items()}
+
+
+def check(digits: dict[str, np.ndarray]) -> None:
+    """Make sure that each part has every digit, and train enough of each for a model of its own.
+
+    Args:
+        digits: of the images of each part.
+
+    Raises:
+        ParamsError: one is lacking.
+
+    """
+    for name, some in digits.items():
+        least = 2 if name == "train" else 1
+        lacking = np.flatnonzero(np.bincount(some, minlength=DIGITS) < least)
+        if len(lacking):
+            told = f"{name} has fewer than {least} images of {', '.join(map(str, lacking))}"
+            raise ParamsError(f"data.train, data.validation: {told}; raise them")
 
 
 def load() -> dict[str, Part]:

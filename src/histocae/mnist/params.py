@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from histocae.errors import ParamsError
+from histocae.latents import LEAST_POINTS
 from histocae.mnist.images import SIDES
 from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, shape_at_odds, typed
 
@@ -30,7 +31,7 @@ class Study(Section):
     """Which models' latents are mapped and clustered, and how."""
 
     models: list[str]
-    sample: Count
+    sample: Annotated[int, Field(ge=LEAST_POINTS)]
     clusters: Annotated[int, Field(ge=2)]
     perplexity: Positive
 
@@ -96,9 +97,14 @@ def _at_odds(params: Params) -> list[str]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, pixels, 1)]
-        if model.latent_features is None:
-            told.append(f"models.{name}.latent_features: missing; the study is of latents")
+        if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
+            told.append(f"models.{name}: a run of its own has this name; choose another")
     told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
+    every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
+    told += [f"{key}.latent_features: missing; it is asked what they hold" for key, one in every.items()
+             if one.architecture == "plain" and one.latent_features is None]
+    told += [f"study.models: {name} has one latent, and a map needs two" for name in params.study.models
+             if name in params.models and params.models[name].latent_features == 1]  # fmt: skip
     compare = params.compare
     named = {"compare.own": [compare.own], "compare.pca": [compare.pca], "compare.notebook": compare.notebook}
     for key, names in (named | {"study.models": params.study.models}).items():

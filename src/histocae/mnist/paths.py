@@ -9,9 +9,6 @@ SAMPLES = Path("reports/samples.png")
 PIXELS = Path("reports/pixels")
 CLASSES = Path("models/classes")
 CLASSES_REPORT = Path("reports/classes")
-COMPARISON = paths.COMPARISON
-METRICS = paths.METRICS
-PAGE = paths.PAGE
 PUBLISHED = Path("models/published.json")
 # one model per digit
 PLACE = paths.Place(paths.SPLITS, CLASSES / "trained", CLASSES / "runs", Path("models/checkpoints/classes"))

@@ -5,9 +5,10 @@ from typing import Any
 from histocae import paths, recipe
 from histocae.files import code_fingerprint, fingerprint, sha256
 from histocae.mnist import paths as places
-from histocae.mnist.images import ALL, SPLITS
+from histocae.mnist.images import ALL
 from histocae.mnist.params import Params
 from histocae.params import Network
+from histocae.split import SPLITS
 
 
 def describe(params: Params, name: str, model: Network, seed: int, digit: int | str = ALL) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def describe(params: Params, name: str, model: Network, seed: int, digit: int | 
     shape = model.model_dump(exclude=set(type(fit).model_fields))
     images = {part: sha256(places.IMAGES / f"{part}.npy") for part in ("train", "validation")}
     splits = {part: sha256(paths.SPLITS / f"{part}.csv") for part in SPLITS}
-    code = code_fingerprint(*recipe.CODE)
+    code = code_fingerprint(*recipe.CODE, "mnist/images")
     return {
         "cohort": ALL if digit == ALL else f"digit {digit}",
         "model": shape,

@@ -3,12 +3,21 @@
 import pandas as pd
 
 from histocae.files import read_table, sha256
+from histocae.mnist import paths as places
 from histocae.mnist.images import ALL
 from histocae.tracking.record import Record
 
 
 class DigitsRecord(Record):
     """The training of a model of all digits, or of one."""
+
+    publishes = "histocae mnist publish"
+    view = "digits"
+
+    @property
+    def command(self) -> str:
+        """The command that trains this model."""
+        return "histocae mnist classes" if self.place == places.PLACE else f"histocae mnist train {self.name}"
 
     def patches(self, split: str) -> pd.DataFrame | None:
         """Give the images of a part that the model sees; None where the tables are others by now."""

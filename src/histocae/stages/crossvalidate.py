@@ -1,10 +1,8 @@
 """Stage crossvalidate: the pair, trained and tested on folds of cases; nothing unless folds are asked for."""
 
 import itertools
-import json
 import logging
 import shutil
-from pathlib import Path
 
 import pandas as pd
 
@@ -66,18 +64,16 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
 
     from histocae import reconstruction
     from histocae.model import CAE
+    from histocae.tracking.record import Record
 
     errors, learnt, size = [], [], 0
     for name in params.pair:
         keras.backend.clear_session()
         about = recipe.describe(params, name, store, place.splits)
-        file = place.trained / name / recipe.FILE
-        former, run = (_read(one) for one in (file, place.runs / f"{name}.json"))
-        # a training that was killed between the two has weights without a run
-        done = former.get("made_from") == about["made_from"] and former["weights"] == run.get("weights")
+        done = Record(name, place).is_of(about)
         cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place)
         learnt.append(cohorts.learnt_from(tables["train"], about))
-        size = _read(file)["latent_size"]
+        size = Record(name, place).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
             {
@@ -88,7 +84,3 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     validation, test = (contrast.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test"))
     others, left_out = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
     return crossvalidation.Fold(number, validation, test, others, left_out)
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

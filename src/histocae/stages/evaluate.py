@@ -1,22 +1,18 @@
 """Stage evaluate: one model's reconstructions, per patch, per slide and in pictures."""
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from histocae import backend, paths
 from histocae.cohorts import learnt_from, read_split, select
-from histocae.files import replacing, replacing_folder, write_json, write_table
+from histocae.files import replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
 from histocae.split import SPLITS
-from histocae.store import PatchStore, Pictures
+from histocae.store import PatchStore
 from histocae.tracking.record import Record
-
-if TYPE_CHECKING:  # keras takes seconds to load
-    from histocae.model import CAE
 
 KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
 PAIRS = 6
@@ -36,7 +32,7 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(params.seed)
     from histocae import plots, reconstruction
     from histocae.model import CAE
-    from histocae.samples import reconstruct
+    from histocae.samples import reconstruct, write_latents
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)
@@ -51,7 +47,8 @@ def run(params: Params, name: str) -> None:
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
 
-    write_latents(cae, trained, name, {split: store.select(table) for split, table in tables.items()})
+    everything_of = {split: store.select(table) for split, table in tables.items()}
+    write_latents(cae, paths.LATENTS / name, trained["weights"], everything_of)
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(test, folder / "per_patch.csv", separator=",")
@@ -80,19 +77,6 @@ def run(params: Params, name: str) -> None:
 
 def _kept(table: pd.DataFrame) -> pd.DataFrame:
     return table[KEPT].reset_index(drop=True)
-
-
-def write_latents(cae: "CAE", trained: dict, name: str, patches: dict[str, Pictures]) -> None:
-    """Write models/latents/<name>: the latents of all patches of each part, whatever the cohort."""
-    from histocae.samples import encode
-
-    about = {"model": name, "weights": trained["weights"], "features": trained["latent_features"]}
-    with replacing_folder(paths.LATENTS / name) as folder:
-        if about["features"] is not None:
-            for split, some in patches.items():
-                with replacing(folder / f"{split}.npy") as handle:
-                    np.save(handle, encode(cae, some, f"{name}: latents of {split}"))
-        write_json(about, folder / "latents.json")
 
 
 def _some(rng: np.random.Generator, count: int, wanted: int) -> np.ndarray:

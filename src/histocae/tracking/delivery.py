@@ -5,7 +5,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from mlflow.types import Schema, TensorSpec
 
 from histocae import backend, paths
 from histocae.errors import TrackingError
-from histocae.files import fingerprint
+from histocae.files import fingerprint, sha256
 from histocae.tracking import pairs, runs, views
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, Record, flat
 from histocae.tracking.server import FAILURES, MlflowClient, client, experiment, patience, told
@@ -51,9 +51,10 @@ class Results(NamedTuple):
         state: a fingerprint of all that the results are made of.
         params: nested dicts.
         metrics: by name.
-        folder: of tables and pictures.
+        files: tables and pictures, or folders of such.
         tags: of the run.
         end: milliseconds since 1970.
+        view: a name in `views.VIEWS`.
 
     """
 
@@ -61,13 +62,14 @@ class Results(NamedTuple):
     state: str
     params: dict[str, Any]
     metrics: dict[str, float]
-    folder: Path
+    files: tuple[Path, ...]
     tags: dict[str, str]
     end: int
+    view: str = "slides"
 
 
 @contextlib.contextmanager
-def _delivery(experiment_name: str) -> Iterator[tuple[MlflowClient, str]]:
+def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, str]]:
     """Give a client and the experiment's id; a failure inside is told as one."""
     folder = paths.SCRATCH / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def _delivery(experiment_name: str) -> Iterator[tuple[MlflowClient, str]]:
             with patience(retries=1, timeout=10):  # is it there at all?
                 api = client()
                 place = experiment(api, experiment_name)
-            views.save(api, place)
+            views.save(api, place, views.VIEWS[view])
             yield api, place
     except FAILURES as error:
         raise TrackingError(told(error)) from None
@@ -99,9 +101,10 @@ def deliver(record: Record, experiment_name: str, color: str | None = None) -> t
 
     """
     start = time.perf_counter()
-    with _delivery(experiment_name) as (api, place):
+    with _delivery(experiment_name, record.view) as (api, place):
         tags = {
-            **record.run["tags"], "model": record.name, "cohort": record.training["cohort"],
+            **record.run["tags"], "mlflow.source.name": record.command,
+            "model": record.name, "cohort": record.training["cohort"],
             "architecture": record.training["model"]["architecture"],
             "source": record.training["params"]["data"]["source"],
         }  # fmt: skip
@@ -144,7 +147,7 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
     """
     start = time.perf_counter()
     end = max(one.run["end"] for one in (pair.tumor, pair.normal))
-    with _delivery(experiment_name) as (api, place):
+    with _delivery(experiment_name, pair.tumor.view) as (api, place):
         tags = {
             "mlflow.source.name": "histocae tissue",
             "model": "pair", "tumor": pair.tumor.name, "normal": pair.normal.name,
@@ -153,7 +156,7 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
         both = dict(pair.tumor.training["params"])
         both |= {"tissue": pair.tissue["settings"]}
         both |= {"model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
-        results = Results("pair", pair.state, both, pair.metrics, paths.TISSUE, tags, end)
+        results = Results("pair", pair.state, both, pair.metrics, (paths.TISSUE,), tags, end)
         run_id = _results(api, place, results)
 
         def save(model_id: str) -> None:
@@ -176,7 +179,7 @@ def deliver_results(results: Results, experiment_name: str) -> str:
         TrackingError: the server is away or refuses.
 
     """
-    with _delivery(experiment_name) as (api, place):
+    with _delivery(experiment_name, results.view) as (api, place):
         run_id = _results(api, place, results)
         _end(api, run_id, results.end)
     log.info("%s: run %s is complete", results.name, run_id)
@@ -189,10 +192,20 @@ def _results(api: MlflowClient, place: str, results: Results) -> str:
     runs.log_params(api, run_id, flat(results.params))
     stamp = run.info.start_time
     runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in results.metrics.items()])
-    if run.data.tags.get(RESULTS) != results.state:
-        api.log_artifacts(run_id, str(results.folder), results.folder.name)
-        api.set_tag(run_id, RESULTS, results.state)
+    state = _hash(results.files)
+    if run.data.tags.get(RESULTS) != state:
+        for path in results.files:
+            if path.is_dir():
+                api.log_artifacts(run_id, str(path), path.name)
+            else:
+                api.log_artifact(run_id, str(path))
+        api.set_tag(run_id, RESULTS, state)
     return run_id
+
+
+def _hash(files: Iterable[Path]) -> str:
+    each = [one for path in files for one in (sorted(path.rglob("*")) if path.is_dir() else [path]) if one.is_file()]
+    return fingerprint([[one.as_posix(), sha256(one)] for one in each])
 
 
 def _end(api: MlflowClient, run_id: str, end: int) -> Run:

@@ -112,6 +112,7 @@ def train_live(
     record: dict[str, Any],
     experiment_name: str,
     name: str,
+    command: str,
 ) -> tuple[State, dict[str, Any]]:
     """Train with a live run beside it.
 
@@ -123,7 +124,8 @@ def train_live(
             pictures of the epochs.
         record: what `recipe.describe` tells of the training.
         experiment_name: of MLflow.
-        name: of the model.
+        name: of the run.
+        command: that trains the model.
 
     Returns:
         The training's end, and what models/runs/<model>.json keeps of it.
@@ -135,7 +137,7 @@ def train_live(
     live: list[LiveRun] = []
 
     def on_start(state: State) -> None:
-        tags = {**provenance(), "model": name, "cohort": record["cohort"]}
+        tags = {**provenance(), "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}
         live.append(LiveRun(experiment_name, name, state.training_id, state.start, tags))
         live[0].params(flat(record["params"]))
 

@@ -25,6 +25,7 @@ TRAINING_ID = "histocae.training_id"
 # `mlflow run` hands its own run to the commands it starts; each training is a run of its
 # own here, and remembers that one as its parent
 PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
+_LOCKS = ":(exclude,top,glob)**/dvc.lock"  # they change while a pipeline runs; that is its job
 SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 
@@ -40,6 +41,23 @@ class Record:
 
     name: str
     place: paths.Place = paths.MAIN
+
+    # what delivers its run later
+    publishes = "histocae publish"
+    view = "slides"  # of its experiment, a name in `views.VIEWS`
+
+    @property
+    def command(self) -> str:
+        """The command that trains this model."""
+        return f"histocae train {self.name}"
+
+    def is_of(self, about: dict[str, Any]) -> bool:
+        """Tell whether it is there, whole, and of what `recipe.describe` tells of a training."""
+        try:
+            # a training that was killed between the two has weights without a run
+            return self.training["made_from"] == about["made_from"] and bool(self.run)
+        except TrackingError:
+            return False
 
     @property
     def label(self) -> str:
@@ -73,7 +91,7 @@ class Record:
         found = _read(file)
         if found["weights"] != self.training["weights"]:
             told = f"{file} is of another training than the weights"
-            raise TrackingError(f"{told}; run histocae train {self.name}")
+            raise TrackingError(f"{told}; run {self.command}")
         return found
 
     @cached_property
@@ -208,9 +226,8 @@ def provenance() -> dict[str, str]:
     tags = {"mlflow.parentRunId": PARENT_RUN} if PARENT_RUN else {}
     commit = _git("rev-parse", "HEAD")
     if commit:
-        # dvc.lock changes while the pipeline runs; that is its job
         tags["mlflow.source.git.commit"] = commit
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "-uno", "--", ".", ":!dvc.lock"))).lower()
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "-uno", "--", ":/", _LOCKS))).lower()
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
         if branch and branch != "HEAD":
             tags["mlflow.source.git.branch"] = branch

@@ -44,7 +44,6 @@ def create(
     about = {
         TRAINING_ID: training_id,
         "mlflow.user": _user(),
-        "mlflow.source.name": f"histocae train {name}",
         "mlflow.source.type": "LOCAL",
         **tags,
     }

@@ -39,8 +39,11 @@ def fit_and_keep(
         patches: `train` and `validation`.
         fit: how to train.
         seed: of the order of patches, and of their turning.
-        record: of what is to be written; nothing of it is there yet.
+        record: of what is to be written; what is there is replaced.
         experiment: of MLflow.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
 
     """
     name, place = record.name, record.place
@@ -49,8 +52,8 @@ def fit_and_keep(
         fit.clip_norm, fit.augment, fit.denoise, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
     )  # fmt: skip
     checkpoint = place.checkpoints / name
-    state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label)
-    about |= {
+    state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label, record.command)
+    told = about | {
         "epochs": len(state.rows),
         "best_epoch": state.best_epoch,
         "validation_loss": state.best,
@@ -64,7 +67,7 @@ def fit_and_keep(
         write_table(pd.DataFrame(state.rows), folder / "history.csv")
         shutil.copytree(checkpoint / "samples", folder / "samples")
         weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
-        write_json({**about, "weights": weights}, folder / recipe.FILE)
+        write_json({**told, "weights": weights}, folder / recipe.FILE)
     write_json({**run, "weights": weights}, place.runs / f"{name}.json")
     _deliver(record, experiment)
     shutil.rmtree(checkpoint)
@@ -75,7 +78,7 @@ def _deliver(record: Record, experiment: str) -> None:
     try:
         run, _ = deliver(record, experiment)
     except TrackingError as error:
-        log.warning("%s; the training is safe under models/, `histocae publish` delivers it later", error)
+        log.warning("%s; the training is safe under models/, `%s` delivers it later", error, record.publishes)
         return
     if run.info.run_id != record.run["run_id"]:
         write_json({**record.run, "run_id": run.info.run_id}, record.place.runs / f"{record.name}.json")

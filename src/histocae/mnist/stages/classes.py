@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocae import backend, plots, recipe
-from histocae.files import read_json, read_table, replacing_folder, write_json, write_table
-from histocae.mnist import classes, images, pictures
+from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.mnist import class_pictures, classes, images
 from histocae.mnist import paths as places
 from histocae.mnist.params import Params
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write models/classes and reports/classes."""
     parts = images.load()
-    classes.check(parts)
     backend.start()
+    backend.repeatable(params.seed)
     from histocae import reconstruction
     from histocae.samples import reconstruct
 
@@ -32,8 +32,8 @@ def run(params: Params) -> None:
         for name, part in held.items()
     }
     truth = {name: part.labels for name, part in held.items()}
-    linear = classes.by_components(parts, params.classes.components, params.seed)
-    metrics = classes.summarise(errors, truth, linear)
+    components = classes.by_components(parts, params.classes.components, params.seed)
+    metrics = classes.summarise(errors, truth, components)
     which = classes.examples(truth["test"], classes.predicted(errors["test"]), params.seed)
     some = held["test"].pictures.take(which)
     given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)
@@ -42,14 +42,14 @@ def run(params: Params) -> None:
     with replacing_folder(places.CLASSES_REPORT) as folder:
         write_table(classes.table(errors["test"], truth["test"]), folder / "errors.csv", separator=",")
         write_table(classes.reports(errors, truth), folder / "classification.csv", separator=",")
-        write_table(linear, folder / "pca.csv", separator=",")
+        write_table(components, folder / "pca.csv", separator=",")
         plots.save(plots.plot_curves(curves, plots.model_colors(names)), folder / "curves.png")
-        shown = pictures.plot_reconstructions(
+        shown = class_pictures.plot_reconstructions(
             some, given_back, errors["test"][which], truth["test"][which], "Test images under all ten models"
         )
         plots.save(shown, folder / "reconstructions.png")
         reached = metrics | {"latents": params.classes.model.latent_features}
-        for file, figure in pictures.of_classes(errors["test"], truth["test"], linear, reached):
+        for file, figure in class_pictures.pictures(errors["test"], truth["test"], components, reached):
             plots.save(figure, folder / f"{file}.png")
         write_json({"metrics": metrics}, folder / "metrics.json")
     log.info("one autoencoder per digit: accuracy %.4f", metrics["test_accuracy"])
@@ -64,8 +64,7 @@ def _trained(params: Params, parts: dict[str, images.Part], digit: int) -> "CAE"
 
     model, record = params.classes.model, DigitsRecord(f"digit-{digit}", places.PLACE)
     about = describe(params, record.name, model, params.seed, digit)
-    file = record.folder / recipe.FILE
-    if file.is_file() and read_json(file)["made_from"] == about["made_from"]:
+    if record.is_of(about):
         log.info("%s is trained already", record.name)
         return CAE(path=record.folder, load=True)
     pictures = {part: parts[part].only(digit).pictures for part in ("train", "validation")}

@@ -2,10 +2,8 @@
 
 import logging
 
-import pandas as pd
-
 from histocae import paths, plots
-from histocae.files import read_json, replacing_folder, write_json, write_table, write_text
+from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.mnist import paths as places
 from histocae.mnist import summary
 from histocae.mnist.images import DIGITS
@@ -23,11 +21,11 @@ def run(params: Params) -> None:
     ten = read_json(places.CLASSES_REPORT / "metrics.json")["metrics"]
     studies = {name: read_json(paths.latent(name) / "metrics.json")["metrics"] for name in params.study.models}
     table = summary.table(records)
-    write_table(table, places.COMPARISON, separator=",")
+    write_table(table, paths.COMPARISON, separator=",")
     tens = [DigitsRecord(f"digit-{digit}", places.PLACE) for digit in range(DIGITS)]
     metrics = summary.metrics(params.compare, records, tens, pixels, ten)
-    write_json(metrics, places.METRICS)
-    curves = {name: one.history for name, one in records.items() if len(one.history) > 1}
+    write_json(metrics, paths.METRICS)
+    curves = {name: one.history for name, one in records.items() if not one.is_yardstick}
     with replacing_folder(paths.FIGURES) as folder:
         plots.save(plots.plot_curves(curves, plots.model_colors(list(records))), folder / "curves.png")
     text = render(
@@ -36,10 +34,10 @@ def run(params: Params) -> None:
         evaluations={name: paths.evaluation(name) for name in records},
         latents={name: paths.latent(name) for name in studies},
         reports={
-            name: pd.read_csv(paths.evaluation(name) / "classification.csv").to_dict("records")
+            name: read_table(paths.evaluation(name) / "classification.csv", ("digit",), ",").to_dict("records")
             for name in (params.compare.notebook[0], params.compare.own)
         },
         pixels_folder=places.PIXELS, classes_folder=places.CLASSES_REPORT,
     )  # fmt: skip
-    write_text(text, places.PAGE)
-    log.info("%s and %s", places.METRICS, places.PAGE)
+    write_text(text, paths.PAGE)
+    log.info("%s and %s", paths.METRICS, paths.PAGE)

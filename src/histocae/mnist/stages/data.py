@@ -19,6 +19,7 @@ def run(params: Params) -> None:
     train, train_digits, test, test_digits = images.read(params.data.source, params.data.path)
     parts = images.divide(train, train_digits, params.data.train, params.data.validation)
     parts["test"] = (test, test_digits, np.arange(len(test)))
+    images.check({name: digits for name, (_, digits, _) in parts.items()})
     with replacing_folder(places.IMAGES) as folder:
         for name, (pictures, _, _) in parts.items():
             with replacing(folder / f"{name}.npy") as handle:

@@ -9,7 +9,6 @@ from histocae.files import replacing_folder, write_json, write_table
 from histocae.mnist import images, pictures, study
 from histocae.mnist.params import Params
 from histocae.mnist.record import DigitsRecord
-from histocae.stages.evaluate import write_latents
 
 PAIRS = 6
 log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(params.seed)
     from histocae import reconstruction
     from histocae.model import CAE
-    from histocae.samples import reconstruct
+    from histocae.samples import reconstruct, write_latents
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     parts = images.load()
@@ -34,7 +33,7 @@ def run(params: Params, name: str) -> None:
     }
     measured = reconstruction.measure(cae, held["test"], f"{name} on test")
     metrics |= {f"test_{key}": value for key, value in reconstruction.summarise(measured).items()}
-    write_latents(cae, trained, name, held)
+    write_latents(cae, paths.LATENTS / name, trained["weights"], held)
     features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
         told = study.classify(features, digits, params.seed, latents.STRENGTHS)
@@ -47,8 +46,7 @@ def run(params: Params, name: str) -> None:
         write_table(table, folder / "per_image.csv", separator=",")
         write_table(told["report"], folder / "classification.csv", separator=",")
         for part in ("train", "test"):
-            rng = np.random.default_rng(params.seed)
-            some = held[part].take(np.sort(rng.choice(len(held[part]), PAIRS, replace=False)))
+            some = held[part].take(latents.draw(len(held[part]), PAIRS, params.seed))
             figure = plots.plot_paired_imgs(
                 some, reconstruct(cae, some), PAIRS, color=False, shuffle=False,
                 title=f"{name}: {part} images and their reconstructions",

@@ -5,23 +5,21 @@ import logging
 import pandas as pd
 
 from histocae import latent_study, latents, paths, plots
-from histocae.files import replacing_folder, write_json, write_table
+from histocae.files import read_json, replacing_folder, write_json, write_table
 from histocae.mnist import images, pictures, study
 from histocae.mnist.params import Params
-from histocae.mnist.record import DigitsRecord
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
     """Write reports/models/<name>/latent."""
-    trained = DigitsRecord(name).training
+    about = read_json(paths.LATENTS / name / "latents.json")
     parts = images.load()
     digits = {part: one.labels for part, one in parts.items()}
-    features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
+    features = latent_study.read_features(paths.LATENTS / name, digits, about.pop("features"))
     how = params.study
-    about = {"model": name, "weights": trained["weights"]}
-    if latents.constant(features["train"]).all():
+    if any(latents.constant(features[part]).all() for part in ("train", "test")):
         with replacing_folder(paths.latent(name)) as folder:
             write_json(about | {"reason": "every latent is constant", "metrics": {}}, folder / "metrics.json")
         log.info("%s: every latent is constant; there is nothing to study", name)
@@ -39,7 +37,7 @@ def run(params: Params, name: str) -> None:
         write_table(where, folder / "maps.csv", separator=",")
         write_table(explained, folder / "components.csv", separator=",")
         test = parts["test"]
-        for file, figure in pictures.of_latents(found, test.images, test.labels, params.seed, name):
+        for file, figure in pictures.pictures(found, test.images, test.labels, params.seed, name):
             plots.save(figure, folder / f"{file}.png")
     gini, whole = found.about["gini"], found.about["gini_without_clusters"]
     log.info("%s: Gini %.3f in the clusters, %.3f without them", name, gini, whole)

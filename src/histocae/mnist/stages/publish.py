@@ -1,6 +1,7 @@
 """Stage publish: every run with its results on the tracking server."""
 
 import logging
+from pathlib import Path
 
 from histocae import paths, plots
 from histocae.files import fingerprint, read_json, write_json
@@ -23,17 +24,29 @@ def run(params: Params) -> None:
         run, _ = deliver(record, experiment, colors[record.name])
         published[record.name] = run.info.run_id
     end = max(record.run["end"] for record in records)
-    data = {"seed": params.seed, "data": params.data.model_dump(exclude={"path"})}
-    ten = params.classes.model.model_dump(exclude_none=True) | {"name": "one per digit"}
-    found = {
-        "one-per-digit": (places.CLASSES_REPORT, data | {"model": ten}),
-        "pixels": (places.PIXELS, data | {"model": {"name": "logistic regression on pixels"}}),
-    }
-    for name, (folder, about) in found.items():
-        metrics = read_json(folder / "metrics.json")["metrics"]
-        state = fingerprint([name, about, metrics])
+    common = {"seed": params.seed, "data": params.data.model_dump(exclude={"path"})}
+    for name, (about, metrics, files) in _found(params).items():
+        about = common | about
         tags = {"mlflow.source.name": "histocae mnist publish", "model": name}
-        results = Results(name, state, about, metrics, folder, tags, end)
+        state = fingerprint([name, about, metrics])
+        results = Results(name, state, about, metrics, files, tags, end, DigitsRecord.view)
         published[name] = deliver_results(results, experiment)
     write_json(published, places.PUBLISHED)
     log.info("%d runs in experiment %s; the page is %s", len(published), experiment, paths.PAGE)
+
+
+def _found(params: Params) -> dict[str, tuple[dict, dict, tuple[Path, ...]]]:
+    """Give what was found without a training of its own: params, metrics and files, by name."""
+    classes, pixels = places.CLASSES_REPORT, places.PIXELS
+    # times are in the runs of the trainings
+    whole = {
+        key: value for key, value in read_json(paths.METRICS).items()
+        if isinstance(value, int | float) and not key.endswith("seconds")
+    }  # fmt: skip
+    files = (places.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
+    ten = params.classes.model_dump(exclude_none=True)
+    return {
+        "one-per-digit": ({"classes": ten}, read_json(classes / "metrics.json")["metrics"], (classes,)),
+        "pixels": ({}, read_json(pixels / "metrics.json")["metrics"], (pixels,)),
+        "comparison": ({"compare": params.compare.model_dump()}, whole, files),
+    }
