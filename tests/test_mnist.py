@@ -413,7 +413,8 @@ def test_stages_write_the_same_bytes_again_and_models_of_digits_are_not_trained_
     # times of a training differ, and are in models/runs, models/classes/runs and what is gathered from them
     def everything() -> dict[str, bytes]:
         found = outputs(here)
-        return {name: found[name] for name in found if name.startswith(("models/", "reports/")) and "/runs/" not in name}
+        kept = [name for name in found if name.startswith(("models/", "reports/")) and "/runs/" not in name]
+        return {name: found[name] for name in kept}
 
     before = everything()
     # killed between its weights and its run's file: this one is trained again
