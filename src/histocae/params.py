@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -133,6 +133,9 @@ class Network(Section):
         return common.model_copy(update=own)
 
 
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
 class Model(Network):
     """An architecture and the patches it sees."""
 
@@ -187,7 +190,24 @@ class Tracking(Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
-class Params(Section):
+class WithModels(Generic[AnyNetwork]):
+    """Params that name models."""
+
+    models: dict[str, AnyNetwork]
+
+    def model(self, name: str) -> AnyNetwork:
+        """One entry of `models`.
+
+        Raises:
+            ParamsError: there is no such entry.
+
+        """
+        if name not in self.models:
+            raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
+        return self.models[name]
+
+
+class Params(Section, WithModels[Model]):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -201,17 +221,6 @@ class Params(Section):
     crossvalidation: Crossvalidation
     executor: Executor
     tracking: Tracking
-
-    def model(self, name: str) -> Model:
-        """One entry of `models`.
-
-        Raises:
-            ParamsError: there is no such entry.
-
-        """
-        if name not in self.models:
-            raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
-        return self.models[name]
 
     @property
     def pair(self) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from histocae.errors import ParamsError
 from histocae.latents import LEAST_POINTS
 from histocae.mnist.images import SIDES
-from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, shape_at_odds, typed
+from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, WithModels, shape_at_odds, typed
 
 
 class Data(Section):
@@ -51,7 +51,7 @@ class Compare(Section):
     pca: str
 
 
-class Params(Section):
+class Params(Section, WithModels[Model]):
     """The whole of it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -62,17 +62,6 @@ class Params(Section):
     classes: Classes
     compare: Compare
     tracking: Tracking
-
-    def model(self, name: str) -> Model:
-        """One entry of `models`.
-
-        Raises:
-            ParamsError: there is no such entry.
-
-        """
-        if name not in self.models:
-            raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
-        return self.models[name]
 
 
 def load(path: Path) -> Params:
