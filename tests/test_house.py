@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from histocae.cli import COMMANDS, main
+from histocae.cli import COMMANDS, MNIST, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,7 @@ def test_mlproject_names_entry_points_that_are_there():
     assert (ROOT / project["python_env"]).is_file()
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "mnist", *(f"mnist {stage}" for stage in MNIST)])
 def test_help_is_there_for_every_command(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
