@@ -25,6 +25,7 @@ from histocae import CAE, backend
 from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
+from histocae.params import Section, load
 
 FOLDER = ROOT / "examples" / "mnist"
 GIVEN = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
@@ -130,6 +131,9 @@ def test_other_pixels_are_refused_by_name_and_other_types_of_labels_are_not(mnis
     held = {"x_train": pictures, "y_train": digits.astype(np.int64), "x_test": test[..., None], "y_test": test_digits}
     np.savez(path, **held)
     np.testing.assert_array_equal(images.read("mnist", str(path))[2], test)
+    np.savez(path, **held | {"y_test": test_digits.astype(str)})
+    with pytest.raises(DataError, match=r"mine.npz: y_test is not that of mnist: <U3 \(10000,\), expected whole"):
+        images.read("mnist", str(path))
     spoilt = test.copy()
     spoilt[17, 3, 3] ^= 1
     np.savez(path, **held | {"x_test": spoilt})
@@ -189,7 +193,7 @@ def test_the_small_set_is_the_published_one_and_its_parts_are_apart():
 
 
 def test_the_committed_params_are_read():
-    read = params.load(FOLDER / "params.yaml")
+    read = load(FOLDER / "params.yaml", params.Params)
     assert read.training.learning_rate == 0.002 and read.models["notebook"].latent_features == 20
     assert read.models[read.compare.own].latent_features == 20
     assert len(read.compare.notebook) == 3
@@ -469,7 +473,7 @@ def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
     every = [out for stage in STAGES.values() for out in stage.get("do", stage)["outs"]]
     assert all(next(iter(out.values()))["cache"] is False for out in every)
     assert not [(one, other) for one in outs for other in outs if one.startswith(f"{other}/")]
-    sections = [one for one in vars(params).values() if isinstance(one, type) and issubclass(one, params.Section)]
+    sections = [one for one in vars(params).values() if isinstance(one, type) and issubclass(one, Section)]
     assert not {"size", "nfiles"} & {key for section in sections for key in section.model_fields}
 
 

@@ -53,18 +53,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"histocae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    _add(commands, COMMANDS, "")
+    _add(commands, COMMANDS, "", "histocae")
     digits = commands.add_parser(
         "mnist", help="a stage of examples/mnist/dvc.yaml", description="The stages of examples/mnist/dvc.yaml."
     )
-    _add(digits.add_subparsers(required=True, metavar="stage"), MNIST, "mnist ")
+    _add(digits.add_subparsers(required=True, metavar="stage"), MNIST, "mnist ", "histocae.mnist")
     return top
 
 
-def _add(commands: argparse._SubParsersAction, known: dict[str, tuple[str, bool]], prefix: str) -> None:
+def _add(
+    commands: argparse._SubParsersAction, known: dict[str, tuple[str, bool]], prefix: str, package: str
+) -> None:
+    """Add the stages of a pipeline, whose params and stages lie in a package."""
     for name, (about, by_model) in known.items():
         one = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        one.set_defaults(command=prefix + name)
+        one.set_defaults(command=prefix + name, package=package, stage=name)
         if by_model:
             one.add_argument("model", help="an entry of `models` in params.yaml")
         one.add_argument(
@@ -82,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("histocae").setLevel(logging.INFO)
     model = getattr(given, "model", None)
     try:
-        return _run(given.command, given.params, model)
+        return _run(given, model)
     except HistocaeError as error:
         # one line, whatever a library's message inside it looks like
         print(f"histocae {given.command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -92,16 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(command: str, path: Path, model: str | None) -> int:
+def _run(given: argparse.Namespace, model: str | None) -> int:
+    from histocae import params as parameters
     from histocae.locks import stage_lock
 
-    pipeline, name = ("histocae.mnist", command.split()[1]) if " " in command else ("histocae", command)
-    params = importlib.import_module(f"{pipeline}.params").load(path)
-    stage = importlib.import_module(f"{pipeline}.stages.{name}")
+    kind = importlib.import_module(f"{given.package}.params").Params
+    params = parameters.load(given.params, kind)
+    stage = importlib.import_module(f"{given.package}.stages.{given.stage}")
     if model is not None:
         params.model(model)
     start = time.perf_counter()
-    with stage_lock(command if model is None else f"{command}@{model}"):
+    with stage_lock(given.command if model is None else f"{given.command}@{model}"):
         if model is None:
             stage.run(params)
         else:

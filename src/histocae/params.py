@@ -26,9 +26,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-AnySection = TypeVar("AnySection", bound=Section)
-
-
 class Demo(Section):
     """The embedded cohort."""
 
@@ -190,8 +187,8 @@ class Tracking(Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
-class WithModels(Generic[AnyNetwork]):
-    """Params that name models."""
+class Whole(Generic[AnyNetwork]):
+    """All params of a pipeline that trains named models."""
 
     models: dict[str, AnyNetwork]
 
@@ -206,8 +203,15 @@ class WithModels(Generic[AnyNetwork]):
             raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
         return self.models[name]
 
+    def at_odds(self) -> list[str]:
+        """Tell what each key allows by itself but not all of them together."""
+        return [
+            f"models.{name}: a model's name has letters, digits, _ and - only"
+            for name in self.models if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
+        ]  # fmt: skip
 
-class Params(Section, WithModels[Model]):
+
+class Params(Section, Whole[Model]):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -222,11 +226,18 @@ class Params(Section, WithModels[Model]):
     executor: Executor
     tracking: Tracking
 
+    def at_odds(self) -> list[str]:
+        """Tell what each key allows by itself but not all of them together."""
+        return super().at_odds() + _at_odds(self)
+
     @property
     def pair(self) -> tuple[str, str] | None:
         """Names of the tumor and the normal model that are compared; None where `models` lacks one."""
         names = (self.tissue.tumor, self.tissue.normal)
         return names if all(name in self.models for name in names) else None
+
+
+AnyWhole = TypeVar("AnyWhole", bound=Whole)
 
 
 class _Loader(yaml.SafeLoader):
@@ -238,32 +249,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(path: Path) -> Params:
+def load(path: Path, kind: type[AnyWhole] = Params) -> AnyWhole:
     """Read and check params.yaml.
+
+    Args:
+        path: of the file.
+        kind: of which pipeline.
 
     Raises:
         ParamsError: the file is missing or not YAML, or a key is unknown, missing,
             ill-typed or at odds with another.
 
     """
-    params = typed(path, Params)
-    for told in _at_odds(params):
-        raise ParamsError(f"{path}: {told}")
-    return params
-
-
-def typed(path: Path, kind: type[AnySection]) -> AnySection:
-    """Read a YAML file of sections, each key checked by itself.
-
-    Raises:
-        ParamsError: the file is missing or not YAML, or a key is unknown, missing or ill-typed.
-
-    """
     raw = read(path)
     try:
-        return kind.model_validate(raw)
+        params = kind.model_validate(raw)
     except ValidationError as error:
         raise ParamsError("; ".join(f"{path}: {_told(one, kind)}" for one in error.errors())) from None
+    for told in params.at_odds():
+        raise ParamsError(f"{path}: {told}")
+    return params
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -321,7 +326,6 @@ def _siblings(location: tuple, section: type[Section]) -> list[str]:
 
 
 def _at_odds(params: Params) -> list[str]:
-    """What each key allows by itself but not all of them together."""
     told = []
     if params.split.validation + params.split.test >= 1:
         told.append("split: validation and test take all cases; leave some to train on")
@@ -329,8 +333,6 @@ def _at_odds(params: Params) -> list[str]:
         told.append("crossvalidation.folds: needs the pair of models that tissue names")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]
         if model.init_from is None:
             continue

@@ -97,13 +97,13 @@ def read(source: str, path: str | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     else:
         arrays, told = _npz(Path(path)), path
     for name, array, expected in zip(NAMES, arrays, SHA256[source], strict=True):
-        # containers differ in the type of the labels
+        remedy = REMEDY if source == "mnist" else "install another scikit-learn"
+        about = f"{told}: {name} is not that of {source}: {array.dtype} {array.shape}"
+        if array.dtype.kind not in "ui":  # containers differ in the type of the labels, but they are whole numbers
+            raise DataError(f"{about}, expected whole numbers; {remedy}")
         found = hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest()
-        if array.dtype.kind not in "ui" or found != expected:
-            raise DataError(
-                f"{told}: {name} is not that of {source}: {array.dtype} {array.shape}, sha256 {found[:12]}..., "
-                f"expected {expected[:12]}...; {REMEDY if source == 'mnist' else 'install another scikit-learn'}"
-            )
+        if found != expected:
+            raise DataError(f"{about}, sha256 {found[:12]}..., expected {expected[:12]}...; {remedy}")
     images, digits, test, test_digits = (array.astype(np.uint8) for array in arrays)
     shape = (-1, SIDES[source], SIDES[source])
     return images.reshape(shape), digits.ravel(), test.reshape(shape), test_digits.ravel()
@@ -200,7 +200,8 @@ def _from_keras() -> tuple[np.ndarray, ...]:
     try:
         (images, digits), (test, test_digits) = keras.datasets.mnist.load_data()
     except Exception as error:
-        # Keras raises a bare Exception where the network fails; anything else is not ours to explain
+        # Keras raises no other class where the network fails; anything but that, a file it can't write
+        # and a checksum that does not hold is a bug, and keeps its traceback
         if not isinstance(error.__context__, urllib.error.URLError) and not isinstance(error, OSError | ValueError):
             raise
         raise DataError(f"MNIST could not be fetched by Keras: {error}; without network {REMEDY}") from None
@@ -213,7 +214,7 @@ def _npz(path: Path) -> tuple[np.ndarray, ...]:
             return tuple(held[name] for name in NAMES)
     except FileNotFoundError:
         raise DataError(f"data.path: {path} is not there; {REMEDY}") from None
-    # a .npy or a picture of anything gives the third line's: it is no archive of arrays
+    # the last two where it is a single array and no archive of several
     except (
         OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
         AttributeError, TypeError,

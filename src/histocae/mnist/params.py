@@ -1,15 +1,12 @@
 """examples/mnist/params.yaml, typed."""
 
-import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histocae.errors import ParamsError
 from histocae.latents import LEAST_POINTS
 from histocae.mnist.images import SIDES
-from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, WithModels, shape_at_odds, typed
+from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, Whole, shape_at_odds
 
 
 class Data(Section):
@@ -51,7 +48,7 @@ class Compare(Section):
     pca: str
 
 
-class Params(Section, WithModels[Model]):
+class Params(Section, Whole[Model]):
     """The whole of it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -63,19 +60,9 @@ class Params(Section, WithModels[Model]):
     compare: Compare
     tracking: Tracking
 
-
-def load(path: Path) -> Params:
-    """Read and check the params.
-
-    Raises:
-        ParamsError: the file is missing or not YAML, or a key is unknown, missing,
-            ill-typed or at odds with another.
-
-    """
-    params = typed(path, Params)
-    for told in _at_odds(params):
-        raise ParamsError(f"{path}: {told}")
-    return params
+    def at_odds(self) -> list[str]:
+        """Tell what each key allows by itself but not all of them together."""
+        return super().at_odds() + _at_odds(self)
 
 
 def _at_odds(params: Params) -> list[str]:
@@ -83,8 +70,6 @@ def _at_odds(params: Params) -> list[str]:
     if params.data.source == "digits" and params.data.path is not None:
         told.append("data.path: the digits of scikit-learn come with it; leave path null, or set source to mnist")
     for name, model in params.models.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            told.append(f"models.{name}: a model's name has letters, digits, _ and - only")
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, pixels, 1)]
         if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
             told.append(f"models.{name}: a run of its own has this name; choose another")
