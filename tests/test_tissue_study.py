@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 import make_data
 from conftest import Project
-from histocae import baselines, cli, contrast, contrast_plots, demo, executor, heatmaps, sources, statistics, verdicts
+from histocae import (
+    baselines,
+    cli,
+    contrast,
+    contrast_plots,
+    demo,
+    executor,
+    heatmaps,
+    sources,
+    statistics,
+    thumbnails,
+    verdicts,
+)
 from histocae.errors import DataError
 from histocae.params import Tissue
 from histocae.slide import Slide
@@ -310,13 +322,15 @@ def demo_source(cut):
 
 
 def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
-    slides = cut.read("data/slides.csv").set_index("slide_id")
+    slides = cut.read("reports/patching/counts.csv").set_index("slide_id")
     index = cut.index
     source, seen = demo_source(cut), set()
     for slide_id, rows in index[index["sample_type"] == TUMOR].groupby("slide_id"):
         slide = slides.loc[slide_id]
         seen.add(slide["mpp"])
-        (view,) = heatmaps.look(source, rows, np.zeros(len(rows)), 32, slide["mpp"])
+        thumbnail = cut.folder / f"reports/patching/thumbnails/{rows['shard'].iloc[0]}.jpg"
+        kept = heatmaps.Seen(thumbnail, slide["width"], slide["height"], slide["mpp"])
+        (view,) = heatmaps.look(source, rows, np.zeros(len(rows)), 32, kept)
         grid, extent = heatmaps.score_grid(rows, view.shares, heatmaps.patch_side(rows, 32, slide["mpp"]))
         # the truth as it lies in level-0 pixels, and each patch where the index says that it was cut
         scale = round(4 / slide["mpp"])
@@ -347,22 +361,22 @@ def test_a_wide_slide_read_in_blocks_is_the_same_picture(tmp_path, monkeypatch):
     y, x = np.mgrid[:300, :1000]
     picture = np.stack([x // 5, y // 2, (x + y) // 8], axis=2).astype(np.uint8)
     path = make_data.write_slide(tmp_path / "wide.tif", picture, 0.5, pyramid=True, lossless=True)
-    whole, extent = heatmaps.thumbnail(path)
-    assert whole.shape == (144, 480, 3) and extent == (0, 1000, 300, 0)
-    monkeypatch.setattr(heatmaps, "BLOCK", 70)
-    blocks, _ = heatmaps.thumbnail(path)
+    with Slide(path) as slide:
+        assert len(slide.levels) > 1
+        whole = thumbnails.thumbnail(slide)
+        assert whole.shape == (144, 480, 3)
+        monkeypatch.setattr(thumbnails, "BLOCK", 70)
+        blocks = thumbnails.thumbnail(slide)
     y, x = (np.mgrid[:144, :480] + 0.5) * 1000 / 480
     for seen in (whole, blocks):  # each color says where it lies
         assert np.abs(seen - np.stack([x / 5, y / 2, (x + y) / 8], axis=2)).max() < 1.6
-    with Slide(path) as slide:
-        assert len(slide.levels) > 1
 
 
 def test_cells_that_can_not_be_read_again_stay_white(tmp_path):
     path = make_data.write_slide(tmp_path / "bad.tif", make_data.tissue(3, 256, 256), 0.5)
     make_data.spoil_tiles(path, [0])
-    picture, _ = heatmaps.thumbnail(path)
-    assert (picture == 255).all()
+    with Slide(path) as slide:
+        assert (thumbnails.thumbnail(slide) == 255).all()
 
 
 def test_tiles_that_were_cut_are_shown_one_under_the_other(tmp_path):
@@ -371,7 +385,7 @@ def test_tiles_that_were_cut_are_shown_one_under_the_other(tmp_path):
     cells = rows_of(("s", "A", TUMOR, 6)).assign(row=[0, 0, 0, 1, 1, 1], column=[0, 1, 2] * 2)
     rows = pd.concat([cells.assign(file=f"{i}.png") for i in range(6)])
     scores = np.arange(36.0)
-    views = heatmaps.look(sources.Source(tmp_path, tiles=True), rows, scores, 32, float("nan"))
+    views = heatmaps.look(sources.Source(tmp_path, tiles=True), rows, scores, 32, None)
     assert len(views) == heatmaps.MOST_TILES
     assert (views[1].scores == [[6, 7, 8], [9, 10, 11]]).all()
     assert views[1].scores_extent == views[1].picture_extent == (0, 96, 64, 0)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from histocae.contrast import DATA, TRUE_SHARE, methods
-from histocae.heatmaps import View, look
+from histocae.heatmaps import Seen, View, look
 from histocae.identifiers import COMPARED
 from histocae.pair import MODELS
 from histocae.plots import TISSUE_COLORS, save
@@ -52,15 +52,17 @@ def write_pictures(
 
 
 def write_heatmaps(
-    folder: Path, source: Source, test: pd.DataFrame, slides: pd.DataFrame, pixels: int, threshold: float
+    folder: Path, source: Source, thumbnails: Path, test: pd.DataFrame, slides: pd.DataFrame, pixels: int,
+    threshold: float,
 ) -> np.ndarray | None:
     """Write a heatmap <shard>.png of each slide.
 
     Args:
         folder: to write to.
         source: of the slides.
+        thumbnails: folder of the slides' thumbnails, named <shard>.jpg.
         test: what `contrast.join` gave.
-        slides: slide_id, mpp, sample_type, score and called of each slide.
+        slides: slide_id, sample_type, score and called of each slide; but for tiles width, height and mpp as well.
         pixels: side of a patch.
         threshold: of the score per patch.
 
@@ -71,7 +73,9 @@ def write_heatmaps(
     scale, about, shares = score_scale(test["score"].to_numpy(), threshold), slides.set_index("slide_id"), []
     for shard, rows in bar(test.groupby("shard"), "heatmaps", "slides"):
         slide, scores = about.loc[rows["slide_id"].iloc[0]], rows["score"].to_numpy()
-        views = look(source, rows, scores, pixels, slide["mpp"])
+        place = thumbnails / f"{shard}.jpg"
+        seen = None if source.tiles else Seen(place, slide["width"], slide["height"], slide["mpp"])
+        views = look(source, rows, scores, pixels, seen)
         title = f"{slide.name}: {slide['sample_type']}, score {slide['score']:.3f}, called {slide['called']}"
         more = rows["file"].nunique() - len(views)
         title += f" ({more} more tiles not shown)" * (more > 0)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from histocae import demo
 from histocae.demo_tissue import TRUTH_MICRONS
-from histocae.errors import SlideError
-from histocae.slide import Slide
 from histocae.sources import Source
+from histocae.thumbnails import LONGEST
 from histocae.tiles import read_tile
 
 MOST_TILES = 4  # of a slide that was given as tiles
-THUMBNAIL = 480  # longest side of a thumbnail, in pixels
-BLOCK = 2048  # side of what is read at once, in pixels of the level read
 Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matplotlib wants it
 
 
@@ -44,37 +42,57 @@ class View:
     shares: np.ndarray | None = None
 
 
-def look(source: Source, rows: pd.DataFrame, scores: np.ndarray, pixels: int, mpp: float) -> list[View]:
+@dataclass(frozen=True)
+class Seen:
+    """What was kept of a slide when its patches were cut.
+
+    Attributes:
+        thumbnail: picture of all of it.
+        width, height: level-0 pixels.
+        mpp: microns per level-0 pixel.
+
+    """
+
+    thumbnail: Path
+    width: int
+    height: int
+    mpp: float
+
+
+def look(source: Source, rows: pd.DataFrame, scores: np.ndarray, pixels: int, seen: Seen | None) -> list[View]:
     """Put the scores of a slide's patches over its picture.
 
     Args:
-        source: of the slide; it makes or gets again what was let go.
+        source: of the slide.
         rows: slide_id, file, row, column and mpp of its patches.
         scores: one per patch.
         pixels: side of a patch, in its own pixels.
-        mpp: microns per level-0 pixel of the slide; NaN for tiles.
+        seen: the slide itself, which may have been let go; None for tiles.
 
     Returns:
         One view; of cut tiles one each of the first four.
 
     Raises:
-        SlideError: its file is not there or can't be opened.
+        SlideError: a tile is not there or can't be opened.
 
     """
     views = []
     for file, part in list(rows.groupby("file", sort=False))[:MOST_TILES]:
-        path, own = source.fetch(part["slide_id"].iloc[0], file), scores[(rows["file"] == file).to_numpy()]
-        if source.tiles:
-            picture = read_tile(path)
+        own = scores[(rows["file"] == file).to_numpy()]
+        if seen is None:
+            picture = read_tile(source.fetch(part["slide_id"].iloc[0], file))
             extent = (0.0, float(picture.width), float(picture.height), 0.0)
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.thumbnail((LONGEST, LONGEST))
             views.append(View(np.asarray(picture), extent, *score_grid(part, own, pixels)))
             continue
-        side = patch_side(part, pixels, mpp)
-        view = View(*thumbnail(path), *score_grid(part, own, side))
+        side = patch_side(part, pixels, seen.mpp)
+        with Image.open(seen.thumbnail) as picture:
+            extent = (0.0, float(seen.width), float(seen.height), 0.0)
+            view = View(np.asarray(picture.convert("RGB")), extent, *score_grid(part, own, side))
         if source.demo_spec is not None:
+            path = source.fetch(part["slide_id"].iloc[0], file)
             truth = demo.truth_mask(path.with_suffix(".truth.png"))
-            view = replace(view, truth=truth, shares=truth_shares(truth, part, side, TRUTH_MICRONS / mpp))
+            view = replace(view, truth=truth, shares=truth_shares(truth, part, side, TRUTH_MICRONS / seen.mpp))
         views.append(view)
     return views
 
@@ -126,33 +144,3 @@ def truth_shares(truth: np.ndarray, rows: pd.DataFrame, side: float, pixel: floa
     first, end = (np.rint(one * side / pixel).astype(int) for one in (corners, corners + 1))
     boxes = zip(first.tolist(), end.tolist(), strict=True)
     return np.array([truth[top:bottom, left:right].mean() for (top, left), (bottom, right) in boxes])
-
-
-def thumbnail(path: Path) -> tuple[np.ndarray, Extent]:
-    """Read a whole slide small, block by block; a block that can't be read is left white.
-
-    Returns:
-        uint8, height x width x 3, and where it lies.
-
-    Raises:
-        SlideError: the slide can't be opened.
-
-    """
-    with Slide(path) as slide:
-        full = slide.levels[0]
-        step = max(1.0, max(full.width, full.height) / THUMBNAIL)
-        width, height = max(1, round(full.width / step)), max(1, round(full.height / step))
-        level = slide.level_for(step)
-        # pixels of the level that make one of the thumbnail
-        across, down = slide.levels[level].width / width, slide.levels[level].height / height
-        picture = np.full((height, width, 3), 255, np.uint8)
-        for top in range(0, height, rows := max(1, int(BLOCK / down))):
-            bottom = min(top + rows, height)
-            for left in range(0, width, columns := max(1, int(BLOCK / across))):
-                right = min(left + columns, width)
-                box = (left * across, top * down, right * across, bottom * down)
-                try:
-                    picture[top:bottom, left:right] = slide.read_scaled(level, box, right - left, bottom - top)
-                except SlideError:
-                    continue  # it was told when the patches were cut
-    return picture, (0.0, float(full.width), float(full.height), 0.0)

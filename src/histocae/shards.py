@@ -30,9 +30,10 @@ from histocae.patching import (
     read_patches,
     sample,
 )  # fmt: skip
-from histocae.slide import Slide
+from histocae.slide import Slide, in_range
 from histocae.sources import Source
 from histocae.store import ShardWriter, open_shard, shard_name
+from histocae.thumbnails import thumbnail
 from histocae.tiles import TilePatches, cut_tile, read_tile, reduce_tile
 from histocae.tissue import tissue_mask
 
@@ -49,11 +50,13 @@ class Task:
         slide_id: of the slide.
         files: its files as its table names them: one slide, or many tiles.
         source: where they come from.
-        mpp: microns per level-0 pixel; None for tiles.
+        own_mpp: microns per level-0 pixel that the slide's table gives; None: what the slide says, or ...
+        default_mpp: ... this, where it does not say. Both None for tiles.
         params: the section `patches` of params.yaml.
         seed: of the sample, where there is a cap.
         shards: folder of the shards.
         pictures: folder for the overview pictures.
+        thumbnails: folder for the thumbnails.
         made_from: fingerprint of the slide's bytes and the code that reads them.
 
     """
@@ -61,11 +64,13 @@ class Task:
     slide_id: str
     files: tuple[str, ...]
     source: Source
-    mpp: float | None
+    own_mpp: float | None
+    default_mpp: float | None
     params: PatchParams
     seed: int
     shards: Path
     pictures: Path
+    thumbnails: Path
     made_from: str
 
     @property
@@ -77,7 +82,7 @@ class Task:
     def fingerprint(self) -> str:
         """What the shard depends on."""
         params = self.params.model_dump()
-        return fingerprint([self.slide_id, self.files, self.mpp, params, self.seed, self.made_from])
+        return fingerprint([self.slide_id, self.files, params, self.seed, self.made_from])
 
     @property
     def sampling(self) -> list[int]:
@@ -99,6 +104,8 @@ class Record:
         counts: cells by reason.
         level, mpp, patch_mpp: the level read, microns per pixel of slide and patch; None
             for tiles.
+        mpp_from: who said so: table, slide or data.mpp.
+        width, height: level-0 pixels of the slide.
         failures: every failure; a slide has at most one, its tiles may have many.
 
     """
@@ -112,6 +119,9 @@ class Record:
     level: int | None = None
     mpp: float | None = None
     patch_mpp: float | None = None
+    mpp_from: str | None = None
+    width: int | None = None
+    height: int | None = None
     failures: tuple[str, ...] = ()
 
 
@@ -125,7 +135,9 @@ def finished(task: Task) -> Record | None:
         return None
     record = Record(**record)
     if record.reason and record.reason != NO_TISSUE:
-        return None  # what failed may have been the disk or the network: it is tried again
+        return None  # what failed may have been the disk: it is tried again
+    if not _same_mpp(task, record):
+        return None
     try:
         if record.kept:
             shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)
@@ -133,8 +145,16 @@ def finished(task: Task) -> Record | None:
                 return None
     except (StoreError, DataError):
         return None
-    drawn = task.source.tiles or record.level is None or (task.pictures / f"{task.name}.png").is_file()
-    return record if drawn else None
+    pictures = (task.pictures / f"{task.name}.png", task.thumbnails / f"{task.name}.jpg")
+    return record if record.level is None or all(one.is_file() for one in pictures) else None
+
+
+def _same_mpp(task: Task, record: Record) -> bool:
+    """Whether today's params give a slide the microns per pixel that it had; its bytes are the same."""
+    own, default = in_range(task.own_mpp), in_range(task.default_mpp)
+    if record.mpp_from == "table":
+        return own == record.mpp
+    return own is None and (record.mpp_from != "data.mpp" or default == record.mpp)
 
 
 def read_rows(shards: Path, record: Record) -> pd.DataFrame:
@@ -151,7 +171,7 @@ def make_shard(task: Task) -> Record:
     """
     (task.shards / f"{task.name}.json").unlink(missing_ok=True)
     counts: Counter[str] = Counter()
-    about: dict[str, float | int | None] = {}
+    about: dict[str, float | int | str] = {}
     failure: list[str] = []
     read = _read_tiles if task.source.tiles else _read_slide
     # stains are the slide's: they are known when all its patches are
@@ -206,14 +226,20 @@ def _read_slide(
 ) -> Found:
     try:
         with Slide(task.source.fetch(task.slide_id, task.files[0])) as slide:
-            grid = make_grid(slide, task.mpp, task.params.pixels, task.params.mpp)
-            about |= {"level": grid.level, "mpp": task.mpp, "patch_mpp": grid.mpp}
+            size = slide.levels[0]
+            about |= {"width": size.width, "height": size.height}
+            mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
+            about |= {"mpp": mpp, "mpp_from": origin}
+            grid = make_grid(slide, mpp, task.params.pixels, task.params.mpp)
+            about |= {"level": grid.level, "patch_mpp": grid.mpp}
             overview = read_overview(slide, grid)
             plan = plan_patches(
                 grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling
             )
             counts.update(plan.counts)
             _draw(overview, plan, task.pictures / f"{task.name}.png")
+            with replacing(task.thumbnails / f"{task.name}.jpg") as handle:
+                Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
             yield from _planned(task, slide, grid, plan, counts)
     except SlideError as error:
         counts["unread"] = counts["kept"] - counts["read"]

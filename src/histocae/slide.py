@@ -103,6 +103,28 @@ class Slide:
             region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
         return np.asarray(region)[..., :3]
 
+    def microns(self, own: float | None, default: float | None) -> tuple[float, str]:
+        """Decide how many microns a level-0 pixel has; a number no scanner can have made counts as missing.
+
+        Args:
+            own: what the slide's table says; it wins over what the slide says.
+            default: for slides that do not say.
+
+        Returns:
+            Microns per pixel, and who said so: table, slide or data.mpp.
+
+        Raises:
+            SlideError: nobody says.
+
+        """
+        for mpp, origin in ((own, "table"), (self.mpp, "slide"), (default, "data.mpp")):
+            if (usable := in_range(mpp)) is not None:
+                return usable, origin
+        raise SlideError(
+            "states no usable microns per pixel or objective power; "
+            "give it in the table's column mpp, or set data.mpp"
+        )
+
     def read_around(self, level: int, box: tuple[float, float, float, float]) -> tuple[np.ndarray, int, int]:
         """Read the whole pixels that a box (left, top, right, bottom in pixels of `level`) touches.
 

@@ -3,7 +3,7 @@
 Nothing downstream of the slides stage knows which source ran.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,25 +15,18 @@ from histocae.params import Data
 
 @dataclass(frozen=True)
 class Source:
-    """What a source gives.
+    """Where files lie, and how one that is missing is made.
 
     Attributes:
         folder: where the files lie.
         tiles: the files are pre-cut pictures, many a slide.
         demo_spec: of the demo cohort, whose slides are drawn where they are missing.
-        slides: one row per slide with the columns of `tables.COLUMNS`; `file_name` is
-            None for tiles.
-        files: one row per file with columns slide_id and file (relative to `folder`).
-        inputs: the user's own files that a change must be noticed of; empty for demo.
 
     """
 
     folder: Path
     tiles: bool = False
     demo_spec: demo.DemoSpec | None = None
-    slides: pd.DataFrame | None = None
-    files: pd.DataFrame | None = None
-    inputs: tuple[Path, ...] = ()
 
     def fetch(self, slide_id: str, file: str) -> Path:
         """Give the path of a file, making or getting it first where the source can.
@@ -67,29 +60,13 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
-def load(data: Data, seed: int, slide_files: Path) -> Source:
-    """Read the table of the source that `data.source` names.
+def place(data: Data, seed: int, slide_files: Path) -> Source:
+    """Say where the files of the source that `data.source` names lie.
 
     Args:
         data: the section `data` of params.yaml.
         seed: of the demo cohort.
         slide_files: the folder for slides that the source makes itself.
-
-    Raises:
-        ParamsError: the source is not there yet.
-        TableError: the user's table breaks a rule.
-
-    """
-    source = place(data, seed, slide_files)
-    if source.demo_spec is not None:
-        slides = demo.cohort(source.demo_spec)
-        files = slides[["slide_id", "file_name"]].rename(columns={"file_name": "file"})
-        return replace(source, slides=slides, files=files)
-    return _with_own_table(source, data.table)
-
-
-def place(data: Data, seed: int, slide_files: Path) -> Source:
-    """Give the same source without its tables: all that fetching a file needs.
 
     Raises:
         ParamsError: the source is not there yet.
@@ -101,14 +78,57 @@ def place(data: Data, seed: int, slide_files: Path) -> Source:
             "(gdc-client), list them in a table and set data.source to slides"
         )
     if data.source == "demo":
-        spec = demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
-        return Source(slide_files, demo_spec=spec)
+        return Source(slide_files, demo_spec=_demo_spec(data, seed))
     return Source(Path(data.path), tiles=data.source == "tiles")
 
 
-def _with_own_table(source: Source, table_name: str) -> Source:
-    folder, tiles = source.folder, source.tiles
-    path = folder / table_name  # an absolute table stays absolute
+def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
+    """List the user's own files that a change must be noticed of, and the folder that they are named in.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+
+    """
+    folder = Path(data.path)
+    if data.source not in ("slides", "tiles"):
+        return folder, ()
+    _, files, table = _own(data)
+    return folder, (table, *(folder / file for file in files["file"]))
+
+
+def cohort(data: Data, seed: int) -> pd.DataFrame:
+    """Read or make the table of slides.
+
+    Returns:
+        One row per slide with the columns of `tables.COLUMNS`; `file_name` is None for tiles.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+
+    """
+    if data.source == "demo":
+        return demo.cohort(_demo_spec(data, seed))
+    return _own(data)[0]
+
+
+def tile_files(data: Data) -> pd.DataFrame:
+    """List the tiles: slide_id and file (relative to `data.path`) of each.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+
+    """
+    return _own(data)[1]
+
+
+def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
+    return demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
+
+
+def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Read the user's table: slides, files of the slides, and where the table lies."""
+    folder, tiles = Path(data.path), data.source == "tiles"
+    path = folder / data.table  # an absolute table stays absolute
     column = "path" if tiles else "file_name"
     table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
     table = tables.check_types(table, path)
@@ -117,5 +137,4 @@ def _with_own_table(source: Source, table_name: str) -> Source:
     table[column] = tables.check_files(table, column, folder, path)
     slides = tables.one_per_slide(table, path) if tiles else table
     files = table[["slide_id", column]].rename(columns={column: "file"})
-    inputs = (path, *(folder / file for file in files["file"]))
-    return replace(source, slides=slides[list(tables.COLUMNS)], files=files, inputs=inputs)
+    return slides[list(tables.COLUMNS)], files, path

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 def run(params: Params) -> None:
     """Write the table of slides and the table of those set aside."""
-    slides = sources.load(params.data, params.seed, paths.SLIDE_FILES).slides
+    slides = sources.cohort(params.data, params.seed)
     compared = slides["sample_type"].isin(COMPARED)
     others = slides[~compared]
     if others.shape[0] == len(slides):

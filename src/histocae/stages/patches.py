@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from histocae import paths, sources, store
@@ -20,7 +19,7 @@ from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
 from histocae.tables import TEXTS
 
-CODE = ("color", "patching", "shards", "slide", "store", "tiles", "tissue")
+CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiles", "tissue")
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def run(params: Params) -> None:
     metadata = read_table(paths.METADATA, TEXTS).set_index("slide_id", drop=False)
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "mpp_from", "vendor"))
     source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
-    tasks = _tasks(params, files, source)
+    tasks = _tasks(params, files, metadata, source)
     records: dict[str, Record] = {}
     for task in tasks:
         if (record := finished(task)) is not None:
@@ -60,22 +59,26 @@ def run(params: Params) -> None:
     names = {record.shard for record in records.values()}
     _remove_others(paths.PATCHES / store.SHARDS, names)
     _remove_others(paths.PATCHING_REPORT / "slides", names)
+    _remove_others(paths.PATCHING_REPORT / "thumbnails", names)
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
 
 
-def _tasks(params: Params, files: pd.DataFrame, source: sources.Source) -> list[Task]:
+def _tasks(
+    params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: sources.Source
+) -> list[Task]:
     """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
     code = code_fingerprint(*CODE)
+    own = {} if source.tiles else metadata["mpp"]
+    default = None if source.tiles else params.data.mpp
     tasks = []
     for slide_id, rows in files.groupby("slide_id", sort=False):
-        mpp = rows["mpp"].iloc[0]
         tasks.append(
             Task(
                 slide_id, tuple(rows["file"]), source,
-                None if np.isnan(mpp) else float(mpp), params.patches, params.seed,
-                paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides",
+                own.get(slide_id), default, params.patches, params.seed,
+                paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides", paths.PATCHING_REPORT / "thumbnails",
                 fingerprint([code, list(rows["sha256"])]),
             )
         )  # fmt: skip
@@ -110,12 +113,13 @@ def _report(records: dict[str, Record], metadata: pd.DataFrame) -> None:
     rows = [
         {
             "slide_id": r.slide_id, "sample_type": metadata.loc[r.slide_id, "sample_type"],
-            "level": r.level, "mpp": r.mpp, "patch_mpp": r.patch_mpp,
+            "width": r.width, "height": r.height, "level": r.level,
+            "mpp": r.mpp, "mpp_from": r.mpp_from, "patch_mpp": r.patch_mpp,
             **{name: r.counts.get(name, 0) for name in REASONS},
         }
         for r in records.values()
     ]  # fmt: skip
-    table = pd.DataFrame(rows).astype({"level": "Int64"})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("width", "height", "level"), "Int64"))
     write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
     failures = [(r.slide_id, reason) for r in records.values() for reason in r.failures]
     failures = pd.DataFrame(failures, columns=["slide_id", "reason"])

@@ -37,20 +37,19 @@ def run(params: Params) -> None:
     """Look at every slide; write one row per file and a row per slide that fails."""
     metadata = read_table(paths.METADATA, TEXTS)
     inventory = read_table(paths.INVENTORY, ("file", "sha256")).set_index("file")
-    source = sources.load(params.data, params.seed, paths.SLIDE_FILES)
+    source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
     if source.tiles:
-        files = source.files[source.files["slide_id"].isin(metadata["slide_id"])]
+        files = sources.tile_files(params.data)
+        files = files[files["slide_id"].isin(metadata["slide_id"])]
         table = files.join(inventory, on="file").reindex(columns=COLUMNS)
         aside = []
     else:
-        default = in_range(params.data.mpp)
-        if params.data.mpp is not None and default is None:
+        if params.data.mpp is not None and in_range(params.data.mpp) is None:
             log.warning("data.mpp %g is out of a scanner's range; taken as missing", params.data.mpp)
-        light = sources.place(params.data, params.seed, paths.SLIDE_FILES)
         wanted = [
             Wanted(
-                light, row.slide_id, row.file_name,
-                inventory["sha256"].get(row.file_name), row.mpp, default,
+                source, row.slide_id, row.file_name,
+                inventory["sha256"].get(row.file_name), row.mpp, params.data.mpp,
             )
             for row in metadata.itertuples()
         ]  # fmt: skip
@@ -73,17 +72,7 @@ def _look(one: Wanted) -> tuple | str:
     try:
         path: Path = one.source.fetch(one.slide_id, one.file)
         with Slide(path) as slide:
-            known = (
-                (in_range(one.own_mpp), "table"),
-                (slide.mpp, "slide"),
-                (one.default_mpp, "data.mpp"),
-            )
-            mpp, origin = next((pair for pair in known if pair[0]), (None, None))
-            if mpp is None:
-                raise SlideError(
-                    f"{one.file}: states no usable microns per pixel or objective power; "
-                    "give it in the table's column mpp, or set data.mpp"
-                )
+            mpp, origin = slide.microns(one.own_mpp, one.default_mpp)
             size = slide.levels[0]
             digest = one.digest or sha256(path)
             return (

@@ -54,9 +54,10 @@ def _compare(params: Params, folder: Path) -> dict:
     contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
     source = sources.place(params.data, seed, paths.SLIDE_FILES)
     if not source.tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
-        mpp = read_table(paths.SLIDES, ("slide_id", "file")).drop_duplicates("slide_id")[["slide_id", "mpp"]]
+        seen = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
+        seen = levels["slide"].merge(seen[["slide_id", "width", "height", "mpp"]], on="slide_id")
         shares = contrast_plots.write_heatmaps(
-            folder / "heatmaps", source, test, levels["slide"].merge(mpp, on="slide_id"), params.patches.pixels,
+            folder / "heatmaps", source, paths.PATCHING_REPORT / "thumbnails", test, seen, params.patches.pixels,
             metrics["threshold"]["patch"],
         )  # fmt: skip
         if shares is not None:
