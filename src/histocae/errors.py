@@ -4,6 +4,14 @@ The command line prints them without a traceback and exits with 1; anything else
 is raised is a bug and keeps its traceback.
 """
 
+from collections.abc import Sequence
+
+
+def shortened(told: Sequence[str], most: int = 3) -> str:
+    """Join the first of many reasons, and say how many more there are."""
+    more = f"; and {len(told) - most} more" if len(told) > most else ""
+    return "; ".join(told[:most]) + more
+
 
 class HistocaeError(Exception):
     """Base of all errors that are told in one line."""
@@ -23,6 +31,10 @@ class SlideError(HistocaeError):
 
 class DataError(HistocaeError):
     """The data as a whole do not allow what was asked for."""
+
+
+class FetchError(HistocaeError):
+    """Something could not be got from a server: what is missing is asked for again by the next run."""
 
 
 class StoreError(HistocaeError):

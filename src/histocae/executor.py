@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -62,7 +63,7 @@ def _until_death(
             while True:
                 # no more under way than there are workers: so few are suspects when one dies
                 for position in islice(waiting, workers - len(running)):
-                    running[pool.submit(function, tasks[position])] = position
+                    running[pool.submit(_interruptible, function, tasks[position])] = position
                 if not running:
                     return ended, set()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -74,6 +75,11 @@ def _until_death(
                     yield position, result
         except BrokenProcessPool:
             return ended, set(running.values())
+        except KeyboardInterrupt:
+            # a terminal has told the workers as well; a kill of this process alone has not
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGINT)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -87,9 +93,20 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _interruptible(function: Callable[[Any], Any], task: Any) -> Any:
+    """Run a task in a worker; an interrupt ends the task, and the worker waits for what the main process says."""
+    if threading.current_thread() is not threading.main_thread():
+        return function(task)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return function(task)
+    finally:
+        _ignore_interrupts()
+
+
 def _pool(workers: int) -> Executor:
-    # a fresh interpreter each: forking a process that runs threads can hang
-    # and Ctrl-C is the main process' to answer, in one line
+    # a fresh interpreter each: forking a process that runs threads can hang; and Ctrl-C between tasks is the main
+    # process' to answer, in one line
     return ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
     )

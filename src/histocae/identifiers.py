@@ -38,6 +38,18 @@ SAMPLE_TYPES = (
     "Solid Tissue", "Tumor", "Tumor Adjacent Normal - Post Neo-adjuvant Therapy", "Total RNA",
     "Unknown", "Not Reported", "Xenograft Tissue",
 )  # fmt: skip
+# GDC, "Sample Type Codes": the two digits of a TCGA barcode's fourth field
+SAMPLE_CODES = {
+    "01": PRIMARY_TUMOR, "02": "Recurrent Tumor", "03": "Primary Blood Derived Cancer - Peripheral Blood",
+    "04": "Recurrent Blood Derived Cancer - Bone Marrow", "05": "Additional - New Primary", "06": "Metastatic",
+    "07": "Additional Metastatic", "08": "Human Tumor Original Cells",
+    "09": "Primary Blood Derived Cancer - Bone Marrow", "10": "Blood Derived Normal", "11": SOLID_TISSUE_NORMAL,
+    "12": "Buccal Cell Normal", "13": "EBV Immortalized Normal", "14": "Bone Marrow Normal", "20": "Control Analyte",
+    "40": "Recurrent Blood Derived Cancer - Peripheral Blood", "50": "Cell Lines", "60": "Primary Xenograft Tissue",
+    "61": "Cell Line Derived Xenograft Tissue",
+}  # fmt: skip
+# the last field of a slide's barcode: frozen sections of top, middle and bottom, or a diagnostic (FFPE) slide
+STRATEGIES = {"TS": "Tissue Slide", "MS": "Tissue Slide", "BS": "Tissue Slide", "DX": "Diagnostic Slide"}
 _BY_LOWER = {name.lower(): name for name in SAMPLE_TYPES}
 
 _BARCODE = re.compile(r"(TCGA|DEMO)-[A-Z0-9]{2}-[A-Z0-9]{4}(-[0-9]{2}[A-Z](-.+)?)?", re.IGNORECASE)
@@ -54,6 +66,27 @@ def sample_of(slide_id: str) -> str | None:
         return None
     fields = slide_id.split("-")
     return "-".join(fields[:4]) if len(fields) >= 4 else None
+
+
+def slide_of(file_name: str) -> str:
+    """The slide's barcode in a file name of the form <barcode>.<uuid>.svs."""
+    return file_name.split(".", 1)[0]
+
+
+def case_of(slide_id: str) -> str | None:
+    """The case's barcode (TCGA-XX-XXXX) inside a slide's; None where it is no barcode."""
+    return "-".join(slide_id.split("-")[:3]) if _BARCODE.fullmatch(slide_id) else None
+
+
+def sample_type_of(slide_id: str) -> str | None:
+    """The sample type that a slide's barcode says by its code; None where it says none."""
+    sample = sample_of(slide_id)
+    return SAMPLE_CODES.get(sample.split("-")[3][:2]) if sample else None
+
+
+def strategy_of(slide_id: str) -> str | None:
+    """The GDC's experimental strategy that a slide's barcode says: frozen or diagnostic; None where neither."""
+    return STRATEGIES.get(slide_id.rsplit("-", 1)[-1][:2].upper()) if _BARCODE.fullmatch(slide_id) else None
 
 
 def site_of(case_id: str) -> str | None:

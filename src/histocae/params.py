@@ -1,14 +1,17 @@
 """params.yaml, typed. Unknown, missing and ill-typed keys are told by name."""
 
 import difflib
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from histocae.errors import ParamsError
+from histocae.identifiers import COMPARED
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
@@ -33,6 +36,24 @@ class Demo(Section):
     side_microns: Annotated[float, Field(ge=128, multiple_of=4, allow_inf_nan=False)]
 
 
+class Gdc(Section):
+    """Which slides of the Genomic Data Commons, and how they are fetched."""
+
+    url: str
+    project: Annotated[str, Field(min_length=1)]
+    strategy: Literal["Tissue Slide", "Diagnostic Slide"]
+    sample_types: Annotated[list[Literal[COMPARED]], Field(min_length=1)]
+    per_class: Count | None
+    per_case: Count | None
+    slides: Annotated[list[str], Field(min_length=1)] | None
+    without: list[str]
+    table: str | None
+    manifest: str | None
+    token_file: str | None
+    streams: Count
+    tries: Count
+
+
 class Data(Section):
     """Where the slides come from."""
 
@@ -41,7 +62,9 @@ class Data(Section):
     table: str
     mpp: float | None  # out of range counts as missing, like a slide's own
     max_failed_share: Share
+    keep_slides: bool
     demo: Demo
+    gdc: Gdc
 
 
 class Patches(Section):
@@ -326,7 +349,7 @@ def _siblings(location: tuple, section: type[Section]) -> list[str]:
 
 
 def _at_odds(params: Params) -> list[str]:
-    told = []
+    told = [f"data.gdc.url: {one}, got {params.data.gdc.url!r}" for one in _url_at_odds(params.data.gdc.url)]
     if params.split.validation + params.split.test >= 1:
         told.append("split: validation and test take all cases; leave some to train on")
     if params.crossvalidation.folds is not None and params.pair is None:
@@ -350,6 +373,31 @@ def _at_odds(params: Params) -> list[str]:
                 "its weights do not fit"
             )
     return told + _tissue_at_odds(params)
+
+
+def _url_at_odds(url: str) -> list[str]:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port that is no number shows here
+    except ValueError as error:
+        return [f"no address ({error})"]
+    if parts.scheme not in ("http", "https") or not host:
+        return ["expected an address that begins with https://"]
+    if parts.username is not None or parts.password is not None:
+        return ["an address without a user and password; a token goes into data.gdc.token_file"]
+    if parts.query or parts.fragment:
+        return ["expected an address without ? and #"]
+    if parts.scheme == "http" and not is_loopback(host):
+        return ["plain http is for this machine itself; expected https://"]
+    return []
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:

@@ -12,6 +12,7 @@ SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
 INVENTORY = Path("data/inventory.csv")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")
+ASKED = Path("data/gdc")  # what the GDC was asked, and a manifest; empty for other sources
 METADATA_SET_ASIDE = Path("data/set_aside/metadata.csv")
 SLIDES = Path("data/slides.csv")
 SLIDES_SET_ASIDE = Path("data/set_aside/slides.csv")

@@ -1,20 +1,27 @@
 """What is set aside is never lost: a row with its reason, counted, and a limit to it."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-from histocae.errors import DataError
+from histocae.errors import DataError, shortened
 
 COLUMNS = ("slide_id", "stage", "reason", "patches_kept")
+TOLD_ONE_BY_ONE = 10  # slides of one reason
 log = logging.getLogger(__name__)
 
 
 def set_aside(stage: str, rows: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
-    """Make a table of (slide_id, reason, patches kept) rows, and tell each in the log."""
+    """Make a table of (slide_id, reason, patches kept) rows, and tell them in the log, many of a reason as one."""
+    counts = Counter(reason for _, reason, _ in rows)
     for slide_id, reason, kept in rows:
-        log.warning("set aside: %s: %s (%d patches kept)", slide_id, reason, kept)
+        if counts[reason] <= TOLD_ONE_BY_ONE:
+            log.warning("set aside: %s: %s (%d patches kept)", slide_id, reason, kept)
+    for reason, count in counts.items():
+        if count > TOLD_ONE_BY_ONE:
+            log.warning("set aside: %d slides: %s", count, reason)
     table = pd.DataFrame(
         [(slide_id, stage, reason, kept) for slide_id, reason, kept in rows], columns=list(COLUMNS)
     )
@@ -29,7 +36,7 @@ def check_share(failed: int, slides: int, limit: float, reasons: Sequence[str]) 
 
     """
     if failed > limit * slides:
-        some = "; ".join(reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
         raise DataError(
-            f"{failed} of {slides} slides failed, more than data.max_failed_share {limit:g} allows: {some}"
+            f"{failed} of {slides} slides failed, more than data.max_failed_share {limit:g} allows: "
+            f"{shortened(reasons)}"
         )

@@ -3,13 +3,16 @@
 Nothing downstream of the slides stage knows which source ran.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from histocae import demo, tables
-from histocae.errors import ParamsError, SlideError
+from histocae.errors import SlideError
+from histocae.files import write_json, write_text
+from histocae.gdc.remote import File, Server
 from histocae.params import Data
 
 
@@ -21,27 +24,48 @@ class Source:
         folder: where the files lie.
         tiles: the files are pre-cut pictures, many a slide.
         demo_spec: of the demo cohort, whose slides are drawn where they are missing.
+        server: of the GDC, from which slides are fetched where they are missing.
+        remote: the one file of the GDC that `fetch` is about; see `only`.
+        keep: slides stay once they are there; False lets go of those that are fetched.
 
     """
 
     folder: Path
     tiles: bool = False
     demo_spec: demo.DemoSpec | None = None
+    server: Server | None = None
+    remote: File | None = None
+    keep: bool = True
+
+    def only(self, row: pd.Series) -> "Source":
+        """The same source for one slide alone, given its row in the table of slides."""
+        return self if self.server is None else replace(self, remote=remote_file(row))
 
     def fetch(self, slide_id: str, file: str) -> Path:
         """Give the path of a file, making or getting it first where the source can.
 
         Raises:
             SlideError: the file is not there.
+            FetchError: it could not be fetched.
 
         """
         path = self.folder / file
+        if self.server is not None:
+            from histocae.gdc import download  # HTTP, which other sources have no need of
+
+            # the stage slides has checked the slides that are kept
+            return download.provide(self.server, self.remote, self.folder, trusted=self.keep)
         if self.demo_spec is not None and not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             demo.write_slide(self.demo_spec, slide_id, self.folder)
         if not path.is_file():
             raise SlideError(f"{file}: no such file in {self.folder}")
         return path
+
+    def let_go(self, file: str) -> None:
+        """Delete a fetched slide that has been cut, unless slides are kept; never a user's file."""
+        if self.server is not None and not self.keep:
+            (self.folder / file).unlink(missing_ok=True)
 
     def forget_others(self, files: set[str]) -> None:
         """Delete slides of earlier cohorts that this source made itself; never a user's file."""
@@ -60,23 +84,23 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
+def remote_file(row: pd.Series) -> File:
+    """The GDC's file of a slide, given its row in the table of slides."""
+    access = row["access"] if isinstance(row["access"], str) else None
+    return File(row["file_name"], row["file_id"], row["md5"], int(row["size"]), access)
+
+
 def place(data: Data, seed: int, slide_files: Path) -> Source:
     """Say where the files of the source that `data.source` names lie.
 
     Args:
         data: the section `data` of params.yaml.
         seed: of the demo cohort.
-        slide_files: the folder for slides that the source makes itself.
-
-    Raises:
-        ParamsError: the source is not there yet.
+        slide_files: the folder for slides that the source makes or fetches itself.
 
     """
     if data.source == "gdc":
-        raise ParamsError(
-            "data.source: gdc can't be fetched by this version; download the slides "
-            "(gdc-client), list them in a table and set data.source to slides"
-        )
+        return Source(slide_files, server=_server(data), keep=data.keep_slides)
     if data.source == "demo":
         return Source(slide_files, demo_spec=_demo_spec(data, seed))
     return Source(Path(data.path), tiles=data.source == "tiles")
@@ -90,25 +114,56 @@ def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
 
     """
     folder = Path(data.path)
-    if data.source not in ("slides", "tiles"):
+    if data.source == "gdc":
+        return folder, tuple(Path(one) for one in (data.gdc.table, data.gdc.manifest) if one is not None)
+    if data.source == "demo":
         return folder, ()
     _, files, table = _own(data)
     return folder, (table, *(folder / file for file in files["file"]))
 
 
-def cohort(data: Data, seed: int) -> pd.DataFrame:
-    """Read or make the table of slides.
+@dataclass(frozen=True)
+class Cohort:
+    """The table of slides.
 
-    Returns:
-        One row per slide with the columns of `tables.COLUMNS`; `file_name` is None for tiles.
+    Attributes:
+        slides: one row per slide with the columns of `tables.COLUMNS`, and for the GDC those of its files;
+            `file_name` is None for tiles.
+        aside: slide_id and reason of those that the source itself sets aside.
+        asked: what the GDC was asked; None for other sources.
+
+    """
+
+    slides: pd.DataFrame
+    aside: list[tuple[str, str]] = field(default_factory=list)
+    asked: dict[str, Any] | None = None
+
+    def write_asked(self, folder: Path) -> None:
+        """Write the query and a manifest into a folder; nothing where there was no query."""
+        if self.asked is not None:
+            from histocae.gdc import portal
+
+            write_json(self.asked, folder / "query.json")
+            write_text(portal.write_manifest(self.slides), folder / "gdc_manifest.txt")
+
+
+def cohort(data: Data, seed: int) -> Cohort:
+    """Read, make or ask for the table of slides.
 
     Raises:
         TableError: the user's table breaks a rule.
+        FetchError: the GDC does not answer.
+        DataError: the GDC has no such slide.
 
     """
     if data.source == "demo":
-        return demo.cohort(_demo_spec(data, seed))
-    return _own(data)[0]
+        return Cohort(demo.cohort(_demo_spec(data, seed)))
+    if data.source == "gdc":
+        from histocae.gdc.cohort import find
+
+        found = find(data.gdc, _server(data), seed)
+        return Cohort(found.slides, found.aside, found.asked)
+    return Cohort(_own(data)[0])
 
 
 def tile_files(data: Data) -> pd.DataFrame:
@@ -123,6 +178,13 @@ def tile_files(data: Data) -> pd.DataFrame:
 
 def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
     return demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
+
+
+def _server(data: Data) -> Server:
+    token_file = data.gdc.token_file
+    return Server(
+        data.gdc.url, data.gdc.streams, data.gdc.tries, None if token_file is None else Path(token_file)
+    )
 
 
 def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:

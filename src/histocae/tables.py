@@ -18,11 +18,13 @@ SEED_COLUMNS = (
 )  # fmt: skip
 PERCENTS = tuple(name for name in SEED_COLUMNS if name.startswith("percent_"))
 TEXTS = ("case_id", "sample_id", "slide_id", "disease_type", "sample_type", "file_name")
+# of the table that the stage metadata writes; an md5 may look like a number
+METADATA_TEXTS = (*TEXTS, "file_id", "md5", "state", "access")
 COLUMNS = (*SEED_COLUMNS, "file_name", "mpp")
 MISSING = frozenset(("", "--", "'--", "na", "nan", "null", "none", "n/a"))
 
 
-def read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to a CSV in data.path") -> pd.DataFrame:
     """Read a table separated by `,`, `|`, `;` or tabs; every cell is text, missing is None.
 
     The index is the row's line number in the file, for messages.
@@ -35,7 +37,7 @@ def read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise TableError(f"{path}: no such table; set data.table to a CSV in data.path") from None
+        raise TableError(f"{path}: no such table; {remedy}") from None
     except (UnicodeDecodeError, OSError) as error:
         raise TableError(f"{path}: can't be read as a UTF-8 table: {error}") from None
     head = text.split("\n", 1)[0]

@@ -4,27 +4,29 @@ import logging
 
 from histocae import paths, sources
 from histocae.errors import DataError
-from histocae.files import write_table
+from histocae.files import replacing_folder, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
 from histocae.setaside import set_aside
-from histocae.tables import COLUMNS
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
     """Write the table of slides and the table of those set aside."""
-    slides = sources.cohort(params.data, params.seed)
+    cohort = sources.cohort(params.data, params.seed)
+    slides = cohort.slides
     compared = slides["sample_type"].isin(COMPARED)
     others = slides[~compared]
     if others.shape[0] == len(slides):
         raise DataError(f"no slide is of sample type {' or '.join(COMPARED)}; nothing is left to do")
-    aside = [
+    aside = [(slide_id, reason, 0) for slide_id, reason in cohort.aside] + [
         (row.slide_id, f"sample type {row.sample_type} is not compared", 0)
         for row in others.itertuples()
     ]
-    write_table(slides.loc[compared, list(COLUMNS)], paths.METADATA)
+    with replacing_folder(paths.ASKED) as folder:
+        cohort.write_asked(folder)
+    write_table(slides[compared], paths.METADATA)
     write_table(set_aside("metadata", aside), paths.METADATA_SET_ASIDE)
     kept = slides[compared]
     for name, rows in kept.groupby("sample_type"):

@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from histocae import paths, sources, store
-from histocae.errors import DataError
+from histocae.errors import DataError, FetchError, shortened
 from histocae.executor import WorkerDiedError, spread
 from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
 from histocae.params import Params
 from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
-from histocae.tables import TEXTS
+from histocae.tables import METADATA_TEXTS
 
 CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiles", "tissue")
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
@@ -26,21 +26,33 @@ log = logging.getLogger(__name__)
 
 def run(params: Params) -> None:
     """Make the store and reports/patching, and gather what all stages set aside."""
-    metadata = read_table(paths.METADATA, TEXTS).set_index("slide_id", drop=False)
-    files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "mpp_from", "vendor"))
+    metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
+    files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
     source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
     records: dict[str, Record] = {}
     for task in tasks:
         if (record := finished(task)) is not None:
             records[task.slide_id] = record
+            source.let_go(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
-    for position, result in spread(make_shard, todo, params.executor, "patches", "slides"):
+    missing = []
+    for position, result in spread(_make, todo, params.executor, "patches", "slides"):
         task = todo[position]
+        if isinstance(result, FetchError):
+            log.warning("missing: %s", result)
+            missing.append(str(result))
+            continue
         if isinstance(result, WorkerDiedError):
             result = Record(task.slide_id, task.name, str(result), True, 0, {})
         records[task.slide_id] = result
+        source.let_go(task.files[0])
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(tasks)} slides are missing; run this again to go on, or name in "
+            f"data.gdc.without those that can't be had: {shortened(missing)}"
+        )
     records = {task.slide_id: records[task.slide_id] for task in tasks}
 
     before = [
@@ -65,6 +77,14 @@ def run(params: Params) -> None:
     log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
 
 
+def _make(task: Task) -> Record | FetchError:
+    """Make a shard; a slide that can't be fetched is no fault of the slide, and keeps no other from being cut."""
+    try:
+        return make_shard(task)
+    except FetchError as error:
+        return error
+
+
 def _tasks(
     params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: sources.Source
 ) -> list[Task]:
@@ -76,10 +96,10 @@ def _tasks(
     for slide_id, rows in files.groupby("slide_id", sort=False):
         tasks.append(
             Task(
-                slide_id, tuple(rows["file"]), source,
+                slide_id, tuple(rows["file"]), source.only(metadata.loc[slide_id]),
                 own.get(slide_id), default, params.patches, params.seed,
                 paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides", paths.PATCHING_REPORT / "thumbnails",
-                fingerprint([code, list(rows["sha256"])]),
+                fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
             )
         )  # fmt: skip
     return tasks
