@@ -21,9 +21,13 @@ class WorkerDiedError(Exception):
 
 
 def spread(
-    function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str
-) -> Iterator[tuple[int, Any]]:
+    function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str,
+    least: int = 1,
+) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Run a function over tasks in worker processes.
+
+    There are as many as `executor.workers` says, else one per core, but no fewer than `least`: a worker may spend
+    much of its time waiting for a network.
 
     A task whose worker dies is tried once more by itself; where that worker dies too,
     its result is a `WorkerDiedError`, and the other tasks go on.
@@ -34,10 +38,11 @@ def spread(
     """
     with bar(None, label, unit, len(tasks)) as progress:
         todo = list(range(len(tasks)))
+        workers = params.workers or max(_cores(), least)
         while todo:
-            ended, suspects = yield from _until_death(function, tasks, todo, params, progress)
+            ended, suspects = yield from _until_death(function, tasks, todo, workers, progress)
             for position in sorted(suspects):
-                alone, died = yield from _until_death(function, tasks, [position], params, progress)
+                alone, died = yield from _until_death(function, tasks, [position], workers, progress)
                 if died:
                     progress.update()
                     yield position, WorkerDiedError("the process that read it died")
@@ -46,7 +51,7 @@ def spread(
 
 
 def _until_death(
-    function: Callable, tasks: Sequence[Any], todo: list[int], params: ExecutorParams, progress: tqdm
+    function: Callable, tasks: Sequence[Any], todo: list[int], workers: int, progress: tqdm
 ) -> Generator[tuple[int, Any], None, tuple[set[int], set[int]]]:
     """Yield results until all are done or a worker dies.
 
@@ -54,7 +59,7 @@ def _until_death(
         The tasks that ended, and those that were under way when a worker died.
 
     """
-    workers = min(params.workers or _cores(), len(todo))
+    workers = min(workers, len(todo))
     ended: set[int] = set()
     waiting = iter(todo)
     with _pool(workers) as pool:

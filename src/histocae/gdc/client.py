@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,35 +26,15 @@ AGAIN = (403, 408, 425, 429)  # and all from 500: seen around releases, gone aft
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long one waits, in seconds.
+class TransientError(Exception):
+    """A try that failed and may go well the next time.
 
-    Attributes:
-        connect: for a connection.
-        silence: for the next bytes of an answer.
-        slowest: bytes per second, over `silence` seconds, below which a connection is given up.
-        first: the first pause between tries is up to so long, and each next up to twice as long, ...
-        longest: ... but no longer than this; nor is a server that names a longer one obeyed.
-
+    `after`: seconds that the server asked to wait; `status`: its answer, 0 where there was none.
     """
 
-    connect: float = 15.0
-    silence: float = 60.0
-    slowest: float = 1024.0
-    first: float = 1.0
-    longest: float = 60.0
-
-
-PATIENCE = Patience()
-
-
-class TransientError(Exception):
-    """A try that failed and may go well the next time; `after`: seconds that the server asked to wait."""
-
-    def __init__(self, told: str, after: float = 0.0):
+    def __init__(self, told: str, after: float = 0.0, status: int = 0):
         super().__init__(told)
-        self.after = after
+        self.after, self.status = after, status
 
 
 class StoppedError(Exception):
@@ -87,13 +66,12 @@ class Client:
 
     Args:
         server: which one.
-        patience: how long to wait.
         stop: set by another thread where the work is to end.
 
     """
 
-    def __init__(self, server: Server, patience: Patience = PATIENCE, stop: threading.Event | None = None):
-        self.server, self._patience = server, patience
+    def __init__(self, server: Server, stop: threading.Event | None = None):
+        self.server, self._patience = server, server.patience
         self._stop = stop or threading.Event()
         self._session = _Session()
         self._session.mount("http://", _LoopbackOnly())
@@ -250,7 +228,10 @@ def _check(response: Response, url: str) -> None:
         return
     if status in AGAIN or status >= 500:
         after = response.headers.get("Retry-After", "")
-        raise TransientError(f"status {status}", float(after) if re.fullmatch(r"\d{1,6}", after) else 0.0)
+        hint = ": refused; is it controlled data, or is the token too old?" if status == 403 else ""
+        raise TransientError(
+            f"status {status}{hint}", float(after) if re.fullmatch(r"\d{1,6}", after) else 0.0, status
+        )
     if status == 416:
         return  # of a range: the caller knows what it asked for
     if status == 401:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from histocae.errors import DataError, FetchError
-from histocae.gdc.client import PATIENCE, Client, Patience, Response, StoppedError, TransientError
+from histocae.gdc.client import Client, Response, StoppedError, TransientError
 from histocae.gdc.remote import File, Server
 from histocae.hashes import Hashes
 from histocae.progress import bar, bytes_bar
@@ -57,10 +57,7 @@ class Meter:
         return self.came - (self.kept - self.before)
 
 
-def fetch(
-    server: Server, file: File, folder: Path, meter: Meter, *, patience: Patience = PATIENCE,
-    stop: threading.Event | None = None,
-) -> None:  # fmt: skip
+def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threading.Event | None = None) -> None:
     """Get a file into a folder. At most `server.streams` do so at once, whatever process they are in.
 
     Args:
@@ -68,7 +65,6 @@ def fetch(
         file: which one.
         folder: where it gets its name, once its bytes and md5 hold.
         meter: counts bytes.
-        patience: how long to wait.
         stop: set by another thread where the work is to end.
 
     Raises:
@@ -88,7 +84,7 @@ def fetch(
             if is_whole(path, file):
                 return  # another process was faster
             with _Arriving(part, file, meter, progress) as arriving:
-                client = Client(server, patience, stop)
+                client = Client(server, stop)
                 client.again(lambda: _continue(client, file, arriving), file.name)
             os.replace(part, path)
             part.with_suffix(".lock").unlink(missing_ok=True)
@@ -106,6 +102,7 @@ class _Arriving:
 
     def __init__(self, part: Path, file: File, meter: Meter, progress: tqdm):
         self._part, self._file, self.meter, self._progress = part, file, meter, progress
+        self.with_token = file.access == "controlled"
 
     def __enter__(self) -> "_Arriving":
         self._handle = open(self._part, "a+b")
@@ -158,14 +155,20 @@ def _continue(client: Client, file: File, arriving: _Arriving) -> None:
         arriving.forget()
     if arriving.count < file.size:
         headers = {"Range": f"bytes={arriving.count}-"} if arriving.count else {}
-        with client.open(f"data/{file.file_id}", headers, with_token=file.access == "controlled") as response:
-            skip = _begin(response, file, arriving)
-            for data in client.chunks(response):
-                arriving.meter.came += len(data)
-                skipped = min(skip, len(data))
-                skip -= skipped
-                if skipped < len(data):
-                    arriving.add(data[skipped:])
+        try:
+            with client.open(f"data/{file.file_id}", headers, arriving.with_token) as response:
+                skip = _begin(response, file, arriving)
+                for data in client.chunks(response):
+                    arriving.meter.came += len(data)
+                    skipped = min(skip, len(data))
+                    skip -= skipped
+                    if skipped < len(data):
+                        arriving.add(data[skipped:])
+        except TransientError as error:
+            # a manifest does not tell which files are controlled, and the token is for no others
+            if error.status == 403 and file.access is None and client.server.token_file is not None:
+                arriving.with_token = True
+            raise
         if arriving.count < file.size:
             raise TransientError(f"broke off after {arriving.count} of {file.size} bytes")
     arriving.seal()
@@ -257,9 +260,7 @@ class Tally:
     wasted: int
 
 
-def fetch_all(
-    server: Server, files: Sequence[File], folder: Path, hashes: Hashes, patience: Patience = PATIENCE
-) -> Tally:
+def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashes) -> Tally:
     """Get all files that are not there yet; one that can't be had does not keep the others.
 
     Args:
@@ -267,7 +268,6 @@ def fetch_all(
         files: which ones, each with a name of its own.
         folder: where they go.
         hashes: md5s of files that were there before.
-        patience: how long to wait.
 
     Raises:
         DataError: the disk has no space for all of them.
@@ -287,7 +287,7 @@ def fetch_all(
         def one(file: File) -> tuple[File, Meter, FetchError | None]:
             meter = Meter(shown=total.update)
             try:
-                fetch(server, file, folder, meter, patience=patience, stop=stop)
+                fetch(server, file, folder, meter, stop)
             except FetchError as error:
                 return file, meter, error
             return file, meter, None
@@ -332,9 +332,7 @@ def amount(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
-def provide(
-    server: Server, file: File, folder: Path, *, trusted: bool, patience: Patience = PATIENCE
-) -> Path:
+def provide(server: Server, file: File, folder: Path, trusted: bool) -> Path:
     """Give the path of one file, fetched where it is not there or not what the GDC names.
 
     Args:
@@ -342,7 +340,6 @@ def provide(
         file: which one.
         folder: where it is, or goes.
         trusted: what is there was checked before, and now only its bytes are counted.
-        patience: how long to wait.
 
     Raises:
         FetchError: it could not be had.
@@ -351,5 +348,5 @@ def provide(
     path = folder / file.name
     if not (has_size(path, file) if trusted else is_whole(path, file)):
         check_space(folder, [file])
-        fetch(server, file, folder, Meter(), patience=patience)
+        fetch(server, file, folder, Meter())
     return path

@@ -1,7 +1,30 @@
-"""A server of the GDC's API, and a file that it has."""
+"""A server of the GDC's API, how patiently it is asked, and a file that it has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one waits, in seconds.
+
+    Attributes:
+        connect: for a connection.
+        silence: for the next bytes of an answer.
+        slowest: bytes per second, over `silence` seconds, below which a connection is given up.
+        first: the first pause between tries is up to so long, and each next up to twice as long, ...
+        longest: ... but no longer than this; nor is a server that names a longer one obeyed.
+
+    """
+
+    connect: float = 15.0
+    silence: float = 60.0
+    slowest: float = 1024.0
+    first: float = 1.0
+    longest: float = 60.0
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -13,6 +36,7 @@ class Server:
         streams: downloads at once, at most.
         tries: of each request or file, the first one counted.
         token_file: for controlled data; None where all data are open.
+        patience: how long to wait.
 
     """
 
@@ -20,6 +44,7 @@ class Server:
     streams: int
     tries: int
     token_file: Path | None = None
+    patience: Patience = field(default_factory=lambda: PATIENCE)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def run(params: Params) -> None:
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
     missing = []
-    for position, result in spread(_make, todo, params.executor, "patches", "slides"):
+    fetching = 1 if source.keep else params.data.gdc.streams
+    for position, result in spread(_make, todo, params.executor, "patches", "slides", least=fetching):
         task = todo[position]
         if isinstance(result, FetchError):
             log.warning("missing: %s", result)
