@@ -29,7 +29,9 @@ ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
 
 
 # files that take minutes: begun first, so that no worker has one left when the others are done
-LONGEST = ("test_pipeline", "test_real_data", "test_crossvalidation", "test_registry", "test_slides")
+LONGEST = (
+    "test_pipeline", "test_real_data", "test_crossvalidation", "test_registry", "test_slides", "test_gdc_download",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

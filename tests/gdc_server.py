@@ -244,14 +244,20 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if slide.access == "controlled" and self.headers.get("X-Auth-Token") != self.gdc.token:
             return self._status(403)
-        with self.gdc._lock:
-            self.gdc.active += 1
-            self.gdc.most_active = max(self.gdc.most_active, self.gdc.active)
+        self._count(1)
         try:
             self._send(slide, self.gdc.draw(self.gdc.kinds))
         finally:
-            with self.gdc._lock:
-                self.gdc.active -= 1
+            self._count(-self._counted)
+        return None
+
+    _counted = 0
+
+    def _count(self, change: int) -> None:
+        with self.gdc._lock:
+            self._counted += change
+            self.gdc.active += change
+            self.gdc.most_active = max(self.gdc.most_active, self.gdc.active)
 
     def _send(self, slide: Remote, fault: str | None) -> None:
         if fault == "status":
@@ -305,10 +311,12 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):
             for i in range(0, len(data), step):
                 piece = data[i : i + step]
-                self.wfile.write(piece)
-                self.gdc.sent += len(piece)
                 if self.gdc.rate is not None:
                     time.sleep(1 / 50)
+                if i + step >= len(data):  # who has it all may ask for the next before this thread goes on
+                    self._count(-self._counted)
+                self.gdc.sent += len(piece)
+                self.wfile.write(piece)
 
     def _status(self, status: int) -> None:
         body = json.dumps({"message": f"status {status} for {self.path}"}).encode()

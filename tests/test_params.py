@@ -191,11 +191,21 @@ def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_so
     assert (apart.epochs, apart.learning_rate) == (7, 0.5)
 
 
-def test_gdc_is_refused_until_it_can_be_fetched(project):
-    project.params(data__source="gdc")
-    for command in ("inventory", "metadata"):
-        told = project.run(command).only_line
-        assert "data.source" in told and "gdc" in told and "slides" in told
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("sample_types", ["Primary Tumor", "Metastatic"], "sample_types.1: expected one of 'Primary Tumor' or"),
+        ("sample_types", [], "sample_types: list should have at least 1 item"),
+        ("strategy", "DX", "strategy: expected one of 'Tissue Slide' or 'Diagnostic Slide', got 'DX'"),
+        ("streams", 0, "streams: input should be greater than or equal to 1, got 0"),
+        ("tries", None, "tries: expected an integer, got None"),
+        ("slides", "TCGA-AA-0001-01A-01-TS1", "slides: expected a list, got 'TCGA-AA-0001-01A-01-TS1'"),
+        ("per_class", 0, "per_class: input should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_what_is_asked_of_the_gdc_is_checked(project, key, value, told):
+    project.params(data__source="gdc", **{f"data__gdc__{key}": value})
+    assert f"data.gdc.{told}" in project.run("inventory").only_line
     assert not project.outputs()
 
 

@@ -125,7 +125,7 @@ class Client:
 
     @contextmanager
     def open(
-        self, path: str, headers: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None,
+        self, path: str, headers: Mapping[str, str] | None = None, *, body: Mapping[str, Any] | None = None,
         with_token: bool = False,
     ) -> Iterator[Response]:  # fmt: skip
         """Ask once, and give the answer before its body has come.

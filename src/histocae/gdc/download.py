@@ -156,7 +156,7 @@ def _continue(client: Client, file: File, arriving: _Arriving) -> None:
     if arriving.count < file.size:
         headers = {"Range": f"bytes={arriving.count}-"} if arriving.count else {}
         try:
-            with client.open(f"data/{file.file_id}", headers, arriving.with_token) as response:
+            with client.open(f"data/{file.file_id}", headers, with_token=arriving.with_token) as response:
                 skip = _begin(response, file, arriving)
                 for data in client.chunks(response):
                     arriving.meter.came += len(data)
