@@ -448,7 +448,8 @@ def test_an_interrupt_ends_it_at_once_and_the_next_run_goes_on(project, keep):
         os.killpg(running.pid, signal.SIGINT)
         told = running.communicate(timeout=30)[1].splitlines()
         assert time.monotonic() - begin < 15  # it would take longer to the end
-        assert running.returncode == 130 and told[-1] == f"histocae {stage}: interrupted"
+        assert running.returncode == 130, told
+        assert told[-1] == f"histocae {stage}: interrupted"
         assert "Traceback" not in "".join(told)
         parts = {part: part.stat().st_size for part in (project.folder / "data/slides").glob(".*.part")}
         assert sum(parts.values()) > 0
@@ -580,6 +581,11 @@ def test_microns_per_pixel_of_slides_that_are_let_go(cohort, project):
     counts = project.read("reports/patching/counts.csv").set_index("slide_id")
     assert counts["mpp_from"].value_counts().to_dict() == {"slide": 5, "data.mpp": 1}
     assert counts.loc[cohort.slides[0].slide_id, ["width", "height", "mpp"]].tolist() == [256, 256, 0.5]
+    # other microns make another shard, so that the former is whole until the index has changed
+    before = project.index.groupby("slide_id")["shard"].first()
+    ask(project, cohort, data__keep_slides=False, data__mpp=0.48).make("slides", "patches")
+    after = project.index.groupby("slide_id")["shard"].first()
+    assert after.index[after != before].tolist() == [cohort.slides[0].slide_id]
 
 
 def test_more_workers_than_cores_where_they_wait_for_a_network(monkeypatch, cohort, project):

@@ -7,7 +7,7 @@ was killed goes on with the slides that are not.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Task:
         pictures: folder for the overview pictures.
         thumbnails: folder for the thumbnails.
         made_from: fingerprint of the slide's bytes and the code that reads them.
+        by_default: the slide does not say, so that default_mpp counts: known when it has been opened.
 
     """
 
@@ -72,6 +73,7 @@ class Task:
     pictures: Path
     thumbnails: Path
     made_from: str
+    by_default: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +84,19 @@ class Task:
     def fingerprint(self) -> str:
         """What the shard depends on."""
         params = self.params.model_dump()
-        return fingerprint([self.slide_id, self.files, params, self.seed, self.made_from])
+        mpp = [in_range(self.own_mpp), self.default_mpp if self.by_default else None]
+        return fingerprint([self.slide_id, self.files, mpp, params, self.seed, self.made_from])
+
+    def settled(self) -> "Task":
+        """The same task, knowing whether default_mpp counts; a slide that can't be opened leaves it as it is."""
+        if self.default_mpp is None:
+            return self
+        try:
+            with Slide(self.source.fetch(self.slide_id, self.files[0])) as slide:
+                _, origin = slide.microns(self.own_mpp, self.default_mpp)
+        except SlideError:
+            return self
+        return replace(self, by_default=origin == "data.mpp")
 
     @property
     def sampling(self) -> list[int]:
@@ -127,6 +141,12 @@ class Record:
 
 def finished(task: Task) -> Record | None:
     """Give the record of a shard that an earlier run completed from the same input, else None."""
+    # without opening the slide, which may have been let go, either may be the one
+    either = [_finished(task)] + [_finished(replace(task, by_default=True))] * (task.default_mpp is not None)
+    return next((record for record in either if record is not None), None)
+
+
+def _finished(task: Task) -> Record | None:
     try:
         record = json.loads((task.shards / f"{task.name}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -136,7 +156,7 @@ def finished(task: Task) -> Record | None:
     record = Record(**record)
     if record.reason and record.reason != NO_TISSUE:
         return None  # what failed may have been the disk: it is tried again
-    if not _same_mpp(task, record):
+    if (record.mpp_from == "data.mpp") != task.by_default:
         return None
     try:
         if record.kept:
@@ -147,14 +167,6 @@ def finished(task: Task) -> Record | None:
         return None
     pictures = (task.pictures / f"{task.name}.png", task.thumbnails / f"{task.name}.jpg")
     return record if record.level is None or all(one.is_file() for one in pictures) else None
-
-
-def _same_mpp(task: Task, record: Record) -> bool:
-    """Whether today's params give a slide the microns per pixel that it had; its bytes are the same."""
-    own, default = in_range(task.own_mpp), in_range(task.default_mpp)
-    if record.mpp_from == "table":
-        return own == record.mpp
-    return own is None and (record.mpp_from != "data.mpp" or default == record.mpp)
 
 
 def read_rows(shards: Path, record: Record) -> pd.DataFrame:
@@ -169,6 +181,7 @@ def make_shard(task: Task) -> Record:
     `patches.on_read_error` says; one whose stains can't be estimated, where that is asked
     for, keeps none. The error is in the record; none is raised.
     """
+    task = task.settled()
     (task.shards / f"{task.name}.json").unlink(missing_ok=True)
     counts: Counter[str] = Counter()
     about: dict[str, float | int | str] = {}
