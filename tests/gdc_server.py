@@ -186,6 +186,12 @@ class _Handler(BaseHTTPRequestHandler):
             if "filters" in query:
                 query["filters"] = json.loads(query["filters"])
             self._files(query)
+        elif split.path.startswith("/files/"):
+            found = [one for one in self.gdc.slides if one.file_id == split.path.removeprefix("/files/")]
+            if found:
+                self._list({"data": {"id": found[0].file_id, "access": found[0].access}, "warnings": {}})
+            else:
+                self._status(404)
         elif split.path.startswith("/data/"):
             self._data(split.path.removeprefix("/data/"))
         else:
@@ -195,7 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._note()
         self.gdc.bodies.append(body)
-        if self.path == "/files":
+        if self.path == "/files" and self.gdc.elsewhere:
+            self._head(301, {"Location": self.gdc.elsewhere + self.path, "Content-Length": 0})
+        elif self.path == "/files":
             self._files(body)
         else:
             self._status(404)
@@ -319,7 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(piece)
 
     def _status(self, status: int) -> None:
-        body = json.dumps({"message": f"status {status} for {self.path}"}).encode()
+        body = json.dumps({"message": f"status {status} for {self.path}", "headers": dict(self.headers)}).encode()
         headers = {"Content-Type": "application/json", "Content-Length": len(body)}
         if status in (429, 503):
             headers["Retry-After"] = 0

@@ -195,6 +195,21 @@ def test_a_hit_that_tells_less_than_usual(metadata):
     assert table["slide_id"].tolist() == [bare.slide_id, half.slide_id]
 
 
+def test_the_files_name_tells_which_of_several_slides_it_shows(metadata):
+    entities = [{"entity_submitter_id": f"TCGA-AA-0001-01A-01-TS{i}", "entity_type": "slide"} for i in (1, 10)]
+    one = Remote("TCGA-AA-0001-01A-01-TS10", b"1", hit={"associated_entities": entities})
+    with GdcServer([one]) as server:
+        assert metadata(server)["slide_id"].tolist() == [one.slide_id]
+
+
+def test_a_slide_whose_first_file_is_bad_has_its_second(metadata, project):
+    bad = Remote("TCGA-AA-0008-01A-01-TS1", b"a", file_name="a.svs", hit={"md5sum": None})
+    good = Remote("TCGA-AA-0008-01A-01-TS1", b"b", file_name="b.svs")
+    with GdcServer([bad, good]) as server:
+        assert metadata(server)["file_name"].tolist() == ["b.svs"]
+    assert "md5" in aside(project)[bad.slide_id]
+
+
 BAD = {
     "leads out": ({"file_name": "../x.svs"}, "plain name"),
     "a path": ({"file_name": "/etc/passwd"}, "plain name"),
@@ -205,6 +220,8 @@ BAD = {
     "no md5": ({"md5sum": None}, "could not be checked"),
     "short md5": ({"md5sum": "abc"}, "could not be checked"),
     "empty": ({"file_size": 0}, "its size is 0"),
+    "no id": ({"file_id": None, "id": None}, "no UUID"),
+    "size without end": ({"file_size": 10**30}, "could not be checked"),
     "size as text": ({"file_size": "12"}, "its size is '12'"),
 }
 
@@ -318,12 +335,39 @@ def test_a_question_that_is_not_understood_is_asked_once(project):
 def test_nothing_left_says_why(project):
     with GdcServer(slides(3, "06A-01-TS1")) as server:
         told = ask(project, server).run("metadata").told
-    assert "no slide is left of 3: 3 slides: sample type Metastatic is not compared" in told
+    assert "no slide is left of 3; 3 slides: sample type Metastatic is not compared" in told
+
+
+def test_a_redirect_that_changes_the_question_is_not_followed(project):
+    """Of 301 and 302 a client makes a GET without the filters, which would find all files there are."""
+    with GdcServer(slides(2)) as real, GdcServer([], elsewhere=real.url) as moved:
+        told = ask(project, moved).run("metadata").told
+        assert f"/files redirects to {real.url}; set data.gdc.url to the right address" in told
+
+
+def test_certificates_that_are_not_there(project, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(project.folder / "none.pem"))
+    project.params(data__source="gdc", data__gdc__url="https://localhost:1", data__gdc__tries=1)
+    assert "none.pem" in project.run("metadata").told
+
+
+def test_no_proxy_stands_between_this_machine_and_itself(metadata, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with GdcServer(slides(2)) as server:
+        assert len(metadata(server)) == 2
+
+
+def test_exclusions_that_match_nothing_are_told(project):
+    with GdcServer(slides(2)) as server:
+        result = ask(project, server, without=["TCGA-typo"]).run("metadata")
+    assert result.code == 0 and any("without: no such slide was found: TCGA-typo" in line for line in result.lines)
 
 
 @pytest.mark.parametrize(
     ("url", "told"),
     [
+        ("https://api..gdc.cancer.gov", "begins with https://"),
         ("http://api.gdc.cancer.gov", "plain http is for this machine itself"),
         ("http://localhost.evil.org", "plain http is for this machine itself"),
         ("http://127.0.0.1.evil.org/", "plain http is for this machine itself"),
@@ -400,8 +444,9 @@ def test_a_manifest_alone_tells_what_the_barcodes_say(project):
 @pytest.mark.parametrize("dotted", [False, True])
 def test_a_table_with_a_manifest_asks_nobody(project, dotted):
     more = Remote("TCGA-AA-0009-01A-01-TS1", b"no file")
+    nameless = "'--" + "\t'--" * 6 + "\n"
     foreign = Remote("TCGA-AA-0008-01A-01-TS1", b"x", project="TCGA-STAD")
-    (project.folder / "slide.tsv").write_text(slide_table([*PORTAL, more, foreign], dotted))
+    (project.folder / "slide.tsv").write_text(slide_table([*PORTAL, more, foreign], dotted) + nameless)
     (project.folder / "manifest.txt").write_text(manifest(PORTAL))
     project.params(
         data__source="gdc", data__gdc__url="http://127.0.0.1:1", data__gdc__manifest="manifest.txt",
@@ -436,6 +481,12 @@ def test_tables_of_another_kind_are_refused_in_one_line(project):
     assert "no column 'id'" in project.run("metadata").only_line
     place.write_text("id\tfilename\tmd5\tsize\n1\tx.svs\t2\tmany\n")
     assert "row 2: size is 'many'" in project.run("metadata").only_line
+    place.write_text(f"id\tfilename\tmd5\tsize\n1\tx.svs\t2\t{'9' * 5000}\n")
+    assert "row 2: size is" in project.run("metadata").only_line
+    place.write_text("id\tfilename\tmd5\tsize\n1\tcounts.txt\t2\t3\n")
+    project.params(data__source="gdc", data__gdc__manifest="table.tsv")
+    assert "there is no image of a slide at all" in project.run("metadata").told
+    project.params(data__source="gdc", data__gdc__table="table.tsv", data__gdc__manifest="table.tsv")
     place.write_text(manifest(PORTAL))
     assert "no column slide_submitter_id or slides.submitter_id" in project.run("metadata").only_line
     project.params(data__source="gdc", data__gdc__manifest="table.tsv", data__gdc__table="slide.tsv")
@@ -495,10 +546,11 @@ def test_real_answers_of_the_api_have_the_form_that_is_read(shared):
     assert seen == 3
 
 
-def test_demo_asks_nothing_and_its_folder_is_empty(project):
+def test_demo_asks_nothing(project):
     project.params(data__source="demo", data__demo={"cases": 6, "side_microns": 128.0})
     project.make("inventory", "metadata")
-    assert list((project.folder / "data/gdc").iterdir()) == []
+    (only,) = (project.folder / "data/gdc").iterdir()
+    assert json.loads(only.read_text()) == {}
 
 
 def test_sources_do_not_load_http_where_it_is_not_used(monkeypatch):

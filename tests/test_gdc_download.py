@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import make_data
@@ -269,7 +270,7 @@ def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=250_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with GdcServer(slides(3)) as server:
-        with pytest.raises(DataError, match=r"slides need 0.30 MB more, and 0.25 MB are free; .*keep_slides: false"):
+        with pytest.raises(DataError, match=r"0.30 MB more are needed, and 0.25 MB are free; .*keep_slides: false"):
             fetch_all(server, tmp_path)
         assert server.requests == []
         part_of(tmp_path / "slides", server.slides[0]).write_bytes(server.slides[0].data[:60_000])
@@ -280,6 +281,41 @@ def test_a_folder_that_can_not_be_written_is_one_line(tmp_path):
     (tmp_path / "slides").write_text("a file")
     with GdcServer(slides(1)) as server, pytest.raises(FetchError, match="can't be written to"):
         fetch(server, tmp_path / "slides")
+
+
+def test_a_folder_that_can_not_be_used_is_one_line(project):
+    with GdcServer(slides(1)) as server:
+        ask(project, server).make("inventory", "metadata")
+        (project.folder / "data/slides").write_text("a file")
+        assert "data/slides: can't be written to" in project.run("slides").told
+        ask(project, server, data__keep_slides=False).make("slides")
+        assert "1 of 1 slides are missing" in project.run("patches").told
+
+
+def test_a_server_that_is_gone_is_not_asked_for_every_slide(tmp_path):
+    with GdcServer(slides(30)) as server:
+        server.always = {one.file_id: 503 for one in server.slides}
+        tally = fetch_all(server, tmp_path, streams=2, tries=2)
+        assert len(tally.missing) == 30 and "not tried" in tally.missing.values()
+        assert len(server.requests) <= 2 * 8
+        # what is the slides' own fault keeps no other
+        server.always = {one.file_id: 404 for one in server.slides[:-1]}
+        tally = fetch_all(server, tmp_path, streams=2, tries=2)
+        assert len(tally.missing) == 29 and tally.fetched == 1
+
+
+def test_what_is_half_fetched_of_slides_that_left_is_cleared_away(project):
+    with GdcServer(slides(2)) as server:
+        ask(project, server).make("inventory", "metadata")
+        folder = project.folder / "data/slides"
+        folder.mkdir()
+        gone = Remote("TCGA-AA-0009-01A-01-TS1", b"gone")
+        stays = part_of(folder, server.slides[0])
+        part_of(folder, gone).write_bytes(b"go")
+        (folder / "mine.svs").write_bytes(b"mine")
+        stays.write_bytes(server.slides[0].data[:10])
+        ask(project, server, data__keep_slides=False).make("slides")
+        assert stays.exists() and not part_of(folder, gone).exists() and (folder / "mine.svs").exists()
 
 
 # -- the token
@@ -313,7 +349,13 @@ def test_a_manifest_does_not_tell_and_the_token_is_used_where_it_is_needed(tmp_p
     with GdcServer([closed], token=TOKEN) as server:
         file = File(closed.name, closed.file_id, closed.md5, 6, None)
         download.fetch(asked(server, token_file=token_file), file, tmp_path, download.Meter())
-        assert tokens(server) == [None, TOKEN]
+        assert [path.split("/")[1] for _, path, _ in server.requests] == ["data", "files", "data"]
+        assert tokens(server) == [None, None, TOKEN]
+    with GdcServer([Remote(closed.slide_id, b"closed")], token=TOKEN) as server:
+        server.always[file.file_id] = 403  # for a while, as around releases: that makes it no controlled data
+        server.on_request = lambda path: server.always.clear() if path.startswith("/files") else None
+        download.fetch(asked(server, token_file=token_file), file, tmp_path / "other", download.Meter())
+        assert set(tokens(server)) == {None}
 
 
 def test_a_redirect_to_another_host_loses_the_token(tmp_path, token_file):
@@ -328,6 +370,9 @@ def test_a_redirect_is_followed_but_not_to_plain_http_elsewhere(tmp_path):
     with GdcServer(slides(1)) as real, GdcServer(real.slides, elsewhere=real.url) as server:
         fetch(server, tmp_path)
         assert whole(real, tmp_path)
+    for nowhere in ("http://[bad", "http://127.0.0.1:99999", f"http://{'x' * 70}.org", "gopher://x"):
+        with GdcServer(slides(1), elsewhere=nowhere) as server, pytest.raises(FetchError):
+            fetch(server, tmp_path / "nowhere", tries=1)
     with GdcServer(slides(1), elsewhere="http://gdc.example.org") as server:
         with pytest.raises(FetchError, match="plain http is refused"):
             fetch(server, tmp_path / "other")
@@ -353,6 +398,14 @@ def test_a_token_file_that_is_no_good(tmp_path, text, mode, told):
         with pytest.raises(FetchError, match=told) as raised:
             fetch(server, tmp_path / "slides", token_file=path)
         assert TOKEN not in str(raised.value) and server.requests == []
+
+
+def test_a_server_that_repeats_the_token_does_not_bring_it_into_the_log(tmp_path, token_file):
+    with GdcServer(slides(1, access="controlled"), token=TOKEN) as server:
+        server.always[server.slides[0].file_id] = 400
+        with pytest.raises(FetchError, match=r"\*\*\*") as raised:
+            fetch(server, tmp_path, token_file=token_file)
+        assert tokens(server) == [TOKEN] and TOKEN not in str(raised.value)
 
 
 def test_no_output_and_no_log_has_the_token(project, token_file, monkeypatch, caplog):
@@ -435,7 +488,7 @@ def test_an_interrupt_ends_it_at_once_and_the_next_run_goes_on(project, keep):
     for i in range(3):
         path = make_data.write_slide(project.folder / "made.tif", make_data.tissue(i, 256, 256), 0.5)
         remotes.append(Remote(f"TCGA-AA-{i:04d}-01A-01-TS1", path.read_bytes()))
-    with GdcServer(remotes, rate=20_000) as server:
+    with GdcServer(remotes, rate=5_000) as server:
         stage = "slides" if keep else "patches"
         project.params(data__source="gdc", data__gdc__url=server.url, data__keep_slides=keep)
         project.make("inventory", "metadata", *(() if keep else ("slides",)))
@@ -458,6 +511,22 @@ def test_an_interrupt_ends_it_at_once_and_the_next_run_goes_on(project, keep):
         project.make(stage)
         assert any(headers.get("Range") for _, _, headers in server.requests)
         assert len(project.index if not keep else project.read("data/slides.csv"))
+
+
+def test_workers_of_a_killed_process_do_not_go_on(project):
+    with GdcServer(slides(2), rate=5_000) as server:
+        project.params(data__source="gdc", data__gdc__url=server.url, data__keep_slides=False)
+        project.make("inventory", "metadata", "slides")
+        running = started(project, server, "patches", data__keep_slides=False)
+        deadline = time.monotonic() + 30
+        while server.asked("/data") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers = psutil.Process(running.pid).children(recursive=True)
+        assert len(workers) >= 2
+        running.kill()
+        running.communicate()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert alive == []
 
 
 # -- the pipeline
@@ -595,3 +664,8 @@ def test_more_workers_than_cores_where_they_wait_for_a_network(monkeypatch, coho
     monkeypatch.setattr(executor, "_cores", lambda: 2)
     ask(project, cohort, data__keep_slides=False, executor__workers=None).make(*ALL_STAGES)
     assert seen == [4]
+    monkeypatch.setattr(executor, "_cores", lambda: 64)
+    shutil.rmtree(project.folder / "data/patches")
+    monkeypatch.setattr(executor, "_cores", lambda: 64)
+    project.make("patches")
+    assert seen == [4, 6]  # of 8, since there are six slides

@@ -79,6 +79,14 @@ def test_every_stage_is_a_command():
         assert COMMANDS[name][1] == ("foreach" in stage)
 
 
+def test_dvc_asks_the_gdc_again_where_another_answer_is_wanted():
+    """All but how it is asked decides which slides there are."""
+    watched = {one.removeprefix("data.gdc.") for one in STAGES["metadata"]["params"] if one.startswith("data.gdc.")}
+    assert watched == set(params.Gdc.model_fields) - {"streams", "tries"}
+    for stage in ("slides", "patches", "tissue"):
+        assert not [one for one in STAGES[stage]["params"] if one in ("data", "data.gdc")]
+
+
 def test_no_params_key_that_dvc_overlooks():
     """DVC's run cache ignores keys called size or nfiles: a change of them alone would restore old outputs."""
     keys = set(re.findall(r"^\s*([\w-]+):", (ROOT / "params.yaml").read_text(), re.MULTILINE))

@@ -558,13 +558,14 @@ def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
     project.make(*CUT[:3])
     monkeypatch.undo()  # real processes
     monkeypatch.chdir(project.folder)
-    monkeypatch.setattr(patches_stage, "make_shard", cut_or_die)
+    make = patches_stage._make
+    monkeypatch.setattr(patches_stage, "_make", cut_or_die)
     result = project.run("patches")
     assert result.code == 0, result.lines
     assert project.index["slide_id"].value_counts().to_dict() == {"a": 64, "c": 64}
     stage, reason, kept = aside(project)["bad"]
     assert stage == "patches" and "died" in reason and kept == 0
-    monkeypatch.setattr(patches_stage, "make_shard", shards.make_shard)
+    monkeypatch.setattr(patches_stage, "_make", make)
     project.make("patches")  # what died is tried again
     assert set(project.index["slide_id"]) == {"a", "bad", "c"} and not aside(project)
 

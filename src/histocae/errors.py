@@ -37,6 +37,10 @@ class FetchError(HistocaeError):
     """Something could not be got from a server: what is missing is asked for again by the next run."""
 
 
+class StuckError(FetchError):
+    """The same, for a reason that may well keep all else too: the network, the server, the disk."""
+
+
 class StoreError(HistocaeError):
     """A patch store is missing, of another version, or not what its index says."""
 

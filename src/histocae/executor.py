@@ -1,5 +1,6 @@
 """How work on many slides is spread: processes of this machine, behind concurrent.futures."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from tqdm import tqdm
@@ -22,12 +24,13 @@ class WorkerDiedError(Exception):
 
 def spread(
     function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str,
-    least: int = 1,
+    fetching: int | None = None,
 ) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Run a function over tasks in worker processes.
 
-    There are as many as `executor.workers` says, else one per core, but no fewer than `least`: a worker may spend
-    much of its time waiting for a network.
+    There are as many as `executor.workers` says, else one per core. Where each first fetches something, `fetching`
+    of them at once, there are no fewer than that, since they wait for the network most of the time, and no more than
+    twice that, since what they fetch fills the disk.
 
     A task whose worker dies is tried once more by itself; where that worker dies too,
     its result is a `WorkerDiedError`, and the other tasks go on.
@@ -38,7 +41,8 @@ def spread(
     """
     with bar(None, label, unit, len(tasks)) as progress:
         todo = list(range(len(tasks)))
-        workers = params.workers or max(_cores(), least)
+        bounds = (1, math.inf) if fetching is None else (fetching, 2 * fetching)
+        workers = params.workers or int(min(max(_cores(), bounds[0]), bounds[1]))
         while todo:
             ended, suspects = yield from _until_death(function, tasks, todo, workers, progress)
             for position in sorted(suspects):
@@ -80,8 +84,8 @@ def _until_death(
                     yield position, result
         except BrokenProcessPool:
             return ended, set(running.values())
-        except KeyboardInterrupt:
-            # a terminal has told the workers as well; a kill of this process alone has not
+        except (KeyboardInterrupt, GeneratorExit):
+            # a terminal has told the workers as well; who kills this process alone, or wants no more of it, has not
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signal.SIGINT)
             raise
@@ -96,6 +100,17 @@ def _cores() -> int:
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _begin() -> None:
+    """Prepare a worker: it ends with its parent, however that ended."""
+    _ignore_interrupts()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    wait_for([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _interruptible(function: Callable[[Any], Any], task: Any) -> Any:
@@ -113,5 +128,5 @@ def _pool(workers: int) -> Executor:
     # a fresh interpreter each: forking a process that runs threads can hang; and Ctrl-C between tasks is the main
     # process' to answer, in one line
     return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )

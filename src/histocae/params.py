@@ -381,7 +381,7 @@ def _url_at_odds(url: str) -> list[str]:
         host, _ = parts.hostname, parts.port  # a port that is no number shows here
     except ValueError as error:
         return [f"no address ({error})"]
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not host or not _is_host(host):
         return ["expected an address that begins with https://"]
     if parts.username is not None or parts.password is not None:
         return ["an address without a user and password; a token goes into data.gdc.token_file"]
@@ -390,6 +390,11 @@ def _url_at_odds(url: str) -> list[str]:
     if parts.scheme == "http" and not is_loopback(host):
         return ["plain http is for this machine itself; expected https://"]
     return []
+
+
+def _is_host(host: str) -> bool:
+    """Whether a host is an IPv6 address or a name of labels (RFC 1035)."""
+    return ":" in host or all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in host.rstrip(".").split("."))
 
 
 def is_loopback(host: str) -> bool:

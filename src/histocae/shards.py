@@ -154,10 +154,13 @@ def _finished(task: Task) -> Record | None:
     if record.pop("fingerprint") != task.fingerprint:
         return None
     record = Record(**record)
-    if record.reason and record.reason != NO_TISSUE:
-        return None  # what failed may have been the disk: it is tried again
+    if record.reason and record.reason != NO_TISSUE and task.source.keep:
+        # what failed may have been the disk: it is tried again, unless all of the slide would have to come again
+        return None
     if (record.mpp_from == "data.mpp") != task.by_default:
         return None
+    if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
+        return None  # it was opened, and lacked what is there now
     try:
         if record.kept:
             shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)

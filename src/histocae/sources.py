@@ -63,12 +63,16 @@ class Source:
         return path
 
     def let_go(self, file: str) -> None:
-        """Delete a fetched slide that has been cut, unless slides are kept; never a user's file."""
+        """Delete a slide of the GDC that has been cut, whoever put it into our folder, unless slides are kept."""
         if self.server is not None and not self.keep:
             (self.folder / file).unlink(missing_ok=True)
 
     def forget_others(self, files: set[str]) -> None:
-        """Delete slides of earlier cohorts that this source made itself; never a user's file."""
+        """Delete slides of earlier cohorts that this source drew, and what is half fetched; never a user's file."""
+        if self.server is not None:
+            from histocae.gdc import download
+
+            download.forget_others(self.folder, files)
         if self.demo_spec is not None:
             stems = {Path(file).stem for file in files}
             for path in self.folder.glob("DEMO-*"):
@@ -130,20 +134,20 @@ class Cohort:
         slides: one row per slide with the columns of `tables.COLUMNS`, and for the GDC those of its files;
             `file_name` is None for tiles.
         aside: slide_id and reason of those that the source itself sets aside.
-        asked: what the GDC was asked; None for other sources.
+        asked: what the GDC was asked; empty for other sources.
 
     """
 
     slides: pd.DataFrame
     aside: list[tuple[str, str]] = field(default_factory=list)
-    asked: dict[str, Any] | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def write_asked(self, folder: Path) -> None:
-        """Write the query and a manifest into a folder; nothing where there was no query."""
-        if self.asked is not None:
+        """Write the query (an empty one where nobody was asked) and, of slides of the GDC, a manifest."""
+        write_json(self.asked, folder / "query.json")  # DVC warns of an empty folder
+        if self.asked:
             from histocae.gdc import portal
 
-            write_json(self.asked, folder / "query.json")
             write_text(portal.write_manifest(self.slides), folder / "gdc_manifest.txt")
 
 

@@ -1,6 +1,7 @@
 """HTTP as the GDC needs it: tried again with patience, slow answers given up, the token kept from strangers."""
 
 import json
+import logging
 import re
 import ssl
 import stat
@@ -17,11 +18,13 @@ from requests import Response
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from histocae.errors import FetchError
+from histocae.errors import FetchError, StuckError
 from histocae.gdc.remote import Server
 from histocae.params import is_loopback
 
 CHUNK = 1 << 16
+TOLD_FROM = 3  # the try that failed from which on the log tells of each: the first ones are nothing special
+log = logging.getLogger(__name__)
 AGAIN = (403, 408, 425, 429)  # and all from 500: seen around releases, gone after a while
 Answer = TypeVar("Answer")
 
@@ -45,9 +48,10 @@ class _LoopbackOnly(HTTPAdapter):
     """Plain HTTP on this machine; elsewhere a listener could read, and change, what is sent."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **how: Any) -> Response:
-        if not is_loopback(urlsplit(request.url).hostname or ""):
-            raise FetchError(f"{request.url}: plain http is refused but for this machine itself; use https")
-        return super().send(request, *args, **how)
+        host = urlsplit(request.url).hostname or ""
+        if not is_loopback(host):
+            raise FetchError(f"http://{host}: plain http is refused but for this machine itself; use https")
+        return super().send(request, *args, **how | {"proxies": {}})
 
 
 class _Session(requests.Session):
@@ -82,7 +86,7 @@ class Client:
         """Try until it goes well, with pauses that grow and differ.
 
         Raises:
-            FetchError: it did not in as many tries as there are.
+            StuckError: it did not in as many tries as there are.
             StoppedError: it is to stop.
 
         """
@@ -96,14 +100,19 @@ class Client:
             if self._stop.wait(seconds):
                 raise StoppedError
 
+        def tell(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number >= TOLD_FROM:
+                again = f"try {state.attempt_number + 1} of {tries} in {state.next_action.sleep:.0f} s"
+                log.info("%s: %s; %s", what, state.outcome.exception(), again)
+
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(tries), wait=pause, sleep=sleep, reraise=True,
+            stop=tenacity.stop_after_attempt(tries), wait=pause, sleep=sleep, before_sleep=tell, reraise=True,
             retry=tenacity.retry_if_exception_type(TransientError),
         )  # fmt: skip
         try:
             return retrying(one)
         except TransientError as error:
-            raise FetchError(f"{what}: {error} ({tries} {'tries' if tries > 1 else 'try'})") from None
+            raise StuckError(f"{what}: {error} ({tries} {'tries' if tries > 1 else 'try'})") from None
 
     def json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask once for JSON, by POST where there is a body.
@@ -152,14 +161,20 @@ class Client:
             raise TransientError("the connection broke") from None
         except requests.exceptions.TooManyRedirects:
             raise FetchError(f"{url}: redirects without end") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise FetchError(f"{url}: {error}") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, HTTPError, ValueError):
+            # of requests' own and urllib3's making, where the address that a redirect names is none
+            raise FetchError(f"{url}: no address that can be asked, or a redirect to one") from None
         except requests.exceptions.Timeout:
             raise TransientError("no answer in time") from None
         except requests.exceptions.RequestException as error:
             raise TransientError(f"no connection{_told(error)}") from None
+        except OSError as error:  # certificates that are not there
+            raise FetchError(f"{url}: {error}") from None
         try:
-            _check(response, url)
+            if response.request.method != method:
+                # a redirect has turned the question into another one
+                raise FetchError(f"{url} redirects to {_origin(response.url)}; set data.gdc.url to the right address")
+            _check(response, url, headers.get("X-Auth-Token"))
             yield response
         finally:
             response.close()
@@ -222,7 +237,12 @@ def _told(error: BaseException) -> str:
     return next((f": {one.strerror}" for one in _causes(error) if isinstance(one, OSError) and one.strerror), "")
 
 
-def _check(response: Response, url: str) -> None:
+def _origin(url: str) -> str:
+    """An address without what may be secret in it."""
+    return f"{urlsplit(url).scheme}://{urlsplit(url).netloc.rsplit('@', 1)[-1]}"
+
+
+def _check(response: Response, url: str, token: str | None) -> None:
     status = response.status_code
     if status < 400:
         return
@@ -240,4 +260,5 @@ def _check(response: Response, url: str) -> None:
         told = response.raw.read(500, decode_content=True).decode("utf-8", "replace")
     except (HTTPError, OSError):
         told = ""
-    raise FetchError(f"{url}: status {status} {' '.join(told.split())}")
+    told = " ".join(told.split())
+    raise FetchError(f"{url}: status {status} {told.replace(token, '***') if token else told}")

@@ -59,27 +59,27 @@ def find(params: Gdc, server: Server, seed: int) -> Found:
 
     """
     slides, aside, asked = _gather(params, server)
-    slides = _one_each(sorted(slides, key=lambda one: (one.slide_id, str(one.file.get("file_name")))), aside)
-    rows = []
+    rows, listed = [], len(slides) + len(aside)
     for slide in slides:
         row = _row(slide)
         if reason := _fault(row):
             aside.append((slide.slide_id, reason))
         else:
             rows.append(row)
+    rows = _one_each(sorted(rows, key=lambda row: (row["slide_id"], row["file_name"], row["file_id"])), aside)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *FILE_COLUMNS])
     table = table.astype(dict.fromkeys((*PERCENTS, "mpp"), float) | {"size": "int64"})
     chosen = _choose(table, params, seed, aside)
     if chosen.empty:
         reasons = Counter(reason for _, reason in aside)
         told = "; ".join(f"{count} slides: {reason}" for reason, count in reasons.most_common(3))
-        raise DataError(f"data.gdc: no slide is left of {len(slides)}: {told}")
+        raise DataError(f"data.gdc: no slide is left of {listed}; {told or 'there is no image of a slide at all'}")
     return Found(chosen.reset_index(drop=True), sorted(aside), asked)
 
 
 def _gather(params: Gdc, server: Server) -> tuple[list[Slide], Aside, dict[str, Any]]:
     """Get the slides with their files, and what is left out for the lack of one."""
-    asked: dict[str, Any] = {"project": params.project, "experimental_strategy": params.strategy}
+    asked: dict[str, Any] = {"experimental_strategy": params.strategy}
     if params.manifest is not None:
         files, others = portal.read_manifest(Path(params.manifest))
         if others:
@@ -91,7 +91,7 @@ def _gather(params: Gdc, server: Server) -> tuple[list[Slide], Aside, dict[str, 
     aside: Aside = []
     if params.table is not None:
         listed = portal.read_slides(Path(params.table), params.project)
-        asked["table"] = _named(params.table)
+        asked |= {"table": _named(params.table), "project": params.project}
         files = _join(files, listed, aside)
     of_strategy = portal.of_strategy(files, params.strategy)
     kept = {id(one) for one in of_strategy}
@@ -114,7 +114,7 @@ def _ask(params: Gdc, server: Server, fields: tuple[str, ...]) -> tuple[list[Sli
     log.info("%s: %d files of %s, %s", params.url, len(hits), params.project, release or "data release unknown")
     asked = {
         "url": params.url, "endpoint": "files", "filters": wanted, "fields": list(fields), "data_release": release,
-        "files": len(hits),
+        "project": params.project, "files": len(hits),
     }  # fmt: skip
     return [query.slide(hit) for hit in hits], asked
 
@@ -138,18 +138,18 @@ def _join(files: list[Slide], listed: list[Slide], aside: Aside) -> list[Slide]:
     return joined
 
 
-def _one_each(slides: Sequence[Slide], aside: Aside) -> list[Slide]:
+def _one_each(rows: Sequence[dict[str, Any]], aside: Aside) -> list[dict[str, Any]]:
     """Keep the first file of a slide and the first slide of a file name."""
     seen: dict[str, str] = {}
     kept = []
-    for one in slides:
-        name = str(one.file.get("file_name"))
+    for row in rows:
+        slide_id, name = row["slide_id"], row["file_name"]
         # some file systems do not tell a from A
-        if (first := seen.get(one.slide_id) or seen.get(name.lower())) is not None:
-            aside.append((one.slide_id, f"{name}: the slide, or a file of this name, is there already: {first}"))
+        if (first := seen.get(slide_id) or seen.get(name.lower())) is not None:
+            aside.append((slide_id, f"{name}: the slide, or a file of this name, is there already: {first}"))
             continue
-        seen[one.slide_id] = seen[name.lower()] = name
-        kept.append(one)
+        seen[slide_id] = seen[name.lower()] = name
+        kept.append(row)
     return kept
 
 
@@ -194,7 +194,7 @@ def _fault(row: dict[str, Any]) -> str | None:
         return f"its file id is {row['file_id']!r}, which is no UUID"
     if not isinstance(row["md5"], str) or not re.fullmatch(r"[0-9a-f]{32}", row["md5"]):
         return f"its md5 is {row['md5']!r}: what arrives could not be checked"
-    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**63:
         return f"its size is {size!r}: what arrives could not be checked"
     if not row["case_id"]:
         return "nothing tells its case"
@@ -208,7 +208,10 @@ def _fault(row: dict[str, Any]) -> str | None:
 
 def _choose(table: pd.DataFrame, params: Gdc, seed: int, aside: Aside) -> pd.DataFrame:
     """Take the slides that params ask for; the others are set aside."""
-    _known(params.slides or (), table, aside)
+    if unknown := _unknown(params.slides or (), table, aside):
+        raise DataError(f"data.gdc.slides: no such slide was found: {shortened(unknown)}")
+    if unknown := _unknown(params.without, table, aside):
+        log.warning("data.gdc.without: no such slide was found: %s", shortened(unknown))
     table = _keep(table, table["sample_type"].isin(params.sample_types), aside, lambda row:
                   f"sample type {row.sample_type} is not compared"
                   if row.sample_type not in identifiers.COMPARED else
@@ -244,7 +247,6 @@ def _keep(table: pd.DataFrame, kept: pd.Series, aside: Aside, reason: Any) -> pd
     return table[kept]
 
 
-def _known(wanted: Sequence[str], table: pd.DataFrame, aside: Aside) -> None:
+def _unknown(wanted: Sequence[str], table: pd.DataFrame, aside: Aside) -> list[str]:
     known = {*table["slide_id"], *(slide_id for slide_id, _ in aside)}
-    if unknown := [one for one in wanted if one not in known]:
-        raise DataError(f"data.gdc.slides: no such slide was found: {shortened(unknown)}")
+    return [one for one in wanted if one not in known]

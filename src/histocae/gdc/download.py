@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -19,13 +20,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from histocae.errors import DataError, FetchError
+from histocae.errors import DataError, FetchError, StuckError
 from histocae.gdc.client import Client, Response, StoppedError, TransientError
-from histocae.gdc.remote import File, Server
+from histocae.gdc.query import is_controlled
+from histocae.gdc.remote import File, InARow, Server
 from histocae.hashes import Hashes
 from histocae.progress import bar, bytes_bar
 
 LOOK_AGAIN = 0.2  # seconds between looks for a free stream
+SAVE_EVERY = 60.0  # seconds between savings of the md5s of what came
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +71,7 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
         stop: set by another thread where the work is to end.
 
     Raises:
-        FetchError: it could not be had in as many tries as there are, or there is no space.
+        FetchError: it can't be had; StuckError: for a reason that may keep others too.
         StoppedError: it is to stop.
 
     """
@@ -88,8 +91,8 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
                 client.again(lambda: _continue(client, file, arriving), file.name)
             os.replace(part, path)
             part.with_suffix(".lock").unlink(missing_ok=True)
-    except OSError as error:
-        raise FetchError(f"{file.name}: can't be written to {folder}: {error.strerror}") from None
+    except OSError as error:  # of the file system: the client has words of its own for those of the network
+        raise StuckError(f"{file.name}: can't be written to {folder}: {error.strerror}") from None
 
 
 def _part(folder: Path, file: File) -> Path:
@@ -132,6 +135,7 @@ class _Arriving:
             self.forget()
             raise TransientError(f"more than the {self._file.size} bytes that the GDC names")
         self._handle.write(data)
+        self._handle.flush()  # a kill loses nothing that came
         self._take(data)
 
     def forget(self) -> None:
@@ -167,7 +171,8 @@ def _continue(client: Client, file: File, arriving: _Arriving) -> None:
         except TransientError as error:
             # a manifest does not tell which files are controlled, and the token is for no others
             if error.status == 403 and file.access is None and client.server.token_file is not None:
-                arriving.with_token = True
+                with suppress(FetchError):  # where the server does not tell, the token stays here
+                    arriving.with_token = is_controlled(client, file.file_id)
             raise
         if arriving.count < file.size:
             raise TransientError(f"broke off after {arriving.count} of {file.size} bytes")
@@ -215,12 +220,15 @@ def _stream(folder: Path, streams: int, stop: threading.Event) -> Iterator[int]:
 @contextmanager
 def _alone(part: Path, stop: threading.Event) -> Iterator[None]:
     """Hold what has come of a file; another process that wants the same file waits."""
-    lock = FileLock(part.with_suffix(".lock"))
+    lock, told = FileLock(part.with_suffix(".lock")), False
     while True:
         try:
             lock.acquire(timeout=LOOK_AGAIN)
             break
         except Timeout:
+            if not told:
+                log.warning("another process fetches %s; waiting for it", part.name[1:])
+                told = True
             if stop.is_set():
                 raise StoppedError from None
     try:
@@ -270,7 +278,7 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
         hashes: md5s of files that were there before.
 
     Raises:
-        DataError: the disk has no space for all of them.
+        DataError: the disk has no space for all of them, or can't be used.
 
     """
     todo = []
@@ -279,9 +287,15 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
         # other bytes or md5: a file that was put there by hand, or an older one
         if not has_size(path, file) or hashes.of(path)[1] != file.md5:
             todo.append(file)
-    check_space(folder, todo)
+    try:
+        check_space(folder, todo)
+    except StuckError as error:
+        raise DataError(
+            f"{error}, take fewer (data.gdc.per_class, data.gdc.per_case), or let slides go (data.keep_slides: false)"
+        ) from None
     log.info("%d of %d slides to fetch, %s", len(todo), len(files), amount(sum(one.size for one in todo)))
-    stop, came, wasted, missing = threading.Event(), 0, 0, {}
+    stop, came, wasted, missing, row = threading.Event(), 0, 0, {}, InARow(server.streams)
+    saved = time.monotonic()
     with bytes_bar("all slides", sum(file.size for file in todo), position=0) as total:
 
         def one(file: File) -> tuple[File, Meter, FetchError | None]:
@@ -304,22 +318,33 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
                     else:
                         missing[file.name] = str(error)
                         log.warning("%d of %d is missing: %s", at, len(todo), error)
+                    if time.monotonic() - saved > SAVE_EVERY:  # a killed run has not to read again what it fetched
+                        hashes.save()
+                        saved = time.monotonic()
+                    if row.too_many(error):
+                        missing |= {one.name: "not tried" for one in todo[at:] if one.name not in missing}
+                        break
             finally:
                 stop.set()
     return Tally(missing, len(todo) - len(missing), came, wasted)
 
 
 def check_space(folder: Path, files: Sequence[File]) -> None:
-    """Raise DataError where a folder's disk lacks the space for files, but for what has come of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = (_part(folder, file) for file in files)
-    needed = sum(file.size for file in files) - sum(part.stat().st_size for part in parts if part.is_file())
-    free = shutil.disk_usage(folder).free
+    """Look whether a folder's disk has the space for files, but for what has come of them.
+
+    Raises:
+        StuckError: it has not, or can't be written to.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = (_part(folder, file) for file in files)
+        needed = sum(file.size for file in files) - sum(part.stat().st_size for part in parts if part.is_file())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StuckError(f"{folder}: can't be written to: {error.strerror}") from None
     if needed > free:
-        raise DataError(
-            f"{folder}: the slides need {amount(needed)} more, and {amount(free)} are free; make space, "
-            "take fewer (data.gdc.per_class, data.gdc.per_case), or let them go (data.keep_slides: false)"
-        )
+        raise StuckError(f"{folder}: {amount(needed)} more are needed, and {amount(free)} are free; make space")
 
 
 def told(came: int, wasted: int) -> str:
@@ -346,7 +371,19 @@ def provide(server: Server, file: File, folder: Path, trusted: bool) -> Path:
 
     """
     path = folder / file.name
-    if not (has_size(path, file) if trusted else is_whole(path, file)):
+    try:
+        there = has_size(path, file) if trusted else is_whole(path, file)
+    except OSError as error:
+        raise StuckError(f"{path}: can't be read: {error.strerror}") from None
+    if not there:
         check_space(folder, [file])
         fetch(server, file, folder, Meter())
     return path
+
+
+def forget_others(folder: Path, names: set[str]) -> None:
+    """Delete what has come of files that are no longer asked for."""
+    for place in [*folder.glob(".*.part"), *folder.glob(".*.lock")]:
+        name = place.name[1:].rsplit(".", 2)[0]
+        if name not in names and not place.name.startswith(".stream-"):
+            place.unlink()

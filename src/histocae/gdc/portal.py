@@ -1,5 +1,7 @@
 """Files of the GDC's portal that stand in for its API: a manifest, and a table of slides."""
 
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ SLIDE_TABLE = {
     "disease_type": ("disease_type", "cases.disease_type"),
     **{name: (name, f"slides.{name}") for name in PERCENTS},
 }
-REQUIRED = ("slide_id", "case_id")
+log = logging.getLogger(__name__)
 
 
 def read_manifest(path: Path) -> tuple[list[Slide], int]:
@@ -41,7 +43,7 @@ def read_manifest(path: Path) -> tuple[list[Slide], int]:
     images = table["filename"].str.lower().str.endswith(IMAGES)
     slides = []
     for line, row in table[images].iterrows():
-        if not row["size"].isdecimal():
+        if not re.fullmatch(r"[0-9]{1,18}", row["size"]):
             raise TableError(f"{path}: row {line}: size is {row['size']!r}, not a number of bytes")
         file = {"file_id": row["id"], "file_name": row["filename"], "md5": row["md5"], "size": int(row["size"])}
         slides.append(Slide(slide_of(row["filename"]), file | {"state": row.get("state"), "access": None}))
@@ -74,21 +76,21 @@ def read_slides(path: Path, project: str) -> list[Slide]:
     columns = {
         ours: next((name for name in theirs if name in table), None) for ours, theirs in SLIDE_TABLE.items()
     }
-    for ours in REQUIRED:
-        if columns[ours] is None:
-            raise TableError(
-                f"{path}: no column {' or '.join(SLIDE_TABLE[ours])}; data.gdc.table is the slide.tsv of the "
-                "portal's biospecimen download"
-            )
-        for line in table.index[table[columns[ours]].isna()][:1]:
-            raise TableError(f"{path}: row {line}: {columns[ours]} is empty")
+    if columns["slide_id"] is None:
+        raise TableError(
+            f"{path}: no column {' or '.join(SLIDE_TABLE['slide_id'])}; data.gdc.table is the slide.tsv of the "
+            "portal's biospecimen download"
+        )
     if columns["project"] is not None:
         found = table[columns["project"]]
         table = table[found == project]
         if table.empty:
             others = ", ".join(sorted(map(str, found.dropna().unique()))[:5])
             raise TableError(f"{path}: no slide of data.gdc.project {project}; it has {others}")
-    return list(_slides(table.drop_duplicates(columns["slide_id"]), columns))
+    if nameless := int(table[columns["slide_id"]].isna().sum()):
+        log.warning("%s: %d rows name no slide", path, nameless)
+    table = table.dropna(subset=columns["slide_id"]).drop_duplicates(columns["slide_id"])
+    return list(_slides(table, columns))
 
 
 def _slides(table: pd.DataFrame, columns: dict[str, str | None]) -> Iterator[Slide]:

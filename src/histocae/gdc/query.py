@@ -95,10 +95,11 @@ def _all_pages(client: Client, wanted: dict[str, Any], fields: tuple[str, ...]) 
         total = now
         if not page and begin < total:
             raise TransientError(f"its list of {total} files ended after {begin}")
-        found |= {one["file_id"]: one for one in page}
+        # a file without an id is no reason to lose the others: it is set aside as it is
+        found |= {str(one["file_id"]) if one["file_id"] else f"~{begin + i}": one for i, one in enumerate(page)}
         begin += len(page)
-    if len(found) != total:
-        raise TransientError(f"its list of {total} files has only {len(found)} different ones")
+        if len(found) != begin:
+            raise TransientError(f"its list of {total} files has only {len(found)} different ones in {begin}")
     return [found[key] for key in sorted(found)]
 
 
@@ -118,9 +119,18 @@ def _page(
         raise TransientError("answered with something that is no list of files")
     for one in page:
         one.setdefault("file_id", one.get("id"))
-        if not isinstance(one["file_id"], str):
-            raise TransientError("listed a file without an id")
     return page, total
+
+
+def is_controlled(client: Client, file_id: str) -> bool:
+    """Ask once whether a file is controlled data.
+
+    Raises:
+        TransientError, FetchError: no answer.
+
+    """
+    data = client.json(f"files/{file_id}?fields=access").get("data")
+    return isinstance(data, dict) and data.get("access") == "controlled"
 
 
 def slide(hit: dict[str, Any]) -> Slide:
@@ -128,9 +138,8 @@ def slide(hit: dict[str, Any]) -> Slide:
     name = _text(hit.get("file_name"))
     entities = [one for one in _dicts(hit, "associated_entities") if one.get("entity_type") in (None, "slide")]
     barcodes = [found for one in entities if (found := _text(one.get("entity_submitter_id")))]
-    if len(barcodes) > 1:  # which of them, the file's name tells
-        barcodes = [one for one in barcodes if (name or "").startswith(one)][:1]
-    slide_id = barcodes[0] if barcodes else slide_of(name or "")
+    # where there are several, the file's name tells which
+    slide_id = barcodes[0] if len(barcodes) == 1 else slide_of(name or "")
     file = {key: _text(hit.get(key)) for key in ("file_id", "file_name", "state", "access")}
     file |= {"md5": _text(hit.get("md5sum")), "size": hit.get("file_size")}
     return Slide(slide_id, file, _about(hit, slide_id))

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from histocae.errors import StuckError
+
+GIVE_UP = 3  # failures in a row, for each stream
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -65,3 +69,15 @@ class File:
     md5: str
     size: int
     access: str | None
+
+
+class InARow:
+    """Counts failures that follow each other and are no fault of a slide: sooner or later all is in vain."""
+
+    def __init__(self, streams: int):
+        self._limit, self._count = GIVE_UP * streams, 0
+
+    def too_many(self, error: Exception | None) -> bool:
+        """Take the next one, None where it went well, and say whether to give up."""
+        self._count = self._count + 1 if isinstance(error, StuckError) else 0
+        return self._count >= self._limit

@@ -14,6 +14,7 @@ from histocae import paths, sources, store
 from histocae.errors import DataError, FetchError, shortened
 from histocae.executor import WorkerDiedError, spread
 from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
+from histocae.gdc.remote import InARow
 from histocae.params import Params
 from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
@@ -37,12 +38,17 @@ def run(params: Params) -> None:
             source.let_go(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
-    missing = []
-    fetching = 1 if source.keep else params.data.gdc.streams
-    for position, result in spread(_make, todo, params.executor, "patches", "slides", least=fetching):
+    missing, row = [], InARow(params.data.gdc.streams)
+    fetching = None if source.keep else params.data.gdc.streams
+    for at, (position, result) in enumerate(
+        spread(_make, todo, params.executor, "patches", "slides", fetching=fetching), 1
+    ):
         task = todo[position]
+        if row.too_many(result):
+            missing.append(f"{result}, and those after it were not tried")
+            break
         if isinstance(result, FetchError):
-            log.warning("missing: %s", result)
+            log.warning("%d of %d is missing: %s", at, len(todo), result)
             missing.append(str(result))
             continue
         if isinstance(result, WorkerDiedError):
@@ -51,7 +57,7 @@ def run(params: Params) -> None:
         source.let_go(task.files[0])
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(tasks)} slides are missing; run this again to go on, or name in "
+            f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to go on, or name in "
             f"data.gdc.without those that can't be had: {shortened(missing)}"
         )
     records = {task.slide_id: records[task.slide_id] for task in tasks}
