@@ -22,7 +22,7 @@ from conftest import ALL_STAGES
 from gdc_server import BODY_FAULTS, GdcServer, Remote
 from histocae import executor
 from histocae.errors import DataError, FetchError
-from histocae.gdc import client, download, remote
+from histocae.gdc import client, download, fetching, remote
 from histocae.gdc.remote import File, Patience, Server
 from histocae.hashes import Hashes
 
@@ -54,9 +54,9 @@ def fetch_all(server: GdcServer, folder: Path, **more: object) -> download.Tally
     return tally
 
 
-def fetch(server: GdcServer, folder: Path, **more: object) -> download.Meter:
-    meter = download.Meter()
-    download.fetch(asked(server, **more), a_file(server.slides[0]), folder, meter)
+def fetch(server: GdcServer, folder: Path, **more: object) -> fetching.Meter:
+    meter = fetching.Meter()
+    fetching.fetch(asked(server, **more), a_file(server.slides[0]), folder, meter)
     return meter
 
 
@@ -65,7 +65,7 @@ def whole(server: GdcServer, folder: Path) -> bool:
 
 
 def part_of(folder: Path, one: Remote) -> Path:
-    return folder / f".{one.name}.{one.md5[:8]}.part"
+    return fetching.part_of(folder, a_file(one))
 
 
 # -- faults
@@ -243,10 +243,10 @@ def test_no_more_streams_than_were_asked_for(tmp_path, streams):
 def test_processes_share_the_streams(tmp_path):
     """What limits streams holds for workers of several processes, as where slides are let go."""
     code = (
-        "import json, sys; from pathlib import Path; from histocae.gdc import download, remote\n"
+        "import json, sys; from pathlib import Path; from histocae.gdc import fetching, remote\n"
         "url, folder, *file = json.loads(sys.argv[1])\n"
         "file = remote.File(*file)\n"
-        "download.fetch(remote.Server(url, 2, 10), file, Path(folder), download.Meter())"
+        "fetching.fetch(remote.Server(url, 2, 10), file, Path(folder), fetching.Meter())"
     )
     with GdcServer(slides(6, 40_000), rate=100_000) as server:
         tasks = [json.dumps([server.url, str(tmp_path), *vars(a_file(one)).values()]) for one in server.slides]
@@ -341,20 +341,20 @@ def test_the_token_goes_to_controlled_data_alone(tmp_path, token_file):
         assert seen.pop(f"/data/{closed.file_id}") == TOKEN and set(seen.values()) == {None}
     with GdcServer([closed], token=TOKEN) as server, pytest.raises(FetchError, match="status 403: refused; is it"):
         file = File(closed.name, closed.file_id, closed.md5, 6, "open")
-        download.fetch(asked(server, tries=2, token_file=token_file), file, tmp_path / "other", download.Meter())
+        fetching.fetch(asked(server, tries=2, token_file=token_file), file, tmp_path / "other", fetching.Meter())
 
 
 def test_a_manifest_does_not_tell_and_the_token_is_used_where_it_is_needed(tmp_path, token_file):
     closed = Remote("TCGA-AA-0009-01A-01-TS1", b"closed", access="controlled")
     with GdcServer([closed], token=TOKEN) as server:
         file = File(closed.name, closed.file_id, closed.md5, 6, None)
-        download.fetch(asked(server, token_file=token_file), file, tmp_path, download.Meter())
+        fetching.fetch(asked(server, token_file=token_file), file, tmp_path, fetching.Meter())
         assert [path.split("/")[1] for _, path, _ in server.requests] == ["data", "files", "data"]
         assert tokens(server) == [None, None, TOKEN]
     with GdcServer([Remote(closed.slide_id, b"closed")], token=TOKEN) as server:
         server.always[file.file_id] = 403  # for a while, as around releases: that makes it no controlled data
         server.on_request = lambda path: server.always.clear() if path.startswith("/files") else None
-        download.fetch(asked(server, token_file=token_file), file, tmp_path / "other", download.Meter())
+        fetching.fetch(asked(server, token_file=token_file), file, tmp_path / "other", fetching.Meter())
         assert set(tokens(server)) == {None}
 
 
