@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from histocae.errors import DataError, FetchError, StuckError
 from histocae.gdc.fetching import Meter, fetch, has_size, is_whole, part_of
 from histocae.gdc.remote import File, InARow, Server
@@ -65,7 +67,10 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
     log.info("%d of %d slides to fetch, %s", len(todo), len(files), amount(sum(one.size for one in todo)))
     stop, came, wasted, missing, row = threading.Event(), 0, 0, {}, InARow(server.streams)
     saved = time.monotonic()
-    with bytes_bar("all slides", sum(file.size for file in todo), position=0) as total:
+    with (
+        logging_redirect_tqdm(),  # a line of the log goes above the bars
+        bytes_bar("all slides", sum(file.size for file in todo), position=0) as total,
+    ):
 
         def one(file: File) -> tuple[File, Meter, FetchError | None]:
             meter = Meter(shown=total.update)

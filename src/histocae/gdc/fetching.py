@@ -21,6 +21,7 @@ from histocae.errors import FetchError, StuckError
 from histocae.gdc.client import Client, Response, StoppedError, TransientError
 from histocae.gdc.query import is_controlled
 from histocae.gdc.remote import File, Server
+from histocae.identifiers import slide_of
 from histocae.progress import bytes_bar
 
 LOOK_AGAIN = 0.2  # seconds between looks for a free stream
@@ -77,7 +78,7 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
         with (
             _alone(part, stop),
             _stream(folder, server.streams, stop) as stream,
-            bytes_bar(file.name, file.size, position=stream + 1) as progress,
+            bytes_bar(slide_of(file.name), file.size, position=stream + 1) as progress,
         ):
             if is_whole(path, file):
                 return  # another process was faster
