@@ -27,7 +27,7 @@ def slides(count: int, kind: str = "01A-01-TS1", **more: object) -> list[Remote]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(5, 0.3, 50_000, 0.001, 0.01))
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(5, 0.3, 0.3, 50_000, 0.001, 0.01))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from histocae.gdc import client, download, fetching, remote
 from histocae.gdc.remote import File, Patience, Server
 from histocae.hashes import Hashes
 
-IMPATIENT = Patience(connect=5, silence=0.3, slowest=50_000, first=0.001, longest=0.02)
+IMPATIENT = Patience(connect=5, silence=0.3, window=0.3, slowest=50_000, first=0.001, longest=0.02)
 TOKEN = "s3cret-Token_of.mine"  # noqa: S105
 
 

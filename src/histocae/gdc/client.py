@@ -201,7 +201,7 @@ class Client:
             yield data
             came += len(data)
             passed = time.monotonic() - since
-            if passed >= patience.silence:
+            if passed >= patience.window:
                 if came < patience.slowest * passed:
                     raise TransientError(f"slower than {patience.slowest:g} bytes a second")
                 since, came = time.monotonic(), 0

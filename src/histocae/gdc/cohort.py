@@ -104,13 +104,13 @@ def _gather(params: Gdc, server: Server) -> tuple[list[Slide], Aside, dict[str, 
 
 def _ask(params: Gdc, server: Server, fields: tuple[str, ...]) -> tuple[list[Slide], dict[str, Any]]:
     client = Client(server)
+    wanted = query.filters(params.project, params.strategy, params.token_file is not None)
+    hits = query.hits(client, wanted, fields)
     try:
         release = query.release(client)
     except FetchError as error:  # a mirror need not say it
         log.warning("the data release is not known: %s", error)
         release = None
-    wanted = query.filters(params.project, params.strategy, params.token_file is not None)
-    hits = query.hits(client, wanted, fields)
     log.info("%s: %d files of %s, %s", params.url, len(hits), params.project, release or "data release unknown")
     asked = {
         "url": params.url, "endpoint": "files", "filters": wanted, "fields": list(fields), "data_release": release,

@@ -15,15 +15,17 @@ class Patience:
     Attributes:
         connect: for a connection.
         silence: for the next bytes of an answer.
-        slowest: bytes per second, over `silence` seconds, below which a connection is given up.
+        window: over so many seconds ...
+        slowest: ... so many bytes per second have to come, or the connection is given up.
         first: the first pause between tries is up to so long, and each next up to twice as long, ...
         longest: ... but no longer than this; nor is a server that names a longer one obeyed.
 
     """
 
     connect: float = 15.0
-    silence: float = 60.0
-    slowest: float = 1024.0
+    silence: float = 30.0
+    window: float = 15.0
+    slowest: float = 4096.0
     first: float = 1.0
     longest: float = 60.0
 
