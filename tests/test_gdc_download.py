@@ -628,6 +628,16 @@ def test_a_missing_slide_ends_the_stage_and_the_others_are_not_lost(cohort, proj
     assert project.index["slide_id"].nunique() == 6
 
 
+def test_a_server_that_is_gone_ends_the_cutting_too(cohort, project):
+    cohort.always = {one.file_id: 503 for one in cohort.slides}
+    ask(project, cohort, data__keep_slides=False, data__gdc__tries=1, data__gdc__streams=1)
+    project.make("inventory", "metadata", "slides")
+    assert "6 of 6 slides are missing; run this again" in project.run("patches").told
+    assert cohort.asked("/data") == 3
+    cohort.always.clear()
+    project.make("patches")
+
+
 def test_a_slide_that_arrives_whole_and_is_none_is_set_aside(cohort, project):
     for keep in (True, False):
         cohort.slides[0] = Remote("TCGA-AA-0000-01A-01-TS1", b"this is no slide")

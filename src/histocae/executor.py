@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -25,7 +25,7 @@ class WorkerDiedError(Exception):
 def spread(
     function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str,
     fetching: int | None = None,
-) -> Iterator[tuple[int, Any]]:  # fmt: skip
+) -> Generator[tuple[int, Any], None, None]:  # fmt: skip
     """Run a function over tasks in worker processes.
 
     There are as many as `executor.workers` says, else one per core. Where each first fetches something, `fetching`

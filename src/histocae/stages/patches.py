@@ -31,37 +31,7 @@ def run(params: Params) -> None:
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
     source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
-    records: dict[str, Record] = {}
-    for task in tasks:
-        if (record := finished(task)) is not None:
-            records[task.slide_id] = record
-            source.let_go(task.files[0])
-    todo = [task for task in tasks if task.slide_id not in records]
-    log.info("%d slides to cut, %d done before", len(todo), len(records))
-    missing, row = [], InARow(params.data.gdc.streams)
-    fetching = None if source.keep else params.data.gdc.streams
-    for at, (position, result) in enumerate(
-        spread(_make, todo, params.executor, "patches", "slides", fetching=fetching), 1
-    ):
-        task = todo[position]
-        if row.too_many(result):
-            missing.append(f"{result}, and those after it were not tried")
-            break
-        if isinstance(result, FetchError):
-            log.warning("%d of %d is missing: %s", at, len(todo), result)
-            missing.append(str(result))
-            continue
-        if isinstance(result, WorkerDiedError):
-            result = Record(task.slide_id, task.name, str(result), True, 0, {})
-        records[task.slide_id] = result
-        source.let_go(task.files[0])
-    if missing:
-        raise DataError(
-            f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to go on, or name in "
-            f"data.gdc.without those that can't be had: {shortened(missing)}"
-        )
-    records = {task.slide_id: records[task.slide_id] for task in tasks}
-
+    records = _cut(params, source, tasks)
     before = [
         read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
     ]
@@ -82,6 +52,44 @@ def run(params: Params) -> None:
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
+
+
+def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str, Record]:
+    """Make the shards that are not there yet, and give the records of all in the order of the tasks.
+
+    Raises:
+        DataError: slides could not be fetched; the shards of the others stay.
+
+    """
+    records: dict[str, Record] = {}
+    for task in tasks:
+        if (record := finished(task)) is not None:
+            records[task.slide_id] = record
+            source.let_go(task.files[0])
+    todo = [task for task in tasks if task.slide_id not in records]
+    log.info("%d slides to cut, %d done before", len(todo), len(records))
+    missing, row = [], InARow(params.data.gdc.streams)
+    fetching = None if source.keep else params.data.gdc.streams
+    results = spread(_make, todo, params.executor, "patches", "slides", fetching=fetching)
+    for at, (position, result) in enumerate(results, 1):
+        task = todo[position]
+        if isinstance(result, FetchError):
+            log.warning("%d of %d is missing: %s", at, len(todo), result)
+            missing.append(str(result))
+        else:
+            if isinstance(result, WorkerDiedError):
+                result = Record(task.slide_id, task.name, str(result), True, 0, {})
+            records[task.slide_id] = result
+            source.let_go(task.files[0])
+        if row.too_many(result):
+            results.close()
+            break
+    if missing:
+        raise DataError(
+            f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to go on, or name in "
+            f"data.gdc.without those that can't be had: {shortened(missing)}"
+        )
+    return {task.slide_id: records[task.slide_id] for task in tasks}
 
 
 def _make(task: Task) -> Record | FetchError:
