@@ -70,6 +70,7 @@ class Contents:
     Attributes:
         params: of the pipeline.
         table: the comparison, one row per model.
+        asked: what the GDC was asked and its release; empty for other sources.
         told: sentences on the comparison of architectures.
         split: what reports/split.json holds.
         patching: counts of cells by what became of them.
@@ -87,6 +88,7 @@ class Contents:
 
     params: Params
     table: pd.DataFrame
+    asked: dict
     told: list[str]
     split: dict
     patching: dict

@@ -38,6 +38,7 @@ def run(params: Params) -> None:
         params=params,
         # times differ from run to run; they stand in the table's file, and the page stays the same
         table=table.drop(columns="seconds"),
+        asked=read_json(paths.ASKED / "query.json"),
         told=summary.told(table),
         split=read_json(paths.SPLIT_REPORT),
         patching=read_json(paths.PATCHING_REPORT / "summary.json"),
