@@ -296,12 +296,13 @@ def test_a_server_that_is_gone_is_not_asked_for_every_slide(tmp_path):
     with GdcServer(slides(30)) as server:
         server.always = {one.file_id: 503 for one in server.slides}
         tally = fetch_all(server, tmp_path, streams=2, tries=2)
-        assert len(tally.missing) == 30 and "not tried" in tally.missing.values()
+        assert len(tally.missing) == 30 and "left to the next run" in tally.missing.values()
         assert len(server.requests) <= 2 * 8
         # what is the slides' own fault keeps no other
-        server.always = {one.file_id: 404 for one in server.slides[:-1]}
+        server.always = {one.file_id: (404, 403)[i % 2] for i, one in enumerate(server.slides[:-1])}
         tally = fetch_all(server, tmp_path, streams=2, tries=2)
         assert len(tally.missing) == 29 and tally.fetched == 1
+        assert all(name in told for name, told in tally.missing.items())
 
 
 def test_what_is_half_fetched_of_slides_that_left_is_cleared_away(project):
@@ -400,6 +401,16 @@ def test_a_token_file_that_is_no_good(tmp_path, text, mode, told):
         assert TOKEN not in str(raised.value) and server.requests == []
 
 
+def test_a_bad_token_file_is_told_before_anything_is_fetched(project, token_file):
+    token_file.chmod(0o644)
+    with GdcServer([*slides(3), Remote("TCGA-AA-0009-01A-01-TS1", b"x", access="controlled")], token=TOKEN) as server:
+        for keep, stage in ((True, "slides"), (False, "patches")):
+            ask(project, server, data__gdc__token_file=str(token_file), data__keep_slides=keep)
+            project.make("inventory", "metadata", *(() if keep else ("slides",)))
+            assert "can be read by others" in project.run(stage).told
+        assert server.asked("/data") == 0
+
+
 def test_a_server_that_repeats_the_token_does_not_bring_it_into_the_log(tmp_path, token_file):
     with GdcServer(slides(1, access="controlled"), token=TOKEN) as server:
         server.always[server.slides[0].file_id] = 400
@@ -477,9 +488,11 @@ def test_a_downloader_that_is_killed_25_times_loses_nothing_and_trusts_nothing(t
 
 
 def started(project, server, *command, **gdc):
+    """Start a command as a terminal does, also where the tests run in the background and interrupts are ignored."""
     project.params(data__source="gdc", data__gdc__url=server.url, executor__workers=2, **gdc)
     return subprocess.Popen(
         ["histocae", *command], cwd=project.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -595,6 +608,18 @@ def test_a_slide_that_was_let_go_comes_back_where_its_shard_has_to_be_made(cohor
     (project.folder / f"data/patches/shards/{shard}.npy").unlink()
     project.make("patches")
     assert cohort.asked("/data") == 1 and named(project) == []
+
+
+def test_a_kept_slide_that_was_spoilt_is_not_cut(cohort, project):
+    project.make(*ALL_STAGES)
+    before = project.outputs("data/patches", "reports")
+    spoilt = project.folder / "data/slides" / cohort.slides[2].name
+    spoilt.write_bytes(spoilt.read_bytes()[:-400] + bytes(400))
+    shutil.rmtree(project.folder / "data/patches")
+    cohort.requests.clear()
+    project.make("patches")  # as where DVC sees no reason to run the stage slides
+    assert project.outputs("data/patches", "reports") == before
+    assert [path for _, path, _ in cohort.requests] == [f"/data/{cohort.slides[2].file_id}"]
 
 
 def test_a_kept_slide_that_was_deleted_comes_back_too(cohort, project):

@@ -200,6 +200,7 @@ def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_so
         ("streams", 0, "streams: input should be greater than or equal to 1, got 0"),
         ("tries", None, "tries: expected an integer, got None"),
         ("slides", "TCGA-AA-0001-01A-01-TS1", "slides: expected a list, got 'TCGA-AA-0001-01A-01-TS1'"),
+        ("manifest", "./data/gdc/gdc_manifest.txt", "manifest: ./data/gdc/gdc_manifest.txt is made anew"),
         ("per_class", 0, "per_class: input should be greater than or equal to 1, got 0"),
     ],
 )

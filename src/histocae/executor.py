@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -87,7 +88,8 @@ def _until_death(
         except (KeyboardInterrupt, GeneratorExit):
             # a terminal has told the workers as well; who kills this process alone, or wants no more of it, has not
             for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGINT)
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGINT)
             raise
         finally:
             pool.shutdown(cancel_futures=True)

@@ -44,6 +44,14 @@ class Hashes:
         self._known[os.path.abspath(path)] = seen
         return state[0], seen[-1]
 
+    def remembered(self, path: Path) -> str | None:
+        """Give a file's hash if that is known without reading it; None where it is not, or there is no file."""
+        try:
+            seen, state = self._former.get(os.path.abspath(path)), _state(path)
+        except OSError:
+            return None
+        return seen[-1] if seen and seen[:-1] == state else None
+
     def learn(self, path: Path, digest: str) -> None:
         """Remember the hash of a file that was just written and hashed on the way."""
         self._known[os.path.abspath(path)] = [*_state(path), digest]

@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
@@ -354,6 +355,10 @@ def _at_odds(params: Params) -> list[str]:
         told.append("split: validation and test take all cases; leave some to train on")
     if params.crossvalidation.folds is not None and params.pair is None:
         told.append("crossvalidation.folds: needs the pair of models that tissue names")
+    for key in ("table", "manifest"):
+        file = getattr(params.data.gdc, key)
+        if file is not None and Path(os.path.normpath(file)).is_relative_to("data/gdc"):
+            told.append(f"data.gdc.{key}: {file} is made anew by what reads it; copy it elsewhere")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]

@@ -9,6 +9,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
 
+FETCHED = SCRATCH / "fetched.json"  # md5s of fetched slides that were checked
+
 INVENTORY = Path("data/inventory.csv")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")

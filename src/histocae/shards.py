@@ -96,7 +96,8 @@ class Task:
                 _, origin = slide.microns(self.own_mpp, self.default_mpp)
         except SlideError:
             return self
-        return replace(self, by_default=origin == "data.mpp")
+        # what was fetched to know that is not read through a second time
+        return replace(self, by_default=origin == "data.mpp", source=replace(self.source, checked=True))
 
     @property
     def sampling(self) -> list[int]:

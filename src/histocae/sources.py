@@ -13,6 +13,7 @@ from histocae import demo, tables
 from histocae.errors import SlideError
 from histocae.files import write_json, write_text
 from histocae.gdc.remote import File, Server
+from histocae.hashes import Hashes
 from histocae.params import Data
 
 
@@ -27,6 +28,7 @@ class Source:
         server: of the GDC, from which slides are fetched where they are missing.
         remote: the one file of the GDC that `fetch` is about; see `only`.
         keep: slides stay once they are there; False lets go of those that are fetched.
+        checked: that file was read and is what the GDC names, so that `fetch` has not to read it again.
 
     """
 
@@ -36,10 +38,14 @@ class Source:
     server: Server | None = None
     remote: File | None = None
     keep: bool = True
+    checked: bool = False
 
-    def only(self, row: pd.Series) -> "Source":
-        """The same source for one slide alone, given its row in the table of slides."""
-        return self if self.server is None else replace(self, remote=remote_file(row))
+    def only(self, row: pd.Series, hashes: Hashes) -> "Source":
+        """The same source for one slide alone, given its row in the table of slides and what is known of files."""
+        if self.server is None:
+            return self
+        file = remote_file(row)
+        return replace(self, remote=file, checked=hashes.remembered(self.folder / file.name) == file.md5)
 
     def fetch(self, slide_id: str, file: str) -> Path:
         """Give the path of a file, making or getting it first where the source can.
@@ -53,8 +59,7 @@ class Source:
         if self.server is not None:
             from histocae.gdc import download  # HTTP, which other sources have no need of
 
-            # the stage slides has checked the slides that are kept
-            return download.provide(self.server, self.remote, self.folder, trusted=self.keep)
+            return download.provide(self.server, self.remote, self.folder, trusted=self.checked)
         if self.demo_spec is not None and not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             demo.write_slide(self.demo_spec, slide_id, self.folder)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,12 +33,13 @@ Answer = TypeVar("Answer")
 class TransientError(Exception):
     """A try that failed and may go well the next time.
 
-    `after`: seconds that the server asked to wait; `status`: its answer, 0 where there was none.
+    `after`: seconds that the server asked to wait; `status`: its answer, 0 where there was none; `own`: the fault
+    is of what was asked for, and not of the network or the server.
     """
 
-    def __init__(self, told: str, after: float = 0.0, status: int = 0):
+    def __init__(self, told: str, after: float = 0.0, status: int = 0, own: bool = False):
         super().__init__(told)
-        self.after, self.status = after, status
+        self.after, self.status, self.own = after, status, own
 
 
 class StoppedError(Exception):
@@ -86,7 +88,8 @@ class Client:
         """Try until it goes well, with pauses that grow and differ.
 
         Raises:
-            StuckError: it did not in as many tries as there are.
+            FetchError: it did not in as many tries as there are; StuckError where that is the network's fault or
+                the server's.
             StoppedError: it is to stop.
 
         """
@@ -112,7 +115,8 @@ class Client:
         try:
             return retrying(one)
         except TransientError as error:
-            raise StuckError(f"{what}: {error} ({tries} {'tries' if tries > 1 else 'try'})") from None
+            kind = FetchError if error.own else StuckError
+            raise kind(f"{what}: {error} ({tries} {'tries' if tries > 1 else 'try'})") from None
 
     def json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask once for JSON, by POST where there is a body.
@@ -147,7 +151,7 @@ class Client:
         url = f"{self.server.url.rstrip('/')}/{path}"
         headers = dict(headers or {})
         if with_token:
-            headers["X-Auth-Token"] = self._token()
+            headers["X-Auth-Token"] = read_token(self.server.token_file)
         waits = (self._patience.connect, self._patience.silence)
         method = "GET" if body is None else "POST"
         try:
@@ -206,18 +210,26 @@ class Client:
                     raise TransientError(f"slower than {patience.slowest:g} bytes a second")
                 since, came = time.monotonic(), 0
 
-    def _token(self) -> str:
-        file = self.server.token_file
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-            open_to_others = file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
-        except (OSError, UnicodeDecodeError):
-            raise FetchError(f"data.gdc.token_file: {file} can't be read") from None
-        if not re.fullmatch(r"[!-~]+", token):
-            raise FetchError(f"data.gdc.token_file: {file} holds no token: one line without spaces")
-        if open_to_others:
-            raise FetchError(f"data.gdc.token_file: {file} can be read by others; chmod 600 {file}")
-        return token
+
+def read_token(file: Path | None) -> str:
+    """Read the token for controlled data.
+
+    Raises:
+        FetchError: there is no such file, it holds no token, or others can read it.
+
+    """
+    if file is None:
+        raise FetchError("data.gdc.token_file: is null, and there are controlled data")
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+        open_to_others = file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+    except (OSError, UnicodeDecodeError):
+        raise FetchError(f"data.gdc.token_file: {file} can't be read") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        raise FetchError(f"data.gdc.token_file: {file} holds no token: one line without spaces")
+    if open_to_others:
+        raise FetchError(f"data.gdc.token_file: {file} can be read by others; chmod 600 {file}")
+    return token
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -250,12 +262,13 @@ def _check(response: Response, url: str, token: str | None) -> None:
         after = response.headers.get("Retry-After", "")
         hint = ": refused; is it controlled data, or is the token too old?" if status == 403 else ""
         raise TransientError(
-            f"status {status}{hint}", float(after) if re.fullmatch(r"\d{1,6}", after) else 0.0, status
+            f"status {status}{hint}", float(after) if re.fullmatch(r"\d{1,6}", after) else 0.0, status, status == 403
         )
     if status == 416:
         return  # of a range: the caller knows what it asked for
     if status == 401:
-        raise FetchError(f"{url}: status 401: the token of data.gdc.token_file is not accepted; get a new one")
+        remedy = "is not accepted; get a new one" if token else "is asked for; see data.gdc.token_file"
+        raise FetchError(f"{url}: status 401: a token {remedy}")
     try:
         told = response.raw.read(500, decode_content=True).decode("utf-8", "replace")
     except (HTTPError, OSError):

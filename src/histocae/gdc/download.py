@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from histocae.errors import DataError, FetchError, StuckError
+from histocae.gdc.client import read_token
 from histocae.gdc.fetching import Meter, fetch, has_size, is_whole, part_of
 from histocae.gdc.remote import File, InARow, Server
 from histocae.hashes import Hashes
@@ -50,6 +51,7 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
 
     Raises:
         DataError: the disk has no space for all of them, or can't be used.
+        FetchError: the token file is no good, and there are controlled data.
 
     """
     todo = []
@@ -65,8 +67,9 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
             f"{error}, take fewer (data.gdc.per_class, data.gdc.per_case), or let slides go (data.keep_slides: false)"
         ) from None
     log.info("%d of %d slides to fetch, %s", len(todo), len(files), amount(sum(one.size for one in todo)))
+    check_token(server, todo)
     stop, came, wasted, missing, row = threading.Event(), 0, 0, {}, InARow(server.streams)
-    saved = time.monotonic()
+    saved, ended = time.monotonic(), set()
     with (
         logging_redirect_tqdm(),  # a line of the log goes above the bars
         bytes_bar("all slides", sum(file.size for file in todo), position=0) as total,
@@ -85,6 +88,7 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
         with ThreadPool(max(1, min(server.streams, len(todo)))) as pool:
             try:
                 for at, (file, meter, error) in enumerate(pool.imap_unordered(one, todo), 1):
+                    ended.add(file.name)
                     came, wasted = came + meter.came, wasted + meter.wasted
                     if error is None:
                         hashes.learn(folder / file.name, file.md5)
@@ -96,11 +100,19 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
                         hashes.save()
                         saved = time.monotonic()
                     if row.too_many(error):
-                        missing |= {one.name: "not tried" for one in todo[at:] if one.name not in missing}
+                        log.warning("so many in a row can't be had: the others are left to the next run")
+                        missing |= {one.name: "left to the next run" for one in todo if one.name not in ended}
                         break
             finally:
                 stop.set()
     return Tally(missing, len(todo) - len(missing), came, wasted)
+
+
+def check_token(server: Server, files: Sequence[File]) -> None:
+    """Raise FetchError where there are controlled data, and the token file is no good: before hours of fetching."""
+    unknown = server.token_file is not None and any(file.access is None for file in files)
+    if unknown or any(file.access == "controlled" for file in files):
+        read_token(server.token_file)
 
 
 def check_space(folder: Path, files: Sequence[File]) -> None:
@@ -160,4 +172,4 @@ def forget_others(folder: Path, names: set[str]) -> None:
     for place in [*folder.glob(".*.part"), *folder.glob(".*.lock")]:
         name = place.name[1:].rsplit(".", 2)[0]
         if name not in names and not place.name.startswith(".stream-"):
-            place.unlink()
+            place.unlink(missing_ok=True)

@@ -89,6 +89,10 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
             part.with_suffix(".lock").unlink(missing_ok=True)
     except OSError as error:  # of the file system: the client has words of its own for those of the network
         raise StuckError(f"{file.name}: can't be written to {folder}: {error.strerror}") from None
+    except FetchError as error:
+        if file.name in str(error):
+            raise
+        raise type(error)(f"{file.name}: {error}") from None
 
 
 def part_of(folder: Path, file: File) -> Path:
@@ -130,7 +134,7 @@ class _Arriving:
         """Write bytes that came; more than there should be are a sign that all are wrong."""
         if self.count + len(data) > self._file.size:
             self.forget()
-            raise TransientError(f"more than the {self._file.size} bytes that the GDC names")
+            raise TransientError(f"more than the {self._file.size} bytes that the GDC names", own=True)
         self._handle.write(data)
         self._handle.flush()  # a kill loses nothing that came
         self._take(data)
@@ -140,12 +144,13 @@ class _Arriving:
         self._handle.truncate(0)  # it is open to append
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._count(-self.count)
+        self.meter.before = 0  # what an earlier run had left is of no use, and none of this one's waste
 
     def seal(self) -> None:
         """Bring the bytes to the disk if they are those that the GDC names, else begin from zero."""
         if self.count != self._file.size or self._md5.hexdigest() != self._file.md5:
             self.forget()
-            raise TransientError("its md5 is not the one that the GDC names")
+            raise TransientError("its md5 is not the one that the GDC names", own=True)
         self._handle.flush()
         os.fsync(self._handle.fileno())
 
@@ -181,17 +186,17 @@ def _begin(response: Response, file: File, arriving: _Arriving) -> int:
     begin = arriving.count
     if response.status_code == 416:
         arriving.forget()
-        raise TransientError("status 416: the server has fewer bytes than came before")
+        raise TransientError("status 416: the server has fewer bytes than came before", own=True)
     skip, named = begin, None
     if response.status_code == 206:
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if not found or int(found[1]) != begin:
-            raise TransientError("gave another range than was asked for")
+            raise TransientError("gave another range than was asked for", own=True)
         skip, named = 0, None if found[3] == "*" else int(found[3])
     elif response.headers.get("Content-Length", "").isdecimal():
         named = int(response.headers["Content-Length"])
     if named is not None and named != file.size:
-        raise TransientError(f"has {named} bytes there, not the {file.size} that the GDC names")
+        raise TransientError(f"has {named} bytes there, not the {file.size} that the GDC names", own=True)
     return skip
 
 

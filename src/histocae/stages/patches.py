@@ -15,6 +15,7 @@ from histocae.errors import DataError, FetchError, shortened
 from histocae.executor import WorkerDiedError, spread
 from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
 from histocae.gdc.remote import InARow
+from histocae.hashes import Hashes
 from histocae.params import Params
 from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
@@ -68,6 +69,10 @@ def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str,
             source.let_go(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
+    if source.server is not None:
+        from histocae.gdc import download  # HTTP, which other sources have no need of
+
+        download.check_token(source.server, [task.source.remote for task in todo])
     missing, row = [], InARow(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
     results = spread(_make, todo, params.executor, "patches", "slides", fetching=fetching)
@@ -82,6 +87,7 @@ def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str,
             records[task.slide_id] = result
             source.let_go(task.files[0])
         if row.too_many(result):
+            log.warning("so many in a row can't be had: the others are left to the next run")
             results.close()
             break
     if missing:
@@ -107,11 +113,11 @@ def _tasks(
     code = code_fingerprint(*CODE)
     own = {} if source.tiles else metadata["mpp"]
     default = None if source.tiles else params.data.mpp
-    tasks = []
+    tasks, hashes = [], Hashes(paths.FETCHED, "md5")
     for slide_id, rows in files.groupby("slide_id", sort=False):
         tasks.append(
             Task(
-                slide_id, tuple(rows["file"]), source.only(metadata.loc[slide_id]),
+                slide_id, tuple(rows["file"]), source.only(metadata.loc[slide_id], hashes),
                 own.get(slide_id), default, params.patches, params.seed,
                 paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides", paths.PATCHING_REPORT / "thumbnails",
                 fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),

@@ -21,7 +21,6 @@ COLUMNS = [
     "slide_id", "file", "bytes", "sha256", "md5", "mpp", "mpp_from", "objective_power",
     "width", "height", "levels", "vendor",
 ]  # fmt: skip
-FETCHED = paths.SCRATCH / "fetched.json"  # md5s of slides that were checked
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +54,8 @@ def run(params: Params) -> None:
         table = files.join(_inventory(), on="file").reindex(columns=COLUMNS)
     elif not source.keep:
         table = metadata.rename(columns={"file_name": "file", "size": "bytes"}).reindex(columns=COLUMNS)
-        table["mpp"] = np.nan  # who says what is known when the slide is there
+        table["mpp"] = np.nan  # what each says is known when it is there
+        log.info("%.2f GB, to be fetched where they are cut", table["bytes"].sum() / 1e9)
     else:
         if source.server is not None:
             _fetch(source, metadata)
@@ -83,7 +83,7 @@ def _fetch(source: sources.Source, metadata: pd.DataFrame) -> None:
     from histocae.gdc import download  # HTTP, which other sources have no need of
 
     files = [sources.remote_file(row) for _, row in metadata.iterrows()]
-    hashes = Hashes(FETCHED, "md5")
+    hashes = Hashes(paths.FETCHED, "md5")
     try:
         tally = download.fetch_all(source.server, files, source.folder, hashes)
     finally:
@@ -102,11 +102,11 @@ def _look_at_all(
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
     if params.data.mpp is not None and in_range(params.data.mpp) is None:
         log.warning("data.mpp %g is out of a scanner's range; taken as missing", params.data.mpp)
-    sha256s = _inventory()["sha256"]
+    sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
     wanted = [
         Wanted(
-            source.only(row), row["slide_id"], row["file_name"], sha256s.get(row["file_name"]), row.get("md5"),
-            row["mpp"], params.data.mpp,
+            source.only(row, hashes), row["slide_id"], row["file_name"], sha256s.get(row["file_name"]),
+            row.get("md5"), row["mpp"], params.data.mpp,
         )
         for _, row in metadata.iterrows()
     ]  # fmt: skip
