@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -73,7 +72,7 @@ def _until_death(
             while True:
                 # no more under way than there are workers: so few are suspects when one dies
                 for position in islice(waiting, workers - len(running)):
-                    running[pool.submit(_interruptible, function, tasks[position])] = position
+                    running[pool.submit(function, tasks[position])] = position
                 if not running:
                     return ended, set()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -86,10 +85,9 @@ def _until_death(
         except BrokenProcessPool:
             return ended, set(running.values())
         except (KeyboardInterrupt, GeneratorExit):
-            # a terminal has told the workers as well; who kills this process alone, or wants no more of it, has not
+            # at once: what a worker leaves half done it leaves aside, for the next run to clear away or to go on with
             for worker in multiprocessing.active_children():
-                with suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGINT)
+                worker.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -100,13 +98,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _begin() -> None:
-    """Prepare a worker: it ends with its parent, however that ended."""
-    _ignore_interrupts()
+    """Prepare a worker: it ends with its parent, however that ended, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # its default is a semaphore of the system, which a worker that is killed would leave behind
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -115,20 +111,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _interruptible(function: Callable[[Any], Any], task: Any) -> Any:
-    """Run a task in a worker; an interrupt ends the task, and the worker waits for what the main process says."""
-    if threading.current_thread() is not threading.main_thread():
-        return function(task)
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        return function(task)
-    finally:
-        _ignore_interrupts()
-
-
 def _pool(workers: int) -> Executor:
-    # a fresh interpreter each: forking a process that runs threads can hang; and Ctrl-C between tasks is the main
-    # process' to answer, in one line
+    # a fresh interpreter each: forking a process that runs threads can hang
+    # and Ctrl-C is the main process' to answer, in one line
     return ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )
