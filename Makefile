@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: run study mnist test test-browser ui lint lock environment clean
+.PHONY: run study mnist test test-browser test-long ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -46,6 +46,10 @@ test: $(STAMP)
 # Needs chromium.
 test-browser: $(STAMP)
 	$(ACTIVATE) python -m pytest -m browser
+
+# What would take the tests over ten minutes on two cores.
+test-long: $(STAMP)
+	$(ACTIVATE) python -m pytest -m long
 
 ui: $(STAMP)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on a server: open $$MLFLOW_TRACKING_URI"; exit 1;; esac

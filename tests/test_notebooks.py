@@ -48,10 +48,12 @@ def test_what_they_show_was_kept_and_tells_nothing_of_the_machine(path):
     assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr)\b", text)
 
 
+@pytest.mark.long
 def test_the_digits_run_in_short(tmp_path):
     assert pictures(run(ROOT / "notebooks" / "mnist_example.ipynb", tmp_path)) >= 10
 
 
+@pytest.mark.long
 def test_the_training_runs_in_short(new_project):
     project = new_project("project")
     project.params(data__source="demo", data__demo__cases=8, data__demo__side_microns=256.0, patches__pixels=32)
