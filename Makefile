@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: run study mnist test test-browser test-long ui lint lock environment clean
+.PHONY: run study mnist test test-browser test-long bench ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -51,12 +51,16 @@ test-browser: $(STAMP)
 test-long: $(STAMP)
 	$(ACTIVATE) python -m pytest -m long
 
+# Speed beside the notebooks' way, into benchmarks/results.json and README.md; under 25 minutes on two idle cores.
+bench: $(STAMP)
+	$(ACTIVATE) python benchmarks/all.py
+
 ui: $(STAMP)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on a server: open $$MLFLOW_TRACKING_URI"; exit 1;; esac
 	$(ACTIVATE) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --port $${PORT:-5000}
 
 lint: $(STAMP)
-	$(ACTIVATE) ruff check src tests examples notebooks
+	$(ACTIVATE) ruff check src tests examples notebooks benchmarks
 
 # Every platform and every Python that pyproject allows, with hashes; no index, no host.
 lock: $(STAMP)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
-import psutil
 
 from histocae.errors import DataError
 
@@ -23,9 +22,15 @@ def _aside(path: Path) -> Path:
     """Name a place beside `path` to write to, and clear away what killed processes left there."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         owner = stale.name.removeprefix(f".{path.name}.").split(".")[0]
-        if owner == str(os.getpid()) or not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+        if owner == str(os.getpid()) or not (owner.isdecimal() and _runs(int(owner))):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     return path.parent / f".{path.name}.{os.getpid()}.part"
+
+
+def _runs(process: int) -> bool:
+    import psutil  # not there where only a training runs, on a machine with keras alone
+
+    return psutil.pid_exists(process)
 
 
 @contextmanager

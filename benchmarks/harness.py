@@ -1,0 +1,130 @@
+"""Times ways of doing one thing in turn, and keeps the figures in results.json and the README.
+
+Absolute times belong to one machine and one hour; what is kept are ratios of medians of ways that
+ran in turn (A B C A B C ...) in one process tree.
+"""
+
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from histocae.files import write_json, write_text
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results.json"
+README = FOLDER / "README.md"
+LIBRARIES = ("tensorflow", "keras", "numpy", "openslide-bin", "imagecodecs", "mlflow", "dvc")
+TABLE = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+
+
+def in_turn(
+    ways: dict[str, Callable[[], Any]], rounds: int, work: float = 1.0, unit: str = "runs", warm: int = 1
+) -> dict[str, float]:
+    """Time every way once a round, in their order, and print what each did in a second.
+
+    Args:
+        ways: what to call, by name; a number that it returns is taken for its seconds, for ways that
+            have something to prepare or that measure a child.
+        rounds: that count.
+        work: what one call does, in units.
+        unit: of the work.
+        warm: rounds before those, which don't.
+
+    Returns:
+        The median seconds of each way.
+
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(-warm, rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            told = way()
+            seconds = told if isinstance(told, float) else time.perf_counter() - start
+            if turn >= 0:
+                taken[name].append(seconds)
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    print(f"\n{rounds} rounds in turn, medians (least to most)")
+    for name, seconds in taken.items():
+        low, high = work / max(seconds), work / min(seconds)
+        print(f"  {name:34s} {work / medians[name]:12,.4g} {unit}/s  ({low:,.4g} to {high:,.4g})")
+    return medians
+
+
+def record(
+    name: str, value: float, goal: float, better: str, compared: str, unit: str = "ratio", reason: str | None = None
+) -> None:
+    """Keep a figure in results.json.
+
+    Args:
+        name: of the figure.
+        value: of the figure.
+        goal: that it is to reach.
+        better: higher | lower.
+        compared: what was held against what, in words.
+        unit: of value and goal.
+        reason: why the goal is missed, with the measurements that show it; kept only where it is missed.
+
+    """
+    met = value >= goal if better == "higher" else value <= goal
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"figures": {}}
+    known["figures"][name] = {
+        "value": float(f"{value:.4g}"), "goal": goal, "better": better, "unit": unit, "compared": compared,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(),
+        **({} if met else {"reason": reason}),
+    }  # fmt: skip
+    known["figures"] = dict(sorted(known["figures"].items()))
+    write_json(known, RESULTS)
+    sign = ">=" if better == "higher" else "<="
+    print(f"{name}: {value:.4g} {unit} (goal {sign} {goal:g}: {'met' if met else 'MISSED'})")
+    if not met:
+        print(f"  {reason or 'and no reason is known'}")
+
+
+def machine() -> str:
+    """Tell what this runs on, and with which libraries."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[1]
+    except (OSError, TypeError):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cpu}, {cores} cores, Python {platform.python_version()}"
+
+
+def quote() -> None:
+    """Put the figures into the README's table."""
+    text = README.read_text(encoding="utf-8")
+    write_text(TABLE.sub(lambda _: table(), text), README)
+
+
+def table() -> str:
+    """Write the figures as the README has them."""
+    figures = json.loads(RESULTS.read_text(encoding="utf-8"))["figures"]
+    rows = ["| figure | value | goal | compared | measured |", "|---|---|---|---|---|"]
+    reasons, footnotes = [], 0
+    for name, one in figures.items():
+        sign = ">=" if one["better"] == "higher" else "<="
+        mark = ""
+        if "reason" in one:
+            footnotes += 1
+            mark = f" (missed: {footnotes})"
+            reasons.append(f"{footnotes}. {name}: {one['reason']}")
+        rows.append(
+            f"| {name} | {one['value']:g}{'' if one['unit'] == 'ratio' else ' ' + one['unit']}{mark} "
+            f"| {sign} {one['goal']:g} | {one['compared']} | {one['date']}, {one['machine']} |"
+        )
+    return "\n".join(rows) + "\n" + ("\n" + "\n".join(reasons) + "\n" if reasons else "")
+
+
+if __name__ == "__main__":
+    print("\n".join(f"{one} {version(one)}" for one in LIBRARIES), file=sys.stderr)
+    quote()
