@@ -4,6 +4,7 @@ Absolute times belong to one machine and one hour; what is kept are ratios of me
 ran in turn (A B C A B C ...) in one process tree.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -92,10 +93,8 @@ def record(
 def machine() -> str:
     """Tell what this runs on, and with which libraries."""
     cpu = platform.processor() or platform.machine()
-    try:
+    with contextlib.suppress(OSError, TypeError):
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[1]
-    except (OSError, TypeError):
-        pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cpu}, {cores} cores, Python {platform.python_version()}"
 
