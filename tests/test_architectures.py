@@ -299,7 +299,7 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
 def optimizers(monkeypatch):
     """The optimizers of the trainings so far."""
     models, on_bytes = [], training.on_bytes
-    monkeypatch.setattr(training, "on_bytes", lambda cae: models.append(on_bytes(cae)) or models[-1])
+    monkeypatch.setattr(training, "on_bytes", lambda *of: models.append(on_bytes(*of)) or models[-1])
     return lambda: [model.optimizer for model in models]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import yaml
 
 from histocae.architectures import BUILDERS, COMPACT_FILTERS, RESIDUAL_FILTERS
 from histocae.errors import HistocaeError
@@ -129,9 +128,19 @@ class CAE:
 
     def save_into(self, folder: Path) -> None:
         """Write the three files into an existing folder."""
+        import yaml  # not there on a machine that only trains
+
         (folder / PARAMS_FILE).write_text(yaml.safe_dump(self.params, sort_keys=True), encoding="utf-8")
         self.encoder.save_weights(folder / ENCODER_FILE)
         self.decoder.save_weights(folder / DECODER_FILE)
+
+
+def on_bytes(cae: CAE) -> keras.Model:
+    """Give the autoencoder as a model of uint8 patches (0 to 255) that returns floats in about [0, 1]."""
+    inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
+    scaled = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)
+    # its parts, not cae.model: that one brings an optimizer of its own along
+    return keras.Model(inputs, cae.decoder(cae.encoder(scaled)), name="cae_on_bytes")
 
 
 def _pair(value: Sequence[int] | int) -> list[int]:
@@ -142,6 +151,8 @@ def _pair(value: Sequence[int] | int) -> list[int]:
 def _read_params(path: Path | None) -> dict:
     if path is None:
         raise ValueError("CAE(load=True) needs a path")
+    import yaml
+
     try:
         params = yaml.safe_load((path / PARAMS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 Balance = Literal["patches", "cases", "none"]
 Optimizer = Literal["adamax", "adam", "adamw", "nadam", "rmsprop", "sgd"]
 
@@ -108,6 +109,7 @@ class Fit(Section):
     augment: bool
     denoise: Denoise | None
     picture_every: Count
+    precision: Precision
     tensorboard: bool
 
 
@@ -140,6 +142,7 @@ class Network(Section):
     clip_norm: Positive | None = None
     augment: bool | None = None
     denoise: Denoise | None = None
+    precision: Precision | None = None
 
     def training(self, common: AnyFit) -> AnyFit:
         """The training settings of this model: its own where given, else the common ones.
@@ -362,6 +365,7 @@ def _at_odds(params: Params) -> list[str]:
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]
+        told += [f"models.{name}.{one}" for one in precision_at_odds(model, params.training)]
         if model.init_from is None:
             continue
         if model.architecture == "pca":
@@ -449,12 +453,20 @@ def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
     return told
 
 
+def precision_at_odds(model: Network, common: Fit) -> list[str]:
+    """What of a model's precision its architecture does not allow."""
+    precision = model.training(common).precision
+    if precision == "float32" or model.architecture == "plain":
+        return []
+    return [f"precision: {precision} is plain's; {model.architecture} needs its own precision: float32"]
+
+
 def _alike(model: Model, training: Training) -> dict[str, object]:
     """What the two models of a pair have in common."""
     common = model.training(training)
     return {
         **{key: getattr(model, key) for key in (*SHAPE, "loss")},
-        **{key: getattr(common, key) for key in ("balance", "min_percent_tumor_nuclei")},
+        **{key: getattr(common, key) for key in ("balance", "min_percent_tumor_nuclei", "precision")},
         "having init_from": model.init_from is not None,
     }
 

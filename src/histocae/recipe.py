@@ -14,7 +14,10 @@ if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait 
     from histocae.model import CAE
 
 FILE = "training.json"
-CODE = ("architectures", "backend", "cohorts", "linear", "linear_start", "model", "recipe", "store", "training")
+CODE = (
+    "architectures", "backend", "cohorts", "fused", "linear", "linear_start", "model", "recipe", "steps", "store",
+    "training",
+)  # fmt: skip
 
 
 def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict[str, Any]:

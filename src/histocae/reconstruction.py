@@ -5,12 +5,15 @@ Pixels are in [0, 1] throughout.
 
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from histocae.fused import on_bytes
 from histocae.model import CAE
 from histocae.progress import bar
+from histocae.steps import ahead
 from histocae.store import Pictures
 
 MEASURES = ("mse", "psnr", "ssim", "mean_color_mse")
@@ -32,22 +35,22 @@ def measure(cae: CAE, patches: Pictures, label: str) -> pd.DataFrame:
         float columns mse, psnr, ssim, mean_color_mse, one row per patch, in their order.
 
     """
-    return pd.DataFrame(_over(patches, label, lambda batch: _measure(cae, batch)), columns=list(MEASURES))
+    model = on_bytes(cae)
+    return pd.DataFrame(_over(patches, label, lambda batch: _measure(model, batch)), columns=list(MEASURES))
 
 
 def measure_mse(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
     """Give the patches' MSE alone, float64, at half the work of `measure`."""
-    return _over(patches, label, lambda batch: _mse(*_forward(cae, batch)))
+    model = on_bytes(cae)
+    return _over(patches, label, lambda batch: _mse(model(batch, training=False), _scaled(batch)))
 
 
 def _over(patches: Pictures, label: str, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
     """Apply a measure, compiled, to all patches batch by batch; float64."""
-    compiled = tf.function(measure, reduce_retracing=True)
+    compiled = tf.function(measure, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)])
     starts = range(0, len(patches), BATCH)
-    parts = []
-    for start in bar(starts, label, "batches"):
-        batch = patches.take(np.arange(start, min(start + BATCH, len(patches))))
-        parts.append(compiled(tf.constant(batch)).numpy())
+    batches = ahead(patches.take(np.arange(start, min(start + BATCH, len(patches)))) for start in starts)
+    parts = [compiled(next(batches)).numpy() for _ in bar(starts, label, "batches")]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -55,17 +58,12 @@ def _scaled(batch: tf.Tensor) -> tf.Tensor:
     return tf.cast(batch, tf.float32) / 255
 
 
-def _forward(cae: CAE, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    scaled = _scaled(batch)
-    return cae.model(scaled, training=False), scaled
-
-
 def _mse(output: tf.Tensor, scaled: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(output - scaled), axis=(1, 2, 3))
 
 
-def _measure(cae: CAE, batch: tf.Tensor) -> tf.Tensor:
-    output, scaled = _forward(cae, batch)
+def _measure(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
+    output, scaled = model(batch, training=False), _scaled(batch)
     mse = _mse(output, scaled)
     psnr = -10 * tf.math.log(tf.maximum(mse, LEAST_MSE)) / np.log(10.0)
     window = 11

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from histocae import fused, steps
 from histocae.files import replacing, replacing_folder, write_json
 from histocae.model import CAE
 from histocae.progress import bar
@@ -33,10 +34,12 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
 def encode(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
     """Encode all patches; float32, patches x latent features. `label` is what the progress bar says."""
     out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
-    for start in bar(range(0, len(patches), BATCH), label, "batches"):
-        which = slice(start, min(start + BATCH, len(patches)))
-        scaled = patches.take(np.arange(which.start, which.stop)).astype(np.float32) / np.float32(255)
-        out[which] = cae.encoder.predict_on_batch(scaled)
+    encoder = steps.compiled(fused.encoder_on_bytes(cae))
+    starts = range(0, len(patches), BATCH)
+    batches = steps.ahead(patches.take(np.arange(start, min(start + BATCH, len(patches)))) for start in starts)
+    for start in bar(starts, label, "batches"):
+        batch = next(batches)
+        out[start : start + len(batch)] = encoder(batch)
     return out
 
 

@@ -10,19 +10,25 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from histocae import steps
 from histocae.errors import TrainingError
 from histocae.files import write_json
+from histocae.fused import on_bytes
 from histocae.model import CAE
-from histocae.params import Denoise
-from histocae.progress import bar
 from histocae.store import Pictures
+
+# A machine that is lent for trainings alone may have keras and a backend, and no more
+if TYPE_CHECKING:
+    from histocae.params import Denoise
 
 log = logging.getLogger(__name__)
 WARMUP_STEPS = 60
@@ -34,6 +40,7 @@ class Options:
 
     Attributes:
         tensorboard: folder for TensorBoard's logs, or None.
+        on_device: keep all training patches on the device; None: where it is a graphics card with room.
 
     """
 
@@ -46,9 +53,11 @@ class Options:
     schedule: str = "constant"
     clip_norm: float | None = None
     augment: bool = False
-    denoise: Denoise | None = None
+    denoise: "Denoise | None" = None
     picture_every: int = 1
     tensorboard: Path | None = None
+    precision: str = "float32"
+    on_device: bool | None = None
 
     def shows(self, epoch: int) -> bool:
         """Tell whether an epoch's reconstructions are pictured: the first, every n-th, the last."""
@@ -78,7 +87,7 @@ class State:
     seconds: float = 0.0
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
 
     def __init__(
@@ -96,7 +105,6 @@ class Batches(keras.utils.PyDataset):
         slides have no upright. With `denoise` (pixels, and the shares at the epoch's start and
         end) so large a share of the inputs is shifted, by up to so many pixels each way.
         """
-        super().__init__(workers=1)
         self._patches, self._batch_size = patches, batch_size
         count = len(patches)
         self._order = (
@@ -112,6 +120,36 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
+
+    @property
+    def patches(self) -> int:
+        """How many patches there are in all."""
+        return len(self._order)
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of a whole batch."""
+        return self._batch_size * math.prod(self._patches.shape)
+
+    def positions(self, several: range) -> np.ndarray:
+        """Give the positions of the patches of batches of one size, batches x patches."""
+        which = self._order[several.start * self._batch_size : several.stop * self._batch_size]
+        return which.reshape(len(several), -1)
+
+    def chunks(self, most: int) -> list[range]:
+        """Divide the batches into runs of at most so many, all of a run of one size."""
+        whole = len(self._order) // self._batch_size
+        runs = [range(start, min(start + most, whole)) for start in range(0, whole, most)]
+        return runs + ([range(whole, whole + 1)] if whole < len(self) else [])
+
+    def stacked(self, several: range) -> tuple[np.ndarray, np.ndarray]:
+        """Give batches of one size as two arrays, batches x patches x height x width x channels."""
+        if len(several) == 1:
+            given, target = self[several.start]
+            return given[None], target[None]
+        given, target = zip(*(self[i] for i in several), strict=True)
+        stacked = np.stack(target)
+        return (stacked if self._shifts is None else np.stack(given)), stacked
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         which = slice(i * self._batch_size, (i + 1) * self._batch_size)
@@ -146,24 +184,6 @@ def _shifted(batch: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return out
 
 
-def on_bytes(cae: CAE) -> keras.Model:
-    """Give the autoencoder as a model of uint8 patches (0 to 255) that returns floats in [0, 1]."""
-    inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
-    scaled = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)
-    # its parts, not cae.model: that one brings an optimizer of its own along
-    return keras.Model(inputs, cae.decoder(cae.encoder(scaled)), name="cae_on_bytes")
-
-
-def bytes_loss(name: str) -> Callable:
-    """Wrap a Keras loss so that its target may be bytes."""
-    loss = keras.losses.get(name)
-
-    def scaled(target, output):
-        return loss(keras.ops.cast(target, output.dtype) / 255, output)
-
-    return scaled
-
-
 def train(
     cae: CAE,
     patches: Pictures,
@@ -175,6 +195,7 @@ def train(
     on_start: Callable[[State], None] = lambda _: None,
     on_epoch: Callable[[State], None] = lambda _: None,
     on_saved: Callable[[State], None] = lambda _: None,
+    bar: Callable[[None, str, str, int], AbstractContextManager] = lambda *_: nullcontext(),
 ) -> State:
     """Train until the epochs are over or validation stopped improving; keep the best weights.
 
@@ -191,21 +212,23 @@ def train(
         on_epoch: called after each epoch, with the autoencoder at that epoch's weights. What
             it writes is there once the checkpoint says that the epoch is done.
         on_saved: called after that; a training killed in between goes on without this call.
+        bar: makes a progress bar from (None, label, unit, total); see `progress.bar`.
 
     Raises:
         TrainingError: the loss is no longer a number.
 
     """
-    model = on_bytes(cae)
+    model = on_bytes(cae, options.precision)
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
-    # the CAE's own file says mse; this is the same loss on bytes
-    model.compile(optimizer=optimizer, loss=bytes_loss(cae.params["lossfn"]))
+    model.compile(optimizer=optimizer)  # so that the optimizer's state is saved with the weights
     optimizer.build(model.trainable_variables)
     state = _restore(model, checkpoint, fingerprint) or state
+    engine = steps.make(model, optimizer, cae.params["lossfn"])
     on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
     learns = bool(model.trainable_variables)
+    loaded = learns and not options.augment and options.denoise is None and engine.load(patches, options.on_device)
     epochs = options.epochs if learns else 1  # what was computed is measured once
     while len(state.rows) < epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
@@ -214,15 +237,11 @@ def train(
             patches, options.batch_size, options.seed, epoch, options.augment and learns,
             _denoising(options, epoch) if learns else None,
         )  # fmt: skip
-        if learns:
-            history = model.fit(
-                batches, shuffle=False, epochs=epoch, initial_epoch=epoch - 1, verbose=0,
-                validation_data=held_out, callbacks=[_Watch(epoch, len(batches))],
-            ).history  # fmt: skip
-            row = {"epoch": epoch, "loss": history["loss"][0], "validation_loss": history["val_loss"][0]}
-        else:
-            losses = [model.evaluate(some, verbose=0) for some in (batches, held_out)]
-            row = {"epoch": epoch, "loss": losses[0], "validation_loss": losses[1]}
+        with bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
+            advance = getattr(progress, "update", lambda _: None)
+            loss = _learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
+        engine.settle()
+        row = {"epoch": epoch, "loss": loss, "validation_loss": _judge(engine, held_out)}
         if not math.isfinite(row["validation_loss"]):
             raise TrainingError(f"validation loss is {row['validation_loss']} after epoch {epoch}{_REMEDY}")
         state.rows.append(row)
@@ -252,37 +271,56 @@ def _denoising(options: Options, epoch: int) -> tuple[int, float, float] | None:
     return options.denoise.shift, *shares
 
 
-def _optimizer(options: Options, steps: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer; `steps` are those of an epoch."""
+def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
+    """Make the optimizer, with so many steps each epoch."""
     rate: float | keras.optimizers.schedules.LearningRateSchedule = options.learning_rate
     if options.schedule == "cosine":
         # down to 0 along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)
-        total = options.epochs * steps
+        total = options.epochs * each_epoch
         warmup = min(WARMUP_STEPS, total // 10)
         rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
         rate = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
     config = {"learning_rate": rate, "clipnorm": options.clip_norm}
-    return keras.optimizers.get(options.optimizer).from_config(config)
+    return steps.optimizer(options.optimizer, config)
 
 
 _REMEDY = "; a lower learning_rate is the first thing to try"
 
 
-class _Watch(keras.callbacks.Callback):
-    """A progress bar, and the end of a training whose loss is no longer a number."""
+def _learn(
+    engine: steps.Steps, batches: Batches, epoch: int, loaded: bool, advance: Callable[[int], object]
+) -> float:
+    """Take all steps of an epoch; the mean loss of its patches, each before the step that it had a part in."""
+    total = 0.0
+    for run, losses in _steps(engine, batches, loaded):
+        if not np.isfinite(losses).all():
+            at = int(np.argmin(np.isfinite(losses)))
+            raise TrainingError(f"loss is {losses[at]} in epoch {epoch}, step {run[at] + 1}{_REMEDY}")
+        total += losses.sum() * batches.positions(run).shape[1]
+        advance(len(run))
+    return float(total / batches.patches)
 
-    def __init__(self, epoch: int, batches: int):
-        super().__init__()
-        self._epoch, self._bar = epoch, bar(None, f"epoch {epoch}", "batches", batches)
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._bar.update()
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} in epoch {self._epoch}, step {batch + 1}{_REMEDY}")
+def _steps(engine: steps.Steps, batches: Batches, loaded: bool) -> Iterator[tuple[range, np.ndarray]]:
+    """Take all steps; yield their losses one run late, so that a device need not wait for them to be looked at."""
+    runs = batches.chunks(steps.in_a_call(engine, batches.bytes_each))
+    before: tuple[range, Any] | None = None
+    coming = steps.ahead(map(batches.positions if loaded else batches.stacked, runs))
+    for run, given in zip(runs, coming, strict=True):
+        found = engine.learn_loaded(given) if loaded else engine.learn(*given)
+        if before is not None:
+            yield before[0], np.asarray(before[1], np.float64)
+        before = run, found
+    if before is not None:
+        yield before[0], np.asarray(before[1], np.float64)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self._bar.close()
+
+def _judge(engine: steps.Steps, batches: Batches) -> float:
+    """Give the mean loss over the patches of all batches."""
+    total = sum(
+        float(engine.judge(given)) * len(given) for given, _ in steps.ahead(batches[i] for i in range(len(batches)))
+    )
+    return total / batches.patches
 
 
 class _Board:

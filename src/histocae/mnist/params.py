@@ -6,7 +6,18 @@ from pydantic import Field
 
 from histocae.latents import LEAST_POINTS
 from histocae.mnist.images import SIDES
-from histocae.params import Count, Fit, Network, Part, Positive, Section, Tracking, Whole, shape_at_odds
+from histocae.params import (
+    Count,
+    Fit,
+    Network,
+    Part,
+    Positive,
+    Section,
+    Tracking,
+    Whole,
+    precision_at_odds,
+    shape_at_odds,
+)
 
 
 class Data(Section):
@@ -71,9 +82,11 @@ def _at_odds(params: Params) -> list[str]:
         told.append("data.path: the digits of scikit-learn come with it; leave path null, or set source to mnist")
     for name, model in params.models.items():
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, pixels, 1)]
+        told += [f"models.{name}.{one}" for one in precision_at_odds(model, params.training)]
         if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
             told.append(f"models.{name}: a run of its own has this name; choose another")
     told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
+    told += [f"classes.model.{one}" for one in precision_at_odds(params.classes.model, params.classes.training)]
     every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
     told += [f"{key}.latent_features: missing; it is asked what they hold" for key, one in every.items()
              if one.architecture == "plain" and one.latent_features is None]

@@ -317,8 +317,7 @@ def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> 
 
     def save(model_id: str) -> None:
         backend.start()
-        from histocae.model import CAE
-        from histocae.training import on_bytes
+        from histocae.model import CAE, on_bytes
 
         cae = CAE(path=record.folder, load=True)
         shape = tuple(cae.params["input_shape"])

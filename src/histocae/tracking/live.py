@@ -12,6 +12,7 @@ from typing import Any
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from histocae.model import CAE
+from histocae.progress import bar
 from histocae.samples import write_sample
 from histocae.store import Pictures
 from histocae.tracking import runs
@@ -158,7 +159,7 @@ def train_live(
     try:
         state = train(
             cae, patches["train"], patches["validation"], options, fresh, checkpoint,
-            record["made_from"], on_start, on_epoch, on_saved,
+            record["made_from"], on_start, on_epoch, on_saved, bar,
         )  # fmt: skip
     except BaseException as error:
         if live:
