@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: run study mnist test test-browser test-long bench ui lint lock environment clean
+.PHONY: run study mnist test test-browser test-long test-jax bench ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -55,6 +55,18 @@ test-long: $(STAMP)
 bench: $(STAMP)
 	$(ACTIVATE) python benchmarks/all.py
 
+# The training in an environment of its own, which has keras, jax, numpy and pandas and nothing else of histocae's:
+# what benchmarks/train_gpu.py needs on a machine with a graphics card.
+JAX := .venv-jax
+test-jax: $(JAX)/.complete
+	$(CLEAN) KERAS_BACKEND=jax PYTHONPATH=src $(JAX)/bin/python -m pytest -p no:cacheprovider -c /dev/null --rootdir . \
+		--noconftest -q tests/test_steps.py
+
+$(JAX)/.complete: benchmarks/requirements.lock $(STAMP)
+	$(CLEAN) $(PYTHON) -m venv --clear $(JAX)
+	$(ACTIVATE) uv pip install --quiet --python $(JAX)/bin/python --require-hashes -r benchmarks/requirements.lock
+	touch $@
+
 ui: $(STAMP)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on a server: open $$MLFLOW_TRACKING_URI"; exit 1;; esac
 	$(ACTIVATE) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --port $${PORT:-5000}
@@ -67,6 +79,9 @@ lock: $(STAMP)
 	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file requirements.lock
+	$(ACTIVATE) uv pip compile benchmarks/requirements.in --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--upgrade --quiet --output-file benchmarks/requirements.lock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(JAX)

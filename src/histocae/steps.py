@@ -3,6 +3,7 @@
 Patches and targets are uint8 until they are on the device.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -200,7 +201,8 @@ class _Jax:
 
         self._variables = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
         self._state = self._patches = None
-        self.at_once = MOST_STEPS
+        # on a CPU a step takes far longer than its call
+        self.at_once = 1 if jax.local_devices()[0].platform == "cpu" else MOST_STEPS
 
         def error(learning, fixed, given, target):
             output, _ = model.stateless_call(learning, fixed, given, training=True)
@@ -212,10 +214,17 @@ class _Jax:
             learning, memory = optimizer.stateless_apply(memory, gradients, learning)
             return (learning, fixed, memory), found
 
-        def picked(state, which, patches):
-            return jax.lax.scan(lambda now, some: step(now, (patches[some],) * 2), state, which)
+        def several(step, state, given):
+            if len(jax.tree.leaves(given)[0]) > 1:
+                return jax.lax.scan(step, state, given)
+            # without a loop: XLA runs convolutions in a CPU's loops on one core
+            state, found = step(state, jax.tree.map(lambda one: one[0], given))
+            return state, found[None]
 
-        self._learn = jax.jit(lambda state, both: jax.lax.scan(step, state, both), donate_argnums=0)
+        def picked(state, which, patches):
+            return several(lambda now, some: step(now, (patches[some],) * 2), state, which)
+
+        self._learn = jax.jit(functools.partial(several, step), donate_argnums=0)
         self._learn_picked = jax.jit(picked, donate_argnums=0)
         self._judge = jax.jit(lambda state, given: error(state[0], state[1], given, given))
 

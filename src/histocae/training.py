@@ -239,7 +239,7 @@ def train(
         )  # fmt: skip
         with bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
             advance = getattr(progress, "update", lambda _: None)
-            loss = _learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
+            loss = learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
         engine.settle()
         row = {"epoch": epoch, "loss": loss, "validation_loss": _judge(engine, held_out)}
         if not math.isfinite(row["validation_loss"]):
@@ -287,7 +287,7 @@ def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
 _REMEDY = "; a lower learning_rate is the first thing to try"
 
 
-def _learn(
+def learn(
     engine: steps.Steps, batches: Batches, epoch: int, loaded: bool, advance: Callable[[int], object]
 ) -> float:
     """Take all steps of an epoch; the mean loss of its patches, each before the step that it had a part in."""

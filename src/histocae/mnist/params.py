@@ -86,7 +86,7 @@ def _at_odds(params: Params) -> list[str]:
         if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
             told.append(f"models.{name}: a run of its own has this name; choose another")
     told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
-    told += [f"classes.model.{one}" for one in precision_at_odds(params.classes.model, params.classes.training)]
+    told += [f"classes.model.{one}" for one in precision_at_odds(params.classes.model, params.training)]
     every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
     told += [f"{key}.latent_features: missing; it is asked what they hold" for key, one in every.items()
              if one.architecture == "plain" and one.latent_features is None]

@@ -1,0 +1,51 @@
+"""A cohort of patches to train on: cut from slides of the demo, as a patch store and as the notebooks' PNG files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from histocae import demo
+from histocae.slide import Slide
+from histocae.store import PatchStore, ShardWriter, write_index
+
+PIXELS = 128
+SPEC = demo.DemoSpec(seed=1, cases=6, side_microns=1024.0)
+MPP = 0.5
+
+
+def draw(folder: Path, slides: int) -> list[np.ndarray]:
+    """Draw slides and cut each into patches, uint8, n x 128 x 128 x 3."""
+    table = demo.cohort(SPEC)
+    cut = []
+    for slide_id in table.loc[table["mpp"] == MPP, "slide_id"][:slides]:
+        with Slide(demo.write_slide(SPEC, slide_id, folder)) as slide:
+            side = slide.levels[0].width // PIXELS
+            whole = slide.read(0, 0, 0, side * PIXELS, side * PIXELS)
+        cut.append(whole.reshape(side, PIXELS, side, PIXELS, 3).swapaxes(1, 2).reshape(-1, PIXELS, PIXELS, 3))
+    return cut
+
+
+def store(folder: Path, cut: list[np.ndarray], times: int = 1) -> PatchStore:
+    """Write a patch store of slides, each so many times."""
+    rows = []
+    for i, patches in enumerate(cut * times):
+        with ShardWriter(folder / "shards" / f"slide-{i}.npy", PIXELS) as shard:
+            shard.append(patches)
+        about = {"slide_id": f"slide-{i}", "case_id": f"case-{i}", "sample_type": demo.TUMOR, "shard": f"slide-{i}"}
+        others = {"file": "", "row": 0, "column": 0, "x": 0, "y": 0, "mpp": MPP, "tissue_share": 1.0}
+        rows.append(pd.DataFrame({**about, "position": np.arange(len(patches)), **others}))
+    write_index(folder, pd.concat(rows, ignore_index=True), PIXELS, MPP)
+    return PatchStore(folder)
+
+
+def files(folder: Path, cut: list[np.ndarray]) -> list[Path]:
+    """Write every patch as a PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, patches in enumerate(cut):
+        for j, patch in enumerate(patches):
+            paths.append(folder / f"slide-{i}_{j}.png")
+            Image.fromarray(patch).save(paths[-1])
+    return paths

@@ -1,0 +1,50 @@
+"""Encoding patches with the encoder of [8, 16, 32]/512: from the store to latents."""
+
+import tempfile
+from pathlib import Path
+
+import cohort
+import numpy as np
+from harness import in_turn, record
+
+from histocae import backend
+
+
+def main() -> None:
+    backend.start()
+    backend.repeatable(1)
+    from histocae import CAE
+    from histocae.samples import encode
+
+    with tempfile.TemporaryDirectory() as folder:
+        cut = cohort.draw(Path(folder), 4)
+        store = cohort.store(Path(folder) / "store", cut)
+        patches = store.select(store.index())
+        everything = np.concatenate(cut)
+        cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
+        floats = everything.astype(np.float32) / np.float32(255)
+        found = {}
+
+        def keep(name, latents):
+            found[name] = latents
+
+        def by_batches():
+            return np.concatenate([cae.encoder.predict_on_batch(floats[i : i + 64]) for i in range(0, len(floats), 64)])
+
+        took = in_turn(
+            {
+                "encoder.predict, floats in memory": lambda: keep("predict", cae.encoder.predict(floats, verbose=0)),
+                "encoder.predict_on_batch": lambda: keep("batches", by_batches()),
+                "histocae, from the store": lambda: keep("ours", encode(cae, patches, "encoding")),
+            }, 7, len(floats), "patches",
+        )  # fmt: skip
+        apart = np.abs(found["ours"] - found["predict"]).max() / np.abs(found["predict"]).max()
+        print(f"latents differ by at most {apart:.1e} of the largest")
+        record(
+            "encoding_vs_predict", took["encoder.predict, floats in memory"] / took["histocae, from the store"], 2,
+            "higher", f"latents of {len(floats)} patches from the store against encoder.predict on floats in memory",
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

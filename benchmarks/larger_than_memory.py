@@ -1,0 +1,146 @@
+"""Training on a cohort that is larger than memory, against one that fits.
+
+Memory is made small for a child by a cgroup where this may make one (root on Linux); the cohort is
+several times as large as what is left for the page cache. Elsewhere the files are put out of the page cache
+before each pass, which is harder still: no patch is ever found in memory.
+
+The shuffle is the same in both: a permutation of all patches, anew each epoch. How good it is is told by how
+often two patches of one batch are of one slide, against how often they would be in batches drawn at random.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+import cohort
+import numpy as np
+from harness import in_turn, record
+
+STEPS, BATCH = 60, 32
+SPARE = 2**28  # bytes of page cache that the child's memory leaves
+TIMES = 16  # as large as that is the large cohort, at least
+CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
+
+
+def child(folder: Path) -> None:
+    """Train for some steps on a store; print seconds, anonymous memory and how well the order is mixed."""
+    import time
+
+    from histocae import backend
+
+    backend.start()
+    backend.repeatable(1)
+    from histocae import CAE, fused, steps, training
+    from histocae.store import PatchStore
+
+    store = PatchStore(folder)
+    index = store.index()
+    patches = store.select(index)
+    slides = index["slide_id"].factorize()[0]
+    cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
+    model = fused.on_bytes(cae)
+    optimizer = steps.optimizer("adamax", {"learning_rate": 0.002})
+    optimizer.build(model.trainable_variables)
+    engine = steps.make(model, optimizer, "mse")
+    batches = training.Batches(patches, BATCH, 0, 1)
+    engine.learn(*batches.stacked(range(1)))  # compiled before the clock runs
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    anonymous = int(status.split("RssAnon:")[1].split()[0]) * 1024
+    Path(sys.argv[2]).write_text(str(anonymous), encoding="utf-8")
+    sys.stdin.readline()  # until memory is small
+    start = time.perf_counter()
+    for given, target in steps.ahead(batches.stacked(range(i, i + 1)) for i in range(STEPS)):
+        engine.learn(given, target)
+    seconds = time.perf_counter() - start
+    order = slides[batches.positions(range(len(index) // BATCH))]
+    same = (order[:, :, None] == order[:, None]).sum(axis=(1, 2)) - BATCH
+    shares = np.bincount(slides) / len(slides)
+    print(json.dumps({
+        "seconds": seconds, "pairs": float(same.mean() / BATCH / (BATCH - 1)), "chance": float(np.square(shares).sum()),
+    }))  # fmt: skip
+
+
+class Small:
+    """A child's memory: what it holds now and a little more."""
+
+    def __init__(self, process: int, anonymous: int):
+        self.group, self.limited = None, False
+        for place, knob in zip(CGROUPS, ("memory.max", "memory.limit_in_bytes"), strict=True):
+            group = place / f"histocae-{uuid.uuid4().hex[:8]}"
+            if not (place / "cgroup.procs").exists() or not os.access(place, os.W_OK):
+                continue
+            group.mkdir()
+            self.group = group
+            if (group / knob).exists():
+                (group / knob).write_text(str(anonymous + SPARE))
+                (group / "cgroup.procs").write_text(str(process))
+                self.limited = True
+                return
+            group.rmdir()
+            self.group = None
+
+    def end(self) -> None:
+        """Remove the cgroup, which is empty by now."""
+        if self.group is not None:
+            self.group.rmdir()
+
+
+def train(folder: Path, small: bool, told: dict) -> float:
+    """Train in a child; the seconds of its steps."""
+    ready = folder / "ready"
+    ready.unlink(missing_ok=True)
+    running = subprocess.Popen(
+        [sys.executable, __file__, str(folder), str(ready)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not ready.exists() or not (anonymous := ready.read_text(encoding="utf-8")):
+        if running.poll() is not None:
+            sys.exit("the child ended before it began")
+    held = Small(running.pid, int(anonymous)) if small else None
+    for shard in (folder / "shards").iterdir():
+        with open(shard, "rb") as handle:
+            if small:
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                handle.read()
+    out, _ = running.communicate("go\n")
+    if held is not None:
+        told["limited"] = held.limited
+        held.end()
+    told |= json.loads(out)
+    return told["seconds"]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
+        root = Path(folder)
+        cut = cohort.draw(root, 4)
+        each = sum(one.nbytes for one in cut)
+        cohort.store(root / "small", cut)
+        cohort.store(root / "large", cut, -(-TIMES * SPARE // each))
+        os.sync()
+        told: dict[str, dict] = {"fits": {}, "larger": {}}
+        took = in_turn(
+            {
+                "a cohort that fits": lambda: train(root / "small", False, told["fits"]),
+                "a cohort larger than memory": lambda: train(root / "large", True, told["larger"]),
+            }, 3, STEPS * BATCH, "patches", warm=0,
+        )  # fmt: skip
+        larger = told["larger"]
+        how = "in a cgroup" if larger["limited"] else "put out of the page cache"
+        record(
+            "larger_than_memory", took["a cohort that fits"] / took["a cohort larger than memory"], 0.8, "higher",
+            f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it ({how}), against "
+            f"one that fits; the shuffle puts two patches of one slide into a batch {larger['pairs'] / larger['chance']:.3f} "
+            f"times as often as chance does ({told['fits']['pairs'] / told['fits']['chance']:.3f} where the cohort fits)",
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        child(Path(sys.argv[1]))
+    else:
+        main()

@@ -1,0 +1,196 @@
+"""Training [8, 16, 32]/512 on a graphics card, patches kept on it as bytes; needs keras, a backend, numpy, pandas.
+
+    KERAS_BACKEND=jax PYTHONPATH=src python benchmarks/train_gpu.py [--small] [--results FILE]
+
+Beside histocae runs the notebooks' way on the same card (Keras' `fit` at batch 32 on float32 from the host), and
+two limits of the card that are measured here: how fast it multiplies large matrices and how fast it copies memory,
+applied to what the model's layers compute and must read and write at the least.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import harness
+import keras
+import numpy as np
+import pandas as pd
+
+from histocae import fused, steps, training
+from histocae.model import CAE
+from histocae.store import PatchStore, ShardWriter, write_index
+
+RATE = 0.002
+
+
+def textures(count: int, pixels: int, seed: int) -> np.ndarray:
+    """Draw smooth colored noise, uint8, count x pixels x pixels x 3."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(170, 40, (count, pixels // 8, pixels // 8, 3)).astype(np.float32)
+    fine = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    fine += rng.standard_normal((count, pixels, pixels, 1), dtype=np.float32) * 8
+    return fine.clip(0, 255).astype(np.uint8)
+
+
+def write_store(folder: Path, patches: np.ndarray) -> PatchStore:
+    """Write patches into a store as the pipeline does."""
+    with ShardWriter(folder / "shards" / "slide.npy", patches.shape[1]) as shard:
+        shard.append(patches)
+    about = {"slide_id": "slide", "case_id": "case", "sample_type": "Primary Tumor", "shard": "slide", "file": ""}
+    numbers = {"row": 0, "column": 0, "x": 0, "y": 0, "mpp": 0.5, "tissue_share": 1.0}
+    index = pd.DataFrame({**about, "position": np.arange(len(patches)), **numbers})
+    write_index(folder, index, patches.shape[1], 0.5)
+    return PatchStore(folder)
+
+
+def work(cae: CAE, batch: int, width: int) -> tuple[float, float]:
+    """Count what a trained patch costs at the least.
+
+    Args:
+        cae: the autoencoder.
+        batch: its optimizer's share is one step's by so many.
+        width: bytes of what lies between layers: 4, or 2 in bfloat16.
+
+    Returns:
+        FLOP: of convolutions and products, once forward and twice back, the first without the gradient of
+        its input. Bytes: each layer's output written and read forward and back, and what adamax reads and
+        writes: weight, gradient and two moments, of which all but the gradient are written too.
+
+    """
+    flop, passed, first = 0.0, 0.0, None
+    for part in (cae.encoder, cae.decoder):
+        for layer in part.layers:
+            kernel = getattr(layer, "kernel", None)
+            if kernel is None:
+                continue
+            shape = layer.output.shape[1:]
+            own = 2.0 * math.prod(kernel.shape) * math.prod(shape[:-1])
+            first = own if first is None else first
+            flop += 3 * own
+            passed += 4 * width * math.prod(shape)
+    return flop - first, passed + 7 * 4 * cae.model.count_params() / batch
+
+
+def device_limits(side: int, cells: int) -> tuple[dict[str, float], float]:
+    """Measure FLOP/s of a large product in either type, and bytes/s read and written by a copy."""
+    found = {}
+    for name in ("float32", "bfloat16"):
+        matrix = keras.ops.ones((side, side), name)
+        multiply = compiled(keras.ops.matmul)
+        label = f"product in {name}"
+        found[name] = 2.0 * side**3 / harness.in_turn({label: lambda m=multiply, x=matrix: wait(m(x, x))}, 5)[label]
+    many = keras.ops.ones((cells,), "float32")
+    copy = compiled(lambda x: x + 1)
+    seconds = harness.in_turn({"a pass over memory": lambda: wait(copy(many))}, 5)["a pass over memory"]
+    return found, 8.0 * cells / seconds
+
+
+def compiled(function):
+    """Compile for the backend, where it can."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    return function
+
+
+def wait(result) -> None:
+    """Wait for a result, which a device may still be at."""
+    np.asarray(keras.ops.convert_to_numpy(keras.ops.ravel(result)[:1]))
+
+
+class Floats(keras.utils.PyDataset):
+    """The notebooks' batches: float32 pictures from the host, and again as targets."""
+
+    def __init__(self, patches, batch: int):
+        super().__init__()
+        self._batches = training.Batches(patches, batch, 0, 1)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, i: int):
+        given = self._batches[i][0].astype(np.float32) * np.float32(1 / 255)
+        return given, given
+
+
+def ways(patches, pixels: int, batches: list[int], at_once: int):
+    """Make what is timed, each a pass over all patches that returns its mean loss."""
+
+    def network():
+        keras.utils.set_random_seed(1)
+        return CAE((pixels, pixels, 3), 512, [8, 16, 32])
+
+    theirs = network().model
+    theirs.compile(optimizer=keras.optimizers.Adamax(RATE), loss="mse")
+    floats = Floats(patches, 32)
+    made = {"the notebooks' way": lambda: theirs.fit(floats, verbose=0).history["loss"][0]}
+    for precision in fused.PRECISIONS:
+        for batch in batches:
+            model = fused.on_bytes(network(), precision)
+            optimizer = steps.optimizer("adamax", {"learning_rate": RATE})
+            optimizer.build(model.trainable_variables)
+            engine = steps.make(model, optimizer, "mse")
+            engine.at_once = at_once
+            loaded = engine.load(patches, True)
+
+            def epoch(engine=engine, batch=batch, loaded=loaded) -> float:
+                return training.learn(engine, training.Batches(patches, batch, 0, 1), 1, loaded, lambda _: None)
+
+            made[f"histocae, {precision}, batch {batch}"] = epoch
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="few small patches, to see that it runs")
+    parser.add_argument("--results", type=Path, default=harness.RESULTS)
+    given = parser.parse_args()
+    harness.RESULTS = given.results
+    count, pixels, batches, rounds = (64, 16, [32], 1) if given.small else (49_152, 128, [32, 512, 2048], 3)
+    side, cells = (256, 2**16) if given.small else (8192, 2**28)
+    device = keras.distribution.list_devices()[0]
+    print(f"{keras.backend.backend()} on {device}")
+    per_second, bandwidth = device_limits(side, cells)
+    with tempfile.TemporaryDirectory() as folder:
+        store = write_store(Path(folder), textures(count, pixels, 0))
+        patches = store.select(store.index())
+        made = ways(patches, pixels, batches, 2 if given.small else steps.MOST_STEPS)
+        losses: dict[str, list[float]] = {name: [] for name in made}
+        took = harness.in_turn(
+            {name: lambda name=name, way=way: losses[name].append(float(way())) for name, way in made.items()},
+            rounds, count, "patches",
+        )  # fmt: skip
+    cae = CAE((pixels, pixels, 3), 512, [8, 16, 32])
+    rates = {name: count / seconds for name, seconds in took.items()}
+    for precision, width in (("float32", 4), ("bfloat16", 2)):
+        for batch in batches:
+            flop, passed = work(cae, batch, width)
+            limits = {"FLOP": per_second[precision] / flop, "memory": bandwidth / passed}
+            name = f"histocae, {precision}, batch {batch}"
+            shares = ", ".join(f"{rates[name] / one:.2f} of the {key} limit {one:,.0f}" for key, one in limits.items())
+            print(f"{name}: {rates[name]:,.0f} patches/s, {shares}")
+    first = {name: one[0] for name, one in losses.items()}
+    parity = first["histocae, bfloat16, batch 32"] / first["histocae, float32, batch 32"]
+    kept = first["histocae, float32, batch 32"] / first["the notebooks' way"]
+    print(f"loss parity of the first epoch at batch 32: bfloat16 by float32 {parity:.4f}, by the notebooks' {kept:.4f}")
+    about = f"trained patches on {keras.backend.backend()}, {device}, [8, 16, 32]/512, bytes on the device"
+    best = max(rates[f"histocae, {one}, batch {batch}"] for one in fused.PRECISIONS for batch in batches)
+    at_32 = max(rates[f"histocae, {one}, batch 32"] for one in fused.PRECISIONS)
+    unlike = "measured without the card that the goal is for" if given.small else None
+    harness.record("gpu_training", best, 100_000, "higher", f"{about}, the best batch size", "patches/s", unlike)
+    harness.record("gpu_training_batch_32", at_32, 20_000, "higher", f"{about}, batch 32", "patches/s", unlike)
+    harness.record(
+        "gpu_training_vs_seeds", best / rates["the notebooks' way"], 2, "higher",
+        f"{about}, against Keras' fit at batch 32 on float32 from the host",
+        reason=unlike,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

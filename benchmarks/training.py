@@ -1,0 +1,125 @@
+"""Training [8, 16, 32]/512 with adamax: the notebooks' way, tf.data and fit, the machine's limit, and histocae."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import cohort
+import numpy as np
+from harness import in_turn, record
+
+from histocae import backend
+
+FILTERS, LATENT = [8, 16, 32], 512
+GEMM = 2048  # side of the matrices whose product tells the FLOP/s
+
+
+def flops(cae) -> float:
+    """Count the floating-point operations of a trained patch: the forward pass, and twice as many back.
+
+    The first layer needs no gradient of its input.
+    """
+    total, first = 0.0, None
+    for part in (cae.encoder, cae.decoder):
+        for layer in part.layers:
+            weights = getattr(layer, "kernel", None)
+            if weights is None:
+                continue
+            places = np.prod(layer.output.shape[1:-1], dtype=float)
+            own = 2 * float(np.prod(weights.shape)) * places
+            first = own if first is None else first
+            total += 3 * own
+    return total - first
+
+
+def main() -> None:
+    backend.start()
+    backend.repeatable(1)
+    import tensorflow as tf
+    from seeds_training import BATCH, RATE, PictureFiles, compile_as_they_did
+
+    from histocae import CAE, fused, steps, training
+
+    def network():
+        return CAE((cohort.PIXELS, cohort.PIXELS, 3), LATENT, FILTERS)
+
+    with tempfile.TemporaryDirectory() as folder:
+        cut = [one[:192] for one in cohort.draw(Path(folder), 4)]
+        paths = cohort.files(Path(folder) / "png", cut)
+        store = cohort.store(Path(folder) / "store", cut)
+        patches = store.select(store.index())
+        iterator, theirs = PictureFiles(paths, cohort.PIXELS), compile_as_they_did(network().model)
+        picked = compile_as_they_did(network().model)
+        decoded = (
+            tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+            .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
+            .batch(BATCH).map(lambda batch: (tf.cast(batch, tf.float32) / 255,) * 2).prefetch(tf.data.AUTOTUNE)
+        )  # fmt: skip
+
+        def ours(precision: str, batch: int):
+            cae = network()
+            model = fused.on_bytes(cae, precision)
+            optimizer = steps.optimizer("adamax", {"learning_rate": RATE})
+            optimizer.build(model.trainable_variables)
+            engine, epochs = steps.make(model, optimizer, "mse"), [0]
+
+            def epoch() -> None:
+                epochs[0] += 1
+                batches = training.Batches(patches, batch, 0, epochs[0])
+                training.learn(engine, batches, epochs[0], False, lambda _: None)
+
+            return epoch
+
+        gemm = tf.random.normal((GEMM, GEMM))
+        weights = [tf.Variable(tf.random.normal(one.shape)) for one in network().model.trainable_variables]
+        optimizer = steps.optimizer("adamax", {"learning_rate": 1e-9})
+        variables = network().model.trainable_variables
+        optimizer.build(variables)
+
+        @tf.function
+        def update():
+            optimizer.apply([tf.convert_to_tensor(one) for one in weights], variables)
+
+        needed = flops(network()) * len(paths)
+
+        def limit() -> float:
+            """Seconds of the matrix products alone at the speed of large ones, and of the optimizer alone."""
+            start = time.perf_counter()
+            for _ in range(4):
+                product = tf.matmul(gemm, gemm)
+            product.numpy()
+            per_flop = (time.perf_counter() - start) / (4 * 2 * GEMM**3)
+            start = time.perf_counter()
+            for _ in range(4):
+                update()
+            return needed * per_flop + (time.perf_counter() - start) / 4 * len(paths) / BATCH
+
+        took = in_turn(
+            {
+                "the notebooks' way": lambda: theirs.fit(iterator, verbose=0),
+                "tf.data and fit": lambda: picked.fit(decoded, verbose=0),
+                "limit: FLOP and optimizer": limit,
+                "histocae, batch 32": ours("float32", BATCH),
+                "histocae, batch 32, bfloat16": ours("bfloat16", BATCH),
+                "histocae, batch 128": ours("float32", 128),
+            }, 5, len(paths), "patches",
+        )  # fmt: skip
+    seeds, own, bound = took["the notebooks' way"], took["histocae, batch 32"], took["limit: FLOP and optimizer"]
+    about = f"an epoch of {len(paths)} patches, [8, 16, 32]/512, adamax, batch {BATCH}, float32"
+    record("training_vs_seeds", seeds / own, 1.4, "higher", f"{about}: against the notebooks' way")
+    record(
+        "training_of_limit", bound / own, 0.6, "higher",
+        f"{about}: share of the limit of {flops(network()) / 1e6:.0f} MFLOP a patch at the speed of a product of two "
+        f"{GEMM} x {GEMM} matrices, and of the optimizer alone",
+        reason=f"the limit leaves no time for what is not a product: {1000 * own / len(paths) * BATCH:.0f} ms a step "
+        f"against {1000 * bound / len(paths) * BATCH:.0f}; see benchmarks/profile_step.py for where they go",
+    )  # fmt: skip
+    record(
+        "training_bfloat16_vs_seeds", seeds / took["histocae, batch 32, bfloat16"], 2, "higher",
+        f"{about.removesuffix(', float32')}, training.precision bfloat16: against the notebooks' way in float32",
+    )  # fmt: skip
+    print(f"batch 128, float32: {seeds / took['histocae, batch 128']:.3g} times the notebooks' way")
+
+
+if __name__ == "__main__":
+    main()

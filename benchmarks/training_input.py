@@ -1,0 +1,65 @@
+"""What feeds a training, by itself: float32 patches in a shuffled order."""
+
+import tempfile
+from pathlib import Path
+
+import cohort
+import numpy as np
+from harness import in_turn, record
+
+from histocae import backend
+
+
+def main() -> None:
+    backend.start()
+    import tensorflow as tf
+    from seeds_training import BATCH, PictureFiles
+
+    from histocae.store import InMemory
+    from histocae.training import Batches
+
+    with tempfile.TemporaryDirectory() as folder:
+        cut = cohort.draw(Path(folder), 4)
+        paths = cohort.files(Path(folder) / "png", cut)
+        store = cohort.store(Path(folder) / "store", cut)
+        patches = store.select(store.index())
+        everything = np.concatenate(cut)
+        read = PictureFiles(paths, cohort.PIXELS)
+        decoded = (
+            tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+            .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
+            .batch(BATCH).map(lambda batch: tf.cast(batch, tf.float32) / 255).prefetch(tf.data.AUTOTUNE)
+        )  # fmt: skip
+        seen = [0]
+
+        def seeds() -> None:
+            for i in range(len(read)):
+                read[i]
+            read.on_epoch_end()
+
+        def tf_data() -> None:
+            for _ in decoded:
+                pass
+
+        def feed(pictures):
+            seen[0] += 1
+            batches = Batches(pictures, BATCH, 0, seen[0])
+            for i in range(len(batches)):
+                np.multiply(batches[i][0], np.float32(1 / 255))
+
+        took = in_turn(
+            {
+                "the notebooks' iterator": seeds, "tf.data over PNG files": tf_data,
+                "limit: all patches in memory": lambda: feed(InMemory(everything)),
+                "histocae": lambda: feed(patches),
+            }, 5, len(paths), "patches",
+        )  # fmt: skip
+        record(
+            "training_input_vs_seeds", took["the notebooks' iterator"] / took["histocae"], 12, "higher",
+            f"reading {len(paths)} shuffled patches as float32: the patch store against the notebooks' iterator over "
+            "PNG files",
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
