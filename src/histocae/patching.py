@@ -1,20 +1,25 @@
 """From one slide to its patches: the grid in microns, what is tissue, and reading it fast.
 
-A slide is read in large blocks, so that each of its compressed tiles is decoded about
-once, and only where its tissue mask has patches.
+A slide is read block by block, and of a block only what its patches touch, so that each of its
+compressed tiles is decoded about once, and only where its tissue mask has patches.
 """
 
+import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from histocae.errors import SlideError
-from histocae.slide import Slide, choose_level, reduce_box
+from histocae.slide import Reading, Slide, choose_level, reduce_box
 from histocae.tissue import cell_shares, tissue_mask
 
 MASK_PIXELS = 8  # mask pixels along a patch's side: 8 microns each at the default 64 microns
-BLOCK_PIXELS = 2048  # side of what is read at once, in pixels of the level: 16 MiB
+BLOCK_PIXELS = 2048  # side of what is read at once, in pixels of the level: 12 MiB
+AHEAD = 2  # blocks that are being read while one is used
+SLIVER = 1e-6  # of a pixel: so much over the border is rounding, not another pixel
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def sample(count: int, cap: int | None, seed: list[int]) -> np.ndarray:
 def read_patches(
     slide: Slide, grid: Grid, plan: Plan, pixels: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read the planned patches, block by block.
+    """Read the planned patches, block by block; the next blocks are decoded while one is used.
 
     Yields:
         Positions in the plan (int64, n) and the patches (uint8, n x pixels x pixels x 3).
@@ -166,32 +171,51 @@ def read_patches(
     per_block = max(1, int(BLOCK_PIXELS / grid.cell))
     blocks = (plan.rows // per_block) * (grid.columns // per_block + 1) + plan.columns // per_block
     order = np.argsort(blocks, kind="stable")
-    for which in np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1):
-        if not len(which):
-            continue
+    todo = iter(np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1) if len(order) else [])
+    begun = deque((which, _begin(slide, grid, plan, which, pixels)) for which in islice(todo, AHEAD))
+    while begun:
+        which, reading = begun.popleft()
+        begun.extend((one, _begin(slide, grid, plan, one, pixels)) for one in islice(todo, 1))
         try:
-            yield which, _read_cells(slide, grid, plan, which, pixels)
+            patches = _finish(slide, grid, plan, which, pixels, reading)
         except SlideError:
-            # one bad tile spoils the whole block: go through it patch by patch up to there
+            # one bad tile spoils the whole block: go through it patch by patch up to there, and let nothing
+            # else that is read meanwhile bring the reader into error
+            for _, other in begun:
+                other.wait()
             for one in which:
                 single = np.array([one])
-                yield single, _read_cells(slide, grid, plan, single, pixels)
+                reading = _begin(slide, grid, plan, single, pixels)
+                yield single, _finish(slide, grid, plan, single, pixels, reading)
+        else:
+            yield which, patches
 
 
-def _read_cells(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int) -> np.ndarray:
-    """Read the box around some cells once and cut them out of it."""
-    rows, columns = plan.rows[which], plan.columns[which]
-    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+def _begin(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int) -> Reading:
+    """Begin to read the pixels that some cells touch."""
+    x, y = _corners(grid, plan, which)
+    side = pixels if grid.cell == pixels else math.ceil(grid.cell) + 1
+    return slide.start(grid.level, np.floor(x + SLIVER).astype(int), np.floor(y + SLIVER).astype(int), side, side)
+
+
+def _finish(
+    slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, reading: Reading
+) -> np.ndarray:
+    """Wait for the pixels of some cells, and reduce each cell to a patch where it is not one yet."""
+    boxes = reading.result()
     if grid.cell == pixels:
-        box = (left * pixels, top * pixels, (right - left) * pixels, (bottom - top) * pixels)
-        picture = slide.read(grid.level, *(int(edge) for edge in box))
-        cells = picture.reshape(bottom - top, pixels, right - left, pixels, 3).swapaxes(1, 2)
-        return cells[rows - top, columns - left]
-    box = tuple(float(edge * grid.cell) for edge in (left, top, right, bottom))
-    picture, x, y = slide.read_around(grid.level, box)
-    return np.stack(
-        [
-            reduce_box(picture, (column * grid.cell - x, row * grid.cell - y), grid.cell, pixels)
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-        ]
-    )
+        return boxes
+    x, y = _corners(grid, plan, which)
+    size = slide.levels[grid.level]
+
+    def reduce(i: int) -> np.ndarray:
+        left, top = math.floor(x[i] + SLIVER), math.floor(y[i] + SLIVER)
+        picture = boxes[i, : max(size.height, top + 1) - top, : max(size.width, left + 1) - left]
+        return reduce_box(picture, (x[i] - left, y[i] - top), grid.cell, pixels)
+
+    return np.stack(list(slide.pool.map(reduce, range(len(which)))))
+
+
+def _corners(grid: Grid, plan: Plan, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give x and y of cells' top left corners, in pixels of the level."""
+    return plan.columns[which] * grid.cell, plan.rows[which] * grid.cell

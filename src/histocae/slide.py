@@ -4,13 +4,18 @@ Three lengths never mix here: microns, level-0 pixels and pixels of a level.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import openslide
 from PIL import Image
 
+from histocae import tiled
 from histocae.errors import SlideError
 
 # Scanners go from 0.1 (100x oil) to 10 microns per pixel (1x). Outside of it stands a
@@ -23,6 +28,8 @@ ANISOTROPY = 1.1
 # a level this close to the target counts as the target; the last bit is for values that
 # were written down as 0.45 or 0.55 and came back as floats
 TOLERANCE = 0.10 + 1e-6
+# tiles or boxes that a thread takes at once: few, so that none has much left when the others are done
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -46,14 +53,20 @@ class Slide:
 
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, threads: int = 1):
         """Open a slide.
+
+        Args:
+            path: of the slide.
+            threads: that decode; pixels do not depend on it.
 
         Raises:
             SlideError: it can't be opened.
 
         """
         self.path = path
+        self._threads = threads
+        self._reopening = Lock()
         self._handle = self._open()
         handle = self._handle
         self.levels = tuple(
@@ -77,12 +90,24 @@ class Slide:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # threads first: they read through what is closed next; looked up so that none are started for it
+        if "pool" in vars(self):
+            self.pool.shutdown(cancel_futures=True)
+        if "_tiles" in vars(self):
+            self._tiles.close()
         self._handle.close()
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """The slide's threads."""
+        return ThreadPoolExecutor(self._threads, "slide")
+
+    @cached_property
+    def _tiles(self) -> tiled.Tiles:
+        return tiled.Tiles(self.path, self.vendor, [(one.width, one.height) for one in self.levels])
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a region, given in pixels of `level`; what the slide leaves open is white.
-
-        After a failure the slide is opened anew, since OpenSlide's handle stays in error.
 
         Returns:
             uint8, height x width x 3.
@@ -91,17 +116,58 @@ class Slide:
             SlideError: the region can't be decoded.
 
         """
+        return self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
+
+    def start(self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int) -> "Reading":
+        """Begin to read boxes of one size in the slide's threads; what the slide leaves open is white.
+
+        Of a slide whose tiles are known how to be decoded, each that a box touches is decoded once; others
+        are read by OpenSlide, box by box.
+
+        Args:
+            level: of the slide.
+            x: int64, left edges in pixels of the level.
+            y: int64, upper edges.
+            width: of each box.
+            height: of each box.
+
+        """
+        boxes = np.empty((len(x), height, width, 3), np.uint8)
+        corners = list(zip(x.tolist(), y.tolist(), strict=True))
+
+        def by_openslide(which: Sequence[int]) -> None:
+            for one in which:
+                boxes[one] = self._read(level, *corners[one], width, height)
+
+        size = self._tiles.levels[level]
+        if size is None:
+            return Reading(boxes, self._share(by_openslide, range(len(x))), by_openslide)
+        outside = (x < 0) | (y < 0) | (x + width > size.width) | (y + height > size.height)
+        boxes[outside] = 255
+        tiles = tiled.plan(size, x, y, width, height)
+        return Reading(boxes, self._share(lambda some: self._tiles.paste(level, some, boxes), tiles), by_openslide)
+
+    def _share(self, function: Callable, things: Sequence) -> list[Future]:
+        """Let the threads do a function on all of some things, a few at a time."""
+        few = max(1, min(AT_ONCE, -(-len(things) // self._threads)))
+        return [self.pool.submit(function, things[i : i + few]) for i in range(0, len(things), few)]
+
+    def _read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Read a region by OpenSlide; after a failure its handle stays in error, and the slide is opened anew."""
         scale = self.levels[level].downsample
-        corner = (round(x * scale), round(y * scale))
+        handle = self._handle
         try:
-            region = self._handle.read_region(corner, level, (width, height))
+            region = handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except (openslide.OpenSlideError, OSError) as error:
-            self._handle.close()
-            self._handle = self._open()
+            with self._reopening:
+                # other threads may still read by the former, which ends with the last of them
+                if self._handle is handle:
+                    self._handle = self._open()
             raise SlideError(f"can't be read at level {level}, x {x}, y {y}: {error}") from None
-        if region.getextrema()[3][0] < 255:
-            region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
-        return np.asarray(region)[..., :3]
+        pixels = np.asarray(region)
+        if pixels[..., 3].min() < 255:
+            pixels = np.asarray(Image.alpha_composite(Image.new("RGBA", region.size, "white"), region))
+        return pixels[..., :3]
 
     def microns(self, own: float | None, default: float | None) -> tuple[float, str]:
         """Decide how many microns a level-0 pixel has; a number no scanner can have made counts as missing.
@@ -163,6 +229,39 @@ class Slide:
         """Find the coarsest level that is at least as fine as `downsample`; 0 if none is."""
         fine = [i for i, one in enumerate(self.levels) if one.downsample <= downsample]
         return max(fine, key=lambda i: self.levels[i].downsample, default=0)
+
+
+class Reading:
+    """Boxes that are being read."""
+
+    def __init__(
+        self, boxes: np.ndarray, parts: list[Future], by_openslide: Callable[[Sequence[int]], None]
+    ):
+        """Take what `Slide.start` has begun."""
+        self._boxes = boxes
+        self._parts = parts
+        self._by_openslide = by_openslide
+
+    def wait(self) -> None:
+        """Wait until no thread reads for it any more, whether that went well or not."""
+        wait(self._parts)
+
+    def result(self) -> np.ndarray:
+        """Wait for the boxes.
+
+        Returns:
+            uint8, n x height x width x 3.
+
+        Raises:
+            SlideError: one of them can't be decoded.
+
+        """
+        self.wait()
+        lacking: set[int] = set()
+        for part in self._parts:
+            lacking |= part.result() or set()
+        self._by_openslide(sorted(lacking))
+        return self._boxes
 
 
 def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pixels: int) -> np.ndarray:

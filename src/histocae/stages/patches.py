@@ -21,7 +21,7 @@ from histocae.setaside import check_share, set_aside
 from histocae.shards import Record, Task, finished, make_shard, read_rows
 from histocae.tables import METADATA_TEXTS
 
-CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiles", "tissue")
+CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiled", "tiles", "tissue")
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,253 @@
+"""The compressed tiles of slides that are TIFF files, each decoded once: the only module that knows their libraries.
+
+OpenSlide paints what it decodes, which takes longer than decoding. Where a slide's pixels are known to
+come out the same, its tiles are decoded here and pasted into the boxes that want them; all others are
+left to OpenSlide, and so is every tile that is not beyond doubt: what a damaged tile becomes, pixels or
+an error, OpenSlide decides.
+"""
+
+import logging
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+VENDORS = ("aperio", "generic-tiff")
+JPEG = 7
+COLORSPACES = {2: "RGB", 6: "YCBCR"}  # by TIFF's photometric interpretation
+# of decoded tiles that other boxes may want; as much as OpenSlide keeps
+KEPT_BYTES = 32 * 2**20
+# a baseline frame of 8 bits: marker, length for three components, bits; height, width, components follow
+FRAME = b"\xff\xc0\x00\x11\x08"
+# libjpeg leaves blocks that its data did not reach at this
+UNREACHED = 128
+
+tifffile.logger().setLevel(logging.CRITICAL)  # what is wrong with a file OpenSlide tells
+
+
+@dataclass(frozen=True)
+class Level:
+    """The tiles of one level: pixels of the level and of a tile, and where the bytes of each tile lie."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    tables: bytes | None
+    colorspace: str
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def frame(self) -> bytes:
+        """How the header of a tile of this level's size begins."""
+        return FRAME + struct.pack(">HHB", self.tile_height, self.tile_width, 3)
+
+
+@dataclass(frozen=True)
+class Paste:
+    """A part of a tile and its place in a box: box[to] = tile[part]."""
+
+    box: int
+    to: tuple[slice, slice]
+    part: tuple[slice, slice]
+    pixels: int
+
+
+class Tiles:
+    """A slide's compressed tiles, opened for reading.
+
+    Attributes:
+        levels: as OpenSlide has them, finest first; None where OpenSlide has to read.
+
+    """
+
+    def __init__(self, path: Path, vendor: str, sizes: Sequence[tuple[int, int]]):
+        """Find the tiles of each level.
+
+        Args:
+            path: of the slide.
+            vendor: as OpenSlide calls it.
+            sizes: width and height of OpenSlide's levels.
+
+        """
+        self.levels: tuple[Level | None, ...] = (None,) * len(sizes)
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._lock = Lock()
+        self._file = None
+        if vendor not in VENDORS:
+            return
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        try:
+            found = _find_levels(self._file, sizes)
+        except (tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError):
+            return  # a header that only OpenSlide understands
+        self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
+
+    def close(self) -> None:
+        """Close the file and let go of what was kept."""
+        self._kept.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _is_plain(self, level: Level) -> bool:
+        """Tell by its first tile whether a level has the kind of tiles that are decoded here."""
+        return level.frame in self._raw(level, 0)
+
+    def _raw(self, level: Level, tile: int) -> bytes:
+        return os.pread(self._file.fileno(), level.sizes[tile], level.offsets[tile])
+
+    def paste(self, number: int, tiles: Sequence[tuple[int, Sequence[Paste]]], boxes: np.ndarray) -> set[int]:
+        """Decode some tiles of a level and paste their parts into boxes; threads may do so at once.
+
+        Args:
+            number: of the level.
+            tiles: from `plan`.
+            boxes: uint8, n x height x width x 3.
+
+        Returns:
+            The boxes that lack a part, because a tile is not beyond doubt.
+
+        """
+        level, lacking = self.levels[number], set()
+        # a row more than a tile has: see _decode
+        buffer = np.empty((level.tile_height + 1, level.tile_width, 3), np.uint8)
+        for tile, pastes in tiles:
+            pixels = self._get(number, tile)
+            if pixels is None and (pixels := _decode(level, self._raw(level, tile), buffer)) is None:
+                lacking.update(paste.box for paste in pastes)
+                continue
+            for paste in pastes:
+                boxes[paste.box][paste.to] = pixels[paste.part]
+            if pixels.base is buffer and sum(paste.pixels for paste in pastes) < pixels.size // 3:
+                self._keep(number, tile, pixels)
+        return lacking
+
+    def _get(self, number: int, tile: int) -> np.ndarray | None:
+        with self._lock:
+            if (number, tile) in self._kept:
+                self._kept.move_to_end((number, tile))
+            return self._kept.get((number, tile))
+
+    def _keep(self, number: int, tile: int, pixels: np.ndarray) -> None:
+        """Keep a tile that was not used up: it lies across the border of what is read at once."""
+        with self._lock:
+            self._kept[number, tile] = pixels.copy()
+            while len(self._kept) * pixels.nbytes > KEPT_BYTES:
+                self._kept.popitem(last=False)
+
+
+def plan(level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int) -> list[tuple[int, list[Paste]]]:
+    """Find the tiles that boxes of one size touch, and what of each goes where.
+
+    Args:
+        level: of the slide.
+        x: int64, left edges of the boxes in pixels of the level.
+        y: int64, their upper edges.
+        width: of each.
+        height: of each.
+
+    Returns:
+        The tiles in the order of the file, each with its parts.
+
+    """
+    columns = _overlaps(x, width, level.tile_width, level.width)
+    rows = _overlaps(y, height, level.tile_height, level.height)
+    tiles: dict[int, list[Paste]] = {}
+    for box, (across, down) in enumerate(zip(columns, rows, strict=True)):
+        for row, to_y, part_y in down:
+            for column, to_x, part_x in across:
+                pixels = (part_y.stop - part_y.start) * (part_x.stop - part_x.start)
+                paste = Paste(box, (to_y, to_x), (part_y, part_x), pixels)
+                tiles.setdefault(row * level.columns + column, []).append(paste)
+    return sorted(tiles.items())
+
+
+def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list[tuple[int, slice, slice]]]:
+    """Along one axis, the tiles that each span touches: number, place in the span, place in the tile."""
+    found = []
+    for start in starts.tolist():
+        first, last = max(start, 0), min(start + length, end)
+        touched = []
+        for number in range(first // tile, -(-last // tile) if last > first else 0):
+            low, high = max(first, number * tile), min(last, (number + 1) * tile)
+            touched.append(
+                (number, slice(low - start, high - start), slice(low - number * tile, high - number * tile))
+            )
+        found.append(touched)
+    return found
+
+
+def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
+    """Decode a tile.
+
+    libjpeg goes on with a warning where a tile's data end too early; to OpenSlide that is an error, but
+    imagecodecs does not pass it on. So libjpeg is told that the tile is one row higher than it is: in a
+    sound tile the first block below it is made of the few bits that fill up the last byte, in one that ended
+    early it was never reached.
+
+    Args:
+        level: that has the tile.
+        raw: its bytes.
+        buffer: uint8, one row higher than a tile.
+
+    Returns:
+        Its pixels, a view of the buffer; None where OpenSlide has to decide.
+
+    """
+    start = raw.find(level.frame)
+    if start < 0:
+        return None
+    sampling = raw[start + len(level.frame) + 1]
+    # rows of chroma that are shared by two rows of pixels are smoothed with those below: they would show
+    extra = 0 if sampling & 15 > 1 else 1
+    at = start + len(FRAME)
+    taller = raw[:at] + (level.tile_height + extra).to_bytes(2, "big") + raw[at + 2 :]
+    out = buffer[: level.tile_height + extra]
+    try:
+        imagecodecs.jpeg8_decode(
+            taller, tables=level.tables, colorspace=level.colorspace, outcolorspace="RGB", out=out
+        )
+    except (imagecodecs.Jpeg8Error, ValueError):
+        return None
+    if (out[-1, :8] == UNREACHED).all() or (not extra and (out[-4:, -4:] == UNREACHED).all()):
+        return None
+    return buffer[: level.tile_height]
+
+
+def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level | None]:
+    """Find the one tiled picture of each size."""
+    pages: dict[tuple[int, int], list[tifffile.TiffPage]] = {}
+    with tifffile.TiffFile(file) as tiff:
+        for page in tiff.pages:
+            if page.is_tiled:
+                pages.setdefault((page.imagewidth, page.imagelength), []).append(page)
+        found = [pages.get(size, []) for size in sizes]
+        # OpenSlide makes what an Aperio slide lacks from other levels
+        if any(0 in page.databytecounts or 0 in page.dataoffsets for one in found for page in one):
+            return [None] * len(sizes)
+        return [_level(one[0]) if len(one) == 1 else None for one in found]
+
+
+def _level(page: tifffile.TiffPage) -> Level | None:
+    kind = (page.compression, page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
+    if kind != (JPEG, 8, 3, 1, 1) or page.photometric not in COLORSPACES:
+        return None
+    level = Level(
+        page.imagewidth, page.imagelength, page.tilewidth, page.tilelength,
+        tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, COLORSPACES[page.photometric],
+    )  # fmt: skip
+    tiles = level.columns * -(-level.height // level.tile_height)
+    return level if len(level.offsets) == len(level.sizes) == tiles else None
