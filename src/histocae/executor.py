@@ -41,8 +41,7 @@ def spread(
     """
     with bar(None, label, unit, len(tasks)) as progress:
         todo = list(range(len(tasks)))
-        bounds = (1, math.inf) if fetching is None else (fetching, 2 * fetching)
-        workers = params.workers or int(min(max(_cores(), bounds[0]), bounds[1]))
+        workers = _workers(params, fetching)
         while todo:
             ended, suspects = yield from _until_death(function, tasks, todo, workers, progress)
             for position in sorted(suspects):
@@ -52,6 +51,16 @@ def spread(
                     yield position, WorkerDiedError("the process that read it died")
                 ended |= alone | died
             todo = [position for position in todo if position not in ended]
+
+
+def threads_each(tasks: int, params: ExecutorParams, fetching: int | None = None) -> int:
+    """How many threads of its own each task may run, so that few tasks use all cores as well; see `spread`."""
+    return max(1, _cores() // max(1, min(tasks, _workers(params, fetching))))
+
+
+def _workers(params: ExecutorParams, fetching: int | None) -> int:
+    bounds = (1, math.inf) if fetching is None else (fetching, 2 * fetching)
+    return params.workers or int(min(max(_cores(), bounds[0]), bounds[1]))
 
 
 def _until_death(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,8 @@ from histocae.tissue import tissue_mask
 
 NO_TISSUE = "shows no tissue"
 PICTURE_PIXELS = 1200  # longest side of an overview picture
-Found = Iterator[tuple[pd.DataFrame, np.ndarray]]  # index rows and their patches
+# columns of the index (a value counts for all rows; `row` is an array) and the patches
+Found = Iterator[tuple[dict[str, Any], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Task:
         thumbnails: folder for the thumbnails.
         made_from: fingerprint of the slide's bytes and the code that reads them.
         by_default: the slide does not say, so that default_mpp counts: known when it has been opened.
+        threads: that decode; the shard does not depend on it.
 
     """
 
@@ -74,6 +77,7 @@ class Task:
     thumbnails: Path
     made_from: str
     by_default: bool = False
+    threads: int = 1
 
     @property
     def name(self) -> str:
@@ -213,9 +217,7 @@ def make_shard(task: Task) -> Record:
         (task.shards / f"{task.name}.npy").unlink()
         (task.shards / f"{task.name}.csv").unlink(missing_ok=True)
     else:
-        table = pd.concat(rows, ignore_index=True)
-        table.insert(0, "position", range(len(table)))
-        write_table(table, task.shards / f"{task.name}.csv")
+        write_table(_table(rows), task.shards / f"{task.name}.csv")
     counts["kept"] = kept
     reason = None if kept else NO_TISSUE
     if failure:
@@ -227,6 +229,16 @@ def make_shard(task: Task) -> Record:
     )  # fmt: skip
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
     return record
+
+
+def _table(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Join index rows; one table of all is made a hundred times faster than one of each block."""
+    lengths = [len(one["row"]) for one in found]
+    columns = {
+        name: np.concatenate([np.broadcast_to(one[name], n) for one, n in zip(found, lengths, strict=True)])
+        for name in found[0]
+    }
+    return pd.DataFrame({"position": np.arange(sum(lengths)), **columns})
 
 
 def _normalize(path: Path, pixels: int) -> None:
@@ -242,7 +254,7 @@ def _read_slide(
     task: Task, counts: Counter, about: dict, fail: Callable[[str], None]
 ) -> Found:
     try:
-        with Slide(task.source.fetch(task.slide_id, task.files[0])) as slide:
+        with Slide(task.source.fetch(task.slide_id, task.files[0]), task.threads) as slide:
             size = slide.levels[0]
             about |= {"width": size.width, "height": size.height}
             mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
@@ -274,17 +286,13 @@ def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) 
         enough = (shares >= task.params.tissue_share) | ~plan.unsure[which]
         counts["read"] += len(which)
         counts["background"] += int((~enough).sum())
-        which = which[enough]
+        if not enough.all():
+            which, shares, patches = which[enough], shares[enough], patches[enough]
         x, y = grid.corners(plan.rows[which], plan.columns[which])
-        yield (
-            pd.DataFrame(
-                {
-                    "file": task.files[0], "row": plan.rows[which], "column": plan.columns[which],
-                    "x": x, "y": y, "mpp": grid.mpp, "tissue_share": shares[enough],
-                }
-            ),
-            patches[enough],
-        )  # fmt: skip
+        yield {
+            "file": task.files[0], "row": plan.rows[which], "column": plan.columns[which],
+            "x": x, "y": y, "mpp": grid.mpp, "tissue_share": shares,
+        }, patches  # fmt: skip
 
 
 def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
@@ -305,16 +313,10 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
         if not take.any():
             continue
         row, column = tile.rows[take], tile.columns[take]
-        yield (
-            pd.DataFrame(
-                {
-                    "file": file, "row": row, "column": column,
-                    "x": column * params.pixels, "y": row * params.pixels,
-                    "mpp": np.nan, "tissue_share": tile.shares[take],
-                }
-            ),
-            tile.patches[take],
-        )  # fmt: skip
+        yield {
+            "file": file, "row": row, "column": column, "x": column * params.pixels, "y": row * params.pixels,
+            "mpp": np.nan, "tissue_share": tile.shares[take],
+        }, tile.patches[take]  # fmt: skip
 
 
 def _each_tile(
@@ -346,4 +348,4 @@ def _draw(overview: Overview, plan: Plan, path: Path) -> None:
         x, y = column * side, row * side
         draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
     with replacing(path) as handle:
-        picture.save(handle, "PNG", compress_level=3)
+        picture.save(handle, "PNG", compress_level=1)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -56,8 +57,7 @@ class Level:
         return FRAME + struct.pack(">HHB", self.tile_height, self.tile_width, 3)
 
 
-@dataclass(frozen=True)
-class Paste:
+class Paste(NamedTuple):
     """A part of a tile and its place in a box: box[to] = tile[part]."""
 
     box: int

@@ -6,13 +6,14 @@ the slide, the parameters or the code that reads it changed.
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from histocae import paths, sources, store
 from histocae.errors import DataError, FetchError, shortened
-from histocae.executor import WorkerDiedError, spread
+from histocae.executor import WorkerDiedError, spread, threads_each
 from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
 from histocae.gdc.remote import InARow
 from histocae.hashes import Hashes
@@ -75,6 +76,8 @@ def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str,
         download.check_token(source.server, [task.source.remote for task in todo])
     missing, row = [], InARow(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
+    threads = threads_each(len(todo), params.executor, fetching)
+    todo = [replace(task, threads=threads) for task in todo]
     results = spread(_make, todo, params.executor, "patches", "slides", fetching=fetching)
     for at, (position, result) in enumerate(results, 1):
         task = todo[position]
