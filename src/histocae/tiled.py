@@ -210,21 +210,22 @@ def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
     start = raw.find(level.frame)
     if start < 0:
         return None
-    sampling = raw[start + len(level.frame) + 1]
-    # rows of chroma that are shared by two rows of pixels are smoothed with those below: they would show
-    extra = 0 if sampling & 15 > 1 else 1
     at = start + len(FRAME)
-    taller = raw[:at] + (level.tile_height + extra).to_bytes(2, "big") + raw[at + 2 :]
-    out = buffer[: level.tile_height + extra]
+    taller = raw[:at] + (level.tile_height + 1).to_bytes(2, "big") + raw[at + 2 :]
+    how = {"tables": level.tables, "colorspace": level.colorspace}
+    pixels = buffer[: level.tile_height]
     try:
-        imagecodecs.jpeg8_decode(
-            taller, tables=level.tables, colorspace=level.colorspace, outcolorspace="RGB", out=out
-        )
+        # the first component's sampling: how many rows of pixels share one of chroma
+        if raw[start + len(level.frame) + 1] & 15 == 1:
+            imagecodecs.jpeg8_decode(taller, outcolorspace="RGB", out=buffer, **how)
+            reached = buffer[-1, :8] != UNREACHED
+        else:
+            # chroma is smoothed with the row below, which has to be the tile's own
+            imagecodecs.jpeg8_decode(raw, outcolorspace="RGB", out=pixels, **how)
+            reached = imagecodecs.jpeg8_decode(taller, outcolorspace="GRAYSCALE", **how)[-1, :8] != UNREACHED
     except (imagecodecs.Jpeg8Error, ValueError):
         return None
-    if (out[-1, :8] == UNREACHED).all() or (not extra and (out[-4:, -4:] == UNREACHED).all()):
-        return None
-    return buffer[: level.tile_height]
+    return pixels if reached.any() else None
 
 
 def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level | None]:

@@ -1,0 +1,97 @@
+"""Makes the slides that are measured: one drawn slide, laid out mirrored, in several formats."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import openslide
+import pyvips
+import tifffile
+from PIL import Image
+
+from histocae import demo
+
+MPP = 0.5
+LEVEL_4X = 4
+TILE = 240  # an Aperio scanner's
+JPEG, JPEG_2000_YCBCR, JPEG_2000_RGB = 7, 33003, 33005  # compressions by TIFF's numbers
+REAL = "CMU-1-Small-Region.svs"
+
+
+@cache
+def drawn() -> np.ndarray:
+    """Draw tissue: uint8, 2048 x 2048 x 3 at 0.5 microns per pixel."""
+    spec = demo.DemoSpec(1, 6, 1024.0)
+    table = demo.cohort(spec)
+    slide_id = table["slide_id"][table["mpp"] == MPP].iloc[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = demo.write_slide(spec, slide_id, Path(folder))
+        with openslide.OpenSlide(path) as slide:
+            return np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
+
+
+def laid_out(width: int, height: int) -> np.ndarray:
+    """Lay the drawn tissue out as often as it takes, every other one mirrored; uint8, height x width x 3."""
+    tile = drawn()
+    row = np.concatenate([tile, tile[:, ::-1]], axis=1)
+    both = np.concatenate([row, row[::-1]])
+    times = (-(-height // both.shape[0]), -(-width // both.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(both, times)[:height, :width])
+
+
+def generic(path: Path, picture: np.ndarray) -> Path:
+    """Write a pyramidal generic TIFF: JPEG, tiles of 256 pixels, each level half the one before."""
+    image = pyvips.Image.new_from_array(picture).copy(xres=1000 / MPP, yres=1000 / MPP)
+    image.tiffsave(
+        str(path), compression="jpeg", Q=90, tile=True, tile_width=256, tile_height=256, pyramid=True, resunit="cm"
+    )
+    return path
+
+
+def aperio(path: Path, picture: np.ndarray, compression: int) -> Path:
+    """Write an Aperio slide with a level 0 and one four times coarser, tiles of 240 pixels.
+
+    Args:
+        path: of the slide.
+        picture: uint8, height x width x 3.
+        compression: JPEG, JPEG_2000_YCBCR or JPEG_2000_RGB.
+
+    """
+    levels = [picture, np.asarray(Image.fromarray(picture).reduce(LEVEL_4X))]
+    with tifffile.TiffWriter(path) as tiff:
+        for number, level in enumerate(levels):
+            text = f"Aperio Image Library v11.0\n{level.shape[1]}x{level.shape[0]} |AppMag = 20|MPP = {MPP}"
+            how = {"compression": "jpeg", "compressionargs": {"level": 90}, "subsampling": (2, 1)}
+            if compression != JPEG:
+                how = {"compression": compression, "shape": level.shape, "dtype": np.uint8}
+                level = _encoded(level, compression)
+            tiff.write(
+                level, tile=(TILE, TILE), photometric="rgb", description=text, metadata=None,
+                subfiletype=int(number > 0), **how,
+            )  # fmt: skip
+    return path
+
+
+def _encoded(picture: np.ndarray, compression: int) -> Iterator[bytes]:
+    height, width, _ = picture.shape
+    padded = np.pad(picture, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
+    for y in range(0, height, TILE):
+        for x in range(0, width, TILE):
+            tile = np.ascontiguousarray(padded[y : y + TILE, x : x + TILE])
+            if compression == JPEG_2000_YCBCR:
+                tile = np.asarray(Image.fromarray(tile).convert("YCbCr"))
+            yield imagecodecs.jpeg2k_encode(tile, level=40, codecformat="j2k", mct=compression == JPEG_2000_RGB)
+
+
+def real() -> Path | None:
+    """Find a scanner's slide: in $HISTOCAE_DATA or beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
+    for folder in (os.environ.get("HISTOCAE_DATA"), beside):
+        if folder and (path := Path(folder) / REAL).is_file():
+            return path
+    print(f"no {REAL} in $HISTOCAE_DATA or {beside.name}/ beside the checkout: left out")
+    return None
