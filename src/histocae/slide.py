@@ -28,7 +28,7 @@ ANISOTROPY = 1.1
 # a level this close to the target counts as the target; the last bit is for values that
 # were written down as 0.45 or 0.55 and came back as floats
 TOLERANCE = 0.10 + 1e-6
-# tiles or boxes that a thread takes at once: few, so that none has much left when the others are done
+# tiles that a thread takes at once: few, so that none has much left when the others are done
 AT_ONCE = 8
 
 
@@ -141,15 +141,17 @@ class Slide:
 
         size = self._tiles.levels[level]
         if size is None:
-            return Reading(boxes, self._share(by_openslide, range(len(x))), by_openslide)
+            # to each thread boxes that lie together: two at once in one tile would both decode it
+            return Reading(boxes, self._share(by_openslide, range(len(x)), len(x)), by_openslide)
         outside = (x < 0) | (y < 0) | (x + width > size.width) | (y + height > size.height)
         boxes[outside] = 255
         tiles = tiled.plan(size, x, y, width, height)
-        return Reading(boxes, self._share(lambda some: self._tiles.paste(level, some, boxes), tiles), by_openslide)
+        parts = self._share(lambda some: self._tiles.paste(level, some, boxes), tiles, AT_ONCE)
+        return Reading(boxes, parts, by_openslide)
 
-    def _share(self, function: Callable, things: Sequence) -> list[Future]:
-        """Let the threads do a function on all of some things, a few at a time."""
-        few = max(1, min(AT_ONCE, -(-len(things) // self._threads)))
+    def _share(self, function: Callable, things: Sequence, most: int) -> list[Future]:
+        """Let the threads do a function on all of some things, at most so many at a time."""
+        few = max(1, min(most, -(-len(things) // self._threads)))
         return [self.pool.submit(function, things[i : i + few]) for i in range(0, len(things), few)]
 
     def _read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:

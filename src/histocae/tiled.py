@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 
 VENDORS = ("aperio", "generic-tiff")
-JPEG = 7
+JPEG, JPEG_2000_RGB = 7, 33005  # TIFF's numbers; 33003, in YCbCr, OpenSlide converts in its own way
 COLORSPACES = {2: "RGB", 6: "YCBCR"}  # by TIFF's photometric interpretation
 # of decoded tiles that other boxes may want; as much as OpenSlide keeps
 KEPT_BYTES = 32 * 2**20
@@ -43,6 +43,7 @@ class Level:
     tile_height: int
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
+    compression: int
     tables: bytes | None
     colorspace: str
 
@@ -53,8 +54,12 @@ class Level:
 
     @property
     def frame(self) -> bytes:
-        """How the header of a tile of this level's size begins."""
+        """How the header of a JPEG of this level's tiles begins."""
         return FRAME + struct.pack(">HHB", self.tile_height, self.tile_width, 3)
+
+    def buffer(self) -> np.ndarray:
+        """Make room to decode a tile in, and a row more: see `_decode_jpeg`."""
+        return np.empty((self.tile_height + 1, self.tile_width, 3), np.uint8)
 
 
 class Paste(NamedTuple):
@@ -89,12 +94,13 @@ class Tiles:
         self._file = None
         if vendor not in VENDORS:
             return
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
         try:
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+            self._length = os.fstat(self._file.fileno()).st_size
             found = _find_levels(self._file, sizes)
+            self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
         except (tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError):
             return  # a header that only OpenSlide understands
-        self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
 
     def close(self) -> None:
         """Close the file and let go of what was kept."""
@@ -104,10 +110,12 @@ class Tiles:
 
     def _is_plain(self, level: Level) -> bool:
         """Tell by its first tile whether a level has the kind of tiles that are decoded here."""
-        return level.frame in self._raw(level, 0)
+        return _decode(level, self._raw(level, 0), level.buffer()) is not None
 
     def _raw(self, level: Level, tile: int) -> bytes:
-        return os.pread(self._file.fileno(), level.sizes[tile], level.offsets[tile])
+        """Read a tile's bytes; none where the file ends before it does."""
+        offset, size = level.offsets[tile], level.sizes[tile]
+        return os.pread(self._file.fileno(), size, offset) if offset + size <= self._length else b""
 
     def paste(self, number: int, tiles: Sequence[tuple[int, Sequence[Paste]]], boxes: np.ndarray) -> set[int]:
         """Decode some tiles of a level and paste their parts into boxes; threads may do so at once.
@@ -122,8 +130,7 @@ class Tiles:
 
         """
         level, lacking = self.levels[number], set()
-        # a row more than a tile has: see _decode
-        buffer = np.empty((level.tile_height + 1, level.tile_width, 3), np.uint8)
+        buffer = level.buffer()
         for tile, pastes in tiles:
             pixels = self._get(number, tile)
             if pixels is None and (pixels := _decode(level, self._raw(level, tile), buffer)) is None:
@@ -193,39 +200,49 @@ def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list
 def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
     """Decode a tile.
 
-    libjpeg goes on with a warning where a tile's data end too early; to OpenSlide that is an error, but
-    imagecodecs does not pass it on. So libjpeg is told that the tile is one row higher than it is: in a
-    sound tile the first block below it is made of the few bits that fill up the last byte, in one that ended
-    early it was never reached.
-
     Args:
         level: that has the tile.
         raw: its bytes.
-        buffer: uint8, one row higher than a tile.
+        buffer: of the level.
 
     Returns:
         Its pixels, a view of the buffer; None where OpenSlide has to decide.
 
     """
+    pixels = buffer[:-1]
+    try:
+        if level.compression == JPEG:
+            sound = _decode_jpeg(level, raw, buffer)
+        else:
+            sound = imagecodecs.jpeg2k_decode(raw, out=pixels) is pixels
+    except (imagecodecs.Jpeg8Error, imagecodecs.Jpeg2kError, ValueError):
+        return None
+    return pixels if sound else None
+
+
+def _decode_jpeg(level: Level, raw: bytes, buffer: np.ndarray) -> bool:
+    """Decode a JPEG into all but the last row of a buffer, and tell whether it was whole.
+
+    libjpeg goes on with a warning where a tile's data end too early; to OpenSlide that is an error, but
+    imagecodecs does not pass it on. So libjpeg is told that the tile is one row higher than it is: in a
+    sound tile the first block below it is made of the few bits that fill up the last byte, in one that ended
+    early it was never reached.
+    """
     start = raw.find(level.frame)
     if start < 0:
-        return None
+        return False
     at = start + len(FRAME)
     taller = raw[:at] + (level.tile_height + 1).to_bytes(2, "big") + raw[at + 2 :]
     how = {"tables": level.tables, "colorspace": level.colorspace}
-    pixels = buffer[: level.tile_height]
-    try:
-        # the first component's sampling: how many rows of pixels share one of chroma
-        if raw[start + len(level.frame) + 1] & 15 == 1:
-            imagecodecs.jpeg8_decode(taller, outcolorspace="RGB", out=buffer, **how)
-            reached = buffer[-1, :8] != UNREACHED
-        else:
-            # chroma is smoothed with the row below, which has to be the tile's own
-            imagecodecs.jpeg8_decode(raw, outcolorspace="RGB", out=pixels, **how)
-            reached = imagecodecs.jpeg8_decode(taller, outcolorspace="GRAYSCALE", **how)[-1, :8] != UNREACHED
-    except (imagecodecs.Jpeg8Error, ValueError):
-        return None
-    return pixels if reached.any() else None
+    # the first component's sampling: how many rows of pixels share one of chroma
+    if raw[start + len(level.frame) + 1] & 15 == 1:
+        imagecodecs.jpeg8_decode(taller, outcolorspace="RGB", out=buffer, **how)
+        below = buffer[-1]
+    else:
+        # chroma is smoothed with the row below, which has to be the tile's own
+        imagecodecs.jpeg8_decode(raw, outcolorspace="RGB", out=buffer[:-1], **how)
+        below = imagecodecs.jpeg8_decode(taller, outcolorspace="GRAYSCALE", **how)[-1]
+    return bool((below[:8] != UNREACHED).any())
 
 
 def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level | None]:
@@ -243,12 +260,13 @@ def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level |
 
 
 def _level(page: tifffile.TiffPage) -> Level | None:
-    kind = (page.compression, page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
-    if kind != (JPEG, 8, 3, 1, 1) or page.photometric not in COLORSPACES:
+    kind = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
+    if kind != (8, 3, 1, 1) or page.compression not in (JPEG, JPEG_2000_RGB) or page.photometric not in COLORSPACES:
         return None
     level = Level(
         page.imagewidth, page.imagelength, page.tilewidth, page.tilelength,
-        tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, COLORSPACES[page.photometric],
+        tuple(page.dataoffsets), tuple(page.databytecounts), int(page.compression), page.jpegtables,
+        COLORSPACES[page.photometric],
     )  # fmt: skip
     tiles = level.columns * -(-level.height // level.tile_height)
     return level if len(level.offsets) == len(level.sizes) == tiles else None
