@@ -8,11 +8,13 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pyvips
+import tifffile
 from PIL import Image
 
 DATA = Path(__file__).parent / "data"
@@ -73,6 +75,43 @@ def write_slide(
     return path
 
 
+def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> Path:
+    """Write an SVS of a level 0 and one four times coarser.
+
+    Args:
+        path: of the slide.
+        picture: of its finest level.
+        kind: of its tiles: JPEG's 4:4:4, 4:2:2, 4:2:0 or RGB, or JPEG 2000 by TIFF's number, 33003 (YCbCr) or
+            33005 (RGB).
+        tile: side of a compressed tile.
+
+    """
+    jpeg = {
+        "4:4:4": {"subsampling": (1, 1)}, "4:2:2": {"subsampling": (2, 1)}, "4:2:0": {"subsampling": (2, 2)},
+        "RGB": {"compressionargs": {"outcolorspace": "RGB"}},
+    }  # fmt: skip
+    with tifffile.TiffWriter(path) as tiff:
+        for number, level in enumerate((picture, np.asarray(Image.fromarray(picture).reduce(4)))):
+            how = {"compression": "jpeg", **jpeg.get(kind, {})}
+            if kind not in jpeg:
+                how = {"compression": int(kind), "shape": level.shape, "dtype": np.uint8}
+                level = _jpeg_2000(level, tile, kind == "33003")
+            tiff.write(
+                level, tile=(tile, tile), photometric="rgb", metadata=None, subfiletype=int(number > 0),
+                description="Aperio Image Library\n|AppMag = 20|MPP = 0.5", **how,
+            )  # fmt: skip
+    return path
+
+
+def _jpeg_2000(picture: np.ndarray, side: int, ycbcr: bool) -> Iterable[bytes]:
+    height, width, _ = picture.shape
+    padded = np.pad(picture, ((0, -height % side), (0, -width % side), (0, 0)))
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            tile = Image.fromarray(padded[y : y + side, x : x + side]).convert("YCbCr" if ycbcr else "RGB")
+            yield imagecodecs.jpeg2k_encode(np.asarray(tile), level=35, codecformat="j2k", mct=not ycbcr)
+
+
 def directories(path: Path) -> list[dict]:
     """Read a little-endian TIFF's directories: tag -> (position of its value, type, count)."""
     data = path.read_bytes()
@@ -120,6 +159,21 @@ def spoil_tiles(path: Path, which: Iterable[int], level: int = 0) -> None:
     offsets, sizes = _values(data, one[TILE_OFFSETS]), _values(data, one[TILE_BYTES])
     for i in which:
         data[offsets[i] : offsets[i] + sizes[i]] = bytes(sizes[i])
+    path.write_bytes(data)
+
+
+def change_tiles(path: Path, changes: dict[int, Callable[[bytes], bytes]], level: int = 0) -> None:
+    """Change compressed tiles of a level (in row order); none may become longer, and one of no bytes is not there."""
+    data, one = bytearray(path.read_bytes()), directories(path)[level]
+    offsets, sizes = _values(data, one[TILE_OFFSETS]), _values(data, one[TILE_BYTES])
+    table = struct.unpack_from("<I", data, one[TILE_BYTES][0])[0]
+    assert len(sizes) > 2  # they stand in a table, not in the directory itself
+    for i, change in changes.items():
+        changed = change(bytes(data[offsets[i] : offsets[i] + sizes[i]]))
+        assert len(changed) <= sizes[i]
+        data[offsets[i] : offsets[i] + len(changed)] = changed
+        width, code = {3: (2, "H"), 4: (4, "I")}[one[TILE_BYTES][1]]
+        struct.pack_into(f"<{code}", data, table + width * i, len(changed))
     path.write_bytes(data)
 
 

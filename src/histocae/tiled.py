@@ -27,6 +27,7 @@ COLORSPACES = {2: "RGB", 6: "YCBCR"}  # by TIFF's photometric interpretation
 KEPT_BYTES = 32 * 2**20
 # a baseline frame of 8 bits: marker, length for three components, bits; height, width, components follow
 FRAME = b"\xff\xc0\x00\x11\x08"
+END = b"\xff\xd9"
 # libjpeg leaves blocks that its data did not reach at this
 UNREACHED = 128
 
@@ -229,7 +230,7 @@ def _decode_jpeg(level: Level, raw: bytes, buffer: np.ndarray) -> bool:
     early it was never reached.
     """
     start = raw.find(level.frame)
-    if start < 0:
+    if start < 0 or END not in raw[start:]:
         return False
     at = start + len(FRAME)
     taller = raw[:at] + (level.tile_height + 1).to_bytes(2, "big") + raw[at + 2 :]
