@@ -162,8 +162,18 @@ def spoil_tiles(path: Path, which: Iterable[int], level: int = 0) -> None:
     path.write_bytes(data)
 
 
-def change_tiles(path: Path, changes: dict[int, Callable[[bytes], bytes]], level: int = 0) -> None:
-    """Change compressed tiles of a level (in row order); none may become longer, and one of no bytes is not there."""
+def change_tiles(
+    path: Path, changes: dict[int, Callable[[bytes], bytes]], level: int = 0, claim: int | None = None
+) -> None:
+    """Change compressed tiles of a level (in row order).
+
+    Args:
+        path: of the slide.
+        changes: by tile, what its bytes become; no more than there were. One of no bytes is not there.
+        level: of the slide.
+        claim: how many bytes they are said to have, if not as many as they do.
+
+    """
     data, one = bytearray(path.read_bytes()), directories(path)[level]
     offsets, sizes = _values(data, one[TILE_OFFSETS]), _values(data, one[TILE_BYTES])
     table = struct.unpack_from("<I", data, one[TILE_BYTES][0])[0]
@@ -173,7 +183,7 @@ def change_tiles(path: Path, changes: dict[int, Callable[[bytes], bytes]], level
         assert len(changed) <= sizes[i]
         data[offsets[i] : offsets[i] + len(changed)] = changed
         width, code = {3: (2, "H"), 4: (4, "I")}[one[TILE_BYTES][1]]
-        struct.pack_into(f"<{code}", data, table + width * i, len(changed))
+        struct.pack_into(f"<{code}", data, table + width * i, len(changed) if claim is None else claim)
     path.write_bytes(data)
 
 
