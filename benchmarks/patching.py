@@ -1,0 +1,83 @@
+"""Patching a whole slide: tissue mask, reading, storing."""
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import seeds
+import slides
+import yaml
+from harness import in_turn, record
+
+from histocae.params import Patches
+from histocae.shards import Record, Task, make_shard
+
+SIDE = 8192  # of the slide in pixels
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Here:
+    """A source whose one slide lies on the disk."""
+
+    path: Path
+    tiles: bool = False
+    keep: bool = True
+
+    def fetch(self, slide_id: str, file: str) -> Path:
+        """Give the slide."""
+        return self.path
+
+
+def cores() -> int:
+    """Count the cores that one process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cut_slide(path: Path, folder: Path, threads: int) -> Record:
+    """Cut a slide as the stage does, with the patches of params.yaml."""
+    params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["patches"]
+    task = Task(
+        path.stem, (path.name,), Here(path), None, None, Patches(**params), 1,
+        folder / "shards", folder / "pictures", folder / "thumbnails", "", threads=threads,
+    )  # fmt: skip
+    return make_shard(task)
+
+
+def main() -> int:
+    """Measure; the exit code tells whether the two ways keep about the same patches."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = slides.generic(Path(folder) / "slide.tif", slides.laid_out(SIDE, SIDE))
+        small = slides.generic(Path(folder) / "small.tif", slides.laid_out(1024, 1024))
+        kept: dict[str, int] = {}
+
+        def notebooks(path: Path = path) -> float:
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                start = time.perf_counter()
+                kept["notebooks"] = seeds.cut_slide(path, Path(out))
+                return time.perf_counter() - start
+
+        def ours(path: Path = path, threads: int = cores()) -> float:
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                start = time.perf_counter()
+                kept["ours"] = cut_slide(path, Path(out), threads).kept
+                return time.perf_counter() - start
+
+        for way in (notebooks, ours):
+            way(small)  # imports, and the libraries' first use
+        ways = {"notebooks": notebooks, "ours": ours, "ours, one thread": lambda: ours(threads=1)}
+        taken = in_turn(ways, ROUNDS, SIDE**2 / 128**2, "cells", warm=0)
+    print(f"kept: {kept} of {SIDE**2 // 128**2} cells")
+    record(
+        "patching_vs_seeds", (taken["notebooks"] / kept["notebooks"]) / (taken["ours"] / kept["ours"]), 20, "higher",
+        "a slide of 8,192 pixels a side into patches, one process: read_region of every cell, white share of its "
+        "pixels, PNG files / mask, tiles decoded in threads, one array; per patch kept",
+    )  # fmt: skip
+    return int(not 0.8 < kept["notebooks"] / kept["ours"] < 1.25)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

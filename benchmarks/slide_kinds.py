@@ -1,0 +1,51 @@
+"""Reading patches of several kinds of slides: never slower than read_region, never different in a pixel."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import slides
+from harness import in_turn, record
+from patching import cores
+from reading import by_read_region, by_us, differing, every_cell, seconds
+
+from histocae.slide import Slide
+
+SIDE = 3000  # of the slides in pixels: no multiple of a tile
+ROUNDS = 5
+
+
+def main() -> int:
+    """Measure; the exit code is the number of kinds whose pixels are not OpenSlide's."""
+    wrong, threads = 0, cores()
+    with tempfile.TemporaryDirectory() as folder:
+        picture = slides.laid_out(SIDE, SIDE)
+        kinds = {
+            "generic_jpeg": slides.generic(Path(folder) / "generic.tif", picture),
+            "aperio_jpeg": slides.aperio(Path(folder) / "jpeg.svs", picture, slides.JPEG),
+            "aperio_33003": slides.aperio(Path(folder) / "33003.svs", picture, slides.JPEG_2000_YCBCR),
+            "aperio_33005": slides.aperio(Path(folder) / "33005.svs", picture, slides.JPEG_2000_RGB),
+        }
+        if real := slides.real():
+            kinds["aperio_real"] = real
+        for kind, path in kinds.items():
+            print(f"\n{kind}")
+            with Slide(path) as slide:
+                _, plan = every_cell(slide, 0)
+            ways = {
+                "read_region": lambda path=path, plan=plan: seconds(lambda: by_read_region(path, 0, plan)),
+                "ours": lambda path=path: seconds(lambda: by_us(path, 0, threads)),
+            }
+            taken = in_turn(ways, ROUNDS, len(plan.rows), "patches")
+            record(
+                f"kind_{kind}_vs_read_region", taken["read_region"] / taken["ours"], 1, "higher",
+                f"patches at level 0: read_region of each / ours with {threads} threads",
+            )
+            count = differing(path, 0, threads)
+            record(f"kind_{kind}_differing", count, 0, "lower", "pixels of those unlike OpenSlide's", "pixels")
+            wrong += count > 0
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
