@@ -162,7 +162,8 @@ def read_patches(
     """Read the planned patches, block by block; the next blocks are decoded while one is used.
 
     Yields:
-        Positions in the plan (int64, n) and the patches (uint8, n x pixels x pixels x 3).
+        Positions in the plan (int64, n) and the patches (uint8, n x pixels x pixels x 3). The array is
+        written over when the next one is asked for.
 
     Raises:
         SlideError: a patch can't be read; all that could be read before it were yielded.
@@ -172,10 +173,12 @@ def read_patches(
     blocks = (plan.rows // per_block) * (grid.columns // per_block + 1) + plan.columns // per_block
     order = np.argsort(blocks, kind="stable")
     todo = iter(np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1) if len(order) else [])
-    begun = deque((which, _begin(slide, grid, plan, which, pixels)) for which in islice(todo, AHEAD))
+    # memory that was just used is at hand; what the system gives anew it clears first, which takes a tenth of reading
+    spare = [np.empty((per_block**2, *_box(grid, pixels), 3), np.uint8) for _ in range(AHEAD + 1)]
+    begun = deque((which, _begin(slide, grid, plan, which, pixels, spare.pop())) for which in islice(todo, AHEAD))
     while begun:
+        begun.extend((one, _begin(slide, grid, plan, one, pixels, spare.pop())) for one in islice(todo, 1))
         which, reading = begun.popleft()
-        begun.extend((one, _begin(slide, grid, plan, one, pixels)) for one in islice(todo, 1))
         try:
             patches = _finish(slide, grid, plan, which, pixels, reading)
         except SlideError:
@@ -185,17 +188,25 @@ def read_patches(
                 other.wait()
             for one in which:
                 single = np.array([one])
-                reading = _begin(slide, grid, plan, single, pixels)
-                yield single, _finish(slide, grid, plan, single, pixels, reading)
+                again = _begin(slide, grid, plan, single, pixels, reading.boxes)
+                yield single, _finish(slide, grid, plan, single, pixels, again)
         else:
             yield which, patches
+        spare.append(reading.boxes.base)
 
 
-def _begin(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int) -> Reading:
-    """Begin to read the pixels that some cells touch."""
-    x, y = _corners(grid, plan, which)
+def _box(grid: Grid, pixels: int) -> tuple[int, int]:
+    """Give the sides of the box of whole pixels around any cell."""
     side = pixels if grid.cell == pixels else math.ceil(grid.cell) + 1
-    return slide.start(grid.level, np.floor(x + SLIVER).astype(int), np.floor(y + SLIVER).astype(int), side, side)
+    return side, side
+
+
+def _begin(
+    slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, into: np.ndarray
+) -> Reading:
+    """Begin to read the pixels that some cells touch."""
+    x, y = (np.floor(one + SLIVER).astype(np.int64) for one in _corners(grid, plan, which))
+    return slide.start(grid.level, x, y, *_box(grid, pixels), into)
 
 
 def _finish(

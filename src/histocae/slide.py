@@ -118,7 +118,9 @@ class Slide:
         """
         return self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
 
-    def start(self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int) -> "Reading":
+    def start(
+        self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int, into: np.ndarray | None = None
+    ) -> "Reading":
         """Begin to read boxes of one size in the slide's threads; what the slide leaves open is white.
 
         Of a slide whose tiles are known how to be decoded, each that a box touches is decoded once; others
@@ -130,9 +132,10 @@ class Slide:
             y: int64, upper edges.
             width: of each box.
             height: of each box.
+            into: uint8, n or more x height x width x 3: where to put them, instead of a new array.
 
         """
-        boxes = np.empty((len(x), height, width, 3), np.uint8)
+        boxes = np.empty((len(x), height, width, 3), np.uint8) if into is None else into[: len(x)]
         corners = list(zip(x.tolist(), y.tolist(), strict=True))
 
         def by_openslide(which: Sequence[int]) -> None:
@@ -234,13 +237,18 @@ class Slide:
 
 
 class Reading:
-    """Boxes that are being read."""
+    """Boxes that are being read.
+
+    Attributes:
+        boxes: uint8, n x height x width x 3; whole when `result` has given them.
+
+    """
 
     def __init__(
         self, boxes: np.ndarray, parts: list[Future], by_openslide: Callable[[Sequence[int]], None]
     ):
         """Take what `Slide.start` has begun."""
-        self._boxes = boxes
+        self.boxes = boxes
         self._parts = parts
         self._by_openslide = by_openslide
 
@@ -263,7 +271,7 @@ class Reading:
         for part in self._parts:
             lacking |= part.result() or set()
         self._by_openslide(sorted(lacking))
-        return self._boxes
+        return self.boxes
 
 
 def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pixels: int) -> np.ndarray:
