@@ -169,7 +169,7 @@ def read_patches(
         SlideError: a patch can't be read; all that could be read before it were yielded.
 
     """
-    per_block = max(1, int(BLOCK_PIXELS / grid.cell))
+    per_block = _per_block(grid)
     blocks = (plan.rows // per_block) * (grid.columns // per_block + 1) + plan.columns // per_block
     order = np.argsort(blocks, kind="stable")
     todo = iter(np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1) if len(order) else [])
@@ -195,6 +195,11 @@ def read_patches(
         spare.append(reading.boxes.base)
 
 
+def _per_block(grid: Grid) -> int:
+    """Cells along a block's side."""
+    return max(1, int(BLOCK_PIXELS / grid.cell))
+
+
 def _box(grid: Grid, pixels: int) -> tuple[int, int]:
     """Give the sides of the box of whole pixels around any cell."""
     side = pixels if grid.cell == pixels else math.ceil(grid.cell) + 1
@@ -206,7 +211,9 @@ def _begin(
 ) -> Reading:
     """Begin to read the pixels that some cells touch."""
     x, y = (np.floor(one + SLIVER).astype(np.int64) for one in _corners(grid, plan, which))
-    return slide.start(grid.level, x, y, *_box(grid, pixels), into)
+    per_block = _per_block(grid)
+    end = ((plan.columns[which[0]] // per_block + 1) * per_block, (plan.rows[which[0]] // per_block + 1) * per_block)
+    return slide.start(grid.level, x, y, *_box(grid, pixels), into, tuple(one * grid.cell for one in end))
 
 
 def _finish(

@@ -119,8 +119,9 @@ class Slide:
         return self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
 
     def start(
-        self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int, into: np.ndarray | None = None
-    ) -> "Reading":
+        self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int,
+        into: np.ndarray | None = None, end: tuple[float, float] = (math.inf, math.inf),
+    ) -> "Reading":  # fmt: skip
         """Begin to read boxes of one size in the slide's threads; what the slide leaves open is white.
 
         Of a slide whose tiles are known how to be decoded, each that a box touches is decoded once; others
@@ -133,6 +134,7 @@ class Slide:
             width: of each box.
             height: of each box.
             into: uint8, n or more x height x width x 3: where to put them, instead of a new array.
+            end: x and y that boxes begin at which are asked for later: tiles across are kept for them.
 
         """
         boxes = np.empty((len(x), height, width, 3), np.uint8) if into is None else into[: len(x)]
@@ -148,7 +150,7 @@ class Slide:
             return Reading(boxes, self._share(by_openslide, range(len(x)), len(x)), by_openslide)
         outside = (x < 0) | (y < 0) | (x + width > size.width) | (y + height > size.height)
         boxes[outside] = 255
-        tiles = tiled.plan(size, x, y, width, height)
+        tiles = tiled.plan(size, x, y, width, height, end)
         parts = self._share(lambda some: self._tiles.paste(level, some, boxes), tiles, AT_ONCE)
         return Reading(boxes, parts, by_openslide)
 

@@ -69,7 +69,14 @@ class Paste(NamedTuple):
     box: int
     to: tuple[slice, slice]
     part: tuple[slice, slice]
-    pixels: int
+
+
+class Wanted(NamedTuple):
+    """A tile, what of it goes where, and whether boxes that are asked for later want it too."""
+
+    tile: int
+    pastes: list[Paste]
+    again: bool
 
 
 class Tiles:
@@ -118,7 +125,7 @@ class Tiles:
         offset, size = level.offsets[tile], level.sizes[tile]
         return os.pread(self._file.fileno(), size, offset) if offset + size <= self._length else b""
 
-    def paste(self, number: int, tiles: Sequence[tuple[int, Sequence[Paste]]], boxes: np.ndarray) -> set[int]:
+    def paste(self, number: int, tiles: Sequence[Wanted], boxes: np.ndarray) -> set[int]:
         """Decode some tiles of a level and paste their parts into boxes; threads may do so at once.
 
         Args:
@@ -132,14 +139,14 @@ class Tiles:
         """
         level, lacking = self.levels[number], set()
         buffer = level.buffer()
-        for tile, pastes in tiles:
+        for tile, pastes, again in tiles:
             pixels = self._get(number, tile)
             if pixels is None and (pixels := _decode(level, self._raw(level, tile), buffer)) is None:
                 lacking.update(paste.box for paste in pastes)
                 continue
             for paste in pastes:
                 boxes[paste.box][paste.to] = pixels[paste.part]
-            if pixels.base is buffer and sum(paste.pixels for paste in pastes) < pixels.size // 3:
+            if again and pixels.base is buffer:
                 self._keep(number, tile, pixels)
         return lacking
 
@@ -150,14 +157,16 @@ class Tiles:
             return self._kept.get((number, tile))
 
     def _keep(self, number: int, tile: int, pixels: np.ndarray) -> None:
-        """Keep a tile that was not used up: it lies across the border of what is read at once."""
+        """Keep a tile for later boxes, and let go of the one that was not looked at for the longest time."""
         with self._lock:
             self._kept[number, tile] = pixels.copy()
             while len(self._kept) * pixels.nbytes > KEPT_BYTES:
                 self._kept.popitem(last=False)
 
 
-def plan(level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int) -> list[tuple[int, list[Paste]]]:
+def plan(
+    level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int, end: tuple[float, float]
+) -> list[Wanted]:
     """Find the tiles that boxes of one size touch, and what of each goes where.
 
     Args:
@@ -166,9 +175,10 @@ def plan(level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int) ->
         y: int64, their upper edges.
         width: of each.
         height: of each.
+        end: x and y that later boxes begin at.
 
     Returns:
-        The tiles in the order of the file, each with its parts.
+        The tiles, row by row.
 
     """
     columns = _overlaps(x, width, level.tile_width, level.width)
@@ -177,10 +187,15 @@ def plan(level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int) ->
     for box, (across, down) in enumerate(zip(columns, rows, strict=True)):
         for row, to_y, part_y in down:
             for column, to_x, part_x in across:
-                pixels = (part_y.stop - part_y.start) * (part_x.stop - part_x.start)
-                paste = Paste(box, (to_y, to_x), (part_y, part_x), pixels)
+                paste = Paste(box, (to_y, to_x), (part_y, part_x))
                 tiles.setdefault(row * level.columns + column, []).append(paste)
-    return sorted(tiles.items())
+
+    def again(tile: int) -> bool:
+        row, column = divmod(tile, level.columns)
+        right, bottom = (column + 1) * level.tile_width, (row + 1) * level.tile_height
+        return end[0] < min(right, level.width) or end[1] < min(bottom, level.height)
+
+    return [Wanted(tile, tiles[tile], again(tile)) for tile in sorted(tiles)]
 
 
 def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list[tuple[int, slice, slice]]]:
