@@ -171,10 +171,9 @@ class Slide:
                 if self._handle is handle:
                     self._handle = self._open()
             raise SlideError(f"can't be read at level {level}, x {x}, y {y}: {error}") from None
-        pixels = np.asarray(region)
-        if pixels[..., 3].min() < 255:
-            pixels = np.asarray(Image.alpha_composite(Image.new("RGBA", region.size, "white"), region))
-        return pixels[..., :3]
+        if region.getchannel("A").getextrema()[0] < 255:
+            region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
+        return np.asarray(region.convert("RGB"))
 
     def microns(self, own: float | None, default: float | None) -> tuple[float, str]:
         """Decide how many microns a level-0 pixel has; a number no scanner can have made counts as missing.

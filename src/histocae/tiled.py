@@ -200,8 +200,8 @@ def plan(
 
 def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list[tuple[int, slice, slice]]]:
     """Along one axis, the tiles that each span touches: number, place in the span, place in the tile."""
-    found = []
-    for start in starts.tolist():
+    found = {}
+    for start in set(starts.tolist()):  # boxes of a grid share them
         first, last = max(start, 0), min(start + length, end)
         touched = []
         for number in range(first // tile, -(-last // tile) if last > first else 0):
@@ -209,8 +209,8 @@ def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list
             touched.append(
                 (number, slice(low - start, high - start), slice(low - number * tile, high - number * tile))
             )
-        found.append(touched)
-    return found
+        found[start] = touched
+    return [found[start] for start in starts.tolist()]
 
 
 def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
