@@ -23,6 +23,7 @@ import tifffile
 VENDORS = ("aperio", "generic-tiff")
 JPEG, JPEG_2000_RGB = 7, 33005  # TIFF's numbers; 33003, in YCbCr, OpenSlide converts in its own way
 COLORSPACES = {2: "RGB", 6: "YCBCR"}  # by TIFF's photometric interpretation
+MOST_SIDE = 4096  # of a tile in pixels; larger ones, each decoded whole, are nothing to have in every thread
 # of decoded tiles that other boxes may want; as much as OpenSlide keeps
 KEPT_BYTES = 32 * 2**20
 # a baseline frame of 8 bits: marker, length for three components, bits; height, width, components follow
@@ -279,6 +280,8 @@ def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level |
 def _level(page: tifffile.TiffPage) -> Level | None:
     kind = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
     if kind != (8, 3, 1, 1) or page.compression not in (JPEG, JPEG_2000_RGB) or page.photometric not in COLORSPACES:
+        return None
+    if not (0 < page.tilewidth <= MOST_SIDE and 0 < page.tilelength <= MOST_SIDE):
         return None
     level = Level(
         page.imagewidth, page.imagelength, page.tilewidth, page.tilelength,
