@@ -81,8 +81,8 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
     Args:
         path: of the slide.
         picture: of its finest level.
-        kind: of its tiles: JPEG's 4:4:4, 4:2:2, 4:2:0 or RGB, or JPEG 2000 by TIFF's number, 33003 (YCbCr) or
-            33005 (RGB).
+        kind: of its tiles: JPEG's 4:4:4, 4:2:2, 4:2:0, RGB or restarts (4:4:4 with restart markers), or JPEG 2000
+            by TIFF's number, 33003 (YCbCr) or 33005 (RGB).
         tile: side of a compressed tile.
 
     """
@@ -94,22 +94,29 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
         for number, level in enumerate((picture, np.asarray(Image.fromarray(picture).reduce(4)))):
             how = {"compression": "jpeg", **jpeg.get(kind, {})}
             if kind not in jpeg:
-                how = {"compression": int(kind), "shape": level.shape, "dtype": np.uint8}
-                level = _jpeg_2000(level, tile, kind == "33003")
+                number_of_kind = 7 if kind == "restarts" else int(kind)
+                how = {"compression": number_of_kind, "shape": level.shape, "dtype": np.uint8}
+                level = _encoded(level, tile, kind)
             tiff.write(
-                level, tile=(tile, tile), photometric="rgb", metadata=None, subfiletype=int(number > 0),
-                description="Aperio Image Library\n|AppMag = 20|MPP = 0.5", **how,
+                level, tile=(tile, tile), metadata=None, subfiletype=int(number > 0),
+                photometric="ycbcr" if kind == "restarts" else "rgb",
+                description="Aperio Image Library\n|AppMag = 20|MPP = 0.5", **{"subsampling": (1, 1), **how},
             )  # fmt: skip
     return path
 
 
-def _jpeg_2000(picture: np.ndarray, side: int, ycbcr: bool) -> Iterable[bytes]:
+def _encoded(picture: np.ndarray, side: int, kind: str) -> Iterable[bytes]:
     height, width, _ = picture.shape
     padded = np.pad(picture, ((0, -height % side), (0, -width % side), (0, 0)))
     for y in range(0, height, side):
         for x in range(0, width, side):
-            tile = Image.fromarray(padded[y : y + side, x : x + side]).convert("YCbCr" if ycbcr else "RGB")
-            yield imagecodecs.jpeg2k_encode(np.asarray(tile), level=35, codecformat="j2k", mct=not ycbcr)
+            tile = Image.fromarray(padded[y : y + side, x : x + side])
+            if kind == "restarts":
+                tile.save(data := io.BytesIO(), "JPEG", subsampling="4:4:4", restart_marker_blocks=2)
+                yield data.getvalue()
+            else:
+                tile = np.asarray(tile.convert("YCbCr") if kind == "33003" else tile)
+                yield imagecodecs.jpeg2k_encode(tile, level=35, codecformat="j2k", mct=kind == "33005")
 
 
 def directories(path: Path) -> list[dict]:

@@ -25,7 +25,7 @@ from test_slides import CUT, counts, only
 
 HEIGHT, WIDTH = 388, 500  # no multiple of a tile, but of the levels' 4
 OURS = ("generic", "4:4:4", "4:2:2", "4:2:0", "RGB", "33005")
-OPENSLIDES = ("33003", "lossless")
+OPENSLIDES = ("33003", "lossless", "restarts")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
         "generic": make_data.write_slide(folder / "generic.tif", picture, 0.5, pyramid=True, tile=64),
         "lossless": make_data.write_slide(folder / "lossless.tif", picture, 0.5, pyramid=True, lossless=True),
     }
-    for kind in ("4:4:4", "4:2:2", "4:2:0", "RGB", "33003", "33005"):
+    for kind in ("4:4:4", "4:2:2", "4:2:0", "RGB", "restarts", "33003", "33005"):
         found[kind] = make_data.write_aperio(folder / f"{kind.replace(':', '')}.svs", picture, kind)
     return found
 
@@ -210,7 +210,7 @@ HARM = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("kind", [*OURS, "restarts"])
 def test_of_a_damaged_tile_openslide_decides(made, tmp_path, kind):
     outcomes = set()
     for name, change in HARM.items():

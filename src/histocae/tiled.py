@@ -28,7 +28,7 @@ MOST_SIDE = 4096  # of a tile in pixels; larger ones, each decoded whole, are no
 KEPT_BYTES = 32 * 2**20
 # a baseline frame of 8 bits: marker, length for three components, bits; height, width, components follow
 FRAME = b"\xff\xc0\x00\x11\x08"
-END = b"\xff\xd9"
+SCAN, RESTARTS, END = b"\xff\xda", b"\xff\xdd\x00\x04", b"\xff\xd9"  # other markers
 # libjpeg leaves blocks that its data did not reach at this
 UNREACHED = 128
 
@@ -243,11 +243,11 @@ def _decode_jpeg(level: Level, raw: bytes, buffer: np.ndarray) -> bool:
     libjpeg goes on with a warning where a tile's data end too early; to OpenSlide that is an error, but
     imagecodecs does not pass it on. So libjpeg is told that the tile is one row higher than it is: in a
     sound tile the first block below it is made of the few bits that fill up the last byte, in one that ended
-    early it was never reached.
+    early it was never reached. Where there are markers to start again at, it does not tell.
     """
     start = raw.find(level.frame)
-    # from the end, where it is: from the start it takes a twelfth of decoding
-    if start < 0 or raw.rfind(END) < start:
+    # the end is looked for from the end: from the start it takes a twelfth of decoding
+    if start < 0 or raw.rfind(END) < start or raw.find(RESTARTS, 0, raw.find(SCAN, start)) >= 0:
         return False
     at = start + len(FRAME)
     taller = raw[:at] + (level.tile_height + 1).to_bytes(2, "big") + raw[at + 2 :]
@@ -280,6 +280,8 @@ def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level |
 def _level(page: tifffile.TiffPage) -> Level | None:
     kind = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
     if kind != (8, 3, 1, 1) or page.compression not in (JPEG, JPEG_2000_RGB) or page.photometric not in COLORSPACES:
+        return None
+    if RESTARTS in (page.jpegtables or b"") or page.imagedepth != 1:
         return None
     if not (0 < page.tilewidth <= MOST_SIDE and 0 < page.tilelength <= MOST_SIDE):
         return None
