@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -83,3 +84,32 @@ class Project:
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
                 found[file.relative_to(self.folder).as_posix()] = file.read_bytes()
         return found
+
+
+HEAVY = ("tensorflow", "mlflow")
+# runs at the start of every Python process; it looks before anything is loaded, however the process ends
+_TELLTALE = """
+import os, sys
+
+class Telltale:
+    def find_spec(self, name, path=None, target=None):
+        if name in os.environ["TELLTALE_NAMES"].split():
+            with open(os.environ["TELLTALE_FILE"], "a") as out:
+                print(name, "by", " ".join(sys.orig_argv), file=out)
+
+with open(os.environ["TELLTALE_FILE"], "a") as out:
+    print("", file=out)
+sys.meta_path.insert(0, Telltale())
+"""
+
+
+def imported(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
+    """Tell what heavy libraries the processes import that a call starts with an environment that it is given."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_TELLTALE)
+    told = folder / "told.txt"
+    python_path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    call({"PYTHONPATH": python_path, "TELLTALE_FILE": str(told), "TELLTALE_NAMES": " ".join(HEAVY)})
+    lines = told.read_text().split("\n")[:-1]
+    assert lines  # or it did not run
+    return {line for line in lines if line}

@@ -15,7 +15,7 @@ import yaml
 from mlflow import MlflowClient
 
 from histocae import CAE
-from project import Project
+from project import Project, imported
 
 TIMELESS = (
     "data", "models/lineage", "models/trained/all", "models/latents/all", "reports/models/all", "reports/patching",
@@ -56,10 +56,11 @@ def test_every_stage_ran_and_said_nothing_odd(done):
         assert word not in done.output
 
 
-def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, runs):
+def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, runs, tmp_path):
     before = done.bytes("models", "reports", "data")
-    output = done.run("dvc", "repro")
-    assert ran(output) == {"inventory"}
+    outputs = []
+    assert imported(lambda env: outputs.append(done.run("dvc", "repro", **env)), tmp_path / "imports") == set()
+    assert ran(outputs[0]) == {"inventory"}
     assert done.bytes("models", "reports", "data") == before
     assert len(client.search_runs([runs["all"].info.experiment_id])) == 4
 

@@ -96,6 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, model: str | None) -> int:
+    watch = None
+    if given.command == "inventory":
+        from histocae.watch import Watch
+
+        watch = Watch(given.params)
+        if watch.unchanged():
+            logging.getLogger(__name__).info("nothing changed since the last one")
+            return 0
     from histocae import params as parameters
     from histocae.locks import stage_lock
 
@@ -106,7 +114,9 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
         params.model(model)
     start = time.perf_counter()
     with stage_lock(given.command if model is None else f"{given.command}@{model}"):
-        if model is None:
+        if watch is not None:
+            watch.remember(*stage.run(params))
+        elif model is None:
             stage.run(params)
         else:
             stage.run(params, model)

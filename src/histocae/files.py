@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any
 
 from histocae.errors import DataError
+
+if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
+    import pandas as pd
 
 # the separator of every table in data/ (the seeds' habit); tables in reports/ use a comma
 SEPARATOR = "|"
@@ -99,25 +100,42 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
 
 
-def write_table(table: pd.DataFrame, path: Path, separator: str = SEPARATOR) -> None:
+def write_table(table: "pd.DataFrame", path: Path, separator: str = SEPARATOR) -> None:
     """Write a table whole; floats keep every digit they need to be read back the same."""
     with replacing(path, "w") as handle:
         table.to_csv(handle, sep=separator, index=False, lineterminator="\n")
 
 
-def read_table(path: Path, text: Iterable[str] = (), separator: str = SEPARATOR) -> pd.DataFrame:
+def read_table(path: Path, text: Iterable[str] = (), separator: str = SEPARATOR) -> "pd.DataFrame":
     """Read a table of ours; the columns in `text` stay strings (a slide may be called 0012).
 
     Raises:
         DataError: an earlier stage has not written it yet.
 
     """
+    import pandas as pd
+
     try:
         return pd.read_csv(
             path, sep=separator, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""]
         )
     except FileNotFoundError:
         raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+
+
+def parts_of(path: Path) -> list[Path]:
+    """List the files that make up a slide: itself, and for MIRAX those of the folder beside it."""
+    beside = path.with_suffix("")
+    if path.suffix.lower() == ".mrxs" and beside.is_dir():
+        return [path, *sorted(one for one in beside.rglob("*") if one.is_file())]
+    return [path]
+
+
+def state(path: Path) -> list[int]:
+    """Tell bytes and times of a file, in ns, by which a change of it is noticed without reading it."""
+    stat = path.stat()
+    # the time of the last change of the inode too: a copy that keeps the old time is noticed
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from histocae.errors import DataError
-from histocae.files import write_json
+from histocae.files import state, write_json
 
 
 class Hashes:
@@ -34,34 +34,28 @@ class Hashes:
 
         """
         try:
-            state = _state(path)
+            now = state(path)
             seen = self._former.get(os.path.abspath(path))
-            if not seen or seen[:-1] != state:
+            if not seen or seen[:-1] != now:
                 with open(path, "rb") as handle:
-                    seen = [*state, hashlib.file_digest(handle, self._algorithm).hexdigest()]
+                    seen = [*now, hashlib.file_digest(handle, self._algorithm).hexdigest()]
         except OSError as error:
             raise DataError(f"{path}: can't be read: {error.strerror}") from None
         self._known[os.path.abspath(path)] = seen
-        return state[0], seen[-1]
+        return now[0], seen[-1]
 
     def remembered(self, path: Path) -> str | None:
         """Give a file's hash if that is known without reading it; None where it is not, or there is no file."""
         try:
-            seen, state = self._former.get(os.path.abspath(path)), _state(path)
+            seen, now = self._former.get(os.path.abspath(path)), state(path)
         except OSError:
             return None
-        return seen[-1] if seen and seen[:-1] == state else None
+        return seen[-1] if seen and seen[:-1] == now else None
 
     def learn(self, path: Path, digest: str) -> None:
         """Remember the hash of a file that was just written and hashed on the way."""
-        self._known[os.path.abspath(path)] = [*_state(path), digest]
+        self._known[os.path.abspath(path)] = [*state(path), digest]
 
     def save(self, only_asked: bool = False) -> None:
         """Write the memory; with `only_asked`, forget files that were not asked for this time."""
         write_json(self._known if only_asked else self._former | self._known, self._memory)
-
-
-def _state(path: Path) -> list[int]:
-    stat = path.stat()
-    # the time of the last change of the inode too: a copy that keeps the old time is noticed
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -85,14 +85,6 @@ class Source:
                     path.unlink()
 
 
-def parts_of(path: Path) -> list[Path]:
-    """List the files that make up a slide: itself, and for MIRAX those of the folder beside it."""
-    beside = path.with_suffix("")
-    if path.suffix.lower() == ".mrxs" and beside.is_dir():
-        return [path, *sorted(one for one in beside.rglob("*") if one.is_file())]
-    return [path]
-
-
 def remote_file(row: pd.Series) -> File:
     """The GDC's file of a slide, given its row in the table of slides."""
     access = row["access"] if isinstance(row["access"], str) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from histocae import paths, sources
-from histocae.files import fingerprint, write_json, write_table
+from histocae.files import fingerprint, parts_of, write_json, write_table
 from histocae.hashes import Hashes
 from histocae.params import Params
 from histocae.progress import bar
@@ -13,14 +13,19 @@ from histocae.progress import bar
 REMEMBERED = paths.SCRATCH / "hashes.json"
 
 
-def run(params: Params) -> None:
-    """List name, bytes and hash of every file of the user's; one constant line where there is none."""
+def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """List name, bytes and hash of every file of the user's; one constant line where there is none.
+
+    Returns:
+        The files that it looked at, and what it wrote.
+
+    """
     folder, inputs = sources.inputs(params.data)
     hashes = Hashes(REMEMBERED)
     rows = []
     try:
         for path in bar(inputs, "inventory", "files"):
-            parts = [hashes.of(part) for part in sources.parts_of(path)]
+            parts = [hashes.of(part) for part in parts_of(path)]
             digest = parts[0][1] if len(parts) == 1 else fingerprint(parts)
             rows.append((_name(path, folder), sum(size for size, _ in parts), digest))
     finally:
@@ -30,6 +35,7 @@ def run(params: Params) -> None:
         rows = [(params.data.source, 0, fingerprint(params.data.source))]
     write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
     _write_lineage(params)
+    return inputs, (paths.INVENTORY, paths.LINEAGE)
 
 
 def _name(path: Path, folder: Path) -> str:
