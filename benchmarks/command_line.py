@@ -1,0 +1,53 @@
+"""`histocae --help` beside an interpreter that does nothing, as whole processes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import in_turn, record
+
+GOAL = 10
+ROUNDS = 31
+# what takes from a tenth of a second to many to load, and no help text needs
+HEAVY = ("tensorflow", "keras", "mlflow", "dvc", "pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic")
+LOADED = """
+import sys
+from histocae.cli import main
+try:
+    main(["--help"])
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def main() -> int:
+    python, script = sys.executable, Path(sys.executable).with_name("histocae")
+    medians = in_turn(
+        {
+            "an interpreter that does nothing": process(python, "-c", "pass"),
+            "help, without the script": process(python, "-c", "from histocae.cli import main; main(['--help'])"),
+            "help": process(script, "--help"),
+        },
+        ROUNDS, unit="starts",
+    )  # fmt: skip
+    nothing, bare, ours = medians.values()
+    print(f"of which the script that pip made: {(ours - bare) / nothing:.2f} of an interpreter")
+    record(
+        "help_vs_python", ours / nothing, GOAL, "lower",
+        "`histocae --help` against `python -c pass`, whole processes",
+    )  # fmt: skip
+    told = subprocess.run([python, "-c", LOADED], capture_output=True, text=True).stderr
+    found = sorted({*HEAVY} & {*told.split()})
+    if found:
+        print(f"`histocae --help` loads {', '.join(found)}")
+    return len(found)
+
+
+def process(*command: str | Path) -> Callable[[], None]:
+    """Give what runs a command to its end; it must succeed."""
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL) and None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
