@@ -4,6 +4,8 @@ Nothing heavy is imported before a command is known: `--help` answers at once.
 """
 
 import argparse
+import atexit
+import gc
 import importlib
 import logging
 import sys
@@ -104,6 +106,8 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
         if watch.unchanged():
             logging.getLogger(__name__).info("nothing changed since the last one")
             return 0
+    # the interpreter's end would look through all that was loaded, for up to a second
+    atexit.register(gc.freeze)
     from histocae import params as parameters
     from histocae.locks import stage_lock
 
