@@ -312,6 +312,26 @@ def _logged(
     return logged.model_id
 
 
+class _Keras:
+    """mlflow.tensorflow as `Model.log` calls it, which can then be told not to try the example.
+
+    To load the model and serve it takes longer than to log it, at the end of each training; that it can be served is
+    for the tests.
+    """
+
+    name = "mlflow.tensorflow"
+
+    @staticmethod
+    def save_model(validate_serving_input: bool, **arguments: Any) -> None:
+        mlflow.tensorflow.save_model(**arguments)
+
+
+def load() -> None:
+    """Load what MLflow loads when a model is first logged."""
+    for module in (mlflow.pyfunc, mlflow.tensorflow):
+        module.save_model  # noqa: B018 (they are loaded when one of their names is looked up)
+
+
 def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> str:
     """Log the autoencoder with signature, input example and pinned requirements, once."""
 
@@ -325,9 +345,9 @@ def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> 
             inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
             outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
         )
-        mlflow.tensorflow.log_model(
-            on_bytes(cae), name=MODEL, model_id=model_id, run_id=run_id, signature=signature,
-            input_example=np.zeros((1, *shape), np.uint8),
+        Model.log(
+            None, _Keras, name=MODEL, model_id=model_id, run_id=run_id, model=on_bytes(cae), signature=signature,
+            input_example=np.zeros((1, *shape), np.uint8), validate_serving_input=False, flavor_name=_Keras.name,
             pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
         )  # fmt: skip
 

@@ -7,81 +7,95 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
+from histocae.backend import uncollected
 from histocae.model import CAE
 from histocae.progress import bar
 from histocae.samples import write_sample
 from histocae.store import Pictures
-from histocae.tracking import runs
 from histocae.tracking.record import flat, provenance
-from histocae.tracking.server import FAILURES, client, experiment, patience, told
 from histocae.training import Options, State, train
+
+if TYPE_CHECKING:  # MLflow takes seconds to load, and its database as many to make
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 log = logging.getLogger(__name__)
 SAMPLING_SECONDS = 10
 SERVER_SECONDS = 3
+LAST_SECONDS = 20
 
 
 class LiveRun:
-    """The run of a training in progress.
+    """The run of a training in progress. All that concerns MLflow, its import too, is done by a thread of its own.
 
     Attributes:
         run_id: None while no server has taken the run.
 
     """
 
-    def __init__(self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str]):
-        """Find or make the run; `start` in milliseconds since 1970."""
+    def __init__(
+        self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str],
+        params: dict[str, object],
+    ):  # fmt: skip
+        """Begin to find or make the run and to log its params; `start` in milliseconds since 1970."""
         self.run_id: str | None = None
-        self._warned = False
+        self._over = self._away = False
         self._monitor: SystemMetricsMonitor | None = None
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._calls.put(lambda: self._begin(experiment_name, name, training_id, start, tags))
+        self._later(lambda: self._runs.log_params(self._api, self.run_id, params))
+        self._calls.put(_load_delivery)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
-        def begin() -> None:
-            self._api = client()
-            place = experiment(self._api, experiment_name)
-            run = runs.find(self._api, place, training_id, None)
-            resumed = run is not None
-            if not resumed:
-                run = runs.create(self._api, place, name, training_id, start, tags)
-            else:
-                self._api.update_run(run.info.run_id, status="RUNNING")
-            self.run_id = run.info.run_id
-            self._monitor = SystemMetricsMonitor(
-                self.run_id, sampling_interval=SAMPLING_SECONDS, samples_before_logging=1, resume_logging=resumed
-            )
-            self._monitor.start()
+    def _work(self) -> None:
+        with uncollected():
+            from histocae.tracking import runs, server
 
-        self._try(begin)
+        self._runs, self._server = runs, server
+        while (call := self._calls.get()) is not None:
+            if self._over and self._away:
+                continue  # it is not waited for again
+            try:
+                with server.patience(retries=0, timeout=SERVER_SECONDS):
+                    call()
+            except server.FAILURES as error:
+                if not self._away:
+                    self._away = True
+                    told = server.told(error)
+                    log.warning("%s; the training goes on, and what is missing there is delivered later", told)
 
-    def _try(self, call: Callable[[], Any]) -> None:
-        try:
-            with patience(retries=0, timeout=SERVER_SECONDS):
-                call()
-        except FAILURES as error:
-            if not self._warned:
-                self._warned = True
-                log.warning("%s; the training goes on, and what is missing there is delivered later", told(error))
+    def _begin(self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str]) -> None:
+        with uncollected():
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    def params(self, params: dict[str, object]) -> None:
-        """Log all params."""
-        if self.run_id is not None:
-            self._try(lambda: runs.log_params(self._api, self.run_id, params))
+            self._api = self._server.client()
+        place = self._server.experiment(self._api, experiment_name)
+        run = self._runs.find(self._api, place, training_id, None)
+        resumed = run is not None
+        if not resumed:
+            run = self._runs.create(self._api, place, name, training_id, start, tags)
+        else:
+            self._api.update_run(run.info.run_id, status="RUNNING")
+        self.run_id = run.info.run_id
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=SAMPLING_SECONDS, samples_before_logging=1, resume_logging=resumed
+        )
+        self._monitor.start()
+
+    def _later(self, call: Callable[[], Any]) -> None:
+        """Have something logged when its turn comes, if there is a run by then."""
+        self._calls.put(lambda: call() if self.run_id is not None else None)
 
     def epoch(self, row: dict[str, float], stamp: int) -> None:
         """Log an epoch's losses."""
-        if self.run_id is not None:
-            points = runs.epoch_points(row, stamp)
-            self._try(lambda: runs.log_metrics(self._api, self.run_id, points))
+        self._later(lambda: self._runs.log_metrics(self._api, self.run_id, self._runs.epoch_points(row, stamp)))
 
     def picture(self, path: Path, key: str, step: int, stamp: int) -> None:
         """Log a picture under its step."""
-        if self.run_id is not None:
-            self._try(
-                lambda: runs.log_picture(self._api, self.run_id, path, key, step, stamp, set())
-            )
+        self._later(lambda: self._runs.log_picture(self._api, self.run_id, path, key, step, stamp, set()))
 
     def _last_sample(self) -> None:
         """Stop measuring; the unfinished interval counts too, or a short training would show nothing."""
@@ -89,20 +103,29 @@ class LiveRun:
         monitor.finish()
         monitor.collect_metrics()
         # what a server that is away loses here are figures of the machine, nothing of the training
-        with contextlib.suppress(*FAILURES):
+        with contextlib.suppress(*self._server.FAILURES):
             monitor.publish_metrics(monitor.aggregate_metrics())
             monitor.mlflow_logger.flush()
 
     def stop(self, status: str | None) -> None:
-        """Stop measuring the machine; give the run a final status unless that comes later."""
-        if self._monitor is not None:
-            # this waits for a call in progress, and a hanging server must not hold us up
-            ending = threading.Thread(target=self._last_sample, daemon=True)
-            with patience(retries=0, timeout=SERVER_SECONDS):
-                ending.start()
-                ending.join(2 * SERVER_SECONDS)
-        if status is not None and self.run_id is not None:
-            self._try(lambda: self._api.set_terminated(self.run_id, status))
+        """Log what is left, and stop measuring the machine; give a run a final status unless that comes later.
+
+        A server that hangs is waited for LAST_SECONDS at most.
+        """
+        self._over = True
+        self._later(self._last_sample)
+        if status is not None:
+            self._later(lambda: self._api.set_terminated(self.run_id, status))
+        self._calls.put(None)
+        self._thread.join(LAST_SECONDS)
+
+
+def _load_delivery() -> None:
+    """Load what the end of the training needs."""
+    with uncollected():
+        from histocae.tracking import delivery
+
+        delivery.load()
 
 
 def train_live(
@@ -136,11 +159,13 @@ def train_live(
 
     """
     live: list[LiveRun] = []
+    tags = provenance()
 
     def on_start(state: State) -> None:
-        tags = {**provenance(), "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}
-        live.append(LiveRun(experiment_name, name, state.training_id, state.start, tags))
-        live[0].params(flat(record["params"]))
+        about = {**tags, "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}
+        live.append(
+            LiveRun(experiment_name, name, state.training_id, state.start, about, flat(record["params"]))
+        )
 
     def sample(epoch: int) -> Path:
         return checkpoint / "samples" / f"epoch_{epoch:03d}.png"
@@ -169,5 +194,5 @@ def train_live(
     return state, {
         "training_id": state.training_id, "run_id": live[0].run_id, "start": state.start,
         "end": int(time.time() * 1000), "seconds": round(state.seconds, 3), "stamps": state.stamps,
-        "tags": provenance(),
+        "tags": tags,
     }  # fmt: skip

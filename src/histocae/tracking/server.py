@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,20 +82,38 @@ def _artifacts(name: str) -> str | None:
     return (home / "mlruns" / name).as_uri() if beside else None
 
 
+_LOCK = threading.Lock()
+_ASKED: list[dict[str, str]] = []  # what those ask for that speak to the server now, the latest last
+_FORMER: dict[str, str | None] = {}  # what stood there before
+
+
 @contextmanager
 def patience(retries: int, timeout: int) -> Iterator[None]:
-    """Bound how long one call to a server may take; MLflow reads these at each call."""
+    """Bound how long one call to a server may take; MLflow reads these at each call.
+
+    They belong to the process: of several threads the latest that asked is obeyed.
+
+    Args:
+        retries: after a call that failed.
+        timeout: of each, in seconds.
+
+    """
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
     }
-    former = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    with _LOCK:
+        if not _ASKED:
+            _FORMER.update({name: os.environ.get(name) for name in wanted})
+        _ASKED.append(wanted)
+        os.environ.update(wanted)
     try:
         yield
     finally:
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        with _LOCK:
+            _ASKED.remove(wanted)
+            for name, value in (_ASKED[-1] if _ASKED else _FORMER).items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

@@ -14,7 +14,6 @@ from histocae.files import fingerprint, replacing_folder, sha256, write_json, wr
 from histocae.model import CAE
 from histocae.params import Fit
 from histocae.store import Pictures
-from histocae.tracking.delivery import deliver
 from histocae.tracking.live import train_live
 from histocae.tracking.record import Record
 from histocae.training import Options
@@ -76,6 +75,8 @@ def fit_and_keep(
 
 def _deliver(record: Record, experiment: str) -> None:
     """Complete the run now; where the server is away that is left to register or publish."""
+    from histocae.tracking.delivery import deliver  # MLflow, which the live run loads while the training goes on
+
     try:
         run, _ = deliver(record, experiment)
     except TrackingError as error:
