@@ -1,0 +1,60 @@
+"""Memory of a training of ten times as many patches beside that of a training of some."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness import record
+from tracking import MODEL, make_project
+
+GOAL = 1.2
+FEW, TIMES = 1000, 10
+PER_SLIDE = 250
+VALIDATION = 500
+SECONDS = 0.05  # between two looks
+MB = 1e6
+KB = 1024
+
+
+def main() -> None:
+    peaks = {count: peak(count) for count in (FEW, FEW * TIMES)}
+    for count, most in peaks.items():
+        print(f"{count:6d} patches: at most {most / MB:.0f} MB of anonymous memory")
+    few, many = peaks.values()
+    record(
+        "memory_training_10x", many / few, GOAL, "lower",
+        f"peak anonymous memory of `histocae train` on {FEW * TIMES} patches of 128 px, one epoch, against {FEW} "
+        f"({few / MB:.0f} MB)",
+    )  # fmt: skip
+
+
+def peak(count: int) -> float:
+    """Train for an epoch on so many patches and give the most anonymous memory that it held, in bytes."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        parts = {"train": count, "validation": VALIDATION, "test": PER_SLIDE}
+        make_project(folder, parts, PER_SLIDE, epochs=1)
+        script = Path(sys.executable).with_name("histocae")
+        process = subprocess.Popen([script, "train", MODEL], cwd=folder)
+        most = 0
+        while process.poll() is None:
+            most = max(most, anonymous(process.pid))
+            time.sleep(SECONDS)
+        if process.returncode:
+            sys.exit("the training failed")
+        return most
+
+
+def anonymous(process: int) -> int:
+    """Tell what a process holds in memory that no file stands behind, in bytes; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * KB for line in lines if line.startswith("RssAnon:"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A training that MLflow tracks on sqlite beside the same without it, as whole processes."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from harness import in_turn, record
+
+from histocae.identifiers import COMPARED
+from histocae.split import SPLITS
+from histocae.store import INDEX_COLUMNS, SHARDS, ShardWriter, write_index
+from histocae.tables import SEED_COLUMNS
+
+GOAL = 1.03
+ROUNDS = 3
+ROOT = Path(__file__).parents[1]
+MODEL = "all"
+PATCHES = {"train": 2000, "validation": 500, "test": 500}
+PIXELS, MPP = 128, 0.5
+GRAIN = 8  # pixels of one color, so that pictures of patches pack about as well as those of tissue
+# what the stage train does, but for the tracking
+UNTRACKED = """
+import logging, sys, time
+from pathlib import Path
+import pandas as pd
+from histocae import backend, params, paths, recipe
+from histocae.cohorts import learnt_from, read_split
+from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
+from histocae.store import PatchStore
+
+given, name = params.load(Path("params.yaml")), sys.argv[1]
+backend.start()
+own, store = given.model(name).training(given.training), PatchStore(paths.PATCHES)
+about, patches = recipe.describe(given, name, store, paths.SPLITS), {}
+for split in ("train", "validation"):
+    patches[split] = store.select(learnt_from(read_split(paths.SPLITS / f"{split}.csv"), about))
+backend.repeatable(given.seed)
+from histocae.samples import write_sample
+from histocae.training import Options, State, train
+
+cae, about = recipe.build(given, name, store, patches["train"], paths.SPLITS, paths.TRAINED)
+options = Options(
+    own.epochs, own.batch_size, own.patience, own.optimizer, own.learning_rate, given.seed, own.schedule,
+    own.clip_norm, own.augment, own.denoise, own.picture_every,
+)
+checkpoint = paths.MAIN.checkpoints / name
+
+def picture(state):
+    epoch = len(state.rows)
+    if options.shows(epoch):
+        write_sample(cae, patches["validation"], checkpoint / "samples" / f"epoch_{epoch:03d}.png")
+
+state = State(training_id=name, start=int(time.time() * 1000))
+state = train(
+    cae, patches["train"], patches["validation"], options, state, checkpoint, about["made_from"], on_epoch=picture
+)
+with replacing_folder(paths.TRAINED / name) as folder:
+    cae.save_into(folder)
+    write_table(pd.DataFrame(state.rows), folder / "history.csv")
+    (checkpoint / "samples").rename(folder / "samples")
+    weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
+    write_json({**about, "epochs": len(state.rows), "weights": weights}, folder / recipe.FILE)
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        make_project(folder, PATCHES)
+        (folder / "untracked.py").write_text(UNTRACKED, encoding="utf-8")
+        script = Path(sys.executable).with_name("histocae")
+        medians = in_turn(
+            {
+                "untracked": training(folder, sys.executable, "untracked.py", MODEL),
+                "tracked": training(folder, script, "train", MODEL),
+            },
+            ROUNDS, unit="trainings", warm=0,
+        )  # fmt: skip
+        if not (folder / "mlflow.db").is_file():
+            sys.exit("nothing was tracked")
+    without, tracked = medians["untracked"], medians["tracked"]
+    record(
+        "training_with_mlflow", tracked / without, GOAL, "lower",
+        f"a training with MLflow on a new sqlite database against one without, whole processes of {without:.0f} s",
+        reason=f"{tracked - without:.1f} s more",
+    )  # fmt: skip
+
+
+def training(folder: Path, *command: str | Path) -> Callable[[], None]:
+    """Give what runs a training afresh in a project; it must succeed."""
+
+    def run() -> None:
+        for made in ("models", "mlruns", ".histocae"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        for made in folder.glob("mlflow.db*"):
+            made.unlink()
+        subprocess.run(command, cwd=folder, check=True)
+
+    return run
+
+
+def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **changed: object) -> None:
+    """Make a project that is ready to train: params, a store of patches drawn at random, and a split.
+
+    Args:
+        folder: it is there.
+        patches: how many each part of the split has, a multiple of `per_slide`.
+        per_slide: patches of a slide.
+        changed: keys of `training` in params.yaml.
+
+    """
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["training"] |= changed
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    rng, rows, number = np.random.default_rng(0), [], 0
+    for part, count in patches.items():
+        for _ in range(count // per_slide):
+            number += 1
+            name = f"slide-{number:03d}"
+            write_shard(folder / "data/patches" / SHARDS / f"{name}.npy", per_slide, rng)
+            rows += [slide_rows(name, number, per_slide).assign(part=part)]
+    index = pd.concat(rows, ignore_index=True)
+    write_index(folder / "data/patches", index, PIXELS, MPP)
+    for part in SPLITS:
+        table = index[index["part"] == part].drop(columns="part").reindex(
+            columns=[*SEED_COLUMNS, *(one for one in INDEX_COLUMNS if one not in SEED_COLUMNS)]
+        )
+        (folder / "data/splits").mkdir(exist_ok=True)
+        table.to_csv(folder / "data/splits" / f"{part}.csv", sep="|", index=False)
+
+
+def write_shard(path: Path, count: int, rng: np.random.Generator) -> None:
+    """Write patches of random colors in squares of GRAIN pixels."""
+    with ShardWriter(path, PIXELS) as shard:
+        small = rng.integers(0, 256, (count, PIXELS // GRAIN, PIXELS // GRAIN, 3), np.uint8)
+        shard.append(small.repeat(GRAIN, axis=1).repeat(GRAIN, axis=2))
+
+
+def slide_rows(name: str, number: int, count: int) -> pd.DataFrame:
+    """Give the rows of a slide's patches, with the columns of an index."""
+    position = np.arange(count)
+    return pd.DataFrame({
+        "slide_id": name, "case_id": f"case-{number:03d}", "sample_type": COMPARED[number % 2], "shard": name,
+        "position": position, "file": f"{name}.tif", "row": 0, "column": position, "x": position * PIXELS, "y": 0,
+        "mpp": MPP, "tissue_share": 1.0,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
