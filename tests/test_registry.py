@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 import registered
 from histocae import CAE, pair
+from histocae.tracking import live, server
 from make_data import NORMAL, TUMOR
 
 errors = st.floats(0, 1)
@@ -403,3 +404,33 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
         log.close()
+
+
+def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
+    monkeypatch.setattr(live, "SERVER_SECONDS", 1)
+    former = mlflow.get_tracking_uri()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        start = time.perf_counter()
+        run = live.LiveRun("any", "all", "id", 0, {}, {"a": 1})
+        for epoch in range(1, 6):
+            run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, epoch)
+        assert time.perf_counter() - start < 0.5
+        run.stop("FAILED")
+        assert time.perf_counter() - start < 3
+    mlflow.set_tracking_uri(former)
+    assert run.run_id is None
+    told = [one.message for one in caplog.records if one.name == live.__name__]
+    assert len(told) == 1 and "the training goes on" in told[0]
+
+
+def test_of_two_that_bound_their_calls_the_later_is_obeyed_whoever_ends_first(monkeypatch):
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.setenv(name, "7")
+    first, second = server.patience(0, 3), server.patience(2, 60)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ[name] == "60"
+    second.__exit__(None, None, None)
+    assert os.environ[name] == "7"
