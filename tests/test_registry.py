@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 import registered
 from histocae import CAE, pair
-from histocae.tracking import live, server
+from histocae.tracking import live
 from make_data import NORMAL, TUMOR
 
 errors = st.floats(0, 1)
@@ -422,15 +422,3 @@ def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
     assert run.run_id is None
     told = [one.message for one in caplog.records if one.name == live.__name__]
     assert len(told) == 1 and "the training goes on" in told[0]
-
-
-def test_of_two_that_bound_their_calls_the_later_is_obeyed_whoever_ends_first(monkeypatch):
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    monkeypatch.setenv(name, "7")
-    first, second = server.patience(0, 3), server.patience(2, 60)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert os.environ[name] == "60"
-    second.__exit__(None, None, None)
-    assert os.environ[name] == "7"

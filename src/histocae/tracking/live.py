@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 import uuid
@@ -15,6 +16,7 @@ from histocae.model import CAE
 from histocae.progress import bar
 from histocae.samples import write_sample
 from histocae.store import Pictures
+from histocae.tracking.environment import address, patience
 from histocae.tracking.record import flat, provenance
 from histocae.training import Options, State, train
 
@@ -48,6 +50,10 @@ class LiveRun:
         self._later(lambda: self._runs.log_params(self._api, self.run_id, params))
         self._calls.put(_load_delivery)
         self._thread = threading.Thread(target=self._work, daemon=True)
+        # all that MLflow would set in the thread, and what bounds its calls there
+        self._patience = contextlib.ExitStack()
+        self._patience.enter_context(patience(retries=0, timeout=SERVER_SECONDS))
+        os.environ["MLFLOW_TRACKING_URI"] = address()
         self._thread.start()
 
     def _work(self) -> None:
@@ -59,8 +65,7 @@ class LiveRun:
             if self._over and self._away:
                 continue  # it is not waited for again
             try:
-                with server.patience(retries=0, timeout=SERVER_SECONDS):
-                    call()
+                call()
             except server.FAILURES as error:
                 if not self._away:
                     self._away = True
@@ -118,6 +123,7 @@ class LiveRun:
             self._later(lambda: self._api.set_terminated(self.run_id, status))
         self._calls.put(None)
         self._thread.join(LAST_SECONDS)
+        self._patience.close()
 
 
 def _load_delivery() -> None:
