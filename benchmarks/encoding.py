@@ -29,7 +29,8 @@ def main() -> None:
             found[name] = latents
 
         def by_batches():
-            return np.concatenate([cae.encoder.predict_on_batch(floats[i : i + 64]) for i in range(0, len(floats), 64)])
+            starts = range(0, len(floats), 64)
+            return np.concatenate([cae.encoder.predict_on_batch(floats[at : at + 64]) for at in starts])
 
         took = in_turn(
             {

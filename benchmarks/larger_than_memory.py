@@ -59,9 +59,8 @@ def child(folder: Path) -> None:
     order = slides[batches.positions(range(len(index) // BATCH))]
     same = (order[:, :, None] == order[:, None]).sum(axis=(1, 2)) - BATCH
     shares = np.bincount(slides) / len(slides)
-    print(json.dumps({
-        "seconds": seconds, "pairs": float(same.mean() / BATCH / (BATCH - 1)), "chance": float(np.square(shares).sum()),
-    }))  # fmt: skip
+    pairs = float(same.mean() / BATCH / (BATCH - 1))
+    print(json.dumps({"seconds": seconds, "mixed": pairs / float(np.square(shares).sum())}))
 
 
 class Small:
@@ -133,9 +132,9 @@ def main() -> None:
         how = "in a cgroup" if larger["limited"] else "put out of the page cache"
         record(
             "larger_than_memory", took["a cohort that fits"] / took["a cohort larger than memory"], 0.8, "higher",
-            f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it ({how}), against "
-            f"one that fits; the shuffle puts two patches of one slide into a batch {larger['pairs'] / larger['chance']:.3f} "
-            f"times as often as chance does ({told['fits']['pairs'] / told['fits']['chance']:.3f} where the cohort fits)",
+            f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it ({how}), "
+            f"against one that fits; the shuffle puts two patches of one slide into a batch {larger['mixed']:.3f} "
+            f"times as often as chance does ({told['fits']['mixed']:.3f} where the cohort fits)",
         )  # fmt: skip
 
 

@@ -39,8 +39,8 @@ def main() -> None:
     ratios = [b / a for a, b in zip(*errors.values(), strict=True)]
     record(
         "bfloat16_test_mse", statistics.median(ratios), 1.02, "lower",
-        f"test MSE in bfloat16 by that in float32, each after {EPOCHS} epochs of {len(learnt)} patches at batch 32, on a "
-        f"slide that neither saw; the median of {SEEDS} seeds ({min(ratios):.4f} to {max(ratios):.4f})",
+        f"test MSE in bfloat16 by that in float32, each after {EPOCHS} epochs of {len(learnt)} patches at batch 32, "
+        f"on a slide that neither saw; the median of {SEEDS} seeds ({min(ratios):.4f} to {max(ratios):.4f})",
     )  # fmt: skip
 
 

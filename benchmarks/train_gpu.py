@@ -173,12 +173,12 @@ def main() -> None:
             flop, passed = work(cae, batch, width)
             limits = {"FLOP": per_second[precision] / flop, "memory": bandwidth / passed}
             name = f"histocae, {precision}, batch {batch}"
-            shares = ", ".join(f"{rates[name] / one:.2f} of the {key} limit {one:,.0f}" for key, one in limits.items())
-            print(f"{name}: {rates[name]:,.0f} patches/s, {shares}")
+            shares = [f"{rates[name] / one:.2f} of the {key} limit {one:,.0f}" for key, one in limits.items()]
+            print(f"{name}: {rates[name]:,.0f} patches/s, {', '.join(shares)}")
     first = {name: one[0] for name, one in losses.items()}
     parity = first["histocae, bfloat16, batch 32"] / first["histocae, float32, batch 32"]
     kept = first["histocae, float32, batch 32"] / first["the notebooks' way"]
-    print(f"loss parity of the first epoch at batch 32: bfloat16 by float32 {parity:.4f}, by the notebooks' {kept:.4f}")
+    print(f"loss parity of the first epoch at batch 32: bfloat16 by float32 {parity:.4f}, float32 by fit {kept:.4f}")
     about = f"trained patches on {keras.backend.backend()}, {device}, [8, 16, 32]/512, bytes on the device"
     best = max(rates[f"histocae, {one}, batch {batch}"] for one in fused.PRECISIONS for batch in batches)
     at_32 = max(rates[f"histocae, {one}, batch 32"] for one in fused.PRECISIONS)
