@@ -61,7 +61,8 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of its commands: no server but its own database."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        # TF_: TensorFlow, which tests import too, leaves how much it says to the processes that they start
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "TF_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         for role in ("AUTHOR", "COMMITTER"):
             env |= {f"GIT_{role}_NAME": "tests", f"GIT_{role}_EMAIL": "tests@example.invalid"}
