@@ -181,8 +181,8 @@ def main() -> None:
         f"{GEMM} x {GEMM} matrices, and of the optimizer alone",
         reason=f"the products of a step at their own shapes, each alone, and the optimizer take {step(alone_at):.0f} "
         f"ms where the limit says {step(bound):.0f}: dense layers at batch {BATCH} wait for their weights, and "
-        f"convolutions of 3 to 32 channels fill less of the processor than large matrices do. A step takes {step(own):.0f} ms: of "
-        f"what is not faster than its products it has {alone_at / own:.2f}",
+        f"convolutions of 3 to 32 channels fill less of the processor than large matrices do. A step takes "
+        f"{step(own):.0f} ms, which is {alone_at / own:.2f} of the speed of its products",
     )  # fmt: skip
     record(
         "training_bfloat16_vs_seeds", seeds / took["histocae, batch 32, bfloat16"], 2, "higher",
