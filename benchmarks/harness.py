@@ -11,10 +11,8 @@ import os
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from histocae.files import write_json, write_text
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
 README = FOLDER / "README.md"
-LIBRARIES = ("tensorflow", "keras", "numpy", "openslide-bin", "imagecodecs", "mlflow", "dvc")
 TABLE = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
 
 
@@ -125,5 +122,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(f"{one} {version(one)}" for one in LIBRARIES), file=sys.stderr)
     quote()
