@@ -50,7 +50,7 @@ from histocae.training import Options, State, train
 cae, about = recipe.build(given, name, store, patches["train"], paths.SPLITS, paths.TRAINED)
 options = Options(
     own.epochs, own.batch_size, own.patience, own.optimizer, own.learning_rate, given.seed, own.schedule,
-    own.clip_norm, own.augment, own.denoise, own.picture_every,
+    own.clip_norm, own.augment, own.denoise, own.picture_every, precision=own.precision,
 )
 checkpoint = paths.MAIN.checkpoints / name
 

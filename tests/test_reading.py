@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -285,3 +286,14 @@ def test_threads_are_no_part_of_a_fingerprint():
     params = Patches(**yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["patches"])
     task = shards.Task("a", ("a.tif",), None, None, None, params, 1, Path(), Path(), Path(), "x")
     assert replace(task, threads=7).fingerprint == task.fingerprint
+
+
+def test_where_a_downsample_is_no_whole_number_the_pixels_are_those_that_are_stored(tmp_path):
+    picture = make_data.tissue(2, 387, 501, glass=90)
+    path = make_data.write_slide(tmp_path / "odd.tif", picture, 0.5, pyramid=True, tile=64)
+    with Slide(path) as slide, tifffile.TiffFile(path) as tiff:
+        level = slide.levels[1]
+        assert level.downsample != round(level.downsample)
+        stored = tiff.pages[1].asarray()
+        assert stored.shape[:2] == (level.height, level.width)
+        np.testing.assert_array_equal(slide.read(1, 37, 51, 101, 77), stored[51:128, 37:138])

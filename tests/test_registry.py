@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -22,7 +23,8 @@ from mlflow.exceptions import MlflowException
 
 import registered
 from histocae import CAE, pair
-from histocae.tracking import live
+from histocae.tracking import live, runs
+from histocae.tracking import server as tracking_server
 from make_data import NORMAL, TUMOR
 
 errors = st.floats(0, 1)
@@ -422,3 +424,43 @@ def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
     assert run.run_id is None
     told = [one.message for one in caplog.records if one.name == live.__name__]
     assert len(told) == 1 and "the training goes on" in told[0]
+
+
+class Stub:
+    """A server's API that is away for one call."""
+
+    def __init__(self):
+        self.calls, self.away = [], True
+
+    def log(self, name):
+        def call(*_, **__):
+            if name == "log_metrics" and self.away:
+                self.away = False
+                raise MlflowException("away")
+            self.calls.append(name)
+            return None
+
+        return call
+
+
+def test_a_killed_run_is_ended_though_the_server_was_away_for_a_while(monkeypatch):
+    stub = Stub()
+    run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
+    api = SimpleNamespace(set_terminated=lambda _, status: stub.calls.append(status))
+    monkeypatch.setattr(live, "_load_delivery", lambda: None)
+    monkeypatch.setattr(tracking_server, "client", lambda: api)
+    monkeypatch.setattr(tracking_server, "experiment", lambda *_: "0")
+    monkeypatch.setattr(runs, "find", lambda *_: None)
+    monkeypatch.setattr(runs, "create", lambda *_: run)
+    monkeypatch.setattr(runs, "log_params", stub.log("log_params"))
+    monkeypatch.setattr(runs, "log_metrics", stub.log("log_metrics"))
+    monkeypatch.setattr(live.LiveRun, "_last_sample", lambda _: stub.calls.append("last sample"))
+    monkeypatch.setattr("mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor.start", lambda _: None)
+    begun = live.LiveRun("e", "n", "t", 0, {}, {})
+    for epoch in (1, 2):
+        begun.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, 0)
+    until = time.monotonic() + 10
+    while "log_metrics" not in stub.calls and time.monotonic() < until:
+        time.sleep(0.01)
+    begun.stop("KILLED")
+    assert stub.calls == ["log_params", "log_metrics", "last sample", "KILLED"]

@@ -54,7 +54,8 @@ def _scaled(cae: CAE, precision: str) -> tuple[keras.KerasTensor, keras.KerasTen
     if precision != "float32" and cae.params["architecture"] != "plain":
         raise ValueError(f"precision {precision} is of architecture plain alone")
     inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
-    return inputs, layers.Rescaling(1 / 255, dtype=PRECISIONS[precision], name="rescale")(inputs)
+    # in float32, and rounded after that: 1/255 in bfloat16 would be 1/254
+    return inputs, layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs)
 
 
 def _encoded(cae: CAE, x: keras.KerasTensor, dtype: str) -> keras.KerasTensor:

@@ -458,7 +458,7 @@ def precision_at_odds(model: Network, common: Fit) -> list[str]:
     precision = model.training(common).precision
     if precision == "float32" or model.architecture == "plain":
         return []
-    return [f"precision: {precision} is plain's; {model.architecture} needs its own precision: float32"]
+    return [f"precision: {precision} is plain's; set it to float32 in the entry of this {model.architecture} model"]
 
 
 def _alike(model: Model, training: Training) -> dict[str, object]:

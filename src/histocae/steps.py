@@ -204,8 +204,8 @@ class _Jax:
         # on a CPU a step takes far longer than its call
         self.at_once = 1 if jax.local_devices()[0].platform == "cpu" else MOST_STEPS
 
-        def error(learning, fixed, given, target):
-            output, _ = model.stateless_call(learning, fixed, given, training=True)
+        def error(learning, fixed, given, target, training=True):
+            output, _ = model.stateless_call(learning, fixed, given, training=training)
             return loss(target, output)
 
         def step(state, both):
@@ -226,7 +226,7 @@ class _Jax:
 
         self._learn = jax.jit(functools.partial(several, step), donate_argnums=0)
         self._learn_picked = jax.jit(picked, donate_argnums=0)
-        self._judge = jax.jit(lambda state, given: error(state[0], state[1], given, given))
+        self._judge = jax.jit(lambda state, given: error(state[0], state[1], given, given, training=False))
 
     def _now(self):
         if self._state is None:

@@ -1,12 +1,16 @@
-"""The patch store: one raw uint8 array a slide, memory-mapped, and an index table.
+"""The patch store: one raw uint8 array a slide, and an index table.
 
 The format is written up in docs/patch-store.md; only this module knows it.
 """
 
 import hashlib
 import json
+import math
+import weakref
 from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 from urllib.parse import quote
 
@@ -24,7 +28,7 @@ INDEX_COLUMNS = (
     "slide_id", "case_id", "sample_type", "shard", "position", "file",
     "row", "column", "x", "y", "mpp", "tissue_share",
 )  # fmt: skip
-# each map holds a file open, and a process may have about 1,000; training has two selections
+# each shard that is in use is an open file, and a process may have about 1,000; training has two selections
 MOST_OPEN = 300
 INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
@@ -184,6 +188,11 @@ class InMemory:
         return self._pictures[which]
 
 
+def _close(files: OrderedDict[int, FileIO]) -> None:
+    for file in files.values():
+        file.close()
+
+
 class Patches:
     """Patches of a store in a given order, read when asked for."""
 
@@ -200,18 +209,23 @@ class Patches:
         self._shard = codes.astype(np.int32)
         self._position = rows["position"].to_numpy(np.int64)
         self._paths = [store.folder / SHARDS / f"{name}.npy" for name in names]
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._offsets = np.zeros(len(names), np.int64)  # of a shard's first patch in its file, in bytes
+        self._open: OrderedDict[int, FileIO] = OrderedDict()
+        weakref.finalize(self, _close, self._open)
+        self._lock = Lock()
         longest = pd.Series(self._position).groupby(self._shard).max()
         for code, path in enumerate(self._paths):
-            if longest[code] >= len(self._map(code)):
+            shard = open_shard(path, self.pixels)
+            if longest[code] >= len(shard):
                 raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
+            self._offsets[code] = shard.offset
 
-    def _map(self, code: int) -> np.ndarray:
-        """Map a shard, or give its map; the one that was used the longest ago is let go for it."""
+    def _file(self, code: int) -> FileIO:
+        """Open a shard, or give its file; the one that was used the longest ago is closed for it."""
         if code not in self._open:
             if len(self._open) >= MOST_OPEN:
-                self._open.popitem(last=False)
-            self._open[code] = open_shard(self._paths[code], self.pixels)
+                self._open.popitem(last=False)[1].close()
+            self._open[code] = FileIO(self._paths[code])
         self._open.move_to_end(code)
         return self._open[code]
 
@@ -227,11 +241,27 @@ class Patches:
         Returns:
             uint8, len(which) x pixels x pixels x 3, in the order asked for.
 
+        Raises:
+            StoreError: a shard is gone by now, or shorter.
+
         """
-        out = np.empty((len(which), self.pixels, self.pixels, 3), np.uint8)
+        out = np.empty((len(which), *self.shape), np.uint8)
+        each = math.prod(self.shape)
+        # read, not looked at through a map: a map brings far more into memory than is wanted of it, and keeps it
+        # there while a cohort that is larger than memory has use for every page
+        room = memoryview(out.reshape(-1))
+        shards, positions = self._shard[which], self._position[which]
+        at = self._offsets[shards] + positions * each
         # neighbours on disk are read one after the other, whatever the order asked for
-        order = np.lexsort((self._position[which], self._shard[which]))
-        for place in order:
-            one = which[place]
-            out[place] = self._map(self._shard[one])[self._position[one]]
+        with self._lock:
+            for place in np.lexsort((positions, shards)).tolist():
+                code = int(shards[place])
+                try:
+                    file = self._file(code)
+                    file.seek(int(at[place]))
+                    got = file.readinto(room[place * each : (place + 1) * each])
+                except OSError as error:
+                    raise StoreError(f"{self._paths[code]}: can't be read: {error}; run dvc repro patches") from None
+                if got != each:
+                    raise StoreError(f"{self._paths[code]}: ends too early; run dvc repro patches")
         return out

@@ -101,14 +101,17 @@ class Tiles:
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._lock = Lock()
         self._file = None
-        if vendor not in VENDORS:
+        if vendor not in VENDORS or not hasattr(os, "pread"):  # which Windows lacks
             return
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
             self._length = os.fstat(self._file.fileno()).st_size
             found = _find_levels(self._file, sizes)
             self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
-        except (tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError):
+        except (
+            tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError,
+            ArithmeticError, AssertionError, AttributeError, NotImplementedError,
+        ):  # fmt: skip
             return  # a header that only OpenSlide understands
 
     def close(self) -> None:
@@ -283,6 +286,8 @@ def _level(page: tifffile.TiffPage) -> Level | None:
         return None
     if RESTARTS in (page.jpegtables or b"") or page.imagedepth != 1:
         return None
+    if page.tilelength % 16:
+        return None  # which TIFF does not allow, and a tile's data would go on below it: see `_decode_jpeg`
     if not (0 < page.tilewidth <= MOST_SIDE and 0 < page.tilelength <= MOST_SIDE):
         return None
     level = Level(

@@ -40,7 +40,7 @@ class Options:
 
     Attributes:
         tensorboard: folder for TensorBoard's logs, or None.
-        on_device: keep all training patches on the device; None: where it is a graphics card with room.
+        precision: float32 | bfloat16; see `fused.on_bytes`.
 
     """
 
@@ -57,7 +57,6 @@ class Options:
     picture_every: int = 1
     tensorboard: Path | None = None
     precision: str = "float32"
-    on_device: bool | None = None
 
     def shows(self, epoch: int) -> bool:
         """Tell whether an epoch's reconstructions are pictured: the first, every n-th, the last."""
@@ -146,7 +145,8 @@ class Batches:
         """Give batches of one size as two arrays, batches x patches x height x width x channels."""
         if len(several) == 1:
             given, target = self[several.start]
-            return given[None], target[None]
+            one = given[None]
+            return one, one if target is given else target[None]
         given, target = zip(*(self[i] for i in several), strict=True)
         stacked = np.stack(target)
         return (stacked if self._shifts is None else np.stack(given)), stacked
@@ -228,7 +228,7 @@ def train(
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
     learns = bool(model.trainable_variables)
-    loaded = learns and not options.augment and options.denoise is None and engine.load(patches, options.on_device)
+    loaded = learns and not options.augment and options.denoise is None and engine.load(patches, None)
     epochs = options.epochs if learns else 1  # what was computed is measured once
     while len(state.rows) < epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
@@ -317,10 +317,9 @@ def _steps(engine: steps.Steps, batches: Batches, loaded: bool) -> Iterator[tupl
 
 def _judge(engine: steps.Steps, batches: Batches) -> float:
     """Give the mean loss over the patches of all batches."""
-    total = sum(
-        float(engine.judge(given)) * len(given) for given, _ in steps.ahead(batches[i] for i in range(len(batches)))
-    )
-    return total / batches.patches
+    found = [(engine.judge(given), len(given)) for given, _ in steps.ahead(batches[i] for i in range(len(batches)))]
+    # looked at when all are under way: a device does not wait for the host between them
+    return sum(float(loss) * count for loss, count in found) / batches.patches
 
 
 class _Board:

@@ -23,6 +23,9 @@ class Watch:
     def __init__(self, params: Path):
         """Begin, before anything is read; `params` is the file of params."""
         self._params, self._began = params, time.time_ns()
+        # as it is loaded: what is saved while an inventory goes on is not what made it
+        self._package = Path(__file__).parent
+        self._code = {str(file.relative_to(self._package)): state(file) for file in self._package.rglob("*.py")}
 
     def unchanged(self) -> bool:
         """Tell whether params, the user's files, the outputs and this package's code are as they were."""
@@ -40,7 +43,11 @@ class Watch:
             outputs: files and flat folders that it wrote.
 
         """
-        seen = self._look(map(str, inputs), map(str, outputs))
+        try:
+            seen = self._look(map(str, inputs), map(str, outputs))
+        except OSError:  # a file that is gone by now: the next inventory tells it
+            MEMORY.unlink(missing_ok=True)
+            return
         states = [state(self._params), *(one for parts in seen["inputs"].values() for one in parts.values())]
         # a file that changed while it was read would be taken for what was read
         if max(max(times) for _, *times in states) < self._began - SETTLED_SECONDS * 10**9:
@@ -49,10 +56,9 @@ class Watch:
             MEMORY.unlink(missing_ok=True)
 
     def _look(self, inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, Any]:
-        package = Path(__file__).parent
         return {
             "params": sha256(self._params),
-            "code": {str(file.relative_to(package)): state(file) for file in package.rglob("*.py")},
+            "code": self._code,
             "inputs": {one: {str(part): state(part) for part in parts_of(Path(one))} for one in inputs},
             "outputs": {one: _content(Path(one)) for one in outputs},
         }

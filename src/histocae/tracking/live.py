@@ -43,12 +43,13 @@ class LiveRun:
     ):  # fmt: skip
         """Begin to find or make the run and to log its params; `start` in milliseconds since 1970."""
         self.run_id: str | None = None
-        self._over = self._away = False
+        self._over = self._away = self._warned = self._left = False
         self._monitor: SystemMetricsMonitor | None = None
-        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._calls.put(lambda: self._begin(experiment_name, name, training_id, start, tags))
+        # what to call, and whether to do so even when the training is over and the server was away the last time
+        self._calls: SimpleQueue[tuple[Callable[[], Any], bool] | None] = SimpleQueue()
+        self._calls.put((lambda: self._begin(experiment_name, name, training_id, start, tags), False))
         self._later(lambda: self._runs.log_params(self._api, self.run_id, params))
-        self._calls.put(_load_delivery)
+        self._calls.put((_load_delivery, False))
         self._thread = threading.Thread(target=self._work, daemon=True)
         # all that MLflow would set in the thread, and what bounds its calls there
         self._patience = contextlib.ExitStack()
@@ -61,14 +62,17 @@ class LiveRun:
             from histocae.tracking import runs, server
 
         self._runs, self._server = runs, server
-        while (call := self._calls.get()) is not None:
-            if self._over and self._away:
+        while (item := self._calls.get()) is not None and not self._left:
+            call, always = item
+            if self._over and self._away and not always:
                 continue  # it is not waited for again
             try:
                 call()
+                self._away = False
             except server.FAILURES as error:
-                if not self._away:
-                    self._away = True
+                self._away = True
+                if not self._warned:
+                    self._warned = True
                     told = server.told(error)
                     log.warning("%s; the training goes on, and what is missing there is delivered later", told)
 
@@ -80,6 +84,8 @@ class LiveRun:
         place = self._server.experiment(self._api, experiment_name)
         run = self._runs.find(self._api, place, training_id, None)
         resumed = run is not None
+        if self._left:
+            return  # the delivery makes the run by now
         if not resumed:
             run = self._runs.create(self._api, place, name, training_id, start, tags)
         else:
@@ -90,9 +96,9 @@ class LiveRun:
         )
         self._monitor.start()
 
-    def _later(self, call: Callable[[], Any]) -> None:
+    def _later(self, call: Callable[[], Any], always: bool = False) -> None:
         """Have something logged when its turn comes, if there is a run by then."""
-        self._calls.put(lambda: call() if self.run_id is not None else None)
+        self._calls.put((lambda: call() if self.run_id is not None else None, always))
 
     def epoch(self, row: dict[str, float], stamp: int) -> None:
         """Log an epoch's losses."""
@@ -105,6 +111,8 @@ class LiveRun:
     def _last_sample(self) -> None:
         """Stop measuring; the unfinished interval counts too, or a short training would show nothing."""
         monitor = self._monitor
+        if monitor is None:
+            return
         monitor.finish()
         monitor.collect_metrics()
         # what a server that is away loses here are figures of the machine, nothing of the training
@@ -118,12 +126,15 @@ class LiveRun:
         A server that hangs is waited for LAST_SECONDS at most.
         """
         self._over = True
-        self._later(self._last_sample)
+        self._later(self._last_sample, always=True)
         if status is not None:
-            self._later(lambda: self._api.set_terminated(self.run_id, status))
+            self._later(lambda: self._api.set_terminated(self.run_id, status), always=True)
         self._calls.put(None)
         self._thread.join(LAST_SECONDS)
-        self._patience.close()
+        if self._thread.is_alive():
+            self._left = True  # it ends after the call that it is at, and till then needs the environment as it is
+        else:
+            self._patience.close()
 
 
 def _load_delivery() -> None:
