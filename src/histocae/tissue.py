@@ -1,6 +1,7 @@
 """What is tissue: colour against the grey of empty glass, on a small picture of the slide."""
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 # A pixel's chroma is max(R,G,B) - min(R,G,B), 0 for glass of any brightness. Otsu's
 # threshold is held within these bounds: on a slide that is all tissue it would split
@@ -25,9 +26,10 @@ def tissue_mask(picture: np.ndarray) -> np.ndarray:
 
     """
     red, green, blue = (picture[..., i] for i in range(3))
-    least, _, most = _sort(red, green, blue)
+    # by twos: the largest of an axis as short as that takes numpy several times as long
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     # the median drops the coloured fringes that JPEG leaves along dust and edges
-    chroma = _median(most - least)
+    chroma = np.asarray(Image.fromarray(spread).filter(ImageFilter.MedianFilter(3)))
     ink = green.astype(np.int16) - red > MOST_GREEN
     return (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink
 
@@ -46,25 +48,6 @@ def cell_shares(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """
     height, width = mask.shape
     return mask.reshape(rows, height // rows, columns, width // columns).mean(axis=(1, 3))
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Median of 3 x 3 pixels; the border counts twice. Forty times as fast as sorting the nine of each pixel."""
-    padded = np.pad(values, 1, mode="edge")
-    # of each column's three, then: the median of nine is that of the largest least, the median median
-    # and the least largest of three such columns
-    least, middle, most = _sort(padded[:-2], padded[1:-1], padded[2:])
-    sides = np.s_[:, :-2], np.s_[:, 1:-1], np.s_[:, 2:]
-    least = _sort(*(least[side] for side in sides))[2]
-    middle = _sort(*(middle[side] for side in sides))[1]
-    most = _sort(*(most[side] for side in sides))[0]
-    return _sort(least, middle, most)[1]
-
-
-def _sort(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort three arrays, place by place."""
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    return np.minimum(low, c), np.maximum(low, np.minimum(high, c)), np.maximum(high, c)
 
 
 def _otsu(values: np.ndarray) -> int:
