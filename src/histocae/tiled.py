@@ -108,11 +108,12 @@ class Tiles:
             self._length = os.fstat(self._file.fileno()).st_size
             found = _find_levels(self._file, sizes)
             self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
+        # tifffile asserts, divides by and looks up what a header gives: OpenSlide is to judge whatever is odd there
         except (
             tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError,
             ArithmeticError, AssertionError, AttributeError, NotImplementedError,
         ):  # fmt: skip
-            return  # a header that only OpenSlide understands
+            return
 
     def close(self) -> None:
         """Close the file and let go of what was kept."""
