@@ -17,7 +17,7 @@ def main() -> None:
     from histocae.samples import BATCH, encode
 
     with tempfile.TemporaryDirectory() as folder:
-        cut = cohort.draw(Path(folder), 4)
+        cut = cohort.draw(Path(folder), 4) * 4  # as many as a few slides have
         store = cohort.store(Path(folder) / "store", cut)
         patches = store.select(store.index())
         everything = np.concatenate(cut)

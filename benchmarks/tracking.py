@@ -25,6 +25,7 @@ ROUNDS = 3
 ROOT = Path(__file__).parents[1]
 MODEL = "all"
 PATCHES = {"train": 2000, "validation": 500, "test": 500}
+EPOCHS = 15  # most of what tracking takes, it takes once; of a few slides one epoch is as long as all these
 PIXELS, MPP = 128, 0.5
 GRAIN = 8  # pixels of one color, so that pictures of patches pack about as well as those of tissue
 # what the stage train does, but for the tracking
@@ -76,7 +77,7 @@ shutil.rmtree(checkpoint)
 def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        make_project(folder, PATCHES)
+        make_project(folder, PATCHES, epochs=EPOCHS, patience=EPOCHS)
         (folder / "untracked.py").write_text(UNTRACKED, encoding="utf-8")
         script = Path(sys.executable).with_name("histocae")
         cores: dict[str, list[float]] = {"untracked": [], "tracked": []}
