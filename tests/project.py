@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = ("dvc.yaml", "data/dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "data.demo.cases": 6,
     "data.demo.side_microns": 256.0,
@@ -28,12 +29,13 @@ SMALL = {
 
 
 class Project:
-    """A working copy: params, dvc.yaml and the source that its stages depend on."""
+    """A working copy: params, the pipeline and the source."""
 
     def __init__(self, folder: Path, **overrides: object):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore"):
+        (folder / "data").mkdir(exist_ok=True)
+        for name in FILES:
             shutil.copy(ROOT / name, folder / name)
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / "src", folder / "src", ignore=ignore)

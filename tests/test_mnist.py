@@ -19,9 +19,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
-import test_graph
 from conftest import ROOT, Result, command
-from histocae import CAE, backend
+from histocae import CAE, backend, lineage
 from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
@@ -443,22 +442,20 @@ def test_stages_out_of_turn_name_the_one_before(empty):
 
 # -- the graph --
 
-EXEMPT = test_graph.EXEMPT | {"mnist/params", "mnist/paths", "stages/__init__"}
+EXEMPT = (*lineage.EXEMPT, "mnist/params", "mnist/paths")
 # what a training reports to is no reason to train again
 EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
 # what it is delivered from is settled by then
 EXEMPT_IN["publish"] = ("tracking/server", "model", "training", "backend", "store", "tables", "identifiers")
-ALSO = {stage: ("samples", "tracking/trainings", "params") for stage in ("train", "classes")}
+ALSO = {stage: ("samples.py", "tracking/trainings.py", "params.py") for stage in ("train", "classes")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_list_the_code_they_use(stage):
     body = STAGES[stage].get("do", STAGES[stage])
-    listed = {
-        dep.removeprefix("../../src/histocae/").removesuffix(".py") for dep in body["deps"] if dep.endswith(".py")
-    }
-    start = {f"mnist/stages/{stage}", *ALSO.get(stage, ())}
-    assert listed == test_graph.reach(start, EXEMPT, EXEMPT_IN.get(stage, ("tracking/server",)))
+    listed = {dep.removeprefix("../../src/histocae/") for dep in body["deps"] if dep.endswith(".py")}
+    start = {f"mnist/stages/{stage}.py", *ALSO.get(stage, ())}
+    assert listed == lineage.reach(start, EXEMPT + EXEMPT_IN.get(stage, ("tracking/server",)))
     assert body["cmd"].split()[:3] == ["histocae", "mnist", stage]
     assert MNIST[stage][1] == ("foreach" in STAGES[stage])
 
@@ -478,7 +475,8 @@ def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
 
 
 def test_the_pipeline_of_slides_leaves_it_alone_and_it_runs_by_its_name(tmp_path):
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+    (tmp_path / "data").mkdir()
+    for name in ("dvc.yaml", "data/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "data", "models", "reports")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

@@ -3,8 +3,8 @@
 Only stages and the tracking of their outputs use these; the core is handed paths.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
@@ -12,6 +12,7 @@ SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
 FETCHED = SCRATCH / "fetched.json"  # md5s of fetched slides that were checked
 
 INVENTORY = Path("data/inventory.csv")
+CODE = Path("data/code")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")
 ASKED = Path("data/gdc")  # what the GDC was asked, and a manifest
@@ -39,8 +40,7 @@ CROSSVALIDATION = Path("reports/crossvalidation")
 REGISTERED = Path("models/registered.json")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where trainings on one split lie: those of the pipeline, or those of a fold of the cross-validation.
 
     Attributes:

@@ -24,8 +24,9 @@ class Watch:
         """Begin, before anything is read; `params` is the file of params."""
         self._params, self._began = params, time.time_ns()
         # as it is loaded: what is saved while an inventory goes on is not what made it
-        self._package = Path(__file__).parent
-        self._code = {str(file.relative_to(self._package)): state(file) for file in self._package.rglob("*.py")}
+        package = Path(__file__).parent
+        code = (file for file in package.rglob("*") if file.suffix in (".py", ".html"))
+        self._code = {str(file.relative_to(package)): state(file) for file in code}
 
     def unchanged(self) -> bool:
         """Tell whether params, the user's files, the outputs and this package's code are as they were."""

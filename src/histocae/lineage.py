@@ -1,0 +1,104 @@
+"""What the outputs of a stage come of and DVC can't see by itself, written into files on which the stages depend.
+
+The code: each stage depends on one file that names the modules that it uses, with their hashes. The models: one
+file each, with the models that it starts from.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+from histocae.files import sha256, write_json, write_text
+from histocae.params import Params
+
+PACKAGE = Path(__file__).parent
+# These decide where, how fast and what is told, not what comes out. Values of params.yaml are
+# compared by DVC, and those that an entry of `models` leaves to the code stand in models/lineage.
+EXEMPT = ("__init__", "cli", "errors", "executor", "locks", "params", "paths", "progress")
+_DELIVERED = ("model", "training", "backend", "store")
+EXEMPT_IN = {
+    # what a training reports to is no reason to train again
+    "train": ("tracking",),
+    "crossvalidate": ("tracking",),
+    "compare": ("tracking/server", "tables", "identifiers"),
+    # its delivery builds the saved model again from its weights; how it looks is settled by then
+    "register": ("tracking/server", "tables", "identifiers", *_DELIVERED),
+}
+# what an exempt module writes into the outputs all the same, and what is not imported
+ALSO = {
+    "train": ("samples.py", "tracking/trainings.py"),
+    "crossvalidate": ("samples.py", "tracking/trainings.py"),
+    "compare": ("templates/base.html", "templates/index.html"),
+    "register": ("tracking/served_pair.py",),
+}
+STAGES = (
+    "metadata", "slides", "patches", "split", "train", "evaluate", "latent", "tissue", "crossvalidate", "compare",
+    "register",
+)  # fmt: skip
+
+
+def code_of(stage: str) -> list[str]:
+    """List the files of this package that decide what a stage makes, relative to it and in order."""
+    return sorted(reach({f"stages/{stage}.py", *ALSO.get(stage, ())}, EXEMPT + EXEMPT_IN.get(stage, ())))
+
+
+def reach(start: set[str], exempt: tuple[str, ...]) -> set[str]:
+    """List some files, the modules of this package that they import anywhere, and what those import.
+
+    Args:
+        start: files, relative to the package.
+        exempt: modules and subpackages, without suffix, that are not followed.
+
+    """
+    seen, todo = set(), set(start)
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        todo |= {
+            one for one in _imports(file) - seen
+            if not any(one == f"{name}.py" or one.startswith(f"{name}/") for name in exempt)
+        }  # fmt: skip
+    return seen
+
+
+@cache
+def _imports(file: str) -> frozenset[str]:
+    if not file.endswith(".py"):
+        return frozenset()
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / file).read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    own = (name.split(".")[1:] for name in names if name.startswith(f"{__package__}."))
+    return frozenset(f"{'/'.join(one)}.py" for one in own if (PACKAGE / f"{'/'.join(one)}.py").is_file())
+
+
+def write_code(folder: Path) -> None:
+    """Write, per stage, the SHA-256 and name of each file that decides what it makes, as sha256sum does."""
+    hashes = cache(lambda file: sha256(PACKAGE / file))
+    for stage in STAGES:
+        write_text("".join(f"{hashes(file)}  {file}\n" for file in code_of(stage)), folder / f"{stage}.txt")
+    _remove_others(folder, {f"{stage}.txt" for stage in STAGES})
+
+
+def write_models(params: Params, folder: Path) -> None:
+    """Write, per model, its own entry and training and those of the models it starts from, all values spelt out.
+
+    DVC can't follow init_from, nor see the values that an entry leaves to the code.
+    """
+    for name in params.models:
+        chain, at = {}, name
+        while at is not None:
+            model = params.models[at]
+            chain[at] = model.model_dump() | model.training(params.training).model_dump()
+            at = params.models[at].init_from
+        write_json(chain, folder / f"{name}.json")
+    _remove_others(folder, {f"{name}.json" for name in params.models})
+
+
+def _remove_others(folder: Path, wanted: set[str]) -> None:
+    for file in folder.iterdir():
+        if file.name not in wanted:
+            file.unlink()
