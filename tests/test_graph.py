@@ -42,27 +42,36 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def inventoried(tmp_path_factory):
-    """A project with an inventory, and a copy of the package that made it."""
+    """A project with an inventory, what it wrote of the code, and the folder of a copy of the package."""
     folder = tmp_path_factory.mktemp("graph")
     shutil.copytree(lineage.PACKAGE, folder / "histocae", ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder / "project")
     project.run("histocae", "inventory", PYTHONPATH=str(folder))
-    return project, folder
+    return project, project.bytes("data/code"), folder
 
 
 @pytest.mark.parametrize("file", CHANGES)
 def test_a_change_of_code_is_noticed_by_the_stages_that_use_it(inventoried, file):
-    project, package = inventoried
-    before = project.bytes("data/code")
+    project, before, folder = inventoried
     assert set(before) == {f"data/code/{stage}.txt" for stage in STAGES}
-    path = package / "histocae" / file
+    path = folder / "histocae" / file
     former = path.read_bytes()
     path.write_bytes(former + b"\n")
-    project.run("histocae", "inventory", PYTHONPATH=str(package))
+    project.run("histocae", "inventory", PYTHONPATH=str(folder))
+    path.write_bytes(former)  # which the next inventory has to notice as well
     after = project.bytes("data/code")
-    path.write_bytes(former)
     assert {Path(name).stem for name in before if before[name] != after[name]} == CHANGES[file]
-    project.run("histocae", "inventory", PYTHONPATH=str(package))
+
+
+def test_code_that_is_no_python_is_told_in_one_line(inventoried):
+    project, _, folder = inventoried
+    path, before = folder / "histocae" / "latent_plots.py", project.bytes("data/code")
+    former = path.read_bytes()
+    path.write_bytes(former + b"def (\n")
+    told = project.run("histocae", "inventory", fails=True, PYTHONPATH=str(folder))
+    path.write_bytes(former)
+    assert f"{path}: line {len(former.splitlines()) + 1}: invalid syntax; mend it" in told
+    assert "Traceback" not in told
     assert project.bytes("data/code") == before
 
 

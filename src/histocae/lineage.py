@@ -8,6 +8,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from histocae.errors import DataError
 from histocae.files import sha256, write_json, write_text
 from histocae.params import Params
 
@@ -49,6 +50,9 @@ def reach(start: set[str], exempt: tuple[str, ...]) -> set[str]:
         start: files, relative to the package.
         exempt: modules and subpackages, without suffix, that are not followed.
 
+    Raises:
+        DataError: one of them is no Python.
+
     """
     seen, todo = set(), set(start)
     while todo:
@@ -65,8 +69,13 @@ def reach(start: set[str], exempt: tuple[str, ...]) -> set[str]:
 def _imports(file: str) -> frozenset[str]:
     if not file.endswith(".py"):
         return frozenset()
-    names = set()
-    for node in ast.walk(ast.parse((PACKAGE / file).read_bytes())):
+    path, names = PACKAGE / file, set()
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        told = f"{path}: line {error.lineno}: {error.msg}"
+        raise DataError(f"{told}; mend it, or what code a stage uses can't be told") from None
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {one.name for one in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -76,11 +85,19 @@ def _imports(file: str) -> frozenset[str]:
 
 
 def write_code(folder: Path) -> None:
-    """Write, per stage, the SHA-256 and name of each file that decides what it makes, as sha256sum does."""
+    """Write, per stage, the SHA-256 and name of each file that decides what it makes, as sha256sum does.
+
+    Raises:
+        DataError: one of them is no Python; what was there stays.
+
+    """
     hashes = cache(lambda file: sha256(PACKAGE / file))
-    for stage in STAGES:
-        write_text("".join(f"{hashes(file)}  {file}\n" for file in code_of(stage)), folder / f"{stage}.txt")
-    _remove_others(folder, {f"{stage}.txt" for stage in STAGES})
+    texts = {
+        f"{stage}.txt": "".join(f"{hashes(file)}  {file}\n" for file in code_of(stage)) for stage in STAGES
+    }  # fmt: skip
+    for name, text in texts.items():
+        write_text(text, folder / name)
+    _remove_others(folder, set(texts))
 
 
 def write_models(params: Params, folder: Path) -> None:
