@@ -28,7 +28,7 @@ def main() -> int:
         print(f"{len(stages)} stages ran, {time.perf_counter() - start:.0f} s")
         empty, still, bare = (Path(folder) / name for name in ("empty", "still", "bare"))
         make_empty(empty, len(stages), ours.environment)
-        make_other(ours, still, "data/dvc.yaml", "always_changed")
+        make_other(ours, still, "inventory/dvc.yaml", "always_changed")
         make_other(ours, bare, "dvc.yaml", "params")
         medians = in_turn(
             {

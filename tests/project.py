@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("dvc.yaml", "data/dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore")
+FILES = ("dvc.yaml", "inventory/dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "data.demo.cases": 6,
     "data.demo.side_microns": 256.0,
@@ -34,7 +34,7 @@ class Project:
     def __init__(self, folder: Path, **overrides: object):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "data").mkdir(exist_ok=True)
+        (folder / "inventory").mkdir(exist_ok=True)
         for name in FILES:
             shutil.copy(ROOT / name, folder / name)
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")

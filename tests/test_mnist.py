@@ -475,8 +475,8 @@ def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
 
 
 def test_the_pipeline_of_slides_leaves_it_alone_and_it_runs_by_its_name(tmp_path):
-    (tmp_path / "data").mkdir()
-    for name in ("dvc.yaml", "data/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+    (tmp_path / "inventory").mkdir()
+    for name in ("dvc.yaml", "inventory/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "data", "models", "reports")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

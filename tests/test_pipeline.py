@@ -25,7 +25,7 @@ TIMELESS = (
 
 def ran(output: str) -> set[str]:
     """Stages that dvc ran; the inventory stands in a file of its own."""
-    return set(re.findall(r"Running stage '(?:data/dvc\.yaml:)?([^']+)'", output))
+    return set(re.findall(r"Running stage '(?:inventory/dvc\.yaml:)?([^']+)'", output))
 
 
 # runs at the start of every Python process: a stage's tells at its end which modules of ours it loaded
@@ -34,7 +34,7 @@ import atexit, os, sys
 
 def tell():
     own = sorted(name for name in sys.modules if name.startswith("histocae."))
-    with open(os.path.join(os.environ["MODULES_FOLDER"], sys.argv[1] + ".txt"), "w") as out:
+    with open(os.path.join(os.environ["MODULES_FOLDER"], "@".join(sys.argv[1:]) + ".txt"), "w") as out:
         print(*own, sep="\\n", file=out)
 
 if os.path.basename(sys.orig_argv[1]) == "histocae":
@@ -52,10 +52,10 @@ def done(tmp_path_factory):
     project.output = project.run(
         "dvc", "repro", PYTHONPATH=str(folder / "modules"), MODULES_FOLDER=str(folder / "modules")
     )
-    project.loaded = {
-        one.stem: {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in one.read_text().split()}
-        for one in (folder / "modules").glob("*.txt")
-    }
+    project.loaded = {}
+    for one in (folder / "modules").glob("*.txt"):
+        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in one.read_text().split()}
+        project.loaded.setdefault(one.stem.split("@")[0], set()).update(files)
     return project
 
 

@@ -96,3 +96,20 @@ def test_a_memory_that_is_spoilt_is_made_anew(seen, text):
     watch.MEMORY.write_text(text)
     seen.make("inventory")
     assert SAME in seen.run("inventory").lines[-1]
+
+
+def test_code_that_changed_just_before_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.5)
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(watch, "__file__", str(package / "watch.py"))
+    params, out = tmp_path / "params", tmp_path / "out"
+    for path in (params, out, package / "watch.py"):
+        path.write_text(path.name)
+    time.sleep(0.6)
+    for expected in (True, False):
+        now = watch.Watch(params)
+        now.remember([], [out])
+        assert now.unchanged() == expected
+        (package / "watch.py").write_text("other")

@@ -8,6 +8,7 @@ import atexit
 import gc
 import importlib
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from histocae.errors import HistocaeError
 
 # command -> (what it does, whether it works on one model)
 COMMANDS = {
-    "inventory": ("list the user's own files with their hashes, so that a change is noticed", False),
+    "inventory": ("list the user's own files and each stage's code with their hashes: what DVC can't see", False),
     "metadata": ("read and check the table of slides", False),
     "slides": ("make or find the slides and check that they open", False),
     "patches": ("cut the slides' tissue into patches", False),
@@ -113,6 +114,11 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
 
     kind = importlib.import_module(f"{given.package}.params").Params
     params = parameters.load(given.params, kind)
+    if given.package == "histocae" and "DVC_STAGE" in os.environ:
+        from histocae import lineage, paths
+
+        if given.stage in lineage.STAGES:
+            lineage.check_code(given.stage, paths.CODE)
     stage = importlib.import_module(f"{given.package}.stages.{given.stage}")
     if model is not None:
         params.model(model)

@@ -16,14 +16,13 @@ PACKAGE = Path(__file__).parent
 # These decide where, how fast and what is told, not what comes out. Values of params.yaml are
 # compared by DVC, and those that an entry of `models` leaves to the code stand in models/lineage.
 EXEMPT = ("__init__", "cli", "errors", "executor", "locks", "params", "paths", "progress")
-_DELIVERED = ("model", "training", "backend", "store")
 EXEMPT_IN = {
     # what a training reports to is no reason to train again
     "train": ("tracking",),
     "crossvalidate": ("tracking",),
     "compare": ("tracking/server", "tables", "identifiers"),
     # its delivery builds the saved model again from its weights; how it looks is settled by then
-    "register": ("tracking/server", "tables", "identifiers", *_DELIVERED),
+    "register": ("tracking/server", "tables", "identifiers", "model", "training", "backend", "store"),
 }
 # what an exempt module writes into the outputs all the same, and what is not imported
 ALSO = {
@@ -97,7 +96,27 @@ def write_code(folder: Path) -> None:
     }  # fmt: skip
     for name, text in texts.items():
         write_text(text, folder / name)
-    _remove_others(folder, set(texts))
+    _remove_others(folder, "*.txt", set(texts))
+
+
+def check_code(stage: str, folder: Path) -> None:
+    """Make sure that a stage runs with the code of which DVC was told.
+
+    Between the inventory and the stage may lie hours. What other code made would be kept, and restored, as made by
+    the code that the inventory saw.
+
+    Raises:
+        DataError: a file of it has changed, or is gone.
+
+    """
+    told = folder / f"{stage}.txt"
+    if not told.is_file():
+        raise DataError(f"{told}: not there yet; run the stages before this one: dvc repro")
+    for line in told.read_text(encoding="utf-8").splitlines():
+        known, file = line.split("  ", 1)
+        path = PACKAGE / file
+        if not path.is_file() or sha256(path) != known:
+            raise DataError(f"{path} changed since this repro began; run dvc repro again")
 
 
 def write_models(params: Params, folder: Path) -> None:
@@ -112,10 +131,10 @@ def write_models(params: Params, folder: Path) -> None:
             chain[at] = model.model_dump() | model.training(params.training).model_dump()
             at = params.models[at].init_from
         write_json(chain, folder / f"{name}.json")
-    _remove_others(folder, {f"{name}.json" for name in params.models})
+    _remove_others(folder, "*.json", {f"{name}.json" for name in params.models})
 
 
-def _remove_others(folder: Path, wanted: set[str]) -> None:
-    for file in folder.iterdir():
+def _remove_others(folder: Path, pattern: str, wanted: set[str]) -> None:
+    for file in folder.glob(pattern):
         if file.name not in wanted:
             file.unlink()

@@ -49,7 +49,8 @@ class Watch:
         except OSError:  # a file that is gone by now: the next inventory tells it
             MEMORY.unlink(missing_ok=True)
             return
-        states = [state(self._params), *(one for parts in seen["inputs"].values() for one in parts.values())]
+        files = (one for parts in seen["inputs"].values() for one in parts.values())
+        states = [state(self._params), *self._code.values(), *files]
         # a file that changed while it was read would be taken for what was read
         if max(max(times) for _, *times in states) < self._began - SETTLED_SECONDS * 10**9:
             write_json(seen, MEMORY)

@@ -247,7 +247,7 @@ def _git(*arguments: str) -> str | None:
 
 def _locked_md5() -> dict[str, str]:
     try:
-        # thousands of lines: the parser in C takes a tenth of the time, where PyYAML has it
+        # hundreds of lines: the parser in C takes a tenth of the time, where PyYAML has it
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         locked = yaml.load(Path("dvc.lock").read_text(encoding="utf-8"), loader) or {}  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
