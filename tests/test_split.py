@@ -10,10 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conftest import Project
-from histocae import store
-from histocae.cohorts import select
+from histocae import paths, store
+from histocae.cohorts import learnt_from, read_learnt, read_split, select
 from histocae.errors import DataError
-from histocae.files import write_table
+from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
 from histocae.split import SPLITS, check_apart, folds, split_cases, summarise_sites
 from histocae.tables import SEED_COLUMNS
@@ -330,3 +330,32 @@ def test_how_many_folds_are_possible_is_told():
 def test_the_seed_decides_the_folds():
     table = rows_of(MIXED)
     assert folds(table, 4, 1, "case") == folds(table, 4, 1, "case") != folds(table, 4, 2, "case")
+
+
+@pytest.mark.parametrize("cohort", ["all", "tumor", "normal"])
+@pytest.mark.parametrize(
+    ("balance", "least"), [("patches", None), ("cases", None), ("none", None), ("patches", 50.0)]
+)
+def test_a_training_learns_from_the_same_rows_however_they_are_read(project, cohort, balance, least):
+    cut(project, MIXED)
+    metadata = read_table(paths.METADATA, ("case_id", "slide_id"))
+    percents = np.where(np.arange(len(metadata)) % 3 > 0, 70.0, 30.0)
+    write_table(metadata.assign(percent_tumor_nuclei=percents), paths.METADATA)
+    project.make("split")
+    training = {"balance": balance, "min_percent_tumor_nuclei": least}
+    record = {"cohort": cohort, "params": {"seed": 3, "training": training}}
+    for part in ("train", "validation"):
+        path = paths.SPLITS / f"{part}.csv"
+        whole, lean = learnt_from(read_split(path), record), read_learnt(path, record)
+        assert len(lean) > 0 and list(lean.index) == list(whole.index)
+        for column in ("shard", "position", "sample_type"):
+            assert list(lean[column]) == list(whole[column])
+
+
+def test_a_slide_that_the_metadata_lack_is_told_and_no_table_is_written(project):
+    cut(project, MIXED)
+    metadata = read_table(paths.METADATA, ("case_id", "slide_id"))
+    write_table(metadata[1:], paths.METADATA)
+    told = project.run("split").only_line
+    assert f"slide {metadata['slide_id'][0]!r} has patches and no metadata; run dvc repro patches" in told
+    assert not list(project.folder.glob("data/splits/*")) and not project.leftovers()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import make_data
-from histocae.errors import StoreError
-from histocae.store import INDEX_COLUMNS, PatchStore, ShardWriter, shard_name, write_index
+from histocae.errors import HistocaeError, StoreError
+from histocae.store import INDEX_COLUMNS, PatchStore, ShardWriter, shard_name, write_index, write_rows
 
 V1 = make_data.DATA / "store-v1"
 
@@ -191,3 +191,33 @@ def test_an_index_has_a_row_a_patch_with_its_place(project):
     for shard, rows in index.groupby("shard"):
         assert list(rows["position"]) == list(range(len(rows)))
         assert len(np.load(project.folder / "data/patches/shards" / f"{shard}.npy")) == len(rows)
+
+
+def test_an_index_written_row_by_row_is_the_same_to_the_byte(tmp_path, store):
+    given = PatchStore(store)
+    assert write_rows(tmp_path / "again", given.rows(), 8, 0.5) == len(given.index())
+    for name in ("index.csv", "store.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (store / name).read_bytes()
+
+
+def test_slides_are_counted_without_the_whole_index(store):
+    given = PatchStore(store)
+    counted = given.slides()
+    expected = given.index().groupby("slide_id", sort=False).size()
+    assert dict(zip(counted["slide_id"], counted["patches"], strict=True)) == expected.to_dict()
+    assert list(counted.columns) == ["slide_id", "case_id", "sample_type", "shard", "patches"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text.replace("|shard|", "|chard|"), "no column 'shard'"),
+        (lambda text: text[: text.rindex("|Solid") + 3], "row 6 ends too early"),
+        (lambda text: text.rstrip("\n").rsplit("\n", 1)[0] + "\n", "the index has 4 rows, not 5"),
+    ],
+)
+def test_a_damaged_index_is_told(store, change, told):
+    index = store / "index.csv"
+    index.write_text(change(index.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(HistocaeError, match=told):
+        PatchStore(store).slides()

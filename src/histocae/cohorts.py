@@ -17,6 +17,24 @@ def read_split(path: Path) -> pd.DataFrame:
     return read_table(path, (*TEXTS, "shard", "file"))
 
 
+def read_learnt(path: Path, record: dict[str, Any]) -> pd.DataFrame:
+    """Read the rows of a table of training or validation that a model learns from, in little memory.
+
+    Args:
+        path: of the table, of any length.
+        record: as `learnt_from` takes it, whose rows these are.
+
+    Returns:
+        One row a patch: sample_type and shard (categories) and position (int32), and for a model of one tissue
+        case_id (category) and percent_tumor_nuclei.
+
+    """
+    columns = {"sample_type": "category", "shard": "category", "position": "int32"}
+    if record["cohort"] != "all":
+        columns |= {"case_id": "category", "percent_tumor_nuclei": "float64"}
+    return learnt_from(read_table(path, columns=columns), record)
+
+
 def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
     """Give the rows of a cohort.
 
@@ -25,13 +43,14 @@ def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
 
     """
     if cohort != "all":
-        present = set(table["sample_type"])
+        present = set(table["sample_type"].unique())
         for missing in (name for name in COMPARED if name not in present):
             raise DataError(
                 f"cohort {cohort} is there to be compared with the other tissue, and the data have no "
                 f"patches of {missing}; add such slides, or train models of cohort all only"
             )
-    return table[table["sample_type"].isin(COHORTS[cohort])]
+    own = table["sample_type"].isin(COHORTS[cohort])
+    return table if own.all() else table[own]  # a copy of all rows may not fit into memory
 
 
 def sample(

@@ -1,11 +1,13 @@
 """Files that appear whole: written aside in the same folder, flushed, renamed."""
 
+import csv
 import glob
 import hashlib
 import json
+import operator
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -108,8 +110,12 @@ def write_table(table: "pd.DataFrame", path: Path, separator: str = SEPARATOR) -
         table.to_csv(handle, sep=separator, index=False, lineterminator="\n")
 
 
-def read_table(path: Path, text: Iterable[str] = (), separator: str = SEPARATOR) -> "pd.DataFrame":
+def read_table(
+    path: Path, text: Iterable[str] = (), separator: str = SEPARATOR, columns: dict[str, str] | None = None
+) -> "pd.DataFrame":
     """Read a table of ours; the columns in `text` stay strings (a slide may be called 0012).
+
+    With `columns` only these are read, each with its dtype; the others take no memory.
 
     Raises:
         DataError: an earlier stage has not written it yet.
@@ -119,10 +125,46 @@ def read_table(path: Path, text: Iterable[str] = (), separator: str = SEPARATOR)
 
     try:
         return pd.read_csv(
-            path, sep=separator, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""]
+            path, sep=separator, dtype=columns or dict.fromkeys(text, str), usecols=columns, keep_default_na=False,
+            na_values=[""],
         )
     except FileNotFoundError:
         raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+
+
+@contextmanager
+def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """Give a `csv.writer` of a table that may not fit into memory; it appears if the block ends without an error.
+
+    Rows of text come out as `write_table` writes them.
+    """
+    with replacing(path, "w") as handle:
+        writer = csv.writer(handle, delimiter=SEPARATOR, lineterminator="\n")
+        writer.writerow(columns)
+        yield writer
+
+
+def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Read some columns (two or more) of a table of ours row by row, as the text that stands there.
+
+    Raises:
+        DataError: an earlier stage has not written it yet, or it is damaged.
+
+    """
+    remedy = "run the stages before this one: dvc repro"
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            rows = csv.reader(handle, delimiter=SEPARATOR)
+            head = next(rows, [])
+            if missing := [name for name in columns if name not in head]:
+                raise DataError(f"{path}: no column {missing[0]!r}; {remedy}")
+            yield from map(operator.itemgetter(*map(head.index, columns)), rows)
+    except FileNotFoundError:
+        raise DataError(f"{path}: not there yet; {remedy}") from None
+    except IndexError:
+        raise DataError(f"{path}: row {rows.line_num} ends too early; {remedy}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: row {rows.line_num} can't be read: {error}; {remedy}") from None
 
 
 def parts_of(path: Path) -> list[Path]:

@@ -1,13 +1,17 @@
 """Cases into training, validation and test, or into folds: stratified by sample type, seeded."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from histocae.errors import DataError
+from histocae.files import table_writer
 from histocae.identifiers import COMPARED, site_of
+from histocae.store import PLACE_COLUMNS, PatchStore
 from histocae.tables import SEED_COLUMNS
 
 SPLITS = ("train", "validation", "test")
@@ -138,6 +142,36 @@ def _whole(cases: int, shares: Mapping[Part, float]) -> dict[Part, int]:
     return whole
 
 
+def write_tables(
+    folder: Path, store: PatchStore, split_of: Mapping[str, str], about: Mapping[str, Sequence[str]]
+) -> None:
+    """Write the table of each split, a patch a row, going through the store's index row by row.
+
+    Args:
+        folder: of the tables.
+        store: the patches.
+        split_of: the split of each slide.
+        about: the nine columns of the metadata of each slide, as text.
+
+    Raises:
+        DataError: the metadata lack a slide.
+
+    """
+    with ExitStack() as whole:
+        columns = (*SEED_COLUMNS, "shard", *PLACE_COLUMNS)
+        writers = {
+            name: whole.enter_context(table_writer(folder / f"{name}.csv", columns)).writerow for name in SPLITS
+        }
+        places: dict[str, tuple[Callable, Sequence[str]]] = {}
+        for slide_id, name in split_of.items():
+            if slide_id not in about:
+                raise DataError(f"slide {slide_id!r} has patches and no metadata; run dvc repro patches")
+            places[slide_id] = writers[name], about[slide_id]
+        for slide_id, *place in store.rows(("slide_id", "shard", *PLACE_COLUMNS)):
+            write, slide = places[slide_id]
+            write((*slide, *place))
+
+
 def with_metadata(index: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
     """Give each patch of a store's index the metadata of its slide, the nine columns of the metadata first."""
     place = [name for name in index.columns if name not in SEED_COLUMNS or name == "slide_id"]
@@ -147,6 +181,9 @@ def with_metadata(index: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
 
 def check_apart(tables: dict[str, pd.DataFrame]) -> None:
     """Check that no case, slide or patch stands in two splits.
+
+    Args:
+        tables: per split, rows with columns case_id, slide_id and shard, of slides or of patches.
 
     Raises:
         DataError: one does.
@@ -162,25 +199,28 @@ def check_apart(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def summarise(tables: dict[str, pd.DataFrame]) -> dict[str, dict]:
-    """Count cases, slides and patches per split and sample type, with each type's share."""
+    """Count cases, slides and patches per split and sample type, with each type's share.
+
+    Args:
+        tables: per split, a row per slide, as `PatchStore.slides` gives them.
+
+    """
     summary: dict[str, dict] = {}
     for split, table in tables.items():
+        total = int(table["patches"].sum())
         by_type = {
-            name: {
-                "cases": int(rows["case_id"].nunique()),
-                "slides": int(rows["slide_id"].nunique()),
-                "patches": len(rows),
-                "share_of_patches": round(len(rows) / len(table), 6),
-            }
+            name: _counted(rows) | {"share_of_patches": round(int(rows["patches"].sum()) / total, 6)}
             for name, rows in table.groupby("sample_type")
         }
-        summary[split] = {
-            "cases": int(table["case_id"].nunique()),
-            "slides": int(table["slide_id"].nunique()),
-            "patches": len(table),
-            "sample_types": by_type,
-        }
+        summary[split] = _counted(table) | {"sample_types": by_type}
     return summary
+
+
+def _counted(slides: pd.DataFrame) -> dict[str, int]:
+    return {
+        "cases": int(slides["case_id"].nunique()), "slides": int(slides["slide_id"].nunique()),
+        "patches": int(slides["patches"].sum()),
+    }  # fmt: skip
 
 
 def summarise_sites(index: pd.DataFrame) -> dict | None:

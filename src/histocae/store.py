@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.errors import StoreError
-from histocae.files import read_table, replacing, write_json, write_table
+from histocae.files import read_cells, read_table, replacing, table_writer, write_json, write_table
 
 VERSION = 1
 MANIFEST = "store.json"
@@ -28,8 +29,11 @@ INDEX_COLUMNS = (
     "slide_id", "case_id", "sample_type", "shard", "position", "file",
     "row", "column", "x", "y", "mpp", "tissue_share",
 )  # fmt: skip
+SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # what all patches of a slide have in common, but for the file of tiles
+PLACE_COLUMNS = INDEX_COLUMNS[4:]
 # each shard that is in use is an open file, and a process may have about 1,000; training has two selections
 MOST_OPEN = 300
+AT_ONCE = 2**20  # rows that are looked at together, where all would take several times their memory
 INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
 
@@ -101,9 +105,28 @@ def open_shard(path: Path, pixels: int) -> np.ndarray:
 def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | None) -> None:
     """Complete a store: write its index and, last, its manifest."""
     write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
+    _write_manifest(folder, len(index), pixels, mpp)
+
+
+def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: float | None) -> int:
+    """Complete a store as `write_index` does, from the index row by row: cells as text, in the order of its columns.
+
+    Returns:
+        The number of rows.
+
+    """
+    count = 0
+    with table_writer(folder / INDEX, INDEX_COLUMNS) as writer:
+        for count, row in enumerate(rows, 1):  # noqa: B007 (the last number is the number of rows)
+            writer.writerow(row)
+    _write_manifest(folder, count, pixels, mpp)
+    return count
+
+
+def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None) -> None:
     manifest = {
         "format": "histocae patch store", "version": VERSION, "pixels": pixels,
-        "channels": 3, "dtype": "uint8", "mpp": mpp, "patches": len(index),
+        "channels": 3, "dtype": "uint8", "mpp": mpp, "patches": count,
     }  # fmt: skip
     write_json(manifest, folder / MANIFEST)
 
@@ -143,9 +166,29 @@ class PatchStore:
     def index(self) -> pd.DataFrame:
         """Read the index: one row a patch, with the columns of `INDEX_COLUMNS`."""
         index = read_table(self.folder / INDEX, INDEX_TEXTS)
-        if len(index) != self._patches:
-            raise StoreError(f"{self.folder}: the index has {len(index)} rows, not {self._patches}")
+        self._check(len(index))
         return index
+
+    def rows(self, columns: Sequence[str] = INDEX_COLUMNS) -> Iterator[tuple[str, ...]]:
+        """Read the index row by row, as text: the way for what an index of any length has to go through."""
+        return read_cells(self.folder / INDEX, columns)
+
+    def slides(self) -> pd.DataFrame:
+        """Count the patches of each slide, in little memory whatever their number.
+
+        Returns:
+            One row per slide that has patches, in the order of the index: slide_id, case_id, sample_type, shard
+            (text) and patches (int64).
+
+        """
+        counts = Counter(self.rows(SLIDE_COLUMNS))
+        self._check(counts.total())
+        slides = pd.DataFrame(list(counts), columns=list(SLIDE_COLUMNS), dtype=str)
+        return slides.assign(patches=list(counts.values()))
+
+    def _check(self, rows: int) -> None:
+        if rows != self._patches:
+            raise StoreError(f"{self.folder}: the index has {rows} rows, not {self._patches}")
 
     def select(self, rows: pd.DataFrame) -> "Patches":
         """Give the patches of some rows of the index (columns shard and position)."""
@@ -194,7 +237,14 @@ def _close(files: OrderedDict[int, FileIO]) -> None:
 
 
 class Patches:
-    """Patches of a store in a given order, read when asked for."""
+    """Patches of a store in a given order, read when asked for.
+
+    Attributes:
+        pixels: side of a patch.
+        shape: height, width and channels of one.
+        shards: how many they lie in.
+
+    """
 
     def __init__(self, store: PatchStore, rows: pd.DataFrame):
         """Map the shards that `rows` name.
@@ -205,16 +255,24 @@ class Patches:
         """
         self.pixels = store.pixels
         self.shape = (store.pixels, store.pixels, 3)
-        codes, names = pd.factorize(rows["shard"])
-        self._shard = codes.astype(np.int32)
-        self._position = rows["position"].to_numpy(np.int64)
+        # six bytes a patch, and no copies: there may be a hundred million
+        shards = rows["shard"].astype("category").cat
+        self._shard = shards.codes.to_numpy()
+        self._position = rows["position"].to_numpy(np.int32)
+        names = shards.categories
         self._paths = [store.folder / SHARDS / f"{name}.npy" for name in names]
         self._offsets = np.zeros(len(names), np.int64)  # of a shard's first patch in its file, in bytes
         self._open: OrderedDict[int, FileIO] = OrderedDict()
         weakref.finalize(self, _close, self._open)
         self._lock = Lock()
-        longest = pd.Series(self._position).groupby(self._shard).max()
-        for code, path in enumerate(self._paths):
+        longest = np.full(len(names), -1, np.int32)
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            np.maximum.at(longest, self._shard[some], self._position[some])
+        used = np.flatnonzero(longest >= 0).tolist()  # rows that were chosen from others may leave some out
+        self.shards = len(used)
+        for code in used:
+            path = self._paths[code]
             shard = open_shard(path, self.pixels)
             if longest[code] >= len(shard):
                 raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
@@ -250,7 +308,7 @@ class Patches:
         # read, not looked at through a map: a map brings far more into memory than is wanted of it, and keeps it
         # there while a cohort that is larger than memory has use for every page
         room = memoryview(out.reshape(-1))
-        shards, positions = self._shard[which], self._position[which]
+        shards, positions = self._shard[which], self._position[which].astype(np.int64)
         at = self._offsets[shards] + positions * each
         # neighbours on disk are read one after the other, whatever the order asked for
         with self._lock:

@@ -6,6 +6,7 @@ the slide, the parameters or the code that reads it changed.
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,12 @@ import pandas as pd
 from histocae import paths, sources, store
 from histocae.errors import DataError, FetchError, shortened
 from histocae.executor import WorkerDiedError, spread, threads_each
-from histocae.files import code_fingerprint, fingerprint, read_table, write_json, write_table
+from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.gdc.remote import InARow
 from histocae.hashes import Hashes
 from histocae.params import Params
 from histocae.setaside import check_share, set_aside
-from histocae.shards import Record, Task, finished, make_shard, read_rows
+from histocae.shards import Record, Task, finished, make_shard
 from histocae.tables import METADATA_TEXTS
 
 CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiled", "tiles", "tissue")
@@ -42,10 +43,11 @@ def run(params: Params) -> None:
     check_share(
         len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons
     )
-    index = _index(records, metadata)
+    if not any(record.kept for record in records.values()):
+        raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
     # the former index and its shards are whole up to here, whatever happened above
-    store.write_index(
-        paths.PATCHES, index, params.patches.pixels, None if source.tiles else params.patches.mpp
+    count = store.write_rows(
+        paths.PATCHES, _rows(records, metadata), params.patches.pixels, None if source.tiles else params.patches.mpp
     )
     names = {record.shard for record in records.values()}
     _remove_others(paths.PATCHES / store.SHARDS, names)
@@ -53,7 +55,7 @@ def run(params: Params) -> None:
     _remove_others(paths.PATCHING_REPORT / "thumbnails", names)
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
-    log.info("%d patches of %d slides", len(index), index["slide_id"].nunique())
+    log.info("%d patches of %d slides", count, sum(record.kept > 0 for record in records.values()))
 
 
 def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str, Record]:
@@ -129,21 +131,14 @@ def _tasks(
     return tasks
 
 
-def _index(records: dict[str, Record], metadata: pd.DataFrame) -> pd.DataFrame:
-    parts = []
+def _rows(records: dict[str, Record], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Give the rows of the index one by one, as text: together they may be more than fits into memory."""
     for record in records.values():
         if record.kept:
-            rows = read_rows(paths.PATCHES / store.SHARDS, record)
             about = metadata.loc[record.slide_id]
-            parts.append(
-                rows.assign(
-                    slide_id=record.slide_id, case_id=about["case_id"],
-                    sample_type=about["sample_type"], shard=record.shard,
-                )
-            )  # fmt: skip
-    if not parts:
-        raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
-    return pd.concat(parts, ignore_index=True)
+            common = (record.slide_id, about["case_id"], about["sample_type"], record.shard)
+            for place in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.PLACE_COLUMNS):
+                yield common + place
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

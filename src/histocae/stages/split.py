@@ -3,34 +3,34 @@
 import logging
 
 from histocae import paths
-from histocae.files import read_table, write_json, write_table
+from histocae.files import read_cells, write_json
 from histocae.params import Params
-from histocae.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, with_metadata
+from histocae.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, write_tables
 from histocae.store import PatchStore
-from histocae.tables import TEXTS
+from histocae.tables import SEED_COLUMNS
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
     """Write one table per split: the seeds' nine columns and each patch's place in the store."""
-    index = PatchStore(paths.PATCHES).index()
+    store = PatchStore(paths.PATCHES)
+    slides = store.slides()
     shares = {"validation": params.split.validation, "test": params.split.test}
     shares["train"] = 1 - sum(shares.values())
-    splits = index["case_id"].map(split_cases(index, shares, params.seed, params.split.together))
-    patches = with_metadata(index, read_table(paths.METADATA, TEXTS))
-    tables = {split: patches[(splits == split).to_numpy()] for split in SPLITS}
+    splits = slides["case_id"].map(split_cases(slides, shares, params.seed, params.split.together))
+    tables = {split: slides[splits == split] for split in SPLITS}
     check_apart(tables)
-    for split, table in tables.items():
-        write_table(table, paths.SPLITS / f"{split}.csv")
-    types, pair = set(index["sample_type"]), [n for n, m in params.models.items() if m.cohort != "all"]
+    about = {row[2]: row for row in read_cells(paths.METADATA, SEED_COLUMNS)}
+    write_tables(paths.SPLITS, store, dict(zip(slides["slide_id"], splits, strict=True)), about)
+    types, pair = set(slides["sample_type"]), [n for n, m in params.models.items() if m.cohort != "all"]
     if len(types) == 1 and pair:
         log.warning(
             "the data have %s only: models of cohort tumor or normal (%s) will be refused",
             *types, ", ".join(pair),
         )  # fmt: skip
     summary = summarise(tables)
-    sites = summarise_sites(index)
+    sites = summarise_sites(slides)
     write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
     for split, one in summary.items():
         log.info(

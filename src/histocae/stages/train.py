@@ -4,9 +4,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from histocae import backend, paths, recipe
-from histocae.cohorts import learnt_from, read_split
+from histocae.cohorts import read_learnt
 from histocae.params import Params
-from histocae.store import PatchStore
+from histocae.store import Patches, PatchStore
 
 if TYPE_CHECKING:  # keras takes seconds to load
     from histocae.model import CAE
@@ -24,12 +24,7 @@ def train(params: Params, name: str, place: paths.Place) -> "CAE":
     """Train a model on a split, record it there, and deliver its run; the backend is started."""
     own = params.model(name).training(params.training)
     store = PatchStore(paths.PATCHES)
-    about = recipe.describe(params, name, store, place.splits)
-    patches = {}
-    for split in ("train", "validation"):
-        rows = learnt_from(read_split(place.splits / f"{split}.csv"), about)
-        patches[split] = store.select(rows)
-        log.info("%s: %d patches of %d slides", split, len(rows), rows["slide_id"].nunique())
+    patches = read(params, name, store, place)
     backend.repeatable(params.seed)
     from histocae.tracking.record import Record
     from histocae.tracking.trainings import fit_and_keep
@@ -37,3 +32,14 @@ def train(params: Params, name: str, place: paths.Place) -> "CAE":
     cae, about = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
     fit_and_keep(cae, about, patches, own, params.seed, Record(name, place), params.tracking.experiment)
     return cae
+
+
+def read(params: Params, name: str, store: PatchStore, place: paths.Place) -> dict[str, Patches]:
+    """Give the patches that a model learns from, of training and of validation."""
+    about = recipe.describe(params, name, store, place.splits)
+    patches = {}
+    for split in ("train", "validation"):
+        rows = read_learnt(place.splits / f"{split}.csv", about)
+        patches[split] = store.select(rows)
+        log.info("%s: %d patches of %d slides", split, len(rows), patches[split].shards)
+    return patches
