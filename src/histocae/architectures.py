@@ -6,12 +6,9 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from histocae.blocks import COARSE, FINE, block_side
+
 Parts = tuple[keras.Model, keras.Model]
-# `residual`: its convolutions see a patch at an eighth and a sixteenth of its side
-FINE, COARSE = 8, 16
-LEAST_PER_BLOCK = 8
-RESIDUAL_FILTERS = (64, 64)
-COMPACT_FILTERS = (16, 64)
 
 
 def plain(params: dict) -> Parts:
@@ -53,22 +50,6 @@ def plain(params: dict) -> Parts:
         x = layers.UpSampling2D(tuple(step), name=f"up_{i}")(x)
     x = layers.Conv2D(channels, kernel, padding="same", activation="sigmoid", name="pixels")(x)
     return encoder, keras.Model(latent, x, name="decoder")
-
-
-def block_side(side: int, latent_features: int) -> int:
-    """Side of the square blocks of a patch that `residual` gives equal shares of its latents.
-
-    The smallest of 16, 32, 64, ... that leaves a whole number of at least 8 latents to
-    each block (more per block means wider blocks, and what lies further apart is told
-    in common), else the whole patch.
-    """
-    block = COARSE
-    while block < side:
-        blocks = (side // block) ** 2
-        if side % block == 0 and latent_features % blocks == 0 and latent_features >= LEAST_PER_BLOCK * blocks:
-            return block
-        block *= 2
-    return side
 
 
 def residual(params: dict) -> Parts:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from histocae import linear
-from histocae.architectures import block_side
+from histocae.blocks import block_side
 from histocae.errors import TrainingError
 from histocae.model import CAE
 from histocae.store import Pictures

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import keras
 
-from histocae.architectures import BUILDERS, COMPACT_FILTERS, RESIDUAL_FILTERS
+from histocae.architectures import BUILDERS
+from histocae.blocks import FILTERS
 from histocae.errors import HistocaeError
 from histocae.files import replacing_folder
 
@@ -82,9 +83,7 @@ class CAE:
             if architecture not in BUILDERS:
                 raise ValueError(f"architecture is one of {', '.join(BUILDERS)}, not {architecture!r}")
             if filters is None:
-                filters = {
-                    "plain": (8, 16, 32), "residual": RESIDUAL_FILTERS, "compact": COMPACT_FILTERS, "pca": (),
-                }[architecture]  # fmt: skip
+                filters = FILTERS[architecture]
             self.params = {
                 "architecture": architecture,
                 "input_shape": [int(n) for n in input_shape],
