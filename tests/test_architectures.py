@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from conftest import ALL_STAGES, ROOT, Project
 from histocae import CAE, backend, cohorts, linear, params
+from histocae.blocks import block_side
 from histocae.errors import DataError, HistocaeError, TrainingError
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.params import Network
+from histocae.planning import networks
 from histocae.store import InMemory, PatchStore
 
 backend.start()
 
 from histocae import linear_start, reconstruction, training  # noqa: E402 (after the backend's chatter is held back)
-from histocae.architectures import block_side  # noqa: E402
 
 
 def textures(count, side=32, seed=0):
@@ -671,3 +673,31 @@ def test_stages_train_and_evaluate_every_architecture(project: Project, monkeypa
     project.params(models=MODELS, **small, training__min_percent_tumor_nuclei=50.0)
     assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").told
     assert project.outputs("models", "reports") == before
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"filters": [8, 16, 32], "latent_features": 512},
+        {"filters": [8, 16, 32, 64]},
+        {"filters": [8, 16], "latent_features": 20, "stride": 2, "kernel": 5},
+        {"architecture": "residual", "filters": [32, 64], "latent_features": 512},
+        {"architecture": "residual", "latent_features": 24},
+        {"architecture": "compact", "latent_features": 20},
+        {"architecture": "pca", "latent_features": 16},
+    ],
+)
+def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
+    entry = Network(**about)
+    counted = networks.size(entry, 64)
+    cae = CAE(
+        (64, 64, 3), entry.latent_features, entry.filters, entry.kernel, entry.stride, entry.pool,
+        architecture=entry.architecture,
+    )  # fmt: skip
+    kernels = [one for part in (cae.encoder, cae.decoder) for one in part.layers if hasattr(one, "kernel")]
+    multiplied = sum(np.prod(one.kernel.shape) * np.prod(one.output.shape[1:-1], dtype=int) for one in kernels)
+    values = sum(np.prod(one.output.shape[1:]) for one in kernels)
+    assert (counted.multiplied, counted.values) == (multiplied, values)
+    assert counted.weights == cae.model.count_params() and counted.encoder.weights == cae.encoder.count_params()
+    assert counted.trained == sum(np.prod(one.shape) for one in cae.model.trainable_weights)
+    assert counted.latents == np.prod(cae.encoder.output_shape[1:])

@@ -119,8 +119,10 @@ def test_code_of_no_stage_is_left_out_on_purpose():
     }  # fmt: skip
     unused = files - {file for stage in STAGES for file in lineage.code_of(stage)}
     assert {one for one in unused if not one.startswith("mnist/")} == {
-        "cli.py", "errors.py", "executor.py", "lineage.py", "locks.py", "params.py", "paths.py", "progress.py",
-        "stages/inventory.py", "templates/mnist.html", "tracking/environment.py", "tracking/live.py",
+        "cli.py", "errors.py", "executor.py", "lineage.py", "locks.py", "params.py", "paths.py",
+        "planning/cohort.py", "planning/command.py", "planning/figures.py", "planning/model.py",
+        "planning/networks.py", "planning/options.py", "planning/plan.py", "planning/stage.py",
+        "progress.py", "stages/inventory.py", "templates/mnist.html", "tracking/environment.py", "tracking/live.py",
         "tracking/server.py", "watch.py",
     }  # fmt: skip
 
@@ -140,7 +142,7 @@ def test_what_makes_shards_and_checkpoints_anew_is_code_that_their_stages_list()
 
 
 def test_every_stage_is_a_command():
-    assert set(COMMANDS) == {*STAGES, *FIRST, "publish"}
+    assert set(COMMANDS) == {*STAGES, *FIRST, "publish", "plan"}
     for name, stage in {**FIRST, **STAGES}.items():
         command = stage.get("do", stage)["cmd"].split()
         assert command[:2] == ["histocae", name]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from histocae import __version__
 from histocae.errors import HistocaeError
+from histocae.planning import options
 
 # command -> (what it does, whether it works on one model)
 COMMANDS = {
@@ -31,6 +32,7 @@ COMMANDS = {
     "compare": ("write the table and the page that compare all models", False),
     "register": ("put the best model of each cohort into the MLflow registry", False),
     "publish": ("deliver the runs of trained models to the tracking server, where it lacks them", False),
+    "plan": ("tell what disk, hours and money a run will take, from what is known so far; changes nothing", False),
 }
 
 
@@ -76,6 +78,8 @@ def _add(
         one.add_argument(
             "--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here"
         )
+        if prefix + name == "plan":
+            options.add(one)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,6 +118,11 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
 
     kind = importlib.import_module(f"{given.package}.params").Params
     params = parameters.load(given.params, kind)
+    if given.command == "plan":  # no lock and no log of its time: it reads, and its output may be JSON
+        from histocae.planning import command
+
+        command.run(params, given)
+        return 0
     if given.package == "histocae" and "DVC_STAGE" in os.environ:
         from histocae import lineage, paths
 
