@@ -1,0 +1,227 @@
+"""A simulated cohort of the size of TCGA through metadata, slides, index, split, the reading of a training, and plan.
+
+Barcodes, sizes and numbers of patches are drawn; there are no slides, and the shards are files of the right length
+that hold nothing (sparse), with the records that say that they are done. So the stages run as they are and cut
+nothing. Each runs in a process of its own, which is held to so much memory by a cgroup where this may make one
+(root on Linux); its most anonymous memory is told in any case.
+
+    python benchmarks/cohort_scale.py                                    # 30,000 slides, 10^8 patches, 2 GiB
+    python benchmarks/cohort_scale.py --slides 300 --patches 100000 --out some.json
+
+The full one takes 45 GB of disk below --folder, in whose place it leaves nothing.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from harness import FOLDER, machine
+from larger_than_memory import Memory
+from memory_training import anonymous
+
+from histocae import params as parameters
+from histocae import paths, sources
+from histocae.files import read_table, write_json
+from histocae.stages import patches as patching
+from histocae.store import SHARDS
+from histocae.tables import METADATA_TEXTS
+
+ROOT = FOLDER.parent
+SLIDES, PATCHES, GIB = 30_000, 100_000_000, 2.0
+SLIDES_PER_CASE = 30_000 / 11_000
+NORMAL = 0.15  # share of the slides
+SITES = 700
+SPREAD = 0.6  # of the logarithm of the patches of a slide
+BYTES = 500e6  # of a slide
+COLUMNS = 200  # of a slide's grid
+SECONDS = 0.05  # between two looks at a process' memory
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+# what the stage train does before it builds a model, and then its first batch
+READ = """
+import sys
+from pathlib import Path
+from histocae import params, paths, recipe, stages
+from histocae.stages import train
+from histocae.store import PatchStore
+given = params.load(Path("params.yaml"))
+read = train.read(given, "all", PatchStore(paths.PATCHES), paths.MAIN)
+from histocae.training import Batches
+batch, _ = Batches(read["train"], 32, 0, 1)[0]
+print(len(read["train"]), len(read["validation"]), batch.shape)
+"""
+
+
+def main() -> int:
+    given = _arguments()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        told = simulate(Path(folder), given.slides, given.patches, int(given.gib * 2**30))
+    for step in told["steps"]:
+        print("{step:10s} {seconds:8.1f} s {anonymous_mib:8.0f} MiB  {outcome}".format(**step))
+    write_json(told, given.out)
+    return sum(step["outcome"] != "done" for step in told["steps"])
+
+
+def _arguments() -> argparse.Namespace:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--slides", type=int, default=SLIDES)
+    asked.add_argument("--patches", type=int, default=PATCHES)
+    asked.add_argument("--gib", type=float, default=GIB, help="of memory that each process may have; 0: any")
+    asked.add_argument("--folder", type=Path, default=FOLDER, help="where it lies while it lasts")
+    asked.add_argument("--out", type=Path, default=FOLDER / "cohort_scale.json")
+    return asked.parse_args()
+
+
+def simulate(folder: Path, slides: int, patches: int, most: int) -> dict:
+    """Run all steps on a drawn cohort.
+
+    Args:
+        folder: an empty one.
+        slides: how many.
+        patches: how many of them have together, about.
+        most: bytes of memory that each process may have; 0: any.
+
+    Returns:
+        JSON-able: what was drawn, and per step its seconds, most anonymous MiB and outcome.
+
+    """
+    rng = np.random.default_rng(1)
+    cases = draw_tables(folder, slides, rng)
+    steps = [run(folder, "metadata", most), run(folder, "slides", most)]
+    start = time.perf_counter()
+    rows = draw_shards(folder, patches, rng)
+    print(f"{rows} rows of {slides} slides drawn in {time.perf_counter() - start:.0f} s", flush=True)
+    steps.append(run(folder, "patches", most))
+    index, tables = (folder / paths.PATCHES / "index.csv").stat().st_size, 0
+    for file in (folder / paths.PATCHES / SHARDS).glob("*.csv"):
+        tables += file.stat().st_size
+        file.unlink()  # room for what follows, which does not look at them
+    steps += [run(folder, step, most) for step in ("split", "read", "plan")]
+    splits = sum(file.stat().st_size for file in (folder / paths.SPLITS).glob("*.csv"))
+    return {
+        "slides": slides, "cases": cases, "patches": rows, "index_bytes": index, "shard_table_bytes": tables,
+        "split_bytes": splits, "limit_bytes": most, "machine": machine(), "steps": steps,
+    }  # fmt: skip
+
+
+def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
+    """Write params.yaml and the GDC portal's manifest and table of a drawn cohort; the number of its cases."""
+    letters = np.array(list(ALPHABET))
+    sites = [f"{one // 36:d}"[-1] + ALPHABET[one % 36] for one in range(min(SITES, 360))]
+    count = max(12, round(slides / SLIDES_PER_CASE))
+    cases = [f"TCGA-{sites[one % len(sites)]}-{''.join(letters[rng.integers(36, size=3)])}{one % 10}"
+             for one in range(count)]  # fmt: skip
+    cases = sorted(set(cases))
+    of_case = np.arange(slides) % len(cases)
+    rows = []
+    for number, case in enumerate(of_case.tolist()):
+        turn, normal = number // len(cases), rng.random() < NORMAL
+        barcode = f"{cases[case]}-{'11' if normal else '01'}A-01-{'TMB'[turn % 3]}S{turn // 3 + 1}"
+        rows.append(
+            {
+                "slide_submitter_id": barcode, "case_submitter_id": cases[case],
+                "sample_submitter_id": barcode[:16],
+                "sample_type": "Solid Tissue Normal" if normal else "Primary Tumor",
+                "disease_type": "Adenomas and Adenocarcinomas", "percent_normal_cells": 100.0 * normal,
+                "percent_stromal_cells": float(rng.integers(40)), "percent_tumor_cells": 0.0 if normal else 80.0,
+                "percent_tumor_nuclei": 0.0 if normal else float(rng.integers(50, 100)),
+            }
+        )  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "slide.tsv", sep="\t", index=False)
+    ids = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in rows]
+    names = [f"{row['slide_submitter_id']}.{one.upper()}.svs" for row, one in zip(rows, ids, strict=True)]
+    sizes = np.maximum(1, rng.lognormal(-0.5 * SPREAD**2, SPREAD, slides) * BYTES).astype(np.int64)
+    manifest = pd.DataFrame({"id": ids, "filename": names, "size": sizes, "state": "released"})
+    manifest["md5"] = [rng.bytes(16).hex() for _ in rows]
+    manifest.to_csv(folder / "manifest.txt", sep="\t", index=False)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["data"] |= {"source": "gdc", "keep_slides": False}
+    values["data"]["gdc"] |= {"table": "slide.tsv", "manifest": "manifest.txt"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return len(cases)
+
+
+def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
+    """Write, for each slide that the stages named, a shard that holds nothing, its rows and its record."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        given = parameters.load(Path("params.yaml"))
+        metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
+        files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
+        tasks = patching._tasks(given, files, metadata, sources.place(given.data, given.seed, paths.SLIDE_FILES))
+        drawn = rng.lognormal(0, SPREAD, len(tasks))
+        counts = np.maximum(1, drawn * patches / drawn.sum()).astype(int)
+        lines, ends = _lines(int(counts.max()))
+        for place in (tasks[0].shards, tasks[0].pictures, tasks[0].thumbnails):
+            place.mkdir(parents=True)
+        for task, count in zip(tasks, counts.tolist(), strict=True):
+            _draw_shard(task, count, lines[: ends[count]], given.patches.pixels)
+        return int(counts.sum())
+    finally:
+        os.chdir(before)
+
+
+def _lines(most: int) -> tuple[bytes, list[int]]:
+    """Rows of a shard's table without its header, FILE in place of the file's name; and where each ends."""
+    text, ends = bytearray(), [0]
+    for at in range(most):
+        row, column = divmod(at, COLUMNS)
+        text += f"{at}|FILE|{row}|{column}|{column * 128}|{row * 128}|0.5|{0.5 + at % 33 / 64!r}\n".encode()
+        ends.append(len(text))
+    return bytes(text), ends
+
+
+def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
+    head = b"position|file|row|column|x|y|mpp|tissue_share\n"
+    (task.shards / f"{task.name}.csv").write_bytes(head + lines.replace(b"FILE", task.files[0].encode()))
+    with open(task.shards / f"{task.name}.npy", "wb") as handle:
+        shape = (count, pixels, pixels, 3)
+        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        handle.truncate(handle.tell() + count * pixels**2 * 3)
+    record = {
+        "slide_id": task.slide_id, "shard": task.name, "reason": None, "failed": False, "kept": count,
+        "counts": {"kept": count, "background": count}, "level": 0, "mpp": 0.5, "patch_mpp": 0.5, "mpp_from": "slide",
+        "width": COLUMNS * 128, "height": (count // COLUMNS + 1) * 128, "failures": [],
+        "fingerprint": task.fingerprint,
+    }  # fmt: skip
+    (task.shards / f"{task.name}.json").write_text(json.dumps(record), encoding="utf-8")
+    (task.pictures / f"{task.name}.png").touch()
+    (task.thumbnails / f"{task.name}.jpg").touch()
+
+
+def run(folder: Path, step: str, most: int) -> dict:
+    """Run a step in a process of its own; its seconds and most anonymous memory."""
+    script = Path(sys.executable).with_name("histocae")
+    command = [sys.executable, "-c", READ] if step == "read" else [str(script), step]
+    memory = Memory() if most else None
+    start = time.perf_counter()
+    child = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, preexec_fn=None if memory is None else memory.enter
+    )
+    if memory is not None:
+        memory.shrink(most)
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, anonymous(child.pid))
+        time.sleep(SECONDS)
+    seconds = time.perf_counter() - start
+    if memory is not None:
+        memory.end()
+    outcome = "done" if child.returncode == 0 else f"ended with {child.returncode}"
+    told = {"step": step, "seconds": round(seconds, 1), "anonymous_mib": round(peak / 2**20), "outcome": outcome,
+            "limited": memory is not None and memory.limited}  # fmt: skip
+    print(told, flush=True)
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())
