@@ -70,8 +70,8 @@ def _as_text(
 ) -> Iterator[str]:
     origins = known.origins
     yield (
-        f"{known.slides:,} slides ({origins['slides']}), {amount(known.slide_bytes)} ({origins['bytes']}), "
-        f"{known.patches:,} patches ({origins['patches']})"
+        f"{known.slides:,} slide{'s' * (known.slides != 1)} ({origins['slides']}), {amount(known.slide_bytes)} "
+        f"({origins['bytes']}), {known.patches:,} patches ({origins['patches']})"
     )
     yield (
         f"{machine.jobs} machine{'s' * (machine.jobs > 1)} of {machine.cores} core{'s' * (machine.cores > 1)}, as "

@@ -47,7 +47,7 @@ def _data(
     machine: Machine, took: Callable[..., float],
 ) -> None:  # fmt: skip
     slides, patches, pixels, data = cohort.slides, cohort.patches, params.patches.pixels, params.data
-    things, fetching = f"{slides:,} slides", 0.0
+    things, fetching = f"{slides:,} slide{'s' * (slides != 1)}", 0.0
     size = cohort.slide_bytes
     getting = Stage("slides", things, kept=False, units=slides)
     if cohort.source == "demo":
