@@ -386,7 +386,7 @@ def test_mlflow_run_trains_one_model_under_its_own_run(working):
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     record = json.loads((working.folder / "models/runs/tumor.json").read_text())
     run = client.get_run(record["run_id"])
-    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    parent = client.get_run(run.data.tags["parent"])
     assert run.data.params["training.epochs"] == "1"
     assert parent.data.tags["mlflow.project.entryPoint"] == "train" and parent.info.status == "FINISHED"
     assert not parent.data.metrics
