@@ -84,6 +84,10 @@ lock: $(STAMP)
 	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file requirements.lock
+	cp requirements.lock requirements-gpu.lock
+	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--quiet --output-file requirements-gpu.lock
 	$(ACTIVATE) uv pip compile benchmarks/requirements.in --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file benchmarks/requirements.lock

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -121,6 +122,9 @@ class Laboratory:
         """List the processes of a job: what starts it, what watches it, and what it runs."""
         found = subprocess.run(["pgrep", "-f", f"jobs/{run_id}/job"], capture_output=True, text=True, check=False)
         ids = [int(one) for one in found.stdout.split()]
+        # Slurm runs a copy of the script under another name
+        above = [psutil.Process(one).parent() for one in ids]
+        ids = [one.pid for one in above if one is not None and "slurm_script" in " ".join(one.cmdline())] + ids
         payload = self.box / "jobs" / run_id / "payload.json"
         if payload.is_file():
             session = json.loads(payload.read_text())["session"]

@@ -85,7 +85,7 @@ def test_a_node_that_died_is_noticed_by_the_next_look(lab):
 
 def test_what_sbatch_refuses_is_told_in_one_line(lab):
     said, job = lab.send("hold", backend=BACKEND, fails=True, partition="nowhere")
-    assert "invalid partition" in said and "Traceback" not in said
+    assert "Invalid partition name specified" in said and "Traceback" not in said
     assert job.info.status == "FAILED" and "not sent: " in job.data.tags["job.reason"]
 
 

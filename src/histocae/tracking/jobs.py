@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # tags of a job's run
 BACKEND, HOST, SSH_CONFIG, FOLDER, ID = "job.backend", "job.host", "job.ssh_config", "job.folder", "job.id"
 SILENCE, SEEN, MACHINE, REASON, CANCELLED = "job.silence", "job.seen", "job.machine", "job.reason", "job.cancelled"
-HEAD, SWEEP = "job.head", "sweep"
+SETUP, HEAD, SWEEP = "job.setup", "job.head", "sweep"
 # its artifacts
 RESULT, LOG = "job/result.json", "job/job.log"
 RETRIES, TIMEOUT = 1, 30

@@ -148,6 +148,7 @@ def submit(
     tags = {
         **tags,
         jobs.BACKEND: backend, jobs.HOST: about.host or "", jobs.SSH_CONFIG: about.ssh_config or "",
+        jobs.SETUP: about.setup,
         jobs.FOLDER: f"{folder}/jobs/{run_id}", jobs.SILENCE: str(about.silence), jobs.HEAD: commit.head,
         "mlflow.source.git.commit": commit.head, "git.dirty": str(commit.sent != commit.head).lower(),
     }  # fmt: skip
@@ -225,8 +226,11 @@ def _write(host: Host, path: str, text: str) -> None:
     host.run(f'umask 077; base64 --decode >"$1.part" <<<{held}; mv "$1.part" "$1"', path)
 
 
-def _host(job: jobs.Job) -> Host:
-    return Host(job.tags[jobs.HOST] or None, job.tags[jobs.SSH_CONFIG] or None)
+def _there(job: jobs.Job, script: str, *more: str) -> str:
+    """Run a script on a job's machine, with the job's folder and id as its arguments."""
+    host = Host(job.tags[jobs.HOST] or None, job.tags[jobs.SSH_CONFIG] or None)
+    arguments = (job.tags[jobs.FOLDER], job.tags.get(jobs.ID, ""), *more)
+    return host.run(f"{job.tags[jobs.SETUP]}\n{script}", *arguments)
 
 
 def _ask(job: jobs.Job, offset: int) -> tuple[str, bytes]:
@@ -236,7 +240,7 @@ state=$({QUEUES[job.tags[jobs.BACKEND]].ask}
 )
 echo "{_MARK}$state"
 if [ -f "$1/job.log" ]; then tail -c +$(($3 + 1)) "$1/job.log" | head -c {MOST_LOG} | base64 || true; fi"""
-    out = _host(job).run(script, job.tags[jobs.FOLDER], job.tags.get(jobs.ID, ""), str(offset))
+    out = _there(job, script, str(offset))
     state, _, held = out.rpartition(_MARK)[2].partition("\n")
     return state.strip(), base64.b64decode(held)
 
@@ -324,8 +328,7 @@ def cancel(job: jobs.Job) -> jobs.Job:
     if job.is_over:
         return job
     job = jobs.tag(job, jobs.CANCELLED, "true")
-    arguments = (job.tags[jobs.FOLDER], job.tags.get(jobs.ID, ""))
-    _host(job).run(QUEUES[job.tags[jobs.BACKEND]].cancel, *arguments)
+    _there(job, QUEUES[job.tags[jobs.BACKEND]].cancel)
     start = time.monotonic()
     while not (job := look(job)).is_over:
         if time.monotonic() - start > CANCEL_SECONDS:
