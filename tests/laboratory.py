@@ -34,7 +34,7 @@ class Laboratory:
         self.top, self.ssh, self.uri, self.box = top, box, uri, top / "box"
         self.project = Project(top / "project")
         self.client = MlflowClient(uri)
-        for name in ("requirements.lock", "Makefile", "pyproject.toml"):
+        for name in ("requirements.lock", "Makefile", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, self.project.folder / name)
         about = yaml.safe_load((self.project.folder / "MLproject").read_text())
         about["entry_points"] |= {name: {"command": command} for name, command in ENTRIES.items()}

@@ -136,6 +136,22 @@ def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]
         yield address
 
 
+@contextmanager
+def guarded(folder: Path) -> Iterator[tuple[str, str]]:
+    """Start the tracking server of examples, which asks for passwords; give its address and that of admin."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [
+        str(Path(__file__).parents[1] / "examples/tracking_server.sh"), str(folder / "kept"), "--port", str(port),
+        "--workers", "1",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with running(command, folder, "server", PATH=path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _healthy(address), "examples/tracking_server.sh", process)
+        yield address, (folder / "kept/admin_password").read_text().strip()
+
+
 def _healthy(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:

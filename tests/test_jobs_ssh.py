@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import make_data
 import services
+from conftest import slide_row
 from laboratory import Laboratory, laboratory
 
 pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
@@ -197,3 +200,42 @@ def test_a_sweep_sends_every_model_at_once(clean):
     assert {run.info.experiment_id for run in trainings} != {parent.info.experiment_id}
     said = clean.run("dvc", "repro", "--pull", "train@more", "train@two")
     assert said.count("didn't change") >= 7 and "Running stage 'train" not in said
+
+
+@pytest.mark.remote
+def test_slides_need_not_lie_where_the_training_runs(clean):
+    own = clean.top / "own"
+    own.mkdir()
+    rows = []
+    for number in range(12):
+        make_data.write_slide(own / f"s{number}.tif", make_data.tissue(number, 256, 256), mpp=0.5)
+        rows.append(slide_row(f"s{number}", number, f"s{number}.tif"))
+    (own / "table.csv").write_text(make_data.table_text(rows))
+    models = {"all": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1}}
+    clean.project.set(**{"data.source": "slides", "data.path": str(own), "tissue": ..., "models": models})
+    clean.run("dvc", "repro", "split")
+    clean.run("dvc", "push")
+    clean.commit("own slides")
+    own.rename(clean.top / "elsewhere")
+    try:
+        _, job = clean.send("train", "model=all")
+        assert job.info.status == "FINISHED"
+        assert "no such" in clean.run("dvc", "repro", "train@all", fails=True)
+        said = clean.run("dvc", "repro", "--pull", "train@all", HISTOCAE_FILES="elsewhere")
+        assert "Running stage 'train" not in said
+    finally:
+        (clean.top / "elsewhere").rename(own)
+
+
+@pytest.mark.remote
+def test_an_environment_is_made_once_per_lock(lab):
+    lab.box = lab.top / "bare"
+    config = lab.config(wait=False)
+    command = ["mlflow", "run", ".", "-e", "fail", "--backend", "histocae-ssh", "--backend-config", str(config)]
+    with ThreadPoolExecutor(2) as both:  # at once, and one makes it
+        said = list(both.map(lambda _: lab.run(*command), range(2)))
+    assert sum("making the environment of requirements.lock" in one for one in said) == 1
+    (made,) = (one for one in (lab.box / "environments").iterdir() if one.is_dir())
+    assert (made / ".complete").is_file() and (made / "bin/histocae").is_file()
+    for job in lab.jobs()[:2]:
+        assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
