@@ -22,8 +22,12 @@ if [ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ]; then
   echo "user admin; the password it began with is in $folder/admin_password" >&2
 fi
 if [ ! -s "$folder/auth.ini" ]; then
-  # EDIT: everybody of the laboratory logs into the same experiments
-  printf '[mlflow]\ndefault_permission = EDIT\ndatabase_uri = sqlite:///%s/auth.db\n' "$folder" >"$folder/auth.ini"
+  # EDIT: everybody of the laboratory logs into the same experiments.
+  # Passwords are checked again after a minute: it takes a server longer than all else that a call asks of it.
+  {
+    printf '[mlflow]\ndefault_permission = EDIT\nauth_cache_ttl_seconds = 60\n'
+    printf 'database_uri = sqlite:///%s/auth.db\n' "$folder"
+  } >"$folder/auth.ini"
 fi
 export MLFLOW_AUTH_CONFIG_PATH=$folder/auth.ini MLFLOW_AUTH_ADMIN_USERNAME=admin MLFLOW_AUTH_ADMIN_PASSWORD
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(cat "$folder/secret_key")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow import projects
 from mlflow.cli import cli as mlflow_cli
 from ruamel.yaml import YAML
 
 from conftest import Project
-from histocae.remote import dvc_locks
+from histocae.remote import dvc_locks, pod
 from histocae.remote.host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,3 +158,27 @@ def test_what_a_job_changed_is_taken_over_where_nothing_else_did(tmp_path_factor
     again = path.read_bytes()
     dvc_locks.merge(folder, changed)
     assert path.read_bytes() == again
+
+
+def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(monkeypatch):
+    spec = projects.load_project(str(ROOT / "kubernetes"))
+    assert spec.docker_env["image"].startswith("registry.example/histocae")
+    assert spec.get_entry_point("train").compute_command({"model": "deep"}, None) == (
+        "python -m histocae.remote.pod train@deep"
+    )
+    monkeypatch.chdir(ROOT)
+    config = projects._parse_kubernetes_config(json.loads(Path("kubernetes/config.json").read_text()))
+    job = config["kube-job-template"]
+    assert job["kind"] == "Job" and job["metadata"]["namespace"] == "default"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    copied = re.findall(r"^COPY (.+) \S+$", Path("kubernetes/Dockerfile").read_text(), re.MULTILINE)
+    assert copied and all(Path(one).exists() for line in copied for one in line.split())
+
+
+def test_a_pod_without_a_run_is_told(project, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert pod.main([]) == 1
+    assert capsys.readouterr().err == (
+        "histocae.remote.pod: MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes\n"
+    )

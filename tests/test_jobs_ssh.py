@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
+from mlflow import MlflowClient
 
 import make_data
 import services
@@ -239,3 +241,20 @@ def test_an_environment_is_made_once_per_lock(lab):
     assert (made / ".complete").is_file() and (made / "bin/histocae").is_file()
     for job in lab.jobs()[:2]:
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
+
+
+@pytest.mark.remote
+def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(clean, tmp_path):
+    _, job = clean.send("main")
+    assert job.info.status == "FINISHED"
+    clean.run("dvc", "pull")
+    said = clean.run("dvc", "repro")
+    assert said.count("Running stage") == 1 and "Running stage 'inventory" in said
+    with services.tracking(tmp_path / "other") as other:
+        clean.project.run("histocae", "publish", MLFLOW_TRACKING_URI=other)
+        client = MlflowClient(other)
+        place = client.get_experiment_by_name("histocae").experiment_id
+        found = {run.info.run_name: run for run in client.search_runs([place])}
+        models = yaml.safe_load((clean.project.folder / "params.yaml").read_text())["models"]
+        assert set(found) >= set(models)
+        assert all("test_mse" in found[name].data.metrics for name in models)

@@ -304,7 +304,7 @@ def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_pat
         files = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
         assert {"cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= files
         project.make("register")
-        assert client.get_model_version_by_alias("histocae-pair", "champion").tags["weights"]
+        assert client.get_model_version_by_alias("histocae-pair", "champion").tags["cohort"] == "pair"
 
 
 def test_latents_are_delivered_when_they_come_and_again_when_they_change(project):
