@@ -36,6 +36,7 @@ def test_stages_that_ask_for_all_models_depend_on_all_of_their_entries():
 CHANGES = {
     "intervals.py": {"latent", "tissue", "crossvalidate"},
     "fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
+    "mirrored.py": {"train", "crossvalidate"},
     "stages/split.py": {"split"},
     "gdc/client.py": {"metadata", "slides", "patches", "tissue"},
     "templates/index.html": {"compare"},

@@ -193,7 +193,7 @@ def test_a_run_is_flat_and_complete(done, client, runs):
     assert tags["dvc.patches.md5"] == next(o for o in locked["patches"]["outs"] if o["path"] == "data/patches")["md5"]
     assert tags["mlflow.source.git.commit"] == done.run("git", "rev-parse", "HEAD").strip()
     assert tags["git.dirty"] == "false"
-    assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all"
+    assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all" and tags["devices"] == "1"
     contexts = {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in run.inputs.dataset_inputs}
     assert contexts["training"] == len(pd.read_csv(done.folder / "data/splits/train.csv", sep="|"))
     assert set(contexts) == {"training", "validation", "testing"}

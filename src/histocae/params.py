@@ -202,10 +202,11 @@ class Crossvalidation(Section):
 
 
 class Executor(Section):
-    """How slides are spread over workers."""
+    """How slides are spread over workers, and a training over graphics cards."""
 
     kind: Literal["processes"]
     workers: Count | None
+    devices: Count | None
 
 
 class Tracking(Section):
