@@ -195,6 +195,9 @@ class Keeper:
         self.teller.end(status, reason, changed, self.folder / LOG)
         if reason is None:
             shutil.rmtree(self.folder / "work", ignore_errors=True)
+            branch = f"refs/heads/jobs/{self.about['run_id']}"  # which kept its commit
+            repository = self.folder.parents[1] / "repository.git"
+            subprocess.run(["git", "-C", str(repository), "update-ref", "-d", branch], check=False)
         (self.folder / "job.json").unlink(missing_ok=True)  # it holds credentials
         return 0 if reason is None else 1
 

@@ -14,9 +14,11 @@ from mlflow.entities import Run, RunStatus
 
 from histocae.errors import RemoteError, TrackingError
 from histocae.remote import dvc_locks
+from histocae.remote.config import KINDS
 from histocae.tracking.environment import address
 from histocae.tracking.record import PARENT
-from histocae.tracking.server import FAILURES, client, patience, told
+from histocae.tracking.runs import user
+from histocae.tracking.server import FAILURES, MlflowClient, client, patience, told
 
 log = logging.getLogger(__name__)
 # tags of a job's run
@@ -76,10 +78,7 @@ class Teller:
 
         def call() -> None:
             api = client()
-            with tempfile.TemporaryDirectory() as folder:
-                result = Path(folder) / Path(RESULT).name
-                result.write_text(json.dumps(changed), encoding="utf-8")
-                api.log_artifact(self._run_id, str(result), str(Path(RESULT).parent))
+            _keep(api, self._run_id, changed)
             if file.is_file():
                 api.log_artifact(self._run_id, str(file), str(Path(LOG).parent))
             conclude(self._run_id, status, reason)
@@ -102,6 +101,30 @@ class Teller:
             return told(error)
         self._away = False
         return None
+
+
+def hand_on(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
+    """Keep with a run that MLflow's own backend sent what it changed in DVC's lock files, and the commit.
+
+    Raises:
+        TrackingError: the server is away.
+
+    """
+    try:
+        api = client()
+        tags = {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head}
+        for key, value in tags.items():
+            api.set_tag(run_id, key, value)
+        _keep(api, run_id, changed)
+    except FAILURES as error:
+        raise TrackingError(told(error)) from None
+
+
+def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / Path(RESULT).name
+        result.write_text(json.dumps(changed), encoding="utf-8")
+        api.log_artifact(run_id, str(result), str(Path(RESULT).parent))
 
 
 def conclude(run_id: str, status: str, reason: str | None) -> None:
@@ -171,8 +194,13 @@ class Job:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it gave a sign of life, by this machine's clock."""
+        """How long ago it gave a sign of life, or else was sent, by this machine's clock."""
         return time.time() - float(self.tags.get(SEEN, self.start / 1000))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this user sent it, by one of this package's backends, and so may ask after it."""
+        return self.tags[BACKEND] in KINDS and self.tags.get("mlflow.user") == user()
 
 
 def sent(run_id: str, tags: dict[str, str], name: str | None = None) -> Job:

@@ -24,7 +24,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 from histocae import params as parameters
 from histocae.errors import HistocaeError, RemoteError, TrackingError
 from histocae.remote import config, dvc_locks, tree
-from histocae.remote.host import Host, UnreachableError
+from histocae.remote.host import Host
 from histocae.remote.queues import QUEUES
 from histocae.tracking import jobs
 from histocae.tracking.server import FAILURES, told
@@ -38,10 +38,16 @@ _MARK = "histocae-job:"
 
 @dataclass
 class Submitted(SubmittedRun):
-    """A job that was sent, as MLflow wants it."""
+    """A job that was sent, as MLflow wants it.
+
+    Attributes:
+        job: as it was last read.
+        project: its folder here; None where MLflow fetched it for the occasion.
+
+    """
 
     job: jobs.Job
-    project: Path
+    project: Path | None
 
     @property
     def run_id(self) -> str:
@@ -51,7 +57,7 @@ class Submitted(SubmittedRun):
     def wait(self) -> bool:
         """Show its log until it is over; tell whether it went well."""
         self.job = follow(self.job)
-        if self.job.status == "FINISHED":
+        if self.job.status == "FINISHED" and self.project is not None:
             fetch(self.job, self.project)
         return self.job.status == "FINISHED"
 
@@ -170,7 +176,7 @@ def submit(
         raise
     job = jobs.read(run_id)
     log.info("job %s is sent: %s on %s, %s", run_id, name, host, job.tags[jobs.FOLDER])
-    return Submitted(job, project)
+    return Submitted(job, project if Path(uri.partition("#")[0]).is_dir() else None)
 
 
 def _models_before(project: Path, name: str) -> list[str]:
@@ -226,6 +232,12 @@ def _write(host: Host, path: str, text: str) -> None:
     host.run(f'umask 077; base64 --decode >"$1.part" <<<{held}; mv "$1.part" "$1"', path)
 
 
+def _own(job: jobs.Job) -> None:
+    if not job.is_ours:
+        who, how = job.tags.get("mlflow.user"), job.tags[jobs.BACKEND]
+        raise RemoteError(f"job {job.run_id}: sent by {who} with {how}; it can't be asked after from here")
+
+
 def _there(job: jobs.Job, script: str, *more: str) -> str:
     """Run a script on a job's machine, with the job's folder and id as its arguments."""
     host = Host(job.tags[jobs.HOST] or None, job.tags[jobs.SSH_CONFIG] or None)
@@ -253,13 +265,11 @@ def look(job: jobs.Job) -> jobs.Job:
 
     """
     job = jobs.read(job.run_id)
-    if job.is_over:
+    if job.is_over or not job.is_ours:
         return job
     try:
         state, _ = _ask(job, 0)
-    except UnreachableError as error:
-        return _silent(job, str(error))
-    except RemoteError as error:  # a scheduler that does not answer
+    except RemoteError as error:  # no way to the machine, or its scheduler does not answer
         return _silent(job, str(error))
     return _judged(job, state)
 
@@ -281,6 +291,10 @@ def _judged(job: jobs.Job, state: str) -> jobs.Job:
 
 
 def _silent(job: jobs.Job, problem: str) -> jobs.Job:
+    """Give up a job that ran and was not heard of for long; one that waits in a queue says nothing."""
+    if job.status != "RUNNING":
+        log.warning("job %s: %s", job.run_id, problem)
+        return job
     if job.silent_seconds < float(job.tags[jobs.SILENCE]):
         log.warning("job %s: %s; it was heard of %.0f s ago", job.run_id, problem, job.silent_seconds)
         return job
@@ -294,7 +308,13 @@ def _failed(job: jobs.Job, reason: str) -> jobs.Job:
 
 
 def follow(job: jobs.Job) -> jobs.Job:
-    """Show a job's log until it is over."""
+    """Show a job's log until it is over.
+
+    Raises:
+        RemoteError: another user or backend sent it.
+
+    """
+    _own(job)
     offset = 0
     while True:
         before = job = jobs.read(job.run_id)
@@ -321,12 +341,13 @@ def cancel(job: jobs.Job) -> jobs.Job:
     """End a job; its run becomes KILLED.
 
     Raises:
-        RemoteError: its machine does not answer, or it does not end.
+        RemoteError: its machine does not answer, or it does not end; or another user or backend sent it.
 
     """
     job = look(job)
     if job.is_over:
         return job
+    _own(job)
     job = jobs.tag(job, jobs.CANCELLED, "true")
     _there(job, QUEUES[job.tags[jobs.BACKEND]].cancel)
     start = time.monotonic()
