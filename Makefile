@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+LOCK := requirements.lock
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 # settings that would send uv or the stages to another environment than .venv
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
-ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH"
+ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist test test-browser test-long test-jax bench ui lint lock environment clean
+.PHONY: run study mnist test test-browser test-long test-remote test-jax bench ui lint lock environment clean
 
 environment: $(STAMP)
 
@@ -17,14 +18,14 @@ environment: $(STAMP)
 # seconds instead of minutes. Bytecode is compiled once here, since a pipeline of many
 # short processes would otherwise compile tensorflow anew in each where
 # PYTHONDONTWRITEBYTECODE is set.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"histocae needs Python 3.11, 3.12 or 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	$(CLEAN) $(PYTHON) -m venv --clear $(VENV)
-	sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p;}' requirements.lock > $(VENV)/uv.txt
+	sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^ /p;}' $(LOCK) > $(VENV)/uv.txt
 	$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
-	$(ACTIVATE) uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock || \
+	$(ACTIVATE) uv pip install --quiet --require-hashes --compile-bytecode -r $(LOCK) || \
 		{ echo "uv could not; trying pip, which takes minutes but knows pip's own settings (mirror, certificates)"; \
-		$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
+		$(CLEAN) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK); }
 	$(ACTIVATE) uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
@@ -46,6 +47,10 @@ test: $(STAMP)
 # Needs chromium.
 test-browser: $(STAMP)
 	$(ACTIVATE) python -m pytest -m browser
+
+# Other machines, all of them this one: installs and starts what that takes; as root, on Debian and its like.
+test-remote: $(STAMP)
+	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py
 
 # What would take the tests over ten minutes on two cores.
 test-long: $(STAMP)
@@ -79,6 +84,10 @@ lock: $(STAMP)
 	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file requirements.lock
+	cp requirements.lock requirements-gpu.lock
+	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--quiet --output-file requirements-gpu.lock
 	$(ACTIVATE) uv pip compile benchmarks/requirements.in --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file benchmarks/requirements.lock

@@ -15,8 +15,8 @@ from histocae.cli import COMMANDS, MNIST, main
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def lock_entries() -> dict[str, str]:
-    text = (ROOT / "requirements.lock").read_text()
+def lock_entries(name: str = "requirements.lock") -> dict[str, str]:
+    text = (ROOT / name).read_text()
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
 
 
@@ -37,6 +37,15 @@ def test_the_lock_has_what_pyproject_asks_for():
     text = (ROOT / "pyproject.toml").read_text()
     for one in asked:  # a line says why each is there
         assert re.search(re.escape(f'"{one}",') + r"\s*# \S", text), one
+
+
+def test_the_lock_for_graphics_cards_adds_nvidias_libraries_and_nothing_else():
+    plain, cards = lock_entries(), lock_entries("requirements-gpu.lock")
+    assert {name: cards[name] for name in plain} == plain
+    more = set(cards) - set(plain)
+    assert {"nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"} <= more
+    assert [name for name in more if not name.startswith("nvidia-")] == []
+    assert [name for name in more if "--hash=sha256:" not in cards[name]] == []
 
 
 def test_ci_calls_the_readmes_test_command():

@@ -193,7 +193,7 @@ def test_a_run_is_flat_and_complete(done, client, runs):
     assert tags["dvc.patches.md5"] == next(o for o in locked["patches"]["outs"] if o["path"] == "data/patches")["md5"]
     assert tags["mlflow.source.git.commit"] == done.run("git", "rev-parse", "HEAD").strip()
     assert tags["git.dirty"] == "false"
-    assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all"
+    assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all" and tags["devices"] == "1"
     contexts = {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in run.inputs.dataset_inputs}
     assert contexts["training"] == len(pd.read_csv(done.folder / "data/splits/train.csv", sep="|"))
     assert set(contexts) == {"training", "validation", "testing"}
@@ -386,7 +386,7 @@ def test_mlflow_run_trains_one_model_under_its_own_run(working):
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     record = json.loads((working.folder / "models/runs/tumor.json").read_text())
     run = client.get_run(record["run_id"])
-    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    parent = client.get_run(run.data.tags["parent"])
     assert run.data.params["training.epochs"] == "1"
     assert parent.data.tags["mlflow.project.entryPoint"] == "train" and parent.info.status == "FINISHED"
     assert not parent.data.metrics

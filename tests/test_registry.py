@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
 import registered
+import services
 from histocae import CAE, pair
 from histocae.tracking import live, runs
 from histocae.tracking import server as tracking_server
@@ -282,6 +283,30 @@ def test_publish_fills_an_empty_server_with_the_pair_too(project, tmp_path, monk
     assert len(client.search_logged_models([place])) == 3
 
 
+def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_path, monkeypatch):
+    with services.guarded(tmp_path / "server") as (address, password):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert "tracking server: " in project.run("publish").told and "401" in project.run("publish").told
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow/credentials").write_text(
+            f"[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = {password}\n"
+        )
+        count = len(registered.MODELS) + 1
+        output = project.run("publish")
+        assert f"{count} runs are complete in experiment histocae" in output.lines[-2], output.lines
+        client = mlflow.MlflowClient(address)
+        place = client.get_experiment_by_name("histocae")
+        assert place.artifact_location.startswith("mlflow-artifacts:")  # by the server, which alone needs its keys
+        found = client.search_runs([place.experiment_id])
+        assert len(found) == count and {run.info.status for run in found} == {"FINISHED"}
+        (run,) = (run for run in found if run.info.run_name == "all")
+        files = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
+        assert {"cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= files
+        project.make("register")
+        assert client.get_model_version_by_alias("histocae-pair", "champion").tags["cohort"] == "pair"
+
+
 def test_latents_are_delivered_when_they_come_and_again_when_they_change(project):
     run_id = project.json("models/runs/all.json")["run_id"]
     weights = project.json("models/trained/all/training.json")["weights"]
@@ -326,7 +351,7 @@ def invoke(port: int, body: object, kind: str = "application/json") -> tuple[int
     url = f"http://127.0.0.1:{port}/invocations"
     request = urllib.request.Request(url, data, {"Content-Type": kind})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

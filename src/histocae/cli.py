@@ -63,7 +63,36 @@ def parser() -> argparse.ArgumentParser:
         "mnist", help="a stage of examples/mnist/dvc.yaml", description="The stages of examples/mnist/dvc.yaml."
     )
     _add(digits.add_subparsers(required=True, metavar="stage"), MNIST, "mnist ", "histocae.mnist")
+    _add_jobs(commands)
     return top
+
+
+def _add_jobs(commands: argparse._SubParsersAction) -> None:
+    """Add what is asked of jobs on other machines."""
+    jobs = commands.add_parser(
+        "jobs", help="list, follow, cancel and fetch the jobs of mlflow run on other machines",
+        description="Without an action: list all jobs of the tracking server; one that died is marked FAILED.",
+    )  # fmt: skip
+    jobs.set_defaults(command="jobs", call="list")
+    actions = jobs.add_subparsers(metavar="action")
+    for name, about in (("log", "show a job's log until it is over"), ("cancel", "end a job")):
+        one = actions.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        one.add_argument("run", help="the run's id, or its first characters")
+        one.set_defaults(call=name)
+    fetch = actions.add_parser(
+        "fetch", help="take over what jobs changed in dvc.lock",
+        description="Take over what jobs that are over changed in dvc.lock; dvc pull then brings the files.",
+    )  # fmt: skip
+    fetch.add_argument("runs", nargs="*", metavar="run", help="default: all jobs sent from the commit that is here")
+    fetch.set_defaults(call="fetch")
+    sweep = commands.add_parser(
+        "sweep", help="train every model by a job of its own, all at once",
+        description="Train every entry of models by a job of its own, all at once.",
+    )  # fmt: skip
+    sweep.add_argument("backend", choices=("histocae-ssh", "histocae-slurm"))
+    sweep.add_argument("config", type=Path, help="backend config (JSON)")
+    sweep.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here")
+    sweep.set_defaults(command="sweep", call="sweep")
 
 
 def _add(
@@ -103,6 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, model: str | None) -> int:
+    if hasattr(given, "call"):
+        from histocae.tracking import commands
+
+        commands.call(given)
+        return 0
     watch = None
     if given.command == "inventory":
         from histocae.watch import Watch
@@ -134,7 +168,8 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
     start = time.perf_counter()
     with stage_lock(given.command if model is None else f"{given.command}@{model}"):
         if watch is not None:
-            watch.remember(*stage.run(params))
+            if (seen := stage.run(params)) is not None:
+                watch.remember(*seen)
         elif model is None:
             stage.run(params)
         else:

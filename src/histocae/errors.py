@@ -51,3 +51,7 @@ class TrainingError(HistocaeError):
 
 class TrackingError(HistocaeError):
     """The tracking server did not take what it was asked to take."""
+
+
+class RemoteError(HistocaeError):
+    """Another machine, or a job on it, did not do what it was asked to do."""

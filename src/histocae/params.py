@@ -202,10 +202,11 @@ class Crossvalidation(Section):
 
 
 class Executor(Section):
-    """How slides are spread over workers."""
+    """How slides are spread over workers, and a training over graphics cards."""
 
     kind: Literal["processes"]
     workers: Count | None
+    devices: Count | None
 
 
 class Tracking(Section):
@@ -292,7 +293,7 @@ def load(path: Path, kind: type[AnyWhole] = Params) -> AnyWhole:
     try:
         params = kind.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("; ".join(f"{path}: {_told(one, kind)}" for one in error.errors())) from None
+        raise ParamsError("; ".join(f"{path}: {explain(one, kind)}" for one in error.errors())) from None
     for told in params.at_odds():
         raise ParamsError(f"{path}: {told}")
     return params
@@ -326,8 +327,8 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def _told(error: dict[str, Any], kind: type[Section]) -> str:
-    """One pydantic error as `key: expected ..., got ...`."""
+def explain(error: dict[str, Any], kind: type[Section]) -> str:
+    """Tell one pydantic error as `key: expected ..., got ...`."""
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     what, got, context = error["type"], error["input"], error.get("ctx", {})
     if what == "missing":
@@ -339,7 +340,8 @@ def _told(error: dict[str, Any], kind: type[Section]) -> str:
         return f"{key}: expected one of {context['expected']}, got {got!r}"
     if what in _EXPECTED:
         return f"{key}: expected {_EXPECTED[what]}, got {got!r}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {got!r}"
 
 
 def _siblings(location: tuple, section: type[Section]) -> list[str]:

@@ -196,7 +196,7 @@ def plot_errors(measured: pd.DataFrame, title: str) -> Figure:
         label = f"{name} ({len(rows)} patches, mean {rows['mse'].mean():.5f})"
         axis.hist(rows["mse"], edges, alpha=0.55, color=TISSUE_COLORS[name], label=label)
     axis.set(xlabel="mean squared error of a patch (pixels in [0, 1])", ylabel="patches", title=title)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper right")  # to look for the best place takes long
     return figure
 
 

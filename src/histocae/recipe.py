@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait 
 
 FILE = "training.json"
 CODE = (
-    "architectures", "backend", "blocks", "cohorts", "fused", "linear", "linear_start", "model", "recipe", "steps",
-    "store", "training",
+    "architectures", "backend", "blocks", "cohorts", "fused", "linear", "linear_start", "mirrored", "model", "recipe",
+    "steps", "store", "training",
 )  # fmt: skip
 
 

@@ -69,6 +69,17 @@ def bytes_loss(name: str) -> Callable:
         name: of a loss that is a mean over pixels and channels.
 
     """
+    losses = patch_losses(name)
+    return lambda target, output: keras.ops.mean(losses(target, output))
+
+
+def patch_losses(name: str) -> Callable:
+    """Make a Keras loss of floats in [0, 1] one whose target is bytes: of each patch.
+
+    Args:
+        name: of a loss that is a mean over pixels and channels.
+
+    """
     loss = keras.losses.get(name)
 
     def scaled(target, output):
@@ -76,7 +87,7 @@ def bytes_loss(name: str) -> Callable:
         rows = (-1, int(np.prod(output.shape[1:])))
         output = keras.ops.reshape(output, rows)
         target = keras.ops.reshape(keras.ops.cast(target, output.dtype) * (1 / 255), rows)
-        return keras.ops.mean(loss(target, output))
+        return loss(target, output)
 
     return scaled
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from histocae import steps
+from histocae import mirrored, steps
 from histocae.errors import TrainingError
 from histocae.files import write_json
 from histocae.fused import on_bytes
@@ -41,6 +41,7 @@ class Options:
     Attributes:
         tensorboard: folder for TensorBoard's logs, or None.
         precision: float32 | bfloat16; see `fused.on_bytes`.
+        devices: of this machine that share each batch; see `mirrored.count`.
 
     """
 
@@ -57,6 +58,7 @@ class Options:
     picture_every: int = 1
     tensorboard: Path | None = None
     precision: str = "float32"
+    devices: int = 1
 
     def shows(self, epoch: int) -> bool:
         """Tell whether an epoch's reconstructions are pictured: the first, every n-th, the last."""
@@ -223,7 +225,7 @@ def train(
     model.compile(optimizer=optimizer)  # so that the optimizer's state is saved with the weights
     optimizer.build(model.trainable_variables)
     state = _restore(model, checkpoint, fingerprint) or state
-    engine = steps.make(model, optimizer, cae.params["lossfn"])
+    engine = _engine(cae, model, optimizer, options)
     on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
@@ -282,6 +284,19 @@ def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
         rate = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
     config = {"learning_rate": rate, "clipnorm": options.clip_norm}
     return steps.optimizer(options.optimizer, config)
+
+
+def _engine(
+    cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer, options: Options
+) -> steps.Steps:
+    """Compile the steps of a model on as many devices as the options tell."""
+    if options.devices == 1:
+        return steps.make(model, optimizer, cae.params["lossfn"])
+
+    def build() -> keras.Model:
+        return on_bytes(CAE(**cae.params), options.precision)
+
+    return mirrored.Mirrored(build, model, optimizer, cae.params["lossfn"], options.devices)
 
 
 _REMEDY = "; a lower learning_rate is the first thing to try"

@@ -1,25 +1,44 @@
 """Stage inventory: notice that one of the user's own files changed, or code of a stage. Runs at every repro."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
 from histocae import lineage, paths, sources
+from histocae.errors import DataError
 from histocae.files import fingerprint, parts_of, write_table
 from histocae.hashes import Hashes
 from histocae.params import Params
 from histocae.progress import bar
 
+FILES, ELSEWHERE = "HISTOCAE_FILES", "elsewhere"
 REMEMBERED = paths.SCRATCH / "hashes.json"
 
 
-def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
     """List name, bytes and hash of every file of the user's; one constant line where there is none; and the lineages.
 
+    With HISTOCAE_FILES=elsewhere the list of the user's files stays as it is: they lie on another machine.
+
     Returns:
-        The files that it looked at, and what it wrote.
+        The files that it looked at, and what it wrote; None where files were not looked at.
+
+    Raises:
+        DataError: they are elsewhere, and there is no list of them.
 
     """
+    elsewhere = os.environ.get(FILES) == ELSEWHERE and params.data.source in ("slides", "tiles")
+    if elsewhere and not paths.INVENTORY.is_file():
+        raise DataError(f"{FILES} is {ELSEWHERE}, and {paths.INVENTORY} is not there; dvc pull {paths.INVENTORY}")
+    inputs = None if elsewhere else _list(params)
+    lineage.write_code(paths.CODE)
+    lineage.write_models(params, paths.LINEAGE)
+    return None if inputs is None else (inputs, (paths.INVENTORY, paths.CODE, paths.LINEAGE))
+
+
+def _list(params: Params) -> tuple[Path, ...]:
+    """Write the inventory; give the files that it lists."""
     folder, inputs = sources.inputs(params.data)
     hashes = Hashes(REMEMBERED)
     rows = []
@@ -34,9 +53,7 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     if not rows:
         rows = [(params.data.source, 0, fingerprint(params.data.source))]
     write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)
-    lineage.write_code(paths.CODE)
-    lineage.write_models(params, paths.LINEAGE)
-    return inputs, (paths.INVENTORY, paths.CODE, paths.LINEAGE)
+    return inputs
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -22,7 +22,9 @@ def run(params: Params, name: str) -> None:
 
 def train(params: Params, name: str, place: paths.Place) -> "CAE":
     """Train a model on a split, record it there, and deliver its run; the backend is started."""
-    own = params.model(name).training(params.training)
+    from histocae.mirrored import count
+
+    own, devices = params.model(name).training(params.training), count(params.executor.devices)
     store = PatchStore(paths.PATCHES)
     patches = read(params, name, store, place)
     backend.repeatable(params.seed)
@@ -30,7 +32,7 @@ def train(params: Params, name: str, place: paths.Place) -> "CAE":
     from histocae.tracking.trainings import fit_and_keep
 
     cae, about = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
-    fit_and_keep(cae, about, patches, own, params.seed, Record(name, place), params.tracking.experiment)
+    fit_and_keep(cae, about, patches, own, params.seed, Record(name, place), params.tracking.experiment, devices)
     return cae
 
 

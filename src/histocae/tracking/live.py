@@ -176,7 +176,8 @@ def train_live(
 
     """
     live: list[LiveRun] = []
-    tags = provenance()
+    # rounding depends on it
+    tags = {**provenance(), "devices": str(options.devices)}
 
     def on_start(state: State) -> None:
         about = {**tags, "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 TRAINING_ID = "histocae.training_id"
 # `mlflow run` hands its own run to the commands it starts; each training is a run of its
 # own here, and remembers that one as its parent
+PARENT = "parent"  # not mlflow.parentRunId, under which MLflow would fold the runs away
 PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
 _LOCKS = ":(exclude,top,glob)**/dvc.lock"  # they change while a pipeline runs; that is its job
 SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
@@ -223,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, str]:
     """Tell the commit, the DVC stage and experiment and the data's md5 as run tags."""
-    tags = {"mlflow.parentRunId": PARENT_RUN} if PARENT_RUN else {}
+    tags = {PARENT: PARENT_RUN} if PARENT_RUN else {}
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit
@@ -231,7 +232,8 @@ def provenance() -> dict[str, str]:
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
         if branch and branch != "HEAD":
             tags["mlflow.source.git.branch"] = branch
-    for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
+    told = (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME"), ("sweep", "HISTOCAE_SWEEP"))
+    for tag, variable in told:
         if os.environ.get(variable):
             tags[tag] = os.environ[variable]
     return tags | _locked_md5()

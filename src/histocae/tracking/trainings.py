@@ -29,6 +29,7 @@ def fit_and_keep(
     seed: int,
     record: Record,
     experiment: str,
+    devices: int = 1,
 ) -> None:
     """Train a CAE, write its folder and its run's file, and deliver its run.
 
@@ -40,6 +41,7 @@ def fit_and_keep(
         seed: of the order of patches, and of their turning.
         record: of what is to be written; what is there is replaced.
         experiment: of MLflow.
+        devices: that share each batch; as `mirrored.count` gives it.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -49,7 +51,7 @@ def fit_and_keep(
     options = Options(
         fit.epochs, fit.batch_size, fit.patience, fit.optimizer, fit.learning_rate, seed, fit.schedule,
         fit.clip_norm, fit.augment, fit.denoise, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
-        fit.precision,
+        fit.precision, devices,
     )  # fmt: skip
     checkpoint = place.checkpoints / name
     state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label, record.command)

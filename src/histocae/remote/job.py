@@ -1,0 +1,274 @@
+"""Watch over a job where it runs: start it, bound it, push what it made, tell the tracking server how it ended.
+
+`python -m histocae.remote.job job.json`, started by job.sh; with `--bury` after that was killed.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from histocae import params as parameters
+from histocae.errors import HistocaeError, RemoteError
+from histocae.files import read_json, write_json
+from histocae.remote import dvc_locks
+from histocae.tracking.jobs import CANCELLED, Teller
+
+log = logging.getLogger("histocae.remote.job")  # which runs as __main__
+LOG = "job.log"
+LOOK_SECONDS = 1
+TELL_SECONDS = 20  # between two signs of life
+GRACE_SECONDS = 20  # for what is told to end
+PUSHES = 3
+
+
+class Keeper:
+    """One job, in its folder: job.json says all of it (`projects.about`)."""
+
+    def __init__(self, about: dict[str, Any], folder: Path):
+        """Prepare; nothing is started."""
+        self.about, self.folder = about, folder
+        self.work = Path(about["project"])
+        self.ended = threading.Event()
+        self.late = False
+        self.teller = Teller(about["run_id"])
+
+    def end(self, *_: object) -> None:
+        """Take a signal: the job is to end."""
+        self.ended.set()
+
+    def end_late(self, *_: object) -> None:
+        """Take a scheduler's signal: the time is nearly over."""
+        self.late = True
+        self.ended.set()
+
+    def run(self) -> int:
+        """Run the job to its end, whichever; give an exit code."""
+        signal.signal(signal.SIGTERM, self.end)
+        signal.signal(signal.SIGINT, self.end)
+        signal.signal(signal.SIGUSR1, self.end_late)
+        self.teller.begin()
+        before = self._before()
+        try:
+            with self._devices() as devices:
+                reason = self._payload(devices)
+        except HistocaeError as error:
+            reason = str(error)
+        # what was finished before a failure is finished
+        changed = dvc_locks.changes(before, dvc_locks.read(self.work))
+        if changed and (problem := self._push(changed)):
+            reason, changed = reason or problem, {}
+        return self._over(reason, changed)
+
+    def _before(self) -> dict[str, Any]:
+        """Tell what DVC's locks held before the first start; a cluster may start a job again."""
+        path = self.folder / "before.json"
+        if not path.is_file():
+            write_json(dvc_locks.read(self.work), path)
+        return read_json(path)
+
+    @contextlib.contextmanager
+    def _devices(self) -> Iterator[str | None]:
+        """Take as many graphics cards as were asked for, waiting for other jobs' to become free.
+
+        Yields:
+            A value for CUDA_VISIBLE_DEVICES; None leaves it as it is.
+
+        """
+        wanted, cards = self.about["gpus"], self.about["devices"]
+        if wanted is None or self.about["scheduler"]:
+            yield None
+            return
+        if wanted and cards is None:
+            cards = _cards()
+        if wanted > len(cards or ()):
+            raise RemoteError(f"{wanted} graphics cards asked for, and there are {len(cards or ())}")
+        with contextlib.ExitStack() as held:
+            free = self._free(wanted, cards or (), held)
+            while len(free) < wanted and not self.ended.wait(LOOK_SECONDS):
+                self.teller.alive()
+                free = self._free(wanted, cards, held)
+            yield ",".join(map(str, free))
+
+    def _free(self, wanted: int, cards: list[int], held: contextlib.ExitStack) -> list[int]:
+        """Hold the locks of so many cards, or of none."""
+        folder = self.folder.parents[1] / "cards"
+        folder.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as mine:
+            free = []
+            for card in cards:
+                if len(free) == wanted:
+                    break
+                with contextlib.suppress(Timeout):
+                    mine.enter_context(FileLock(folder / f"{card}.lock", timeout=0))
+                    free.append(card)
+            if len(free) == wanted:
+                held.enter_context(mine.pop_all())
+                return free
+        return []
+
+    def _payload(self, devices: str | None) -> str | None:
+        """Run the command of the entry point; give the reason why it failed, if it did."""
+        if self.ended.is_set():
+            return "ended before it began"
+        environment = {
+            **os.environ, **self.about["variables"],
+            "MLFLOW_RUN_ID": self.about["run_id"],
+            # what is missing and has not changed is fetched, or not needed
+            "DVC_REPRO_OPTIONS": "--pull --allow-missing",
+        }  # fmt: skip
+        if devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = devices or "-1"
+        settings = {
+            "cache.dir": str(self.folder.parents[1] / "cache"),
+            "cache.type": "reflink,hardlink,copy",
+            **self.about["dvc"],
+        }
+        lines = ["set -e", *(f"dvc config --local {shlex.quote(k)} {shlex.quote(v)}" for k, v in settings.items())]
+        if self._files_are_elsewhere():
+            environment["HISTOCAE_FILES"] = "elsewhere"
+            lines.append("dvc pull --quiet data/inventory.csv")
+        if self.about["needed"]:
+            lines.append(shlex.join(["dvc", "pull", "--quiet", *self.about["needed"]]))
+        lines.append(self.about["command"])
+        with subprocess.Popen(
+            ["bash", "-c", "\n".join(lines)], cwd=self.work, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            write_json({"session": process.pid}, self.folder / "payload.json")
+            reason = self._watch(process)
+            _end(process.pid)
+        if reason is None and process.returncode:
+            reason = f"exit code {process.returncode}: {_last_line(self.folder / LOG)}"
+        return reason
+
+    def _files_are_elsewhere(self) -> bool:
+        """Tell whether the user's own files need not lie here: the inventory that was sent lists them."""
+        source = parameters.load(self.work / "params.yaml").data.source
+        listed = dvc_locks.read(self.work).get("inventory/dvc.lock", {}).get("inventory")
+        return source in ("slides", "tiles") and listed is not None
+
+    def _watch(self, process: subprocess.Popen) -> str | None:
+        """Wait for the end of the command within its bounds; give the reason why it was ended, if it was."""
+        start = told = time.monotonic()
+        # a scheduler keeps to them by itself
+        seconds, most = (None, None) if self.about["scheduler"] else (self.about["seconds"], self.about["bytes"])
+        over_time = f"ended at its limit of {self.about['time']}"
+        while process.poll() is None:
+            if self.ended.wait(LOOK_SECONDS):
+                return over_time if self.late else "ended by a signal"
+            if seconds is not None and time.monotonic() - start > seconds:
+                return over_time
+            if most is not None and (used := _memory(process.pid)) > most:
+                return f"ended at its limit of {self.about['memory']}: it used {used / 2**30:.1f}G"
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self.teller.alive(self.folder / LOG)
+        return None
+
+    def _push(self, changed: dvc_locks.Changes) -> str | None:
+        """Push what was made to DVC's remote; give the reason why that failed, if it did."""
+        for _ in range(PUSHES):
+            done = subprocess.run(["dvc", "push", *dvc_locks.targets(changed)], cwd=self.work, check=False)
+            if done.returncode == 0:
+                return None
+        last = _last_line(self.folder / LOG)
+        return f"dvc push failed ({last}); what was made lies in {self.work}, `dvc push` there sends it"
+
+    def _over(self, reason: str | None, changed: dvc_locks.Changes) -> int:
+        cancelled = reason is not None and self.teller.has(CANCELLED)
+        status = "FINISHED" if reason is None else "KILLED" if cancelled else "FAILED"
+        log.info("%s", "done" if reason is None else f"{status.lower()}: {reason}")
+        self.teller.end(status, reason, changed, self.folder / LOG)
+        if reason is None:
+            shutil.rmtree(self.folder / "work", ignore_errors=True)
+            branch = f"refs/heads/jobs/{self.about['run_id']}"  # which kept its commit
+            repository = self.folder.parents[1] / "repository.git"
+            subprocess.run(["git", "-C", str(repository), "update-ref", "-d", branch], check=False)
+        (self.folder / "job.json").unlink(missing_ok=True)  # it holds credentials
+        return 0 if reason is None else 1
+
+    def bury(self) -> int:
+        """End what a killed keeper left running, and tell of it."""
+        with contextlib.suppress(HistocaeError):
+            _end(read_json(self.folder / "payload.json")["session"])
+        return self._over("killed", {})
+
+
+def _cards() -> list[int]:
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [int(line) for line in listed.split()]
+
+
+def _memory(session: int) -> int:
+    """Add up what processes of a session hold of memory, without pages of files, in bytes."""
+    used = 0
+    for process in _session(session):
+        with contextlib.suppress(psutil.Error):
+            held = process.memory_info()
+            used += held.rss - held.shared
+    return used
+
+
+def _session(session: int) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) == session:
+                yield process
+
+
+def _end(session: int) -> None:
+    """End what is left of a session: asked first, then killed."""
+    left = list(_session(session))
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, left = psutil.wait_procs(left, GRACE_SECONDS)
+    for process in [*left, *_session(session)]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _last_line(path: Path) -> str:
+    with open(path, "rb") as handle:
+        _seek_back(handle, 4096)
+        lines = handle.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _seek_back(handle: IO[bytes], most: int) -> None:
+    handle.seek(0, os.SEEK_END)
+    handle.seek(max(0, handle.tell() - most))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of a file."""
+    logging.basicConfig(format="%(asctime)s job: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("histocae").setLevel(logging.INFO)
+    path = Path(arguments[-1])
+    about = json.loads(path.read_text(encoding="utf-8"))
+    os.environ.update(about["variables"])
+    keeper = Keeper(about, path.parent)
+    return keeper.bury() if "--bury" in arguments else keeper.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""How a job that is ready is started on a machine, asked after, and ended: by ssh alone, or by Slurm."""
+
+import shlex
+from typing import Protocol
+
+from histocae.remote import config
+from histocae.remote.host import Host
+
+# seconds before the end of its time at which a job of Slurm is told, to end in good order
+LEAD_SECONDS = 60
+
+
+class Queue(Protocol):
+    """A way to run jobs. All of them start `job.sh` in the job's folder, with its log in `job.log`."""
+
+    def submit(self, host: Host, job: config.Job, folder: str, name: str) -> str:
+        """Start a job or have it wait; give the id that it has there."""
+
+    # shell lines that print waiting, running or ended; $1 the job's folder, $2 its id
+    ask: str
+    # shell lines that end it; the same arguments
+    cancel: str
+
+
+class SshQueue:
+    """Processes of the machine itself."""
+
+    # both the script and what watches over the job have the job's folder in their arguments
+    ask = 'pgrep -f "$1/[j]ob[.]" >/dev/null && echo running || echo ended'
+    cancel = 'pkill -TERM -f "$1/[j]ob[.]sh" || pkill -TERM -f "$1/[j]ob[.]json" || true'
+
+    def submit(self, host: Host, job: config.Job, folder: str, name: str) -> str:
+        """Start it; it outlives the connection."""
+        script = f'{job.setup}\nsetsid nohup bash "$1/job.sh" </dev/null >>"$1/job.log" 2>&1 & echo $!'
+        return host.run(script, folder).split()[-1]
+
+
+class SlurmQueue:
+    """A cluster's scheduler."""
+
+    # gone from the queue, or never there: ended
+    ask = """
+found=$(squeue --noheader --jobs "$2" --format %T 2>&1) || {
+  case $found in *"Invalid job id"*) found= ;; *) echo "$found" >&2; exit 1 ;; esac
+}
+case $found in
+  "" | COMPLETED* | CANCELLED* | FAILED* | TIMEOUT* | NODE_FAIL* | OUT_OF_ME* | BOOT_FAIL* | DEADLINE*) echo ended ;;
+  PENDING* | CONFIGURING* | REQUEUE* | RESV*) echo waiting ;;
+  *) echo running ;;
+esac"""
+    cancel = 'scancel "$2"'
+
+    def submit(self, host: Host, job: config.Slurm, folder: str, name: str) -> str:
+        """Hand it to sbatch."""
+        asked = {
+            "job-name": name, "chdir": folder, "output": f"{folder}/job.log", "open-mode": "append",
+            "partition": job.partition, "account": job.account, "qos": job.qos,
+            "gres": f"gpu:{job.gpus}" if job.gpus else None, "cpus-per-task": job.cpus, "mem": job.memory,
+            "time": job.time, "signal": f"B:USR1@{min(LEAD_SECONDS, job.seconds // 4)}" if job.seconds else None,
+        }  # fmt: skip
+        options = [f"--{key}={value}" for key, value in asked.items() if value is not None]
+        # what the batch shell is sent has to reach it: a trap is not run while a command of it goes on
+        command = shlex.join(["sbatch", "--parsable", *options, *job.options])
+        return host.run(f'{job.setup}\n{command} "$1/job.sh"', folder).split()[-1].split(";")[0]
+
+
+QUEUES: dict[str, Queue] = {"histocae-ssh": SshQueue(), "histocae-slurm": SlurmQueue()}

@@ -1,0 +1,286 @@
+"""Jobs as the tracking server knows them: runs of `mlflow run` on another machine, their tags, log and result."""
+
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import Run, RunStatus
+
+from histocae.errors import RemoteError, TrackingError
+from histocae.remote import dvc_locks
+from histocae.remote.config import KINDS
+from histocae.tracking.environment import address
+from histocae.tracking.record import PARENT
+from histocae.tracking.runs import user
+from histocae.tracking.server import FAILURES, MlflowClient, client, patience, told
+
+log = logging.getLogger(__name__)
+# tags of a job's run
+BACKEND, HOST, SSH_CONFIG, FOLDER, ID = "job.backend", "job.host", "job.ssh_config", "job.folder", "job.id"
+SILENCE, SEEN, MACHINE, REASON, CANCELLED = "job.silence", "job.seen", "job.machine", "job.reason", "job.cancelled"
+SETUP, HEAD, SWEEP = "job.setup", "job.head", "sweep"
+# its artifacts
+RESULT, LOG = "job/result.json", "job/job.log"
+RETRIES, TIMEOUT = 1, 30
+LAST_SECONDS = 600  # how long the end of a job waits for a server that is away
+REASON_LENGTH = 4000
+
+
+class Teller:
+    """What a job tells the tracking server while it runs. A server that is away ends no job."""
+
+    def __init__(self, run_id: str):
+        """Tell of a run; the server is the one of the environment."""
+        self._run_id, self._away, self._logged = run_id, False, 0
+
+    def begin(self) -> None:
+        """Tell that the job runs, and where."""
+
+        def call() -> None:
+            api = client()
+            api.update_run(self._run_id, status="RUNNING")
+            api.set_tag(self._run_id, MACHINE, platform.node())
+
+        self._try(call)
+        self.alive()
+
+    def alive(self, file: Path | None = None) -> None:
+        """Give a sign of life, and the log as far as it is."""
+
+        def call() -> None:
+            api = client()
+            api.set_tag(self._run_id, SEEN, str(int(time.time())))
+            if file is not None and (length := file.stat().st_size) != self._logged:
+                api.log_artifact(self._run_id, str(file), str(Path(LOG).parent))
+                self._logged = length
+
+        self._try(call)
+
+    def has(self, tag: str) -> bool:
+        """Tell whether the run has a tag; no, where the server is away."""
+        found = []
+        self._try(lambda: found.append(tag in client().get_run(self._run_id).data.tags))
+        return any(found)
+
+    def end(self, status: str, reason: str | None, changed: dvc_locks.Changes, file: Path) -> None:
+        """Tell how the job ended, and what it changed in DVC's lock files; wait for a server that is away.
+
+        Raises:
+            TrackingError: it stayed away.
+
+        """
+
+        def call() -> None:
+            api = client()
+            _keep(api, self._run_id, changed)
+            if file.is_file():
+                api.log_artifact(self._run_id, str(file), str(Path(LOG).parent))
+            conclude(self._run_id, status, reason)
+
+        start, pause = time.monotonic(), 1
+        while (problem := self._try(call)) is not None:
+            if time.monotonic() - start > LAST_SECONDS:
+                raise TrackingError(problem)
+            time.sleep(pause)
+            pause = min(2 * pause, 60)
+
+    def _try(self, call: Callable[[], object]) -> str | None:
+        try:
+            with patience(RETRIES, TIMEOUT):
+                call()
+        except FAILURES as error:
+            if not self._away:
+                log.warning("%s; the job goes on", told(error))
+            self._away = True
+            return told(error)
+        self._away = False
+        return None
+
+
+def hand_on(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
+    """Keep with a run that MLflow's own backend sent what it changed in DVC's lock files, and the commit.
+
+    Raises:
+        TrackingError: the server is away.
+
+    """
+    try:
+        api = client()
+        tags = {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head}
+        for key, value in tags.items():
+            api.set_tag(run_id, key, value)
+        _keep(api, run_id, changed)
+    except FAILURES as error:
+        raise TrackingError(told(error)) from None
+
+
+def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / Path(RESULT).name
+        result.write_text(json.dumps(changed), encoding="utf-8")
+        api.log_artifact(run_id, str(result), str(Path(RESULT).parent))
+
+
+def conclude(run_id: str, status: str, reason: str | None) -> None:
+    """Give a job's run its final status, and the same to those of its trainings that did not end.
+
+    Raises:
+        FAILURES: the server does not take it.
+
+    """
+    api = client()
+    for run in _children(run_id):
+        if run.info.status == "RUNNING":
+            api.set_terminated(run.info.run_id, status)
+    if reason is not None:
+        api.set_tag(run_id, REASON, reason[:REASON_LENGTH])
+    api.set_terminated(run_id, status)
+
+
+def _children(run_id: str) -> list[Run]:
+    return _search(f"tags.`{PARENT}` = '{run_id}'")
+
+
+def _search(wanted: str) -> list[Run]:
+    api = client()
+    places = [one.experiment_id for one in api.search_experiments()]
+    found, token = [], None
+    while places:
+        page = api.search_runs(places, wanted, max_results=500, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's run as it was when it was read.
+
+    Attributes:
+        run_id: of its run.
+        name: of its run.
+        status: of its run, one of MLflow's.
+        start: of its run, in ms since 1970.
+        end: the same; None while it goes on.
+        tags: of its run.
+
+    """
+
+    run_id: str
+    name: str
+    status: str
+    start: int
+    end: int | None
+    tags: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Run) -> "Job":
+        """Read a run."""
+        info = run.info
+        return cls(info.run_id, info.run_name, info.status, info.start_time, info.end_time, dict(run.data.tags))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its status is final."""
+        return RunStatus.is_terminated(RunStatus.from_string(self.status))
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago it gave a sign of life, or else was sent, by this machine's clock."""
+        return time.time() - float(self.tags.get(SEEN, self.start / 1000))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this user sent it, by one of this package's backends, and so may ask after it."""
+        return self.tags[BACKEND] in KINDS and self.tags.get("mlflow.user") == user()
+
+
+def sent(run_id: str, tags: dict[str, str], name: str | None = None) -> Job:
+    """Tag a run as a job that waits to begin."""
+    api = client()
+    for key, value in tags.items():
+        api.set_tag(run_id, key, value)
+    api.update_run(run_id, status="SCHEDULED", name=name)
+    return read(run_id)
+
+
+def tag(job: Job, key: str, value: str) -> Job:
+    """Set a tag of a job's run."""
+    client().set_tag(job.run_id, key, value)
+    return read(job.run_id)
+
+
+def read(run_id: str) -> Job:
+    """Read a job anew."""
+    return Job.of(client().get_run(run_id))
+
+
+def every() -> list[Job]:
+    """List all jobs of the server, the newest first."""
+    found = [Job.of(run) for run in _search(f"tags.`{BACKEND}` LIKE 'histocae-%'")]
+    return sorted(found, key=lambda job: -job.start)
+
+
+def find(start: str) -> Job:
+    """Find a job by its run's id or the first characters of it.
+
+    Raises:
+        RemoteError: none or several begin so.
+
+    """
+    found = [job for job in every() if job.run_id.startswith(start)]
+    if len(found) != 1:
+        raise RemoteError(f"{start}: {len(found) or 'no'} jobs whose run begins so; histocae jobs lists them")
+    return found[0]
+
+
+def result(job: Job) -> dvc_locks.Changes:
+    """Read what a job that is over changed in DVC's lock files."""
+    api = client()
+    if RESULT not in {one.path for one in api.list_artifacts(job.run_id, str(Path(RESULT).parent))}:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.download_artifacts(job.run_id, RESULT, folder)
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def variables(names: list[str], uri: str | None) -> dict[str, str]:
+    """Gather the environment that a job gets: the server with its credentials, and variables by name.
+
+    Credentials are those of the environment, or of MLflow's own file, as for any MLflow client.
+
+    Args:
+        names: of more variables that are handed on.
+        uri: of the server as the job reaches it; None: as we do.
+
+    Raises:
+        RemoteError: one is not set, or the server can't be reached from elsewhere.
+
+    """
+    uri = uri or address()
+    if not uri.startswith(("http://", "https://")):
+        raise RemoteError(
+            f"MLFLOW_TRACKING_URI is {uri}, which another machine can't reach; name a server (docs/remote.md)"
+        )
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    known = read_mlflow_creds()
+    found = {"MLFLOW_TRACKING_URI": uri}
+    if known.username and known.password:
+        found |= {"MLFLOW_TRACKING_USERNAME": known.username, "MLFLOW_TRACKING_PASSWORD": known.password}
+    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_INSECURE_TLS"):
+        if value := os.environ.get(name):
+            found[name] = value
+    for name in names:
+        if name not in os.environ:
+            raise RemoteError(f"backend config: environment: {name} is not set here")
+        found[name] = os.environ[name]
+    return found

@@ -1,0 +1,139 @@
+"""Trainings on 1, 2 and 3 devices, told as JSON: TensorFlow has to be told of virtual devices before it starts."""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from histocae import CAE, backend
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+with backend.uncollected():
+    import tensorflow as tf
+
+DEVICES = 3
+tf.config.set_visible_devices([], "GPU")
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
+# what is compared is arithmetic; without TensorFlow's work on its graphs this takes half the time
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+backend.start()
+gc.freeze()  # as the backend does where TensorFlow was not there before
+
+from histocae import fused, mirrored, training  # noqa: E402
+from histocae.params import Denoise  # noqa: E402
+from histocae.store import InMemory  # noqa: E402
+
+PLAIN, RESIDUAL, COMPACT = (
+    {"filters": [3], "pool": 4}, {"architecture": "residual", "latent_features": 8, "filters": [2, 2]},
+    {"architecture": "compact", "latent_features": 8, "filters": [2, 3]},
+)  # fmt: skip
+SGD = {"optimizer": "sgd", "learning_rate": 1.0}
+# sgd tells how large a gradient is, which the others hardly do; clipped, whether the whole was
+CASES = {
+    "clipped": (PLAIN | {"lossfn": "mae", "latent_features": 5}, SGD | {"clip_norm": 0.001}, 3),
+    "bfloat16": (PLAIN, SGD | {"precision": "bfloat16"}, 2),
+    "adamw": (PLAIN | {"lossfn": "binary_crossentropy"}, {"optimizer": "adamw"}, 2),
+    "residual": (RESIDUAL, SGD, 2),
+    "compact": (COMPACT, SGD, 2),
+}
+BATCHES = (7, 2, 1)  # no multiple of the devices, then fewer than three, then fewer than two
+
+
+def pictures(count: int, seed: int) -> np.ndarray:
+    """Draw pictures of their own brightness each, so that it tells how much each counts; uint8."""
+    rng = np.random.default_rng(seed)
+    bright = rng.integers(0, 200, (count, 1, 1, 3)) + rng.integers(0, 56, (count, 16, 16, 3))
+    return bright.astype(np.uint8)
+
+
+def options(devices: int, **how: object) -> training.Options:
+    given = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | how
+    return training.Options(**given, devices=devices)
+
+
+def started(network: dict) -> CAE:
+    backend.repeatable(1)
+    return CAE((16, 16, 3), **network)
+
+
+def flat(cae: CAE) -> np.ndarray:
+    return np.concatenate([one.ravel() for one in cae.model.get_weights()])
+
+
+def stepped(network: dict, how: dict, devices: int) -> tuple[list[float], np.ndarray]:
+    """Take a step a batch; give the losses before each, those of others after all, and how the weights changed."""
+    cae = started(network)
+    before, made = flat(cae), options(devices, **how)
+    model = fused.on_bytes(cae, made.precision)
+    optimizer = training._optimizer(made, 10)
+    optimizer.build(model.trainable_variables)
+    engine = training._engine(cae, model, optimizer, made)
+    learnt = [float(engine.learn(*[pictures(count, count)[None]] * 2)[0]) for count in BATCHES]
+    looks = BATCHES if cae.params["architecture"] == "plain" else ()  # another look of these takes its time
+    judged = [float(engine.judge(pictures(count, 10 + count))) for count in looks]
+    engine.settle()
+    return learnt + judged, flat(cae) - before
+
+
+def compared(network: dict, how: dict, devices: int) -> dict[str, float]:
+    """Tell how far several devices are from one: losses by themselves, weights by how far they went."""
+    tf.config.run_functions_eagerly("architecture" in network)  # in less time than it takes to compile these
+    losses, moved = stepped(network, how, 1)
+    tf.config.run_functions_eagerly(False)
+    others, also = stepped(network, how, devices)
+    return {
+        "losses": float(np.abs(np.array(others) / np.array(losses) - 1).max()),
+        "weights": float(np.linalg.norm(also - moved) / np.linalg.norm(moved)),
+        "went": float(np.linalg.norm(moved)),
+    }
+
+
+class KilledError(Exception):
+    """A training was killed."""
+
+
+def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, training.State]:
+    """Train on two epochs of what all options that change batches give; killed, go on after the first."""
+    made = options(
+        devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0)
+    )  # fmt: skip
+    seen, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
+
+    def kill(state: training.State) -> None:
+        if killed:
+            raise KilledError
+
+    def fit(**calls: object) -> training.State:
+        return training.train(cae, seen, held_out, made, training.State("t"), checkpoint, "same", **calls)
+
+    cae = started(PLAIN)
+    if killed:
+        try:
+            fit(on_saved=kill)
+        except KilledError:
+            cae = CAE((16, 16, 3), **PLAIN)  # of other weights, which the checkpoint replaces
+    return cae, fit()
+
+
+def main(folder: Path) -> None:
+    told: dict[str, object] = {name: compared(*case) for name, case in CASES.items()}
+    (one, first), (two, second) = (whole(devices, folder / str(devices)) for devices in (1, 2))
+    resumed, again = whole(2, folder / "killed", killed=True)
+    rows = [[(row["loss"], row["validation_loss"]) for row in state.rows] for state in (first, second)]
+    told["trained"] = {
+        "losses": float(np.abs(np.array(rows[1]) / np.array(rows[0]) - 1).max()),
+        "weights": float(np.linalg.norm(flat(two) - flat(one)) / np.linalg.norm(flat(one))),
+        "went": float(len(rows[0])),
+    }
+    told["resumed"] = again.rows == second.rows and flat(resumed).tobytes() == flat(two).tobytes()
+    told["count"] = [mirrored.count(None), mirrored.count(2)]
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""DVC remotes by ssh and in a bucket, with servers of their own on this machine."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+import services
+from project import Project
+
+KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    made = Project(tmp_path_factory.mktemp("remotes") / "project")
+    made.run("dvc", "repro", "split")
+    return made
+
+
+@pytest.fixture
+def bucket(tmp_path) -> Iterator[dict[str, str]]:
+    with services.bucket(tmp_path / "s3", "laboratory") as address:
+        yield {"url": "s3://laboratory/histocae", "endpointurl": address}
+
+
+@pytest.fixture
+def box(tmp_path) -> Iterator[dict[str, str]]:
+    if services.program("sshd") is None:
+        pytest.skip("no sshd here: Debian's openssh-server")
+    with services.sshd(tmp_path / "ssh") as made:
+        yield {
+            "url": f"ssh://127.0.0.1{tmp_path}/store", "port": str(made.port), "keyfile": str(made.folder / "user"),
+        }  # fmt: skip
+
+
+def outputs(project: Project) -> dict[str, bytes]:
+    """What DVC keeps; the slides themselves lie beside it."""
+    found = project.bytes("data", "models", "reports")
+    return {name: content for name, content in found.items() if not name.startswith("data/slides/")}
+
+
+@pytest.mark.parametrize("kind", ["bucket", "box"])
+def test_all_comes_back_from_a_remote_after_the_cache_is_wiped(project, kind, request):
+    about = request.getfixturevalue(kind)
+    keys = KEYS if kind == "bucket" else {}
+    project.run("dvc", "remote", "add", "--force", "-d", kind, about.pop("url"))
+    for key, value in about.items():
+        project.run("dvc", "remote", "modify", "--local", kind, key, value)
+    project.run("dvc", "push", **keys)
+    before = outputs(project)
+    assert len(before) > 60
+    for folder in (".dvc/cache", ".dvc/tmp", ".histocae", "data", "models", "reports"):
+        shutil.rmtree(project.folder / folder, ignore_errors=True)
+    project.run("dvc", "pull", "--allow-missing", **keys)
+    assert outputs(project) == before
+    said = project.run("dvc", "repro", "split")
+    assert "Running stage 'inventory" in said and said.count("Running stage") == 1
