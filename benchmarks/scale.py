@@ -22,7 +22,7 @@ from harness import FOLDER, machine
 from scale_fit import ABOUT, Fit
 
 from histocae.files import read_json, write_json, write_text
-from histocae.planning import figures
+from histocae.planning import figures, model
 
 OUT = FOLDER / "scale.json"
 SIMULATED = FOLDER / "cohort_scale.json"
@@ -43,13 +43,14 @@ def quote() -> None:
         parts[f"plan {command}"] = f"```\n$ histocae plan {command}\n{done.stdout}```\n"
     for name, part in parts.items():
         block = re.compile(rf"(?<=<!-- {re.escape(name)} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        text = block.sub(lambda _, part=part: part, text)
+        text = block.sub(lambda _, part=part: part, text, count=1)  # an empty block would match twice
     write_text(text, DOCS)
 
 
 def _coefficients(told: dict) -> str:
     rows = ["| coefficient | value | single rounds | |", "|---|---|---|---|"]
-    for name, one in told["coefficients"].items():
+    for name in ABOUT:
+        one = told["coefficients"][name]
         spread = f"{one['low']:.3g} to {one['high']:.3g}" if one["low"] != one["high"] else ""
         rows.append(f"| {name} | {one['value']:.3g} | {spread} | {one['of']} |")
     return "\n".join(rows) + f"\n\nMeasured {told['date']} on {told['machine']}, in {told['minutes']:.0f} minutes.\n"
@@ -64,10 +65,20 @@ def _held_out(told: dict) -> str:
 
 
 def _simulated(told: dict) -> str:
+    """Tell of the drawn cohort, with what the model says of its steps."""
+    slides, rows = told["slides"], told["patches"]
+    learnt = 0.8  # what is read of train and validation; the rest tests
+    terms = {
+        "metadata": {"metadata_slide": slides}, "patches": model.indexing(slides, rows),
+        "split": model.splitting(slides, rows), "read": model.reading(slides * learnt, rows * learnt),
+    }  # fmt: skip
+    values = {name: one["value"] for name, one in read_json(OUT)["coefficients"].items()}
+    said = {step: f"{model.total(values, one):.0f}" for step, one in terms.items()}
     limit = f"each process held to {told['limit_bytes'] / 2**30:g} GiB" if told["limit_bytes"] else "without a limit"
-    rows = ["| step | seconds | most anonymous memory, MiB | outcome |", "|---|---|---|---|"]
-    rows += ["| {step} | {seconds} | {anonymous_mib} | {outcome} |".format(**one) for one in told["steps"]]
-    return "\n".join(rows) + (
+    lines = ["| step | seconds | predicted | most anonymous memory, MiB | outcome |", "|---|---|---|---|---|"]
+    form = "| {step} | {seconds} | {said} | {anonymous_mib} | {outcome} |"
+    lines += [form.format(said=said.get(one["step"], ""), **one) for one in told["steps"]]
+    return "\n".join(lines) + (
         f"\n\n{told['slides']:,} slides of {told['cases']:,} cases, {told['patches']:,} patches; the index has "
         f"{told['index_bytes'] / 1e9:.1f} GB, the split {told['split_bytes'] / 1e9:.1f} GB; {limit}; "
         f"{told['machine']}.\n"

@@ -188,8 +188,8 @@ def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
     took = timed(read_split, path)
     whole, learnt = read_split(path), read_learnt(path, COHORT_ALL)
     fit.know("table_row_memory", whole.memory_usage(deep=True).sum() / len(whole))
-    # the table, and what `store.Patches` and the order of an epoch keep of a row: shard and position, and a place
-    fit.know("read_row_memory", learnt.memory_usage(index=False).sum() / len(learnt) + 2 * 4 + 8)
+    # the table, whose columns `store.Patches` keeps, and a place in the order of an epoch
+    fit.know("read_row_memory", learnt.memory_usage(index=False).sum() / len(learnt) + 8)
     fit.know("table_row", took / len(whole))
 
 
