@@ -1,6 +1,7 @@
 """Slides spread by Dask: the same bytes as by processes, whatever becomes of its workers."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 import services
 from conftest import ALL_STAGES, ROOT, Project
-from histocae import executor
+from histocae import executor, reconstruction
 
 SLURM = {"cores": 1, "memory": "1G", "time": "0:10:00", "partition": "main"}
 on_slurm = [
@@ -101,6 +102,28 @@ def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_proje
     assert "the code of the Dask worker on " in told and "is another than here; start workers" in told
 
 
+@pytest.fixture
+def trained(project, monkeypatch) -> tuple[Project, dict[str, bytes]]:
+    """A project with a model that was evaluated by one process, and what that gave; parts are small."""
+    monkeypatch.setattr("histocae.passes.PART", 2 * reconstruction.BATCH)
+    project.slides(*(f"s{number}" for number in range(12)))
+    project.params(models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1)
+    project.make(*ALL_STAGES, "train all", "evaluate all")
+    assert len(project.index) > 300
+    return project, project.outputs("models/latents", "reports/models")
+
+
+def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
+    project, before = trained
+    shutil.rmtree("models/latents")
+    project.params(
+        models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1, executor__kind="dask",
+        executor__workers=2,
+    )  # fmt: skip
+    project.make("evaluate all")
+    assert project.outputs("models/latents", "reports/models") == before
+
+
 def test_params_that_do_not_go_together_are_told(project):
     project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
     assert "executor: scheduler names a cluster that runs, slurm one to start" in project.run("metadata").only_line
@@ -132,6 +155,16 @@ class TestSlurm:
         finally:
             stage.kill()
         assert len(other.index) > 0 and same(cut, other)
+
+    def test_a_model_is_measured_and_encoded_by_jobs_as_by_one_process(self, trained):
+        project, before = trained
+        shutil.rmtree("models/latents")
+        project.params(
+            models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1, executor__kind="dask",
+            executor__workers=2, executor__slurm=SLURM | {"memory": "3G"},
+        )  # fmt: skip
+        project.make("evaluate all")
+        assert project.outputs("models/latents", "reports/models") == before
 
     def test_what_slurm_refuses_is_told(self, cut, new_project):
         other = again(cut, new_project, executor__slurm=SLURM | {"partition": "nowhere"})

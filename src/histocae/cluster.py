@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,9 @@ SETTINGS = {
 }
 
 
+_HELD: list[Client] = []
+
+
 class _StrangerError(Exception):
     """A worker's code is another than here."""
 
@@ -64,7 +67,7 @@ def spread(
         DataError: the cluster does not answer, runs other code, or has no workers any more.
 
     """
-    with _client(params, cores) as client:
+    with nullcontext(_HELD[-1]) if _HELD else _client(params, cores) as client:
         try:
             died = yield from _all(client, function, tasks, range(len(tasks)), progress)
             again: list[int] = []
@@ -155,6 +158,17 @@ def code() -> str:
 
 
 @contextmanager
+def held(params: ExecutorParams, cores: int) -> Iterator[None]:
+    """Keep one cluster for all that is spread meanwhile: its workers keep what they have loaded."""
+    with _client(params, cores) as client:
+        _HELD.append(client)
+        try:
+            yield
+        finally:
+            _HELD.pop()
+
+
+@contextmanager
 def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
     for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.ERROR)  # a worker that died is told by what becomes of its task
@@ -184,7 +198,9 @@ def _cluster(params: ExecutorParams, cores: int) -> LocalCluster | SLURMCluster:
         queue=slurm.partition, account=slurm.account, cores=slurm.cores, processes=1, memory=f"{slurm.memory}iB",
         walltime=slurm.time, job_extra_directives=slurm.options, log_directory=str(folder / LOGS),
         job_script_prologue=[
-            *slurm.setup.splitlines(), f'cd "{folder}"', f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"'
+            *slurm.setup.splitlines(), f'cd "{folder}"', f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"',
+            # a model on a worker takes the cores of its job, where Slurm does not keep it to them
+            f"export OMP_NUM_THREADS={slurm.cores} TF_NUM_INTRAOP_THREADS={slurm.cores}",
         ],
         # a task uses all of a job's cores by threads of its own
         worker_extra_args=["--nthreads", "1"], scheduler_options={"dashboard_address": None},

@@ -5,9 +5,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -60,6 +61,18 @@ def spread(
                     yield position, WorkerDiedError(DIED)
                 ended |= alone | died
             todo = [position for position in todo if position not in ended]
+
+
+@contextmanager
+def held(params: ExecutorParams) -> Iterator[None]:
+    """Keep the workers of a cluster for all that is spread meanwhile; processes of this machine come and go."""
+    if params.kind == "processes":
+        yield
+        return
+    from histocae import cluster
+
+    with cluster.held(params, _cores()):
+        yield
 
 
 def threads_each(tasks: int, params: ExecutorParams, fetching: int | None = None) -> int:
