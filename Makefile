@@ -50,7 +50,7 @@ test-browser: $(STAMP)
 
 # Other machines, all of them this one: installs and starts what that takes; as root, on Debian and its like.
 test-remote: $(STAMP)
-	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py
+	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py tests/test_cluster.py
 
 # What would take the tests over ten minutes on two cores.
 test-long: $(STAMP)

@@ -120,7 +120,7 @@ def test_code_of_no_stage_is_left_out_on_purpose():
     }  # fmt: skip
     unused = files - {file for stage in STAGES for file in lineage.code_of(stage)}
     assert {one for one in unused if not one.startswith("mnist/")} == {
-        "cli.py", "errors.py", "executor.py", "lineage.py", "locks.py", "params.py", "paths.py",
+        "cli.py", "cluster.py", "errors.py", "executor.py", "lineage.py", "locks.py", "params.py", "paths.py",
         "planning/cohort.py", "planning/command.py", "planning/figures.py", "planning/model.py",
         "planning/networks.py", "planning/options.py", "planning/plan.py", "planning/stage.py",
         "progress.py", "stages/inventory.py", "templates/mnist.html", "tracking/environment.py", "tracking/live.py",

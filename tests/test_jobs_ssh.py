@@ -205,6 +205,24 @@ def test_a_sweep_sends_every_model_at_once(clean):
 
 
 @pytest.mark.remote
+def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
+    clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
+    clean.project.set(**{"training.patience": 60})
+    clean.commit("a long training")
+    run_id = clean.send("train", "model=long", wait=False)[1].info.run_id
+    log = clean.box / "jobs" / run_id / "job.log"
+    clean.until(lambda: log.is_file() and "epoch 3/60" in log.read_text())
+    clean.run("histocae", "jobs", "cancel", run_id)
+    (training,) = clean.children(run_id)
+    assert training.info.status == "KILLED"
+    said, job = clean.send("train", "model=long")
+    assert job.info.status == "FINISHED"
+    assert "epoch 60/60" in said and not any(f"epoch {number}/60" in said for number in (1, 2, 3))
+    assert clean.client.get_run(training.info.run_id).info.status == "FINISHED"
+    assert not list((clean.box / "checkpoints").iterdir())
+
+
+@pytest.mark.remote
 def test_slides_need_not_lie_where_the_training_runs(clean):
     own = clean.top / "own"
     own.mkdir()

@@ -150,9 +150,9 @@ def test_shards_do_not_depend_on_cores(project, monkeypatch, mpp):
 
 def test_few_slides_use_all_cores_by_threads(monkeypatch):
     monkeypatch.setattr(executor, "_cores", lambda: 8)
-    processes = executor.ExecutorParams(kind="processes", workers=None)
+    processes = executor.ExecutorParams(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
     assert [executor.threads_each(tasks, processes) for tasks in (0, 1, 2, 3, 8, 100)] == [8, 8, 4, 2, 1, 1]
-    one = executor.ExecutorParams(kind="processes", workers=1)
+    one = executor.ExecutorParams(kind="processes", workers=1, devices=1, scheduler=None, slurm=None)
     assert executor.threads_each(100, one) == 8
     assert executor.threads_each(100, processes, fetching=16) == 1
 

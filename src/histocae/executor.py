@@ -1,13 +1,14 @@
-"""How work on many slides is spread: processes of this machine, behind concurrent.futures."""
+"""How work on many slides is spread: processes of this machine, or Dask."""
 
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -16,6 +17,8 @@ from tqdm import tqdm
 
 from histocae.params import Executor as ExecutorParams
 from histocae.progress import bar
+
+DIED = "the process that read it died"
 
 
 class WorkerDiedError(Exception):
@@ -26,11 +29,11 @@ def spread(
     function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str,
     fetching: int | None = None,
 ) -> Generator[tuple[int, Any], None, None]:  # fmt: skip
-    """Run a function over tasks in worker processes.
+    """Run a function over tasks in worker processes: of this machine, or of Dask (see `cluster.spread`).
 
-    There are as many as `executor.workers` says, else one per core. Where each first fetches something, `fetching`
-    of them at once, there are no fewer than that, since they wait for the network most of the time, and no more than
-    twice that, since what they fetch fills the disk.
+    Here there are as many as `executor.workers` says, else one per core. Where each first fetches something,
+    `fetching` of them at once, there are no fewer than that, since they wait for the network most of the time, and
+    no more than twice that, since what they fetch fills the disk.
 
     A task whose worker dies is tried once more by itself; where that worker dies too,
     its result is a `WorkerDiedError`, and the other tasks go on.
@@ -40,6 +43,13 @@ def spread(
 
     """
     with bar(None, label, unit, len(tasks)) as progress:
+        if params.kind == "dask" and tasks:
+            from histocae import cluster  # Dask takes a second to load
+
+            for position in (yield from cluster.spread(function, tasks, params, _cores(), progress)):
+                progress.update()
+                yield position, WorkerDiedError(DIED)
+            return
         todo = list(range(len(tasks)))
         workers = _workers(params, fetching)
         while todo:
@@ -48,13 +58,27 @@ def spread(
                 alone, died = yield from _until_death(function, tasks, [position], workers, progress)
                 if died:
                     progress.update()
-                    yield position, WorkerDiedError("the process that read it died")
+                    yield position, WorkerDiedError(DIED)
                 ended |= alone | died
             todo = [position for position in todo if position not in ended]
 
 
+@contextmanager
+def held(params: ExecutorParams) -> Iterator[None]:
+    """Keep the workers of a cluster for all that is spread meanwhile; processes of this machine come and go."""
+    if params.kind == "processes":
+        yield
+        return
+    from histocae import cluster
+
+    with cluster.held(params, _cores()):
+        yield
+
+
 def threads_each(tasks: int, params: ExecutorParams, fetching: int | None = None) -> int:
     """How many threads of its own each task may run, so that few tasks use all cores as well; see `spread`."""
+    if params.kind == "dask":
+        return params.slurm.cores if params.slurm is not None else 1
     return max(1, _cores() // max(1, min(tasks, _workers(params, fetching))))
 
 

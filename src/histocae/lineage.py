@@ -15,7 +15,7 @@ from histocae.params import Params
 PACKAGE = Path(__file__).parent
 # These decide where, how fast and what is told, not what comes out. Values of params.yaml are
 # compared by DVC, and those that an entry of `models` leaves to the code stand in models/lineage.
-EXEMPT = ("__init__", "cli", "errors", "executor", "locks", "params", "paths", "progress")
+EXEMPT = ("__init__", "cli", "cluster", "errors", "executor", "locks", "params", "paths", "progress")
 EXEMPT_IN = {
     # what a training reports to is no reason to train again
     "train": ("tracking",),

@@ -201,12 +201,27 @@ class Crossvalidation(Section):
     folds: Annotated[int, Field(ge=3)] | None
 
 
+class SlurmWorkers(Section):
+    """What a job of Slurm that works on slides is given."""
+
+    cores: Count
+    memory: Annotated[str, Field(pattern=r"^[1-9]\d*[MGT]$")]
+    time: Annotated[str, Field(pattern=r"^(\d+-)?\d+:[0-5]\d:[0-5]\d$")]
+    partition: str | None = None
+    account: str | None = None
+    setup: str = ""
+    scratch: str | None = None
+    options: list[str] = Field(default_factory=list)
+
+
 class Executor(Section):
     """How slides are spread over workers, and a training over graphics cards."""
 
-    kind: Literal["processes"]
+    kind: Literal["processes", "dask"]
     workers: Count | None
     devices: Count | None
+    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://\S+:\d+$")] | None
+    slurm: SlurmWorkers | None
 
 
 class Tracking(Section):
@@ -364,6 +379,8 @@ def _at_odds(params: Params) -> list[str]:
         file = getattr(params.data.gdc, key)
         if file is not None and Path(os.path.normpath(file)).is_relative_to("data/gdc"):
             told.append(f"data.gdc.{key}: {file} is made anew by what reads it; copy it elsewhere")
+    if params.executor.scheduler is not None and params.executor.slurm is not None:
+        told.append("executor: scheduler names a cluster that runs, slurm one to start; set one of them to null")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
         told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]

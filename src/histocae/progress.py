@@ -14,10 +14,11 @@ def bytes_bar(label: str, total: int, position: int) -> tqdm:
     )  # fmt: skip
 
 
-def bar(things: Iterable | None, label: str, unit: str, total: int | None = None) -> tqdm:
-    """Wrap an iterable in a progress bar that shows only on a terminal."""
+def bar(things: Iterable | None, label: str | None, unit: str, total: int | None = None) -> tqdm:
+    """Wrap an iterable in a progress bar that shows only on a terminal, and not without a label."""
     # a terminal may say that it has no columns or lines, and tqdm would then draw nothing
     columns, lines = shutil.get_terminal_size()
     return tqdm(
-        things, desc=label, unit=f" {unit}", total=total, disable=None, leave=False, ncols=columns, nrows=lines
+        things, desc=label, unit=f" {unit}", total=total, disable=True if label is None else None, leave=False,
+        ncols=columns, nrows=lines,
     )

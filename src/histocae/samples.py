@@ -1,6 +1,8 @@
 """A few patches above their reconstructions, as the training goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,9 +33,21 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
     return np.clip(keras.ops.convert_to_numpy(cae.model(scaled, training=False)), 0, 1)
 
 
-def encode(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
-    """Encode all patches; float32, patches x latent features. `label` is what the progress bar says."""
-    out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
+def encode(cae: CAE, patches: Pictures, label: str | None, out: np.ndarray | None = None) -> np.ndarray:
+    """Encode all patches.
+
+    Args:
+        cae: the autoencoder.
+        patches: any number.
+        label: what the progress bar says; None: no bar.
+        out: where to write them; None: into a new array.
+
+    Returns:
+        float32, patches x latent features.
+
+    """
+    if out is None:
+        out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
     encoder = steps.compiled(fused.encoder_on_bytes(cae))
     starts = range(0, len(patches), BATCH)
     batches = steps.ahead(patches.take(np.arange(start, min(start + BATCH, len(patches)))) for start in starts)
@@ -43,22 +57,29 @@ def encode(cae: CAE, patches: Pictures, label: str) -> np.ndarray:
     return out
 
 
-def write_latents(cae: CAE, folder: Path, weights: str, pictures: dict[str, Pictures]) -> None:
+def write_latents(
+    cae: CAE, folder: Path, weights: str, parts: dict[str, Any],
+    write: Callable[[Any, str, Path], None] | None = None,
+) -> None:  # fmt: skip
     """Write the latents of all parts of the split, one array each, and of which weights they are.
 
     Args:
         cae: the autoencoder.
         folder: named like the model.
         weights: their fingerprint.
-        pictures: by part.
+        parts: the pictures of each part of the split, or what `write` takes.
+        write: writes the latents of a part, told with a label, into a file; None: encodes pictures here.
 
     """
     about = {"model": folder.name, "weights": weights, "features": cae.params["latent_features"]}
     with replacing_folder(folder) as aside:
         if about["features"] is not None:
-            for part, some in pictures.items():
-                with replacing(aside / f"{part}.npy") as handle:
-                    np.save(handle, encode(cae, some, f"{folder.name}: latents of {part}"))
+            for part, some in parts.items():
+                label, path = f"{folder.name}: latents of {part}", aside / f"{part}.npy"
+                if write is None:
+                    np.save(path, encode(cae, some, label))
+                else:
+                    write(some, label, path)
         write_json(about, aside / "latents.json")
 
 

@@ -22,13 +22,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from histocae import params as parameters
+from histocae import paths
 from histocae.errors import HistocaeError, RemoteError
-from histocae.files import read_json, write_json
+from histocae.files import read_json, replacing_folder, write_json
 from histocae.remote import dvc_locks
 from histocae.tracking.jobs import CANCELLED, Teller
 
 log = logging.getLogger("histocae.remote.job")  # which runs as __main__
-LOG = "job.log"
+LOG, CHECKPOINTS = "job.log", "checkpoints"
 LOOK_SECONDS = 1
 TELL_SECONDS = 20  # between two signs of life
 GRACE_SECONDS = 20  # for what is told to end
@@ -62,6 +63,7 @@ class Keeper:
         signal.signal(signal.SIGUSR1, self.end_late)
         self.teller.begin()
         before = self._before()
+        self._resume()
         try:
             with self._devices() as devices:
                 reason = self._payload(devices)
@@ -79,6 +81,23 @@ class Keeper:
         if not path.is_file():
             write_json(dvc_locks.read(self.work), path)
         return read_json(path)
+
+    def _resume(self) -> None:
+        """Bring the trainings that an earlier job did not finish; a training takes one up only if it is its own."""
+        kept, here = self.folder.parents[1] / CHECKPOINTS, self.work / paths.MAIN.checkpoints
+        for path in kept.iterdir() if kept.is_dir() else ():
+            if path.name in self.about["models"] and not (here / path.name).exists():
+                shutil.copytree(path, here / path.name)
+
+    def _keep_checkpoints(self, failed: bool) -> None:
+        """Leave what a training reached to the next job; what is finished needs none."""
+        kept, here = self.folder.parents[1] / CHECKPOINTS, self.work / paths.MAIN.checkpoints
+        for name in self.about["models"]:
+            if (here / name).is_dir():
+                with replacing_folder(kept / name) as folder:
+                    shutil.copytree(here / name, folder, dirs_exist_ok=True)
+            elif not failed:
+                shutil.rmtree(kept / name, ignore_errors=True)
 
     @contextlib.contextmanager
     def _devices(self) -> Iterator[str | None]:
@@ -191,6 +210,7 @@ class Keeper:
     def _over(self, reason: str | None, changed: dvc_locks.Changes) -> int:
         cancelled = reason is not None and self.teller.has(CANCELLED)
         status = "FINISHED" if reason is None else "KILLED" if cancelled else "FAILED"
+        self._keep_checkpoints(reason is not None)
         log.info("%s", "done" if reason is None else f"{status.lower()}: {reason}")
         self.teller.end(status, reason, changed, self.folder / LOG)
         if reason is None:

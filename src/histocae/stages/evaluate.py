@@ -7,6 +7,7 @@ import pandas as pd
 
 from histocae import backend, paths
 from histocae.cohorts import learnt_from, read_split, select
+from histocae.executor import held
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
@@ -32,23 +33,23 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(params.seed)
     from histocae import plots, reconstruction
     from histocae.model import CAE
+    from histocae.passes import Passes
     from histocae.samples import reconstruct, write_latents
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)
-    metrics = {"train_mse": reconstruction.measure_mse(cae, store.select(own["train"]), f"{name} on train").mean()}
-    validation = _kept(tables["validation"])
-    validation["mse"] = reconstruction.measure_mse(cae, store.select(validation), f"{name} on validation")
+    passes = Passes(params, cae, paths.TRAINED / name, trained["weights"], store)
+    everything, validation = tables["test"], _kept(tables["validation"])
+    with held(params.executor):
+        metrics = {"train_mse": passes.mse(own["train"], f"{name} on train").mean()}
+        validation["mse"] = passes.mse(validation, f"{name} on validation")
+        test = pd.concat([_kept(everything), passes.measures(everything, f"{name} on test")], axis=1)
+        write_latents(cae, paths.LATENTS / name, trained["weights"], tables, passes.write_latents)
     metrics["validation_mse"] = validation["mse"][tables["validation"].index.isin(own["validation"].index)].mean()
-    everything = tables["test"]
-    measured = reconstruction.measure(cae, store.select(everything), f"{name} on test")
-    test = pd.concat([_kept(everything), measured], axis=1)
     in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
 
-    everything_of = {split: store.select(table) for split, table in tables.items()}
-    write_latents(cae, paths.LATENTS / name, trained["weights"], everything_of)
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(test, folder / "per_patch.csv", separator=",")

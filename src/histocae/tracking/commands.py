@@ -65,7 +65,7 @@ def _fetch(given: argparse.Namespace) -> None:
         job = projects.look(job)
         if job.is_over:
             taken += projects.fetch(job, here)
-    print(f"dvc pull {' '.join(taken)}" if taken else "nothing to fetch")
+    print(f"dvc pull {' '.join(dict.fromkeys(taken))}" if taken else "nothing to fetch")
 
 
 def _sweep(given: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 
 from histocae import params as parameters
 from histocae.errors import HistocaeError, RemoteError, TrackingError
+from histocae.params import Params
 from histocae.remote import config, dvc_locks, tree
 from histocae.remote.host import Host
 from histocae.remote.queues import QUEUES
@@ -144,7 +145,8 @@ def submit(
     project = Path(utils.fetch_and_validate_project(uri, version, entry_point, params))
     spec = utils.load_project(str(project))
     # MLflow takes whatever it is given
-    needed = _models_before(project, params["model"]) if "model" in params else []
+    models = parameters.load(project / "params.yaml")
+    needed = _models_before(project, models, params["model"]) if "model" in params else []
     commit = tree.commit_of(project, about.dirty, locks_changed)
     host = Host(about.host, about.ssh_config)
     folder = host.run('case $1 in "~"*) set -- "$HOME${1#"~"}" ;; esac; mkdir -p "$1"; cd "$1"; pwd', about.folder)
@@ -166,7 +168,7 @@ def submit(
         work = PurePosixPath(folder, "jobs", run_id, "work", commit.prefix)
         told_job = {
             "run_id": run_id, "project": str(work), "command": command, "variables": variables, "dvc": about.dvc,
-            "needed": needed,
+            "needed": needed, "models": [params["model"]] if "model" in params else list(models.models),
             "gpus": about.gpus, "devices": getattr(about, "devices", None), "scheduler": backend == "histocae-slurm",
             "seconds": about.seconds, "time": about.time, "bytes": about.bytes, "memory": about.memory,
         }  # fmt: skip
@@ -179,9 +181,8 @@ def submit(
     return Submitted(job, project if Path(uri.partition("#")[0]).is_dir() else None)
 
 
-def _models_before(project: Path, name: str) -> list[str]:
+def _models_before(project: Path, models: Params, name: str) -> list[str]:
     """List the trainings, as stages of DVC, that a model starts from, where they are made: DVC does not know."""
-    models = parameters.load(project / "params.yaml")
     made = dvc_locks.read(project).get(dvc_locks.NAME, {})
     found, first = [], models.model(name).init_from
     while first is not None:
