@@ -16,10 +16,10 @@ folder=$(cd "$1" && pwd)
 shift
 draw() { python -c 'import secrets; print(secrets.token_urlsafe(24))'; }
 [ -s "$folder/secret_key" ] || draw >"$folder/secret_key"
-if [ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ]; then
-  [ -s "$folder/admin_password" ] || draw >"$folder/admin_password"
+if [ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ] && [ ! -e "$folder/auth.db" ]; then
+  draw >"$folder/admin_password"
   MLFLOW_AUTH_ADMIN_PASSWORD=$(cat "$folder/admin_password")
-  echo "user admin; the password it began with is in $folder/admin_password" >&2
+  echo "user admin; its password is in $folder/admin_password" >&2
 fi
 if [ ! -s "$folder/auth.ini" ]; then
   # EDIT: everybody of the laboratory logs into the same experiments.
@@ -29,7 +29,8 @@ if [ ! -s "$folder/auth.ini" ]; then
     printf 'database_uri = sqlite:///%s/auth.db\n' "$folder"
   } >"$folder/auth.ini"
 fi
-export MLFLOW_AUTH_CONFIG_PATH=$folder/auth.ini MLFLOW_AUTH_ADMIN_USERNAME=admin MLFLOW_AUTH_ADMIN_PASSWORD
+export MLFLOW_AUTH_CONFIG_PATH=$folder/auth.ini MLFLOW_AUTH_ADMIN_USERNAME=admin
+[ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ] || export MLFLOW_AUTH_ADMIN_PASSWORD
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(cat "$folder/secret_key")
 export MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_DISABLE_TELEMETRY=true
 unset MLFLOW_TRACKING_URI  # it is the server

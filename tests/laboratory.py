@@ -56,7 +56,8 @@ class Laboratory:
 
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
         """Run a command in the project, with the laboratory's server."""
-        return self.project.run(*command, fails=fails, MLFLOW_TRACKING_URI=self.uri, **env)
+        state = str(self.top / "state")  # where jobs are remembered: not the tester's own
+        return self.project.run(*command, fails=fails, MLFLOW_TRACKING_URI=self.uri, XDG_STATE_HOME=state, **env)
 
     def commit(self, told: str) -> None:
         """Commit everything."""

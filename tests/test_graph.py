@@ -127,8 +127,8 @@ def test_code_of_no_stage_is_left_out_on_purpose():
         "tracking/server.py", "watch.py",
         # jobs on other machines, of which no stage knows
         "remote/config.py", "remote/dvc_locks.py", "remote/host.py", "remote/job.py", "remote/pod.py",
-        "remote/queues.py", "remote/tree.py", "tracking/commands.py", "tracking/jobs.py", "tracking/projects.py",
-        "tracking/sweep.py",
+        "remote/places.py", "remote/queues.py", "remote/tree.py", "tracking/commands.py", "tracking/jobs.py",
+        "tracking/projects.py", "tracking/sweep.py",
     }  # fmt: skip
 
 

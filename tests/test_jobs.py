@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +15,16 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow import projects
+from mlflow import MlflowClient, projects
 from mlflow.cli import cli as mlflow_cli
 from ruamel.yaml import YAML
 
 from conftest import Project
-from histocae.remote import dvc_locks, pod
+from histocae.errors import RemoteError
+from histocae.remote import dvc_locks, places, pod
 from histocae.remote.host import Host
+from histocae.remote.job import configure
+from histocae.tracking import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = "http://127.0.0.1:9"  # where nobody listens
@@ -65,6 +71,10 @@ def commit() -> None:
         ({"gpu": 1}, "gpu: unknown key; did you mean gpus?"),
         ({"gpus": "one"}, "gpus: expected an integer, got 'one'"),
         ({"folder": "somewhere"}, "folder: string should match"),
+        ({"folder": "/data/my box"}, "folder: string should match"),
+        ({"folder": "/data/$(true)"}, "folder: string should match"),
+        ({"devices": [0, 0]}, "devices: expected each card once, got [0, 0]"),
+        ({"time": "0:00:00"}, "time: expected some time, got '0:00:00'"),
         ({"host": "-oProxyCommand=x"}, "host: string should match"),
         ({"host": None}, "host: expected text, got None"),
         ({"environment": ["NOT_SET_ANYWHERE"]}, "environment: NOT_SET_ANYWHERE is not set here"),
@@ -158,6 +168,82 @@ def test_what_a_job_changed_is_taken_over_where_nothing_else_did(tmp_path_factor
     again = path.read_bytes()
     dvc_locks.merge(folder, changed)
     assert path.read_bytes() == again
+
+
+@pytest.mark.parametrize("file", ["../dvc.lock", "/etc/dvc.lock", "params.yaml", "data/../../dvc.lock"])
+def test_a_result_changes_lock_files_of_the_project_alone(tmp_path, file):
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    with pytest.raises(RemoteError, match="is no lock file of DVC in the project"):
+        dvc_locks.merge(tmp_path, {file: {"train@a": {"before": None, "after": {}}}})
+
+
+def test_a_lock_file_that_is_no_yaml_is_told(tmp_path):
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\n")
+    with pytest.raises(RemoteError, match=r"dvc.lock: not YAML: .*; mend it, or git checkout it"):
+        dvc_locks.read(tmp_path)
+
+
+@pytest.fixture
+def server(project, monkeypatch, tmp_path) -> MlflowClient:
+    """A tracking server, and a user who has sent no job yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def job(server: MlflowClient, **tags: str) -> str:
+    """Make the run of a job that goes on."""
+    known = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
+    known |= {key.replace("_", "."): value for key, value in tags.items()}
+    return server.create_run("0", tags=known).info.run_id
+
+
+def test_what_others_write_to_the_server_is_never_run(server, project, tmp_path, capsys):
+    harm = f"touch {tmp_path / 'harm'}"
+    substituted = f"$({harm})"
+    run_id = job(
+        server, job_setup=harm, job_folder=substituted, job_host=f"-oProxyCommand={harm}", job_id=substituted
+    )
+    server.create_run("0", tags={"job.backend": "histocae-ssh"})  # of a job that is not whole
+    assert project.run("jobs").code == 0
+    assert run_id[:8] in capsys.readouterr().out
+    for action in ("log", "cancel"):
+        assert "from another machine or account" in project.run(f"jobs {action} {run_id}").told
+    assert not (tmp_path / "harm").exists() and server.get_run(run_id).info.status == "RUNNING"
+
+
+def test_how_a_job_ended_is_taken_from_its_machine_where_the_server_was_away(server, project, tmp_path):
+    run_id = job(server)
+    folder = tmp_path / "jobs" / run_id
+    folder.mkdir(parents=True)
+    changed = {"dvc.lock": {"train@a": {"before": None, "after": {"cmd": "a"}}}}
+    (folder / "end.json").write_text(json.dumps({"status": "FINISHED", "reason": None, "changed": changed}))
+    (folder / "job.json").write_text("credentials")
+    places.write(run_id, places.Place("histocae-ssh", None, None, "", str(folder), 600, None, "1"))
+    assert project.run("jobs").code == 0
+    assert server.get_run(run_id).info.status == "FINISHED"
+    assert not (folder / "job.json").exists()
+    (project.folder / ".dvc/tmp").mkdir(parents=True)
+    git("init", "-q")
+    assert "of another repository" in project.run(f"jobs fetch {run_id}").told
+    assert jobs.result(jobs.read(run_id)) == changed
+
+
+def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
+    dvc = Path(sys.executable).with_name("dvc")
+    subprocess.run([dvc, "init", "-q", "--no-scm"], check=True)
+    settings = {"remote.lab.password": "a#b 'c\"d", "cache.dir": "/scratch/cache", "core.analytics": "false"}
+    before = os.umask(0o022)
+    try:
+        configure(project.folder, settings)
+        configure(project.folder, {"remote.lab.url": "/data"})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path(".dvc/config.local").stat().st_mode) == 0o600
+    shown = subprocess.run([dvc, "config", "--list", "--local"], capture_output=True, text=True, check=True).stdout
+    assert set(shown.splitlines()) == {
+        "remote.lab.password=a#b 'c\"d", "remote.lab.url=/data", "cache.dir=/scratch/cache", "core.analytics=false",
+    }  # fmt: skip
 
 
 def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,10 +96,11 @@ def test_a_job_is_listed_followed_and_cancelled(lab):
 
 
 @pytest.mark.remote
-def test_a_job_whose_watch_is_killed_is_ended_and_marked(lab):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_job_whose_watch_is_killed_is_ended_and_marked(lab, how):
     run_id = lab.hold()
     _, watch = lab.processes(run_id)[:2]
-    os.kill(watch, signal.SIGKILL)
+    os.kill(watch, how)
     end = lab.end_of(run_id)
     assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "killed"
     lab.until(lambda: not lab.processes(run_id))
@@ -117,11 +119,13 @@ def test_a_machine_that_died_is_noticed_by_the_next_look(lab):
 @pytest.mark.remote
 def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
     run_id = lab.hold(silence=3600)
-    lab.client.set_tag(run_id, "job.host", "127.0.0.1")
-    lab.client.set_tag(run_id, "job.ssh_config", "/dev/null")  # the ordinary port, where nobody listens or knows us
+    place = lab.top / "state/histocae/jobs" / f"{run_id}.json"
+    # the ordinary port, where nobody listens or knows us
+    about = json.loads(place.read_text()) | {"host": "127.0.0.1", "ssh_config": "/dev/null"}
+    place.write_text(json.dumps(about))
     said = lab.run("histocae", "jobs")
     assert "it was heard of" in said and lab.client.get_run(run_id).info.status == "RUNNING"
-    lab.client.set_tag(run_id, "job.silence", "0")
+    place.write_text(json.dumps(about | {"silence": 0}))
     lab.run("histocae", "jobs")
     run = lab.client.get_run(run_id)
     assert run.info.status == "FAILED" and "nothing heard for" in run.data.tags["job.reason"]
@@ -202,6 +206,20 @@ def test_a_sweep_sends_every_model_at_once(clean):
     assert {run.info.experiment_id for run in trainings} != {parent.info.experiment_id}
     said = clean.run("dvc", "repro", "--pull", "train@more", "train@two")
     assert "Running stage 'train" not in said
+
+
+@pytest.mark.remote
+def test_an_interrupted_sending_is_concluded(lab):
+    config = lab.config(setup="sleep 30")
+    command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
+    count = len(lab.jobs())
+    env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
+    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env)
+    lab.until(lambda: len(lab.jobs()) > count)
+    sending.send_signal(signal.SIGINT)
+    assert sending.wait(60) != 0
+    (run, *_) = lab.jobs()
+    assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "not sent: interrupted while it was sent"
 
 
 @pytest.mark.remote

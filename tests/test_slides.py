@@ -572,7 +572,7 @@ def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
 
 def test_tasks_whose_workers_die_are_told_and_the_others_end(project, monkeypatch):
     monkeypatch.undo()
-    workers = executor.ExecutorParams(kind="processes", workers=2)
+    workers = executor.ExecutorParams(kind="processes", workers=2, devices=1, scheduler=None, slurm=None)
     found = dict(executor.spread(make_data.die_on_odd, range(4), workers, "numbers", "numbers"))
     assert {i: one for i, one in found.items() if i % 2 == 0} == {0: 0, 2: 4}
     assert all(isinstance(found[i], executor.WorkerDiedError) for i in (1, 3))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -40,7 +41,7 @@ _HELD: list[Client] = []
 
 
 class _StrangerError(Exception):
-    """A worker's code is another than here."""
+    """A worker's code or folder is another than here."""
 
 
 def spread(
@@ -141,13 +142,24 @@ def _queued(cluster: SLURMCluster, looks: int) -> bool:
     return bool(done.stdout.strip())
 
 
+def _refused(script: str) -> str | None:
+    """Tell why Slurm would not take a job."""
+    if shutil.which("sbatch") is None or shutil.which("squeue") is None:
+        return "no programs sbatch and squeue on this machine"
+    tried = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
+    return " ".join(tried.stderr.split()) if tried.returncode else None
+
+
 def _there(call: tuple[str, str, Callable, Any]) -> Any:
     """Run a task on a worker, in the project's folder."""
     folder, expected, function, task = call
     if code() != expected:
         told = f"the code of the Dask worker on {os.uname().nodename} ({PACKAGE}) is another than here"
         raise _StrangerError(f"{told}; start workers in this environment, anew after a change")
-    os.chdir(folder)
+    try:
+        os.chdir(folder)
+    except OSError:
+        raise _StrangerError(f"the Dask worker on {os.uname().nodename} does not see {folder}") from None
     return function(task)
 
 
@@ -170,8 +182,9 @@ def held(params: ExecutorParams, cores: int) -> Iterator[None]:
 
 @contextmanager
 def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
-    for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # a worker that died is told by what becomes of its task
+    for name in ("", ".client", ".worker", ".nanny", ".scheduler"):
+        # a worker that died is told by what becomes of its task, a scheduler by the end
+        logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS):
         if params.scheduler is not None:
             try:
@@ -207,11 +220,9 @@ def _cluster(params: ExecutorParams, cores: int) -> LocalCluster | SLURMCluster:
         local_directory=slurm.scratch, job_name="histocae",
     )  # fmt: skip
     # what Slurm refuses would be told in the background alone
-    tried = subprocess.run(
-        ["sbatch", "--test-only"], input=cluster.job_script(), capture_output=True, text=True, check=False
-    )
-    if tried.returncode:
+    problem = _refused(cluster.job_script())
+    if problem is not None:
         cluster.close()
-        raise DataError(f"executor.slurm: {' '.join(tried.stderr.split())}")
+        raise DataError(f"executor.slurm: {problem}")
     cluster.scale(jobs=params.workers or 1)
     return cluster

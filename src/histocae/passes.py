@@ -66,7 +66,8 @@ class Passes:
     def _over(self, what: str, rows: pd.DataFrame, label: str, out: Path | None = None) -> Any:
         if self._params.executor.kind == "processes" or rows.empty:
             # one process, whose backend uses all cores
-            return _DO[what](self._cae, self._store.select(rows), label, out, 0)
+            pictures = self._store.select(rows)
+            return _DO[what](self._cae, pictures, label) if out is None else _encode(self._cae, pictures, label, out)
         parts = [
             _Part(
                 what, self._model, self._weights, self._store.folder, self._params.seed,
@@ -86,7 +87,10 @@ def _make(part: _Part) -> np.ndarray | None:
     backend.start()
     backend.repeatable(part.seed)
     pictures = PatchStore(part.store).select(part.rows)
-    return _DO[part.what](_loaded(part.model, part.weights), pictures, None, part.out, part.start)
+    cae = _loaded(part.model, part.weights)
+    if part.out is not None:
+        return _encode_part(cae, pictures, part.out, part.start)
+    return _DO[part.what](cae, pictures, None)
 
 
 @lru_cache(maxsize=1)
@@ -95,14 +99,21 @@ def _loaded(model: Path, weights: str) -> CAE:
     return CAE(path=model, load=True)
 
 
-def _encode(cae: CAE, pictures: Any, label: str | None, out: Path, start: int) -> None:
+def _encode(cae: CAE, pictures: Any, label: str, out: Path) -> None:
     latents = np.lib.format.open_memmap(out, "r+")
-    samples.encode(cae, pictures, label, latents[start : start + len(pictures)])
+    samples.encode(cae, pictures, label, latents)
     latents.flush()
 
 
+def _encode_part(cae: CAE, pictures: Any, out: Path, start: int) -> None:
+    latents = samples.encode(cae, pictures, None)
+    # written, not mapped: where machines share files a map brings back whole pages, others' rows among them
+    with open(out, "r+b") as handle:
+        handle.seek(np.load(out, mmap_mode="r").offset + start * latents.strides[0])
+        handle.write(latents.tobytes())
+
+
 _DO: dict[str, Callable] = {
-    "mse": lambda cae, pictures, label, out, start: reconstruction.measure_mse(cae, pictures, label),
-    "measures": lambda cae, pictures, label, out, start: reconstruction.measure(cae, pictures, label).to_numpy(),
-    "latents": _encode,
+    "mse": reconstruction.measure_mse,
+    "measures": lambda cae, pictures, label: reconstruction.measure(cae, pictures, label).to_numpy(),
 }

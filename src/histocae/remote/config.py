@@ -1,6 +1,7 @@
 """What a backend config (gpu.json) says of a job: where, with what, for how long."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -13,7 +14,8 @@ _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # a host is an argument of ssh and a folder one of a shell: neither may look like something else
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
-Folder = Annotated[str, Field(pattern=r"^(/|~/|~$)[^\n']*$")]
+# make and sbatch take folders apart at some characters
+Folder = Annotated[str, Field(pattern=r"^(/|~/|~$)[\w./@+=,-]*$")]
 
 
 class Job(Section):
@@ -68,7 +70,14 @@ class Job(Section):
     def _time(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"(\d+-)?\d+:[0-5]\d:[0-5]\d", value):
             raise ValueError("expected H:MM:SS or D-HH:MM:SS")
+        if value is not None and not re.search("[1-9]", value):
+            raise ValueError("expected some time")
         return value
+
+    @field_validator("ssh_config")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser().absolute())
 
     @property
     def bytes(self) -> int | None:
@@ -95,6 +104,13 @@ class Ssh(Job):
 
     host: Word
     devices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+
+    @field_validator("devices")
+    @classmethod
+    def _once(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("expected each card once")
+        return value
 
 
 class Slurm(Job):

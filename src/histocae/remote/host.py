@@ -1,6 +1,7 @@
 """A machine that runs shell scripts for us: one that ssh reaches, or this one."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -34,12 +35,13 @@ class Host:
         """Give the address by which git pushes into a folder there."""
         return f"{self.name}:{folder}" if self.name else folder
 
-    def run(self, script: str, *arguments: str, show: bool = False) -> str:
+    def run(self, script: str, *arguments: str, setup: str = "", show: bool = False) -> str:
         """Run a bash script there, which gets arguments as $1, $2 ...; it stops at the first command that fails.
 
         Args:
             script: its lines.
             arguments: whatever they hold, they arrive as they are.
+            setup: lines before it, which may fail and use variables that are not set.
             show: what it says on stderr while it runs.
 
         Returns:
@@ -52,11 +54,13 @@ class Host:
         """
         bash = ["bash", "-s", "--", *arguments]
         ssh = ["ssh", *_OPTIONS, *self._config, self.name, shlex.join(bash)] if self.name else bash
+        if shutil.which(ssh[0]) is None:
+            raise RemoteError(f"no program {ssh[0]} on this machine")
         with subprocess.Popen(
             ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:  # fmt: skip
             # read whole before it runs, so that no command of it reads the rest as its input
-            text = f"{{ set -euo pipefail\n{script}\nexit 0; }} </dev/null\n".encode()
+            text = f"{{\n{setup}\nset -euo pipefail\n{script}\nexit 0; }} </dev/null\n".encode()
             if not show:
                 out, said = process.communicate(text)
             else:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -19,17 +20,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from configobj import ConfigObj
 from filelock import FileLock, Timeout
 
-from histocae import params as parameters
 from histocae import paths
-from histocae.errors import HistocaeError, RemoteError
-from histocae.files import read_json, replacing_folder, write_json
+from histocae.errors import HistocaeError, RemoteError, TrackingError
+from histocae.files import read_json, replacing_folder, write_json, write_text
 from histocae.remote import dvc_locks
 from histocae.tracking.jobs import CANCELLED, Teller
 
 log = logging.getLogger("histocae.remote.job")  # which runs as __main__
-LOG, CHECKPOINTS = "job.log", "checkpoints"
+LOG, END, CHECKPOINTS = "job.log", "end.json", "checkpoints"
 LOOK_SECONDS = 1
 TELL_SECONDS = 20  # between two signs of life
 GRACE_SECONDS = 20  # for what is told to end
@@ -63,12 +64,14 @@ class Keeper:
         signal.signal(signal.SIGUSR1, self.end_late)
         self.teller.begin()
         before = self._before()
-        self._resume()
         try:
+            self._resume()
             with self._devices() as devices:
                 reason = self._payload(devices)
         except HistocaeError as error:
             reason = str(error)
+        except OSError as error:  # a disk that is full
+            reason = f"{error.filename}: {error.strerror}"
         # what was finished before a failure is finished
         changed = dvc_locks.changes(before, dvc_locks.read(self.work))
         if changed and (problem := self._push(changed)):
@@ -150,35 +153,29 @@ class Keeper:
             "DVC_REPRO_OPTIONS": "--pull --allow-missing",
         }  # fmt: skip
         if devices is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = devices or "-1"
+            # nvidia-smi's numbers
+            environment |= {"CUDA_VISIBLE_DEVICES": devices or "-1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         settings = {
             "cache.dir": str(self.folder.parents[1] / "cache"),
             "cache.type": "reflink,hardlink,copy",
             **self.about["dvc"],
         }
-        lines = ["set -e", *(f"dvc config --local {shlex.quote(k)} {shlex.quote(v)}" for k, v in settings.items())]
-        if self._files_are_elsewhere():
+        configure(self.work, settings)
+        pulled = list(self.about["needed"])
+        if dvc_locks.files_are_elsewhere(self.work):
             environment["HISTOCAE_FILES"] = "elsewhere"
-            lines.append("dvc pull --quiet data/inventory.csv")
-        if self.about["needed"]:
-            lines.append(shlex.join(["dvc", "pull", "--quiet", *self.about["needed"]]))
-        lines.append(self.about["command"])
+            pulled.append("data/inventory.csv")
+        lines = ["set -e", *([shlex.join(["dvc", "pull", *pulled])] if pulled else []), self.about["command"]]
         with subprocess.Popen(
             ["bash", "-c", "\n".join(lines)], cwd=self.work, env=environment, start_new_session=True,
             stdin=subprocess.DEVNULL,
         ) as process:  # fmt: skip
-            write_json({"session": process.pid}, self.folder / "payload.json")
+            write_json({"session": process.pid, "node": platform.node()}, self.folder / "payload.json")
             reason = self._watch(process)
             _end(process.pid)
         if reason is None and process.returncode:
             reason = f"exit code {process.returncode}: {_last_line(self.folder / LOG)}"
         return reason
-
-    def _files_are_elsewhere(self) -> bool:
-        """Tell whether the user's own files need not lie here: the inventory that was sent lists them."""
-        source = parameters.load(self.work / "params.yaml").data.source
-        listed = dvc_locks.read(self.work).get("inventory/dvc.lock", {}).get("inventory")
-        return source in ("slides", "tiles") and listed is not None
 
     def _watch(self, process: subprocess.Popen) -> str | None:
         """Wait for the end of the command within its bounds; give the reason why it was ended, if it was."""
@@ -210,22 +207,49 @@ class Keeper:
     def _over(self, reason: str | None, changed: dvc_locks.Changes) -> int:
         cancelled = reason is not None and self.teller.has(CANCELLED)
         status = "FINISHED" if reason is None else "KILLED" if cancelled else "FAILED"
-        self._keep_checkpoints(reason is not None)
         log.info("%s", "done" if reason is None else f"{status.lower()}: {reason}")
-        self.teller.end(status, reason, changed, self.folder / LOG)
+        # what a look takes where the server stays away
+        write_json({"status": status, "reason": reason, "changed": changed}, self.folder / END)
+        try:
+            self.teller.end(status, reason, changed, self.folder / LOG)
+        except TrackingError as error:
+            log.error("%s; the next look at the job tells how it ended", error)
+        (self.folder / "job.json").unlink(missing_ok=True)  # it holds credentials
+        try:
+            self._keep_checkpoints(reason is not None)
+        except OSError as error:
+            log.warning("what the training reached is not kept: %s", error)
         if reason is None:
             shutil.rmtree(self.folder / "work", ignore_errors=True)
             branch = f"refs/heads/jobs/{self.about['run_id']}"  # which kept its commit
             repository = self.folder.parents[1] / "repository.git"
             subprocess.run(["git", "-C", str(repository), "update-ref", "-d", branch], check=False)
-        (self.folder / "job.json").unlink(missing_ok=True)  # it holds credentials
         return 0 if reason is None else 1
 
     def bury(self) -> int:
         """End what a killed keeper left running, and tell of it."""
         with contextlib.suppress(HistocaeError):
-            _end(read_json(self.folder / "payload.json")["session"])
+            payload = read_json(self.folder / "payload.json")
+            if payload["node"] == platform.node():
+                _end(payload["session"])
         return self._over("killed", {})
+
+
+def configure(project: Path, settings: dict[str, str]) -> None:
+    """Write settings of DVC that are for this machine alone, as `dvc config --local` does.
+
+    They may hold passwords, which would stand on that command's line for all to read.
+    """
+    path = project / ".dvc/config.local"
+    os.umask(0o077)
+    config = ConfigObj(str(path), list_values=False)
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        kind, _, remote = section.partition(".")
+        config.setdefault(f'{kind} "{remote}"' if remote else kind, {})[key] = value
+    config.filename = None  # so that it gives its lines
+    write_text("\n".join([*config.write(), ""]), path)
+    path.chmod(0o600)
 
 
 def _cards() -> list[int]:
@@ -239,12 +263,12 @@ def _cards() -> list[int]:
 
 
 def _memory(session: int) -> int:
-    """Add up what processes of a session hold of memory, without pages of files, in bytes."""
+    """Add up what processes of a session hold of memory, what they share divided among them, in bytes."""
     used = 0
     for process in _session(session):
         with contextlib.suppress(psutil.Error):
-            held = process.memory_info()
-            used += held.rss - held.shared
+            held = process.memory_full_info()
+            used += held.pss
     return used
 
 

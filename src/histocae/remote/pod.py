@@ -19,7 +19,15 @@ def main(stages: list[str]) -> int:
         if run_id is None:
             raise RemoteError("MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes")
         before = dvc_locks.read(here)
-        code = subprocess.run(["dvc", "repro", "--pull", "--allow-missing", *stages], check=False).returncode
+        environment = dict(os.environ)
+        needed = [one for stage in stages for one in dvc_locks.trainings_before(here, stage.partition("@")[2])]
+        if dvc_locks.files_are_elsewhere(here):
+            environment["HISTOCAE_FILES"] = "elsewhere"
+            needed.append("data/inventory.csv")
+        if needed and subprocess.run(["dvc", "pull", *needed], check=False).returncode:
+            raise RemoteError(f"dvc pull {' '.join(needed)} failed")
+        repro = ["dvc", "repro", "--pull", "--allow-missing", *stages]
+        code = subprocess.run(repro, env=environment, check=False).returncode
         # what was finished before a failure is finished
         changed = dvc_locks.changes(before, dvc_locks.read(here))
         if changed:

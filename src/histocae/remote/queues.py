@@ -7,7 +7,7 @@ from histocae.remote import config
 from histocae.remote.host import Host
 
 # seconds before the end of its time at which a job of Slurm is told, to end in good order
-LEAD_SECONDS = 60
+LEAD_SECONDS = 120
 
 
 class Queue(Protocol):
@@ -25,14 +25,17 @@ class Queue(Protocol):
 class SshQueue:
     """Processes of the machine itself."""
 
-    # both the script and what watches over the job have the job's folder in their arguments
-    ask = 'pgrep -f "$1/[j]ob[.]" >/dev/null && echo running || echo ended'
-    cancel = 'pkill -TERM -f "$1/[j]ob[.]sh" || pkill -TERM -f "$1/[j]ob[.]json" || true'
-
+    # both the script and what watches over the job have the job's folder among their arguments
+    _alive = """
+alive() { local pid; pid=$(cat "$2" 2>/dev/null) && grep -qsF "$1/job." "/proc/$pid/cmdline" && echo "$pid"; }
+"""
+    _found = 'pid=$(alive "$1" "$1/job.pid" || alive "$1" "$1/watch.pid")'
+    ask = f"{_alive}if {_found}; then echo running; else echo ended; fi"
+    cancel = f'{_alive}{_found} && kill -TERM "$pid" || true'
     def submit(self, host: Host, job: config.Job, folder: str, name: str) -> str:
         """Start it; it outlives the connection."""
-        script = f'{job.setup}\nsetsid nohup bash "$1/job.sh" </dev/null >>"$1/job.log" 2>&1 & echo $!'
-        return host.run(script, folder).split()[-1]
+        script = 'setsid nohup bash "$1/job.sh" </dev/null >>"$1/job.log" 2>&1 & echo $! | tee "$1/job.pid"'
+        return host.run(script, folder, setup=job.setup).split()[-1]
 
 
 class SlurmQueue:
@@ -40,6 +43,7 @@ class SlurmQueue:
 
     # gone from the queue, or never there: ended
     ask = """
+[ -n "$2" ] || { echo ended; exit 0; }
 found=$(squeue --noheader --jobs "$2" --format %T 2>&1) || {
   case $found in *"Invalid job id"*) found= ;; *) echo "$found" >&2; exit 1 ;; esac
 }
@@ -48,7 +52,7 @@ case $found in
   PENDING* | CONFIGURING* | REQUEUE* | RESV*) echo waiting ;;
   *) echo running ;;
 esac"""
-    cancel = 'scancel "$2"'
+    cancel = '[ -z "$2" ] || scancel "$2"'
 
     def submit(self, host: Host, job: config.Slurm, folder: str, name: str) -> str:
         """Hand it to sbatch."""
@@ -59,9 +63,9 @@ esac"""
             "time": job.time, "signal": f"B:USR1@{min(LEAD_SECONDS, job.seconds // 4)}" if job.seconds else None,
         }  # fmt: skip
         options = [f"--{key}={value}" for key, value in asked.items() if value is not None]
-        # what the batch shell is sent has to reach it: a trap is not run while a command of it goes on
-        command = shlex.join(["sbatch", "--parsable", *options, *job.options])
-        return host.run(f'{job.setup}\n{command} "$1/job.sh"', folder).split()[-1].split(";")[0]
+        # begun again by Slurm it would find its run over
+        command = shlex.join(["sbatch", "--parsable", "--no-requeue", *options, *job.options])
+        return host.run(f'{command} "$1/job.sh"', folder, setup=job.setup).split()[-1].split(";")[0]
 
 
 QUEUES: dict[str, Queue] = {"histocae-ssh": SshQueue(), "histocae-slurm": SlurmQueue()}

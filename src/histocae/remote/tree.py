@@ -49,7 +49,7 @@ def commit_of(folder: Path, dirty: str, locks: bool = False) -> Commit:
         folder: of the project, in a git repository.
         dirty: `refuse` uncommitted changes, or `send` them along: those of tracked files, and new files that git
             does not ignore.
-        locks: what changed in DVC's lock files goes along in any case, and nothing else.
+        locks: what changed in DVC's lock files goes along in any case.
 
     Raises:
         RemoteError: it is in no repository, has no commit, or changes that are refused.
@@ -58,7 +58,7 @@ def commit_of(folder: Path, dirty: str, locks: bool = False) -> Commit:
     here = head(folder)
     prefix = _git(folder, "rev-parse", "--show-prefix")
     changed = [line[3:] for line in _git(folder, "status", "--porcelain").splitlines()]
-    if locks:
+    if locks and dirty == "refuse":
         return Commit(_snapshot(folder, here, *_LOCKS), here, prefix)
     if not changed:
         return Commit(here, here, prefix)
@@ -92,8 +92,8 @@ def push(folder: Path, commit: Commit, host: Host, repository: str, name: str) -
 
     """
     _git(
-        folder, "push", "--quiet", "--force", host.url(repository), f"{commit.sent}:refs/heads/jobs/{name}",
-        GIT_SSH_COMMAND=host.git_ssh,
+        folder, "push", "--quiet", "--force", "--no-verify", host.url(repository),
+        f"{commit.sent}:refs/heads/jobs/{name}", GIT_SSH_COMMAND=host.git_ssh,
     )  # fmt: skip
 
 
@@ -107,10 +107,13 @@ def has(folder: Path, commit: str) -> bool:
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:
+    if shutil.which("git") is None:
+        raise RemoteError("no program git on this machine")
     done = subprocess.run(
         ["git", *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RemoteError(f"git {arguments[0]}: {last}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        telling = [line for line in lines if line.startswith(("fatal:", "remote:", " ! "))]
+        raise RemoteError(f"git {arguments[0]}: {shortened(telling or lines[-1:])}")
     return done.stdout.removesuffix("\n")

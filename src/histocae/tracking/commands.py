@@ -58,13 +58,12 @@ def _fetch(given: argparse.Namespace) -> None:
             raise RemoteError(f"{', '.join(strangers)}: of another repository; fetch it there")
     else:
         head = tree.head(here)
-        # the oldest first: a later job of a model has the last word
-        wanted = [job for job in reversed(jobs.every()) if job.tags[jobs.HEAD] == head]
-    taken = []
-    for job in wanted:
+        wanted = [job for job in jobs.every() if job.tags[jobs.HEAD] == head]
+    taken: list[str] = []
+    for job in wanted:  # the newest first, which has the last word
         job = projects.look(job)
         if job.is_over:
-            taken += projects.fetch(job, here)
+            taken += projects.fetch(job, here, taken)
     print(f"dvc pull {' '.join(dict.fromkeys(taken))}" if taken else "nothing to fetch")
 
 

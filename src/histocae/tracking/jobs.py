@@ -6,25 +6,25 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run, RunStatus, RunTag
+from mlflow.store.entities import PagedList
 
 from histocae.errors import RemoteError, TrackingError
-from histocae.remote import dvc_locks
-from histocae.remote.config import KINDS
+from histocae.remote import dvc_locks, places
 from histocae.tracking.environment import address
 from histocae.tracking.record import PARENT
-from histocae.tracking.runs import user
 from histocae.tracking.server import FAILURES, MlflowClient, client, patience, told
 
 log = logging.getLogger(__name__)
 # tags of a job's run
-BACKEND, HOST, SSH_CONFIG, FOLDER, ID = "job.backend", "job.host", "job.ssh_config", "job.folder", "job.id"
-SILENCE, SEEN, MACHINE, REASON, CANCELLED = "job.silence", "job.seen", "job.machine", "job.reason", "job.cancelled"
-SETUP, HEAD, SWEEP = "job.setup", "job.head", "sweep"
+BACKEND, HOST, FOLDER, ID = "job.backend", "job.host", "job.folder", "job.id"
+SEEN, MACHINE, REASON, CANCELLED = "job.seen", "job.machine", "job.reason", "job.cancelled"
+HEAD, SWEEP = "job.head", "sweep"
 # its artifacts
 RESULT, LOG = "job/result.json", "job/job.log"
 RETRIES, TIMEOUT = 1, 30
@@ -46,6 +46,8 @@ class Teller:
             api = client()
             api.update_run(self._run_id, status="RUNNING")
             api.set_tag(self._run_id, MACHINE, platform.node())
+            if REASON in api.get_run(self._run_id).data.tags:  # given up, and not dead
+                api.delete_tag(self._run_id, REASON)
 
         self._try(call)
         self.alive()
@@ -78,10 +80,9 @@ class Teller:
 
         def call() -> None:
             api = client()
-            _keep(api, self._run_id, changed)
             if file.is_file():
                 api.log_artifact(self._run_id, str(file), str(Path(LOG).parent))
-            conclude(self._run_id, status, reason)
+            conclude(self._run_id, status, reason, changed)
 
         start, pause = time.monotonic(), 1
         while (problem := self._try(call)) is not None:
@@ -112,10 +113,8 @@ def hand_on(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
     """
     try:
         api = client()
-        tags = {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head}
-        for key, value in tags.items():
-            api.set_tag(run_id, key, value)
         _keep(api, run_id, changed)
+        _set_tags(api, run_id, {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head})
     except FAILURES as error:
         raise TrackingError(told(error)) from None
 
@@ -127,14 +126,23 @@ def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
         api.log_artifact(run_id, str(result), str(Path(RESULT).parent))
 
 
-def conclude(run_id: str, status: str, reason: str | None) -> None:
+def _set_tags(api: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set all tags or none: who lists jobs finds whole ones."""
+    api.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def conclude(run_id: str, status: str, reason: str | None, changed: dvc_locks.Changes | None = None) -> None:
     """Give a job's run its final status, and the same to those of its trainings that did not end.
+
+    With `changed`, what it changed in DVC's lock files is kept with it.
 
     Raises:
         FAILURES: the server does not take it.
 
     """
     api = client()
+    if changed:
+        _keep(api, run_id, changed)
     for run in _children(run_id):
         if run.info.status == "RUNNING":
             api.set_terminated(run.info.run_id, status)
@@ -149,15 +157,20 @@ def _children(run_id: str) -> list[Run]:
 
 def _search(wanted: str) -> list[Run]:
     api = client()
-    places = [one.experiment_id for one in api.search_experiments()]
+    experiments = _pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
+    in_all = [one.experiment_id for one in experiments]
+    return _pages(lambda token: api.search_runs(in_all, wanted, max_results=500, page_token=token)) if in_all else []
+
+
+def _pages(search: Callable[[str | None], PagedList]) -> list[Any]:
+    """Gather all that a search finds."""
     found, token = [], None
-    while places:
-        page = api.search_runs(places, wanted, max_results=500, page_token=token)
+    while True:
+        page = search(token)
         found += page
         token = page.token
         if not token:
-            break
-    return found
+            return found
 
 
 @dataclass(frozen=True)
@@ -198,16 +211,15 @@ class Job:
         return time.time() - float(self.tags.get(SEEN, self.start / 1000))
 
     @property
-    def is_ours(self) -> bool:
-        """Whether this user sent it, by one of this package's backends, and so may ask after it."""
-        return self.tags[BACKEND] in KINDS and self.tags.get("mlflow.user") == user()
+    def place(self) -> places.Place | None:
+        """Where it is, for who sent it from this machine."""
+        return places.read(self.run_id)
 
 
-def sent(run_id: str, tags: dict[str, str], name: str | None = None) -> Job:
+def sent(run_id: str, tags: Mapping[str, str], name: str | None = None) -> Job:
     """Tag a run as a job that waits to begin."""
     api = client()
-    for key, value in tags.items():
-        api.set_tag(run_id, key, value)
+    _set_tags(api, run_id, tags)
     api.update_run(run_id, status="SCHEDULED", name=name)
     return read(run_id)
 
@@ -225,7 +237,8 @@ def read(run_id: str) -> Job:
 
 def every() -> list[Job]:
     """List all jobs of the server, the newest first."""
-    found = [Job.of(run) for run in _search(f"tags.`{BACKEND}` LIKE 'histocae-%'")]
+    wanted = f"tags.`{BACKEND}` LIKE 'histocae-%'"
+    found = [Job.of(run) for run in _search(wanted) if {HOST, HEAD} <= set(run.data.tags)]
     return sorted(found, key=lambda job: -job.start)
 
 

@@ -4,14 +4,15 @@ MLflow finds them by the entry points `mlflow.project_backend` of pyproject.toml
 """
 
 import base64
+import contextlib
 import importlib.resources
 import json
 import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +24,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 
 from histocae import params as parameters
 from histocae.errors import HistocaeError, RemoteError, TrackingError
-from histocae.params import Params
-from histocae.remote import config, dvc_locks, tree
+from histocae.remote import config, dvc_locks, places, tree
 from histocae.remote.host import Host
 from histocae.remote.queues import QUEUES
 from histocae.tracking import jobs
@@ -35,6 +35,21 @@ POLL_SECONDS = 5
 CANCEL_SECONDS = 90
 MOST_LOG = 2**20  # bytes of a log that are fetched at once
 _MARK = "histocae-job:"
+# shallow clones may be sent
+_REPOSITORY = """
+cd "$1"
+mkdir -p jobs environments cache
+git init --quiet --bare repository.git
+git -C repository.git config receive.shallowUpdate true
+"""
+# credentials, and a command that outlived what watched over it
+_FORGET = """
+rm -f "$1/job.json"
+if [ -f "$1/payload.json" ]; then
+  session=$(grep -o '"session": [0-9]*' "$1/payload.json" | grep -o '[0-9]*$')
+  if grep -qs "MLFLOW_RUN_ID=$(basename "$1")" "/proc/$session/environ"; then kill -KILL -- "-$session" || true; fi
+fi
+"""
 
 
 @dataclass
@@ -144,51 +159,71 @@ def submit(
     variables = {**jobs.variables(about.environment, about.tracking_uri), **variables}
     project = Path(utils.fetch_and_validate_project(uri, version, entry_point, params))
     spec = utils.load_project(str(project))
-    # MLflow takes whatever it is given
+    given = {**_defaults(spec, entry_point), **params}
     models = parameters.load(project / "params.yaml")
-    needed = _models_before(project, models, params["model"]) if "model" in params else []
+    if "model" in given:  # MLflow takes whatever it is given
+        models.model(given["model"])
     commit = tree.commit_of(project, about.dirty, locks_changed)
     host = Host(about.host, about.ssh_config)
     folder = host.run('case $1 in "~"*) set -- "$HOME${1#"~"}" ;; esac; mkdir -p "$1"; cd "$1"; pwd', about.folder)
     folder = folder.splitlines()[-1]
     run = utils.get_or_create_run(None, uri, experiment_id, str(project), version, entry_point, params)
     run_id = run.info.run_id
+    place = places.Place(
+        backend, about.host, about.ssh_config, about.setup, f"{folder}/jobs/{run_id}", about.silence,
+        places.this_process(),
+    )  # fmt: skip
+    places.write(run_id, place)
     tags = {
         **tags,
-        jobs.BACKEND: backend, jobs.HOST: about.host or "", jobs.SSH_CONFIG: about.ssh_config or "",
-        jobs.SETUP: about.setup,
-        jobs.FOLDER: f"{folder}/jobs/{run_id}", jobs.SILENCE: str(about.silence), jobs.HEAD: commit.head,
+        jobs.BACKEND: backend, jobs.HOST: about.host or "", jobs.FOLDER: place.folder, jobs.HEAD: commit.head,
         "mlflow.source.git.commit": commit.head, "git.dirty": str(commit.sent != commit.head).lower(),
     }  # fmt: skip
     name = " ".join([entry_point, *map(str, params.values())])
     job = jobs.sent(run_id, tags, name)
+    started, why = False, "interrupted while it was sent"
     try:
-        _prepare(host, about, commit, project, job, folder)
+        _prepare(host, about, commit, project, place, folder)
         command = spec.get_entry_point(entry_point).compute_command(params, None)
         work = PurePosixPath(folder, "jobs", run_id, "work", commit.prefix)
         told_job = {
             "run_id": run_id, "project": str(work), "command": command, "variables": variables, "dvc": about.dvc,
-            "needed": needed, "models": [params["model"]] if "model" in params else list(models.models),
+            "needed": dvc_locks.trainings_before(project, given.get("model", "")),
+            "models": [given["model"]] if "model" in given else list(models.models),
             "gpus": about.gpus, "devices": getattr(about, "devices", None), "scheduler": backend == "histocae-slurm",
             "seconds": about.seconds, "time": about.time, "bytes": about.bytes, "memory": about.memory,
         }  # fmt: skip
-        _start(host, about, backend, told_job, job)
+        _write(host, f"{place.folder}/job.json", json.dumps(told_job))
+        if jobs.read(run_id).is_over or jobs.CANCELLED in jobs.read(run_id).tags:
+            raise RemoteError("cancelled while it was sent")
+        queued = QUEUES[backend].submit(host, about, place.folder, f"histocae-{name.replace(' ', '-')}")
+        places.write(run_id, replace(place, id=queued, sender=None))
+        started = True
     except HistocaeError as error:
-        jobs.conclude(run_id, "FAILED", f"not sent: {error}")
+        why = str(error)
         raise
-    job = jobs.read(run_id)
-    log.info("job %s is sent: %s on %s, %s", run_id, name, host, job.tags[jobs.FOLDER])
+    finally:
+        if not started:
+            _not_sent(job, why)
+    job = jobs.tag(job, jobs.ID, queued)
+    log.info("job %s is sent: %s on %s, %s", run_id, name, host, place.folder)
     return Submitted(job, project if Path(uri.partition("#")[0]).is_dir() else None)
 
 
-def _models_before(project: Path, models: Params, name: str) -> list[str]:
-    """List the trainings, as stages of DVC, that a model starts from, where they are made: DVC does not know."""
-    made = dvc_locks.read(project).get(dvc_locks.NAME, {})
-    found, first = [], models.model(name).init_from
-    while first is not None:
-        found.append(f"train@{first}")
-        first = models.model(first).init_from
-    return [stage for stage in found if stage in made]
+def _not_sent(job: jobs.Job, why: str) -> None:
+    """Conclude a job that could not be sent; what fails at that is no news."""
+    place = job.place
+    with contextlib.suppress(HistocaeError):
+        _there(place, _FORGET)
+    with contextlib.suppress(*FAILURES):
+        cancelled = jobs.CANCELLED in jobs.read(job.run_id).tags
+        jobs.conclude(job.run_id, "KILLED" if cancelled else "FAILED", f"not sent: {why}")
+
+
+def _defaults(spec: Any, entry_point: str) -> dict[str, Any]:
+    """Give the parameters of an entry point that have a default."""
+    known = spec.get_entry_point(entry_point).parameters
+    return {name: one.default for name, one in known.items() if one.default is not None}
 
 
 def _speak() -> None:
@@ -206,25 +241,21 @@ def _script(name: str) -> str:
 
 
 def _prepare(
-    host: Host, about: config.Job, commit: tree.Commit, project: Path, job: jobs.Job, folder: str
+    host: Host, about: config.Job, commit: tree.Commit, project: Path, place: places.Place, folder: str
 ) -> None:
     """Send the commit, and make files and environment of it there; job.sh is written."""
-    host.run('cd "$1"; mkdir -p jobs environments cache; git init --quiet --bare repository.git', folder)
-    tree.push(project, commit, host, f"{folder}/repository.git", job.run_id)
-    script = f"{about.setup}\n{_script('prepare.sh')}"
-    names = (folder, job.run_id, commit.sent, commit.head, commit.prefix, about.python, about.lock)
-    environment = host.run(script, *names, show=True).splitlines()[-1]
-    place = job.tags[jobs.FOLDER]
-    known = {"folder": place, "environment": environment, "project": f"{place}/work/{commit.prefix}"}
+    host.run(_REPOSITORY, folder)
+    name = PurePosixPath(place.folder).name
+    tree.push(project, commit, host, f"{folder}/repository.git", name)
+    names = (folder, name, commit.sent, commit.head, commit.prefix, about.python, about.lock)
+    environment = host.run(_script("prepare.sh"), *names, setup=about.setup, show=True).splitlines()[-1]
+    known = {
+        "folder": place.folder, "environment": environment, "project": f"{place.folder}/work/{commit.prefix}",
+    }  # fmt: skip
     head, _, rest = _script("job.sh").partition("\n")
     settings = "\n".join(f"{key}={shlex.quote(value)}" for key, value in known.items())
-    _write(host, f"{place}/job.sh", "\n".join([head, settings, about.setup, rest]))
-
-
-def _start(host: Host, about: config.Job, backend: str, told_job: dict[str, Any], job: jobs.Job) -> None:
-    place = job.tags[jobs.FOLDER]
-    _write(host, f"{place}/job.json", json.dumps(told_job))
-    jobs.tag(job, jobs.ID, QUEUES[backend].submit(host, about, place, f"histocae-{job.name.replace(' ', '-')}"))
+    # what setup sets is overwritten, not the other way round
+    _write(host, f"{place.folder}/job.sh", "\n".join([head, about.setup, settings, rest]))
 
 
 def _write(host: Host, path: str, text: str) -> None:
@@ -233,27 +264,27 @@ def _write(host: Host, path: str, text: str) -> None:
     host.run(f'umask 077; base64 --decode >"$1.part" <<<{held}; mv "$1.part" "$1"', path)
 
 
-def _own(job: jobs.Job) -> None:
-    if not job.is_ours:
-        who, how = job.tags.get("mlflow.user"), job.tags[jobs.BACKEND]
-        raise RemoteError(f"job {job.run_id}: sent by {who} with {how}; it can't be asked after from here")
+def _own(job: jobs.Job) -> places.Place:
+    place = job.place
+    if place is None:
+        who = job.tags.get("mlflow.user")
+        raise RemoteError(f"job {job.run_id}: sent by {who} from another machine or account; ask after it there")
+    return place
 
 
-def _there(job: jobs.Job, script: str, *more: str) -> str:
+def _there(place: places.Place, script: str, *more: str) -> str:
     """Run a script on a job's machine, with the job's folder and id as its arguments."""
-    host = Host(job.tags[jobs.HOST] or None, job.tags[jobs.SSH_CONFIG] or None)
-    arguments = (job.tags[jobs.FOLDER], job.tags.get(jobs.ID, ""), *more)
-    return host.run(f"{job.tags[jobs.SETUP]}\n{script}", *arguments)
+    return Host(place.host, place.ssh_config).run(script, place.folder, place.id or "", *more, setup=place.setup)
 
 
-def _ask(job: jobs.Job, offset: int) -> tuple[str, bytes]:
+def _ask(place: places.Place, offset: int) -> tuple[str, bytes]:
     """Ask the job's machine: waiting, running or ended; and what its log has from an offset on."""
     script = f"""
-state=$({QUEUES[job.tags[jobs.BACKEND]].ask}
+state=$({QUEUES[place.backend].ask}
 )
 echo "{_MARK}$state"
 if [ -f "$1/job.log" ]; then tail -c +$(($3 + 1)) "$1/job.log" | head -c {MOST_LOG} | base64 || true; fi"""
-    out = _there(job, script, str(offset))
+    out = _there(place, script, str(offset))
     state, _, held = out.rpartition(_MARK)[2].partition("\n")
     return state.strip(), base64.b64decode(held)
 
@@ -266,29 +297,35 @@ def look(job: jobs.Job) -> jobs.Job:
 
     """
     job = jobs.read(job.run_id)
-    if job.is_over or not job.is_ours:
+    place = job.place
+    if job.is_over or place is None or place.is_being_sent:
         return job
     try:
-        state, _ = _ask(job, 0)
+        state, _ = _ask(place, 0)
     except RemoteError as error:  # no way to the machine, or its scheduler does not answer
         return _silent(job, str(error))
     return _judged(job, state)
 
 
 def _judged(job: jobs.Job, state: str) -> jobs.Job:
-    """Mark a job FAILED that has ended without a final status."""
-    if state != "ended":
+    """Conclude a job that has ended without a final status, as it says itself or else as FAILED."""
+    place = _own(job)
+    if state != "ended" or place.is_being_sent:
         return job
     job = jobs.read(job.run_id)  # it may have told its end in the meantime
     if job.is_over:
         return job
-    if jobs.ID not in job.tags:
-        return job if job.silent_seconds < float(job.tags[jobs.SILENCE]) else _failed(job, "it was never started")
+    said = _there(place, _FORGET + 'if [ -f "$1/end.json" ]; then cat "$1/end.json"; fi')
+    if (end := said[said.find("{") :]).startswith("{"):
+        end = json.loads(end)
+        jobs.conclude(job.run_id, end["status"], end["reason"], end["changed"])
+        return jobs.read(job.run_id)
     if jobs.CANCELLED in job.tags:
         jobs.conclude(job.run_id, "KILLED", "cancelled")
         return jobs.read(job.run_id)
-    file = f"{job.tags[jobs.FOLDER]}/{Path(jobs.LOG).name}"
-    return _failed(job, f"it is no longer there, and did not say why; see {file}")
+    if place.id is None:
+        return _failed(job, "it was never started")
+    return _failed(job, f"it is no longer there, and did not say why; see {place.folder}/{Path(jobs.LOG).name}")
 
 
 def _silent(job: jobs.Job, problem: str) -> jobs.Job:
@@ -296,7 +333,7 @@ def _silent(job: jobs.Job, problem: str) -> jobs.Job:
     if job.status != "RUNNING":
         log.warning("job %s: %s", job.run_id, problem)
         return job
-    if job.silent_seconds < float(job.tags[jobs.SILENCE]):
+    if job.silent_seconds < _own(job).silence:
         log.warning("job %s: %s; it was heard of %.0f s ago", job.run_id, problem, job.silent_seconds)
         return job
     return _failed(job, f"{problem}, and nothing heard for {job.silent_seconds:.0f} s")
@@ -315,13 +352,12 @@ def follow(job: jobs.Job) -> jobs.Job:
         RemoteError: another user or backend sent it.
 
     """
-    _own(job)
-    offset = 0
+    place, offset = _own(job), 0
     while True:
         before = job = jobs.read(job.run_id)
         try:
             while True:
-                state, new = _ask(job, offset)
+                state, new = _ask(place, offset)
                 offset += len(new)
                 sys.stdout.write(new.decode("utf-8", "replace"))
                 sys.stdout.flush()
@@ -349,8 +385,7 @@ def cancel(job: jobs.Job) -> jobs.Job:
     if job.is_over:
         return job
     _own(job)
-    job = jobs.tag(job, jobs.CANCELLED, "true")
-    _there(job, QUEUES[job.tags[jobs.BACKEND]].cancel)
+    job = _told_to_end(job)
     start = time.monotonic()
     while not (job := look(job)).is_over:
         if time.monotonic() - start > CANCEL_SECONDS:
@@ -359,8 +394,37 @@ def cancel(job: jobs.Job) -> jobs.Job:
     return job
 
 
-def fetch(job: jobs.Job, project: Path) -> list[str]:
+def _told_to_end(job: jobs.Job) -> jobs.Job:
+    place = _own(job)
+    job = jobs.tag(job, jobs.CANCELLED, "true")
+    if not place.is_being_sent:  # who sends it looks at the tag before it is started
+        _there(place, QUEUES[place.backend].cancel)
+    return job
+
+
+def cancel_all(some: Iterable[jobs.Job]) -> list[str]:
+    """Tell jobs to end, and wait for all of them; give what went wrong."""
+    told_to, problems = [], []
+    for job in some:
+        try:
+            told_to.append(_told_to_end(job))
+        except HistocaeError as error:
+            problems.append(str(error))
+    for job in told_to:
+        try:
+            cancel(job)
+        except HistocaeError as error:
+            problems.append(str(error))
+    return problems
+
+
+def fetch(job: jobs.Job, project: Path, but: Collection[str] = ()) -> list[str]:
     """Take over what a job changed in DVC's lock files; `dvc pull` then brings its files.
+
+    Args:
+        job: that is over.
+        project: the folder.
+        but: stages that stay as they are.
 
     Returns:
         The stages taken over.
@@ -372,7 +436,7 @@ def fetch(job: jobs.Job, project: Path) -> list[str]:
     if not job.is_over:
         raise TrackingError(f"job {job.run_id}: not over yet")
     changed = jobs.result(job)
-    taken, left = dvc_locks.merge(project, changed) if changed else ([], [])
+    taken, left = dvc_locks.merge(project, changed, but) if changed else ([], [])
     for stage in left:
         log.warning("%s: changed here since the job was sent; job %s's is not taken over", stage, job.run_id)
     if taken:

@@ -43,15 +43,14 @@ def create(
     """Make a flat run; `start` in milliseconds since 1970."""
     about = {
         TRAINING_ID: training_id,
-        "mlflow.user": user(),
+        "mlflow.user": _user(),
         "mlflow.source.type": "LOCAL",
         **tags,
     }
     return api.create_run(experiment_id, start_time=start, run_name=name, tags=about)
 
 
-def user() -> str:
-    """Name the user as MLflow does."""
+def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 import mlflow
 from mlflow import MlflowClient
@@ -24,7 +25,9 @@ __all__ = ["FAILURES", "MlflowClient", "MlflowException", "client", "experiment"
 def told(error: Exception) -> str:
     """Tell a failure in one line."""
     if isinstance(error.__context__ or error, RequestException):
-        return f"tracking server {mlflow.get_tracking_uri()} can't be reached, or fails"
+        # without a password that may stand in it
+        uri = re.sub(r"//[^/@]*@", "//", mlflow.get_tracking_uri())
+        return f"tracking server {uri} can't be reached, or fails"
     return f"tracking server: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 

@@ -99,19 +99,24 @@ class _Sweep:
     def _over(self, name: str) -> bool:
         """Look at a job; where it is over, fetch what it made."""
         submitted = self.going[name]
-        job = submitted.job = projects.look(submitted.job)
-        if not job.is_over:
+        try:
+            job = submitted.job = projects.look(submitted.job)
+            if not job.is_over:
+                return False
+            projects.fetch(job, submitted.project)
+        except (HistocaeError, *FAILURES) as error:
+            # a server or a DVC that is busy for a while keeps no other job from ending well
+            log.warning("%s: %s; looked at again", name, error)
             return False
         del self.going[name]
-        projects.fetch(job, submitted.project)
         log.info("%s: %s", name, job.status.lower())
         if job.status != "FINISHED":
             self.bad[name] = f"{job.status.lower()}: {job.tags.get(jobs.REASON)}"
         return True
 
     def cancel(self) -> None:
-        for submitted in self.going.values():
-            submitted.cancel()
+        for problem in projects.cancel_all(one.job for one in self.going.values()):
+            log.warning("%s", problem)
 
 
 def _read(file: Path) -> dict[str, Any]:
