@@ -15,7 +15,8 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # a host is an argument of ssh and a folder one of a shell: neither may look like something else
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
 # make and sbatch take folders apart at some characters
-Folder = Annotated[str, Field(pattern=r"^(/|~/|~$)[\w./@+=,-]*$")]
+PLAIN = r"^(/|~/|~$)[\w./@+=,-]*$"
+Folder = Annotated[str, Field(pattern=PLAIN)]
 
 
 class Job(Section):

@@ -227,11 +227,14 @@ class Keeper:
         return 0 if reason is None else 1
 
     def bury(self) -> int:
-        """End what a killed keeper left running, and tell of it."""
+        """End what a killed keeper left running, and tell of it; or again what the keeper would have told."""
         with contextlib.suppress(HistocaeError):
             payload = read_json(self.folder / "payload.json")
             if payload["node"] == platform.node():
                 _end(payload["session"])
+        with contextlib.suppress(HistocaeError):
+            end = read_json(self.folder / END)
+            return self._over(end["reason"], end["changed"])
         return self._over("killed", {})
 
 

@@ -8,6 +8,7 @@ import contextlib
 import importlib.resources
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -167,6 +168,8 @@ def submit(
     host = Host(about.host, about.ssh_config)
     folder = host.run('case $1 in "~"*) set -- "$HOME${1#"~"}" ;; esac; mkdir -p "$1"; cd "$1"; pwd', about.folder)
     folder = folder.splitlines()[-1]
+    if not re.match(config.PLAIN, folder):
+        raise RemoteError(f"{host}: {about.folder} is {folder!r} there, which make can't take; choose another folder")
     run = utils.get_or_create_run(None, uri, experiment_id, str(project), version, entry_point, params)
     run_id = run.info.run_id
     place = places.Place(
