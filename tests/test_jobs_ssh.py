@@ -80,7 +80,6 @@ def test_uncommitted_changes_are_refused_unless_they_are_to_be_sent(clean):
     assert "Running stage 'train" not in clean.run("dvc", "repro", "--pull", "train@tumor")
 
 
-@pytest.mark.remote
 def test_a_job_is_listed_followed_and_cancelled(lab):
     run_id = lab.hold()
     listed = lab.run("histocae", "jobs")
@@ -95,7 +94,6 @@ def test_a_job_is_listed_followed_and_cancelled(lab):
     assert "holding" in lab.log_of(run_id)
 
 
-@pytest.mark.remote
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_job_whose_watch_is_killed_is_ended_and_marked(lab, how):
     run_id = lab.hold()
@@ -116,7 +114,6 @@ def test_a_machine_that_died_is_noticed_by_the_next_look(lab):
     assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
 
 
-@pytest.mark.remote
 def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
     run_id = lab.hold(silence=3600)
     place = lab.top / "state/histocae/jobs" / f"{run_id}.json"
@@ -133,7 +130,6 @@ def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
         os.kill(process, signal.SIGTERM)
 
 
-@pytest.mark.remote
 @pytest.mark.parametrize(
     ("entry", "config", "reason"),
     [
@@ -210,7 +206,7 @@ def test_a_sweep_sends_every_model_at_once(clean):
 
 @pytest.mark.remote
 def test_an_interrupted_sending_is_concluded(lab):
-    config = lab.config(setup="sleep 30")
+    config = lab.config(setup="sleep 10")
     command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
     count = len(lab.jobs())
     env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
