@@ -1,9 +1,11 @@
 """Jobs on a machine reached by ssh: a real sshd, a real tracking server, a real DVC remote, all on this machine."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,6 +94,18 @@ def test_a_job_is_listed_followed_and_cancelled(lab):
     lab.until(lambda: not lab.processes(run_id))
     assert "killed: ended by a signal" in lab.run("histocae", "jobs", "log", run_id, fails=True)
     assert "holding" in lab.log_of(run_id)
+
+
+def test_a_job_told_to_end_many_times_at_once_ends(lab):
+    run_id = lab.hold()
+    script, watch = lab.processes(run_id)[:2]
+    for _ in range(3000):  # some of them while it takes another one
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(watch, signal.SIGTERM)
+            os.kill(script, signal.SIGTERM)
+        time.sleep(0.0002)
+    end = lab.end_of(run_id)
+    assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "ended by a signal"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])

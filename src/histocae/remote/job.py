@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ log = logging.getLogger("histocae.remote.job")  # which runs as __main__
 LOG, END, CHECKPOINTS = "job.log", "end.json", "checkpoints"
 LOOK_SECONDS = 1
 TELL_SECONDS = 20  # between two signs of life
-GRACE_SECONDS = 20  # for what is told to end
+GRACE_SECONDS = 10  # for what is told to end; Slurm kills all of it 30 s after it has told it
 PUSHES = 3
 
 
@@ -44,18 +43,17 @@ class Keeper:
         """Prepare; nothing is started."""
         self.about, self.folder = about, folder
         self.work = Path(about["project"])
-        self.ended = threading.Event()
-        self.late = False
+        # no lock in what signals set: one that comes while another is taken would wait for itself
+        self.ended = self.late = False
         self.teller = Teller(about["run_id"])
 
     def end(self, *_: object) -> None:
         """Take a signal: the job is to end."""
-        self.ended.set()
+        self.ended = True
 
     def end_late(self, *_: object) -> None:
         """Take a scheduler's signal: the time is nearly over."""
-        self.late = True
-        self.ended.set()
+        self.late = self.ended = True
 
     def run(self) -> int:
         """Run the job to its end, whichever; give an exit code."""
@@ -120,7 +118,8 @@ class Keeper:
             raise RemoteError(f"{wanted} graphics cards asked for, and there are {len(cards or ())}")
         with contextlib.ExitStack() as held:
             free = self._free(wanted, cards or (), held)
-            while len(free) < wanted and not self.ended.wait(LOOK_SECONDS):
+            while len(free) < wanted and not self.ended:
+                time.sleep(LOOK_SECONDS)
                 self.teller.alive()
                 free = self._free(wanted, cards, held)
             yield ",".join(map(str, free))
@@ -144,7 +143,7 @@ class Keeper:
 
     def _payload(self, devices: str | None) -> str | None:
         """Run the command of the entry point; give the reason why it failed, if it did."""
-        if self.ended.is_set():
+        if self.ended:
             return "ended before it began"
         environment = {
             **os.environ, **self.about["variables"],
@@ -184,7 +183,8 @@ class Keeper:
         seconds, most = (None, None) if self.about["scheduler"] else (self.about["seconds"], self.about["bytes"])
         over_time = f"ended at its limit of {self.about['time']}"
         while process.poll() is None:
-            if self.ended.wait(LOOK_SECONDS):
+            time.sleep(LOOK_SECONDS)
+            if self.ended:
                 return over_time if self.late else "ended by a signal"
             if seconds is not None and time.monotonic() - start > seconds:
                 return over_time
