@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from conftest import Project
 from histocae.errors import RemoteError
 from histocae.remote import dvc_locks, places, pod
-from histocae.remote.host import Host
+from histocae.remote.host import Host, UnreachableError
 from histocae.remote.job import configure
 from histocae.tracking import jobs
 
@@ -140,6 +140,12 @@ def test_jobs_and_sweep_tell_a_server_that_is_away(project, monkeypatch):
 def test_arguments_arrive_as_they_are(words):
     script = 'printf "%s\\0" "$@"; cat'  # which finds nothing to read, and not the rest of the script
     assert Host(None).run(script, *words) == "".join(f"{word}\0" for word in words or [""])
+
+
+def test_a_machine_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("histocae.remote.host.ANSWER_SECONDS", 0.2)
+    with pytest.raises(UnreachableError, match=r"^this machine: no answer within 0\.2 s$"):
+        Host(None).run("sleep 20")
 
 
 ENTRY = st.fixed_dictionaries({"cmd": st.sampled_from("ab"), "params": st.none() | st.integers(0, 2)})

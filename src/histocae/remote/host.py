@@ -9,6 +9,7 @@ from histocae.errors import RemoteError
 
 _UNREACHABLE = 255  # ssh's own exit code for what is not the command's
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15")
+ANSWER_SECONDS = 180  # for what is no work: a scheduler that is away, or a file system that hangs
 
 
 class UnreachableError(RemoteError):
@@ -42,13 +43,13 @@ class Host:
             script: its lines.
             arguments: whatever they hold, they arrive as they are.
             setup: lines before it, which may fail and use variables that are not set.
-            show: what it says on stderr while it runs.
+            show: what it says on stderr while it runs, however long that is.
 
         Returns:
             What it printed.
 
         Raises:
-            UnreachableError: ssh could not run it.
+            UnreachableError: ssh could not run it, or it was not done in time.
             RemoteError: a command failed; told by the last line it said.
 
         """
@@ -62,7 +63,11 @@ class Host:
             # read whole before it runs, so that no command of it reads the rest as its input
             text = f"{{\n{setup}\nset -euo pipefail\n{script}\nexit 0; }} </dev/null\n".encode()
             if not show:
-                out, said = process.communicate(text)
+                try:
+                    out, said = process.communicate(text, timeout=ANSWER_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise UnreachableError(f"{self}: no answer within {ANSWER_SECONDS} s") from None
             else:
                 process.stdin.write(text)
                 process.stdin.close()
