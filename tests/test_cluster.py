@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client, Security, get_worker
 
 import services
 from conftest import ALL_STAGES, ROOT, Project
@@ -32,6 +33,22 @@ def deadly(task: tuple[str, int]) -> int:
         marker.touch()
         os._exit(1)
     return number
+
+
+def scheduler(_: int) -> str:
+    """Tell whom this worker gets its work from."""
+    return get_worker().scheduler.address
+
+
+def refuses_strangers(params: executor.ExecutorParams) -> bool:
+    """Tell whether nobody but us can speak to the scheduler that is started."""
+    with executor.held(params):
+        ((_, address),) = executor.spread(scheduler, [0], params, "tests", "tasks")
+        assert address.startswith("tls://")
+        for stranger, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
+            with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
+                Client(stranger, security=keys, timeout=1)
+    return True
 
 
 @contextmanager
@@ -74,6 +91,11 @@ def test_dask_here_gives_the_bytes_of_processes(cut, new_project):
     other.make(*ALL_STAGES[:-1])
     assert len(other.index) > 0 and same(cut, other)
     assert not other.leftovers()
+
+
+def test_dask_here_takes_work_from_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refuses_strangers(executor.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
 
 
 def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cut, new_project, tmp_path):
@@ -141,6 +163,14 @@ class TestSlurm:
         other.make(*ALL_STAGES[:-1])
         assert len(other.index) > 0 and same(cut, other)
         assert len(list((other.folder / ".histocae/dask").glob("*.out"))) == 4  # two jobs of slides, two of patches
+        services.wait_for(lambda: not queue(), "the end of the jobs")
+
+    def test_jobs_take_work_from_nobody_else(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
+        about = {"kind": "dask", "workers": 1, "devices": 1, "scheduler": None, "slurm": slurm}
+        assert refuses_strangers(executor.ExecutorParams(**about))
+        assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
     def test_a_worker_that_is_killed_loses_no_slide(self, cut, new_project):

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -13,11 +14,11 @@ from typing import Any
 
 import dask
 from dask_jobqueue import SLURMCluster
-from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, wait
+from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security, wait
 from tqdm import tqdm
 
 from histocae.errors import DataError
-from histocae.files import code_fingerprint
+from histocae.files import code_fingerprint, write_text
 from histocae.params import Executor as ExecutorParams
 from histocae.paths import SCRATCH
 
@@ -195,18 +196,32 @@ def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
             with client:
                 yield client
             return
-        with _cluster(params, cores) as cluster, Client(cluster) as client:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        with _keys(Path.cwd() / LOGS) as keys, _cluster(params, cores, keys) as cluster, Client(cluster) as client:
             yield client
 
 
-def _cluster(params: ExecutorParams, cores: int) -> LocalCluster | SLURMCluster:
+@contextmanager
+def _keys(folder: Path) -> Iterator[Security]:
+    """Make keys for one cluster, in files that its jobs read: who may speak to a scheduler may run anything."""
+    made = {key: text for key, text in Security.temporary().get_tls_config_for_role("worker").items() if text}
+    with tempfile.TemporaryDirectory(prefix="keys-", dir=folder) as place:
+        files = {key: str(Path(place) / key) for key in made}
+        for key, text in made.items():
+            write_text(text, Path(files[key]))
+        roles = {
+            f"tls_{role}_{key}": files[key] for role in ("client", "scheduler", "worker") for key in ("cert", "key")
+        }
+        yield Security(require_encryption=True, tls_ca_file=files["ca_file"], **roles)
+
+
+def _cluster(params: ExecutorParams, cores: int, keys: Security) -> LocalCluster | SLURMCluster:
     if params.slurm is None:
         return LocalCluster(
             n_workers=params.workers or cores, threads_per_worker=1, processes=True, dashboard_address=None,
-            silence_logs=logging.CRITICAL,
+            silence_logs=logging.CRITICAL, security=keys, protocol="tls://",
         )  # fmt: skip
     slurm, folder = params.slurm, Path.cwd()
-    LOGS.mkdir(parents=True, exist_ok=True)
     cluster = SLURMCluster(
         queue=slurm.partition, account=slurm.account, cores=slurm.cores, processes=1, memory=f"{slurm.memory}iB",
         walltime=slurm.time, job_extra_directives=slurm.options, log_directory=str(folder / LOGS),
@@ -216,8 +231,9 @@ def _cluster(params: ExecutorParams, cores: int) -> LocalCluster | SLURMCluster:
             f"export OMP_NUM_THREADS={slurm.cores} TF_NUM_INTRAOP_THREADS={slurm.cores}",
         ],
         # a task uses all of a job's cores by threads of its own
-        worker_extra_args=["--nthreads", "1"], scheduler_options={"dashboard_address": None},
+        worker_extra_args=["--nthreads", "1", "--no-dashboard"], scheduler_options={"dashboard_address": None},
         local_directory=slurm.scratch, job_name="histocae",
+        security=keys,
     )  # fmt: skip
     # what Slurm refuses would be told in the background alone
     problem = _refused(cluster.job_script())
