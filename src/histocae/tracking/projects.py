@@ -32,7 +32,7 @@ from histocae.tracking import jobs
 from histocae.tracking.server import FAILURES, told
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 5
+FIRST_POLL_SECONDS, POLL_SECONDS = 1, 5  # looks become rarer, so that a short job is soon back
 CANCEL_SECONDS = 90
 MOST_LOG = 2**20  # bytes of a log that are fetched at once
 _MARK = "histocae-job:"
@@ -355,7 +355,7 @@ def follow(job: jobs.Job) -> jobs.Job:
         RemoteError: another user or backend sent it.
 
     """
-    place, offset = _own(job), 0
+    place, offset, pause = _own(job), 0, FIRST_POLL_SECONDS
     while True:
         before = job = jobs.read(job.run_id)
         try:
@@ -374,7 +374,8 @@ def follow(job: jobs.Job) -> jobs.Job:
         if before.is_over:
             return before  # and its log was read after its end
         if not job.is_over:
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(1.2 * pause, POLL_SECONDS)
 
 
 def cancel(job: jobs.Job) -> jobs.Job:
