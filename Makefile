@@ -41,8 +41,9 @@ study: $(STAMP)
 mnist: $(STAMP)
 	$(ACTIVATE) dvc repro examples/mnist/dvc.yaml
 
+# Three on two cores: the tests of servers and jobs wait a good deal.
 test: $(STAMP)
-	$(ACTIVATE) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(ACTIVATE) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Needs chromium.
 test-browser: $(STAMP)
@@ -50,7 +51,7 @@ test-browser: $(STAMP)
 
 # Other machines, all of them this one: installs and starts what that takes; as root, on Debian and its like.
 test-remote: $(STAMP)
-	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py tests/test_cluster.py
+	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py tests/test_cluster.py tests/test_remotes.py
 
 # What would take the tests over ten minutes on two cores.
 test-long: $(STAMP)

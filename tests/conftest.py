@@ -30,8 +30,8 @@ ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
 
 # files that take minutes: begun first, so that no worker has one left when the others are done
 LONGEST = (
-    "test_pipeline", "test_real_data", "test_crossvalidation", "test_registry", "test_slides", "test_gdc_download",
-    "test_jobs_ssh", "test_cluster",
+    "test_jobs_ssh", "test_pipeline", "test_real_data", "test_cluster", "test_crossvalidation", "test_registry",
+    "test_mnist", "test_architectures", "test_gdc_download", "test_remotes",
 )  # fmt: skip
 
 
