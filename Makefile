@@ -49,7 +49,8 @@ test: $(STAMP)
 test-browser: $(STAMP)
 	$(ACTIVATE) python -m pytest -m browser
 
-# Other machines, all of them this one: installs and starts what that takes; as root, on Debian and its like.
+# Other machines, all of them this one: as root, on Debian and its like, installs and starts what that takes; as
+# anybody else all but Slurm, with what is installed.
 test-remote: $(STAMP)
 	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py tests/test_cluster.py tests/test_remotes.py
 

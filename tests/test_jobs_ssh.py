@@ -281,6 +281,7 @@ def test_an_environment_is_made_once_per_lock(lab):
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
 
 
+@pytest.mark.remote  # a minute, and made of what other tests do
 def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(clean, tmp_path):
     _, job = clean.send("main")
     assert job.info.status == "FINISHED"
