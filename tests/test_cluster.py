@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from distributed import Client, Security, get_worker
+from distributed import Client, Security
 
 import services
+import tasks
 from conftest import ALL_STAGES, ROOT, Project
 from histocae import executor, reconstruction
 
@@ -25,25 +26,10 @@ on_slurm = [
 ]
 
 
-def deadly(task: tuple[str, int]) -> int:
-    """Kill the worker: each time for number 1, the first time for number 2."""
-    folder, number = task
-    marker = Path(folder) / f"{number}"
-    if number == 1 or (number == 2 and not marker.exists()):
-        marker.touch()
-        os._exit(1)
-    return number
-
-
-def scheduler(_: int) -> str:
-    """Tell whom this worker gets its work from."""
-    return get_worker().scheduler.address
-
-
 def refuses_strangers(params: executor.ExecutorParams) -> bool:
     """Tell whether nobody but us can speak to the scheduler that is started."""
     with executor.held(params):
-        ((_, address),) = executor.spread(scheduler, [0], params, "tests", "tasks")
+        ((_, address),) = executor.spread(tasks.scheduler, [0], params, "tests", "tasks")
         assert address.startswith("tls://")
         for stranger, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
             with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
@@ -104,8 +90,8 @@ def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cu
         other.make(*ALL_STAGES[:-1])
         assert len(other.index) > 0 and same(cut, other)
         params = executor.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
-        tasks = [(str(tmp_path), number) for number in range(6)]
-        found = dict(executor.spread(deadly, tasks, params, "tests", "tasks"))
+        given = [(str(tmp_path), number) for number in range(6)]
+        found = dict(executor.spread(tasks.deadly, given, params, "tests", "tasks"))
         assert isinstance(found.pop(1), executor.WorkerDiedError)
         assert found == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
 

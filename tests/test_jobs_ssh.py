@@ -18,6 +18,7 @@ import services
 from conftest import slide_row
 from laboratory import Laboratory, laboratory
 
+# those with the mark `remote` need no root either, but minutes that make test does not have
 pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
 
 
@@ -158,6 +159,7 @@ def test_a_job_that_goes_wrong_says_why(lab, entry, config, reason):
     lab.until(lambda: not lab.processes(job.info.run_id))
 
 
+@pytest.mark.remote
 def test_jobs_share_graphics_cards(lab):
     first, second = (lab.hold(gpus=1, devices=[0, 3]) for _ in range(2))
     third = lab.send("hold", wait=False, gpus=1, devices=[0, 3])[1].info.run_id
@@ -188,6 +190,7 @@ def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
     assert json.loads(Path(lab.client.download_artifacts(job.info.run_id, "job/result.json")).read_text())
 
 
+@pytest.mark.remote
 def test_a_sweep_sends_every_model_at_once(clean):
     clean.project.set(models={
         "one": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
@@ -226,6 +229,7 @@ def test_an_interrupted_sending_is_concluded(lab):
     assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "not sent: interrupted while it was sent"
 
 
+@pytest.mark.remote
 def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
     clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
     clean.project.set(**{"training.patience": 60})
@@ -243,6 +247,7 @@ def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
     assert not list((clean.box / "checkpoints").iterdir())
 
 
+@pytest.mark.remote
 def test_slides_need_not_lie_where_the_training_runs(clean):
     own = clean.top / "own"
     own.mkdir()
@@ -267,7 +272,7 @@ def test_slides_need_not_lie_where_the_training_runs(clean):
         (clean.top / "elsewhere").rename(own)
 
 
-@pytest.mark.remote  # some minutes
+@pytest.mark.remote
 def test_an_environment_is_made_once_per_lock(lab):
     lab.box = lab.top / "bare"
     config = lab.config(wait=False)
@@ -281,7 +286,7 @@ def test_an_environment_is_made_once_per_lock(lab):
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
 
 
-@pytest.mark.remote  # a minute, and made of what other tests do
+@pytest.mark.remote
 def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(clean, tmp_path):
     _, job = clean.send("main")
     assert job.info.status == "FINISHED"
