@@ -221,7 +221,9 @@ def test_an_interrupted_sending_is_concluded(lab):
     command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
     count = len(lab.jobs())
     env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
-    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env)
+    # where tests run in the background a shell may have it ignore what Ctrl-C sends
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env, **heeding)
     lab.until(lambda: len(lab.jobs()) > count)
     sending.send_signal(signal.SIGINT)
     assert sending.wait(60) != 0
