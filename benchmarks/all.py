@@ -18,9 +18,18 @@ def main() -> int:
         kept = {name: one for name, one in known.items() if name.startswith("gpu_")}
         write_json({"figures": kept}, harness.RESULTS)
     others = {
-        "all", "cohort", "cohort_scale", "harness", "scale", "scale_fit", "scale_parts", "seeds", "seeds_training",
-        "slides", "train_gpu",
-    }  # fmt: skip
+        "all",
+        "cohort",
+        "cohort_scale",
+        "harness",
+        "scale",
+        "scale_fit",
+        "scale_parts",
+        "seeds",
+        "seeds_training",
+        "slides",
+        "train_gpu",
+    }
     for script in sorted(one for one in harness.FOLDER.glob("*.py") if one.stem not in others):
         print(f"\n== {script.name}", flush=True)
         start = time.perf_counter()

@@ -107,9 +107,16 @@ def simulate(folder: Path, slides: int, patches: int, most: int) -> dict:
     steps += [run(folder, step, most) for step in ("split", "read", "plan")]
     splits = sum(file.stat().st_size for file in (folder / paths.SPLITS).glob("*.csv"))
     return {
-        "slides": slides, "cases": cases, "patches": rows, "index_bytes": index, "shard_table_bytes": tables,
-        "split_bytes": splits, "limit_bytes": most, "machine": machine(), "steps": steps,
-    }  # fmt: skip
+        "slides": slides,
+        "cases": cases,
+        "patches": rows,
+        "index_bytes": index,
+        "shard_table_bytes": tables,
+        "split_bytes": splits,
+        "limit_bytes": most,
+        "machine": machine(),
+        "steps": steps,
+    }
 
 
 def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
@@ -117,8 +124,10 @@ def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
     letters = np.array(list(ALPHABET))
     sites = [f"{one // 36:d}"[-1] + ALPHABET[one % 36] for one in range(min(SITES, 360))]
     count = max(12, round(slides / SLIDES_PER_CASE))
-    cases = [f"TCGA-{sites[one % len(sites)]}-{''.join(letters[rng.integers(36, size=3)])}{one % 10}"
-             for one in range(count)]  # fmt: skip
+    cases = [
+        f"TCGA-{sites[one % len(sites)]}-{''.join(letters[rng.integers(36, size=3)])}{one % 10}"
+        for one in range(count)
+    ]
     cases = sorted(set(cases))
     of_case = np.arange(slides) % len(cases)
     rows = []
@@ -127,14 +136,17 @@ def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
         barcode = f"{cases[case]}-{'11' if normal else '01'}A-01-{'TMB'[turn % 3]}S{turn // 3 + 1}"
         rows.append(
             {
-                "slide_submitter_id": barcode, "case_submitter_id": cases[case],
+                "slide_submitter_id": barcode,
+                "case_submitter_id": cases[case],
                 "sample_submitter_id": barcode[:16],
                 "sample_type": "Solid Tissue Normal" if normal else "Primary Tumor",
-                "disease_type": "Adenomas and Adenocarcinomas", "percent_normal_cells": 100.0 * normal,
-                "percent_stromal_cells": float(rng.integers(40)), "percent_tumor_cells": 0.0 if normal else 80.0,
+                "disease_type": "Adenomas and Adenocarcinomas",
+                "percent_normal_cells": 100.0 * normal,
+                "percent_stromal_cells": float(rng.integers(40)),
+                "percent_tumor_cells": 0.0 if normal else 80.0,
                 "percent_tumor_nuclei": 0.0 if normal else float(rng.integers(50, 100)),
             }
-        )  # fmt: skip
+        )
     pd.DataFrame(rows).to_csv(folder / "slide.tsv", sep="\t", index=False)
     ids = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in rows]
     names = [f"{row['slide_submitter_id']}.{one.upper()}.svs" for row, one in zip(rows, ids, strict=True)]
@@ -188,11 +200,21 @@ def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
         np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
         handle.truncate(handle.tell() + count * pixels**2 * 3)
     record = {
-        "slide_id": task.slide_id, "shard": task.name, "reason": None, "failed": False, "kept": count,
-        "counts": {"kept": count, "background": count}, "level": 0, "mpp": 0.5, "patch_mpp": 0.5, "mpp_from": "slide",
-        "width": COLUMNS * 128, "height": (count // COLUMNS + 1) * 128, "failures": [],
+        "slide_id": task.slide_id,
+        "shard": task.name,
+        "reason": None,
+        "failed": False,
+        "kept": count,
+        "counts": {"kept": count, "background": count},
+        "level": 0,
+        "mpp": 0.5,
+        "patch_mpp": 0.5,
+        "mpp_from": "slide",
+        "width": COLUMNS * 128,
+        "height": (count // COLUMNS + 1) * 128,
+        "failures": [],
         "fingerprint": task.fingerprint,
-    }  # fmt: skip
+    }
     (task.shards / f"{task.name}.json").write_text(json.dumps(record), encoding="utf-8")
     (task.pictures / f"{task.name}.png").touch()
     (task.thumbnails / f"{task.name}.jpg").touch()
@@ -217,8 +239,13 @@ def run(folder: Path, step: str, most: int) -> dict:
     if memory is not None:
         memory.end()
     outcome = "done" if child.returncode == 0 else f"ended with {child.returncode}"
-    told = {"step": step, "seconds": round(seconds, 1), "anonymous_mib": round(peak / 2**20), "outcome": outcome,
-            "limited": memory is not None and memory.limited}  # fmt: skip
+    told = {
+        "step": step,
+        "seconds": round(seconds, 1),
+        "anonymous_mib": round(peak / 2**20),
+        "outcome": outcome,
+        "limited": memory is not None and memory.limited,
+    }
     print(told, flush=True)
     return told
 

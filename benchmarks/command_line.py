@@ -29,14 +29,18 @@ def main() -> int:
             "help, without the script": process(python, "-c", "from histocae.cli import main; main(['--help'])"),
             "help": process(script, "--help"),
         },
-        ROUNDS, unit="starts",
-    )  # fmt: skip
+        ROUNDS,
+        unit="starts",
+    )
     nothing, bare, ours = medians.values()
     print(f"of which the script that pip made: {(ours - bare) / nothing:.2f} of an interpreter")
     record(
-        "help_vs_python", ours / nothing, GOAL, "lower",
+        "help_vs_python",
+        ours / nothing,
+        GOAL,
+        "lower",
         "`histocae --help` against `python -c pass`, whole processes",
-    )  # fmt: skip
+    )
     told = subprocess.run([python, "-c", LOADED], capture_output=True, text=True).stderr
     found = sorted({*HEAVY} & {*told.split()})
     if found:

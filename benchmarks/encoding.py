@@ -44,18 +44,24 @@ def main() -> None:
                 "encoder.predict_on_batch": lambda: keep("batches", by_batches()),
                 "limit: the layers, compiled": alone,
                 "histocae, from the store": lambda: keep("ours", encode(cae, patches, "encoding")),
-            }, 7, len(floats), "patches",
-        )  # fmt: skip
+            },
+            7,
+            len(floats),
+            "patches",
+        )
         apart = np.abs(found["ours"] - found["predict"]).max() / np.abs(found["predict"]).max()
         print(f"latents differ by at most {apart:.1e} of the largest")
         theirs, limit = took["encoder.predict, floats in memory"], took["limit: the layers, compiled"]
         record(
-            "encoding_vs_predict", theirs / took["histocae, from the store"], 2, "higher",
+            "encoding_vs_predict",
+            theirs / took["histocae, from the store"],
+            2,
+            "higher",
             f"latents of {len(floats)} patches from the store against encoder.predict on floats in memory",
             reason=f"the layers alone, compiled, on bytes in memory are {theirs / limit:.2f} times as fast as "
             f"predict, and from the store it goes at {limit / took['histocae, from the store']:.2f} of that: no "
             "more than the rest of predict's time can be had",
-        )  # fmt: skip
+        )
 
 
 if __name__ == "__main__":

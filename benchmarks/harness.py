@@ -75,10 +75,15 @@ def record(
     met = value >= goal if better == "higher" else value <= goal
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"figures": {}}
     known["figures"][name] = {
-        "value": float(f"{value:.4g}"), "goal": goal, "better": better, "unit": unit, "compared": compared,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine(),
+        "value": float(f"{value:.4g}"),
+        "goal": goal,
+        "better": better,
+        "unit": unit,
+        "compared": compared,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
         **({} if met else {"reason": reason}),
-    }  # fmt: skip
+    }
     known["figures"] = dict(sorted(known["figures"].items()))
     write_json(known, RESULTS)
     sign = ">=" if better == "higher" else "<="

@@ -107,9 +107,12 @@ def train(folder: Path, small: bool, told: dict) -> float:
     ready, memory = folder / "ready", Memory()
     ready.unlink(missing_ok=True)
     running = subprocess.Popen(
-        [sys.executable, __file__, str(folder), str(ready)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, __file__, str(folder), str(ready)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         preexec_fn=memory.enter,
-    )  # fmt: skip
+    )
     while not ready.exists() or not (held := ready.read_text(encoding="utf-8")):
         if running.poll() is not None:
             sys.exit("the child ended before it began")
@@ -143,16 +146,23 @@ def main() -> None:
             {
                 "a cohort that fits": lambda: train(root / "small", False, told["fits"]),
                 "a cohort larger than memory": lambda: train(root / "large", True, told["larger"]),
-            }, 3, STEPS * BATCH, "patches", warm=0,
-        )  # fmt: skip
+            },
+            3,
+            STEPS * BATCH,
+            "patches",
+            warm=0,
+        )
         larger = told["larger"]
         how = "in a cgroup" if larger["limited"] else "put out of the page cache"
         record(
-            "larger_than_memory", took["a cohort that fits"] / took["a cohort larger than memory"], 0.8, "higher",
+            "larger_than_memory",
+            took["a cohort that fits"] / took["a cohort larger than memory"],
+            0.8,
+            "higher",
             f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it ({how}), "
             f"against one that fits; the shuffle puts two patches of one slide into a batch {larger['mixed']:.3f} "
             f"times as often as chance does ({told['fits']['mixed']:.3f} where the cohort fits)",
-        )  # fmt: skip
+        )
 
 
 if __name__ == "__main__":

@@ -41,9 +41,12 @@ def main() -> None:
             print(f"{path.name}: {found[-1][1]} patches, at most {found[-1][0]:.0f} MiB of anonymous memory")
     (small, few), (large, many) = found
     record(
-        "memory_patching", large / small, 1.2, "lower",
+        "memory_patching",
+        large / small,
+        1.2,
+        "lower",
         f"most anonymous memory of a process that patches {many} / {few} patches ({large:.0f} / {small:.0f} MiB)",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -24,10 +24,13 @@ def main() -> None:
         print(f"{count:6d} patches: at most {most / MB:.0f} MB of anonymous memory")
     few, many = peaks.values()
     record(
-        "memory_training_10x", many / few, GOAL, "lower",
+        "memory_training_10x",
+        many / few,
+        GOAL,
+        "lower",
         f"peak anonymous memory of `histocae train` on {FEW * TIMES} patches of 128 px, one epoch, against {FEW} "
         f"({few / MB:.0f} MB)",
-    )  # fmt: skip
+    )
 
 
 def peak(count: int) -> float:

@@ -41,9 +41,19 @@ def cut_slide(path: Path, folder: Path, threads: int) -> Record:
     """Cut a slide as the stage does, with the patches of params.yaml."""
     params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["patches"]
     task = Task(
-        path.stem, (path.name,), Here(path), None, None, Patches(**params), 1,
-        folder / "shards", folder / "pictures", folder / "thumbnails", "", threads=threads,
-    )  # fmt: skip
+        path.stem,
+        (path.name,),
+        Here(path),
+        None,
+        None,
+        Patches(**params),
+        1,
+        folder / "shards",
+        folder / "pictures",
+        folder / "thumbnails",
+        "",
+        threads=threads,
+    )
     return make_shard(task)
 
 
@@ -72,10 +82,13 @@ def main() -> int:
         taken = in_turn(ways, ROUNDS, SIDE**2 / 128**2, "cells", warm=0)
     print(f"kept: {kept} of {SIDE**2 // 128**2} cells")
     record(
-        "patching_vs_seeds", (taken["notebooks"] / kept["notebooks"]) / (taken["ours"] / kept["ours"]), 20, "higher",
+        "patching_vs_seeds",
+        (taken["notebooks"] / kept["notebooks"]) / (taken["ours"] / kept["ours"]),
+        20,
+        "higher",
         "a slide of 8,192 pixels a side into patches, one process: read_region of every cell, white share of its "
         "pixels, PNG files / mask, tiles decoded in threads, one array; per patch kept",
-    )  # fmt: skip
+    )
     return int(not 0.8 < kept["notebooks"] / kept["ours"] < 1.25)
 
 

@@ -30,18 +30,27 @@ def main() -> None:
                 options = training.Options(EPOCHS, 32, EPOCHS, "adamax", 0.002, seed, precision=precision)
                 # the last epoch's weights: which are best is not what is asked
                 training.train(
-                    cae, learnt, few, options, training.State("t"), Path(folder) / f"{precision}-{seed}", "f",
+                    cae,
+                    learnt,
+                    few,
+                    options,
+                    training.State("t"),
+                    Path(folder) / f"{precision}-{seed}",
+                    "f",
                     on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean()),
-                )  # fmt: skip
+                )
                 del found[-EPOCHS:-1]
     for precision, found in errors.items():
         print(f"{precision}: test MSE {', '.join(f'{one:.5f}' for one in found)}")
     ratios = [b / a for a, b in zip(*errors.values(), strict=True)]
     record(
-        "bfloat16_test_mse", statistics.median(ratios), 1.02, "lower",
+        "bfloat16_test_mse",
+        statistics.median(ratios),
+        1.02,
+        "lower",
         f"test MSE in bfloat16 by that in float32, each after {EPOCHS} epochs of {len(learnt)} patches at batch 32, "
         f"on a slide that neither saw; the median of {SEEDS} seeds ({min(ratios):.4f} to {max(ratios):.4f})",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

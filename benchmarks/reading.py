@@ -71,8 +71,9 @@ def decode_only(path: Path, level: int, plan: Plan, threads: int) -> Iterator[No
         touched = {
             (y // side, x // side)
             for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True)
-            for y in (row * PIXELS, (row + 1) * PIXELS - 1) for x in (column * PIXELS, (column + 1) * PIXELS - 1)
-        }  # fmt: skip
+            for y in (row * PIXELS, (row + 1) * PIXELS - 1)
+            for x in (column * PIXELS, (column + 1) * PIXELS - 1)
+        }
         space = {2: "RGB", 6: "YCBCR"}[page.photometric]
 
         def decode(tile: int) -> None:
@@ -102,8 +103,11 @@ def differing(path: Path, level: int, threads: int) -> int:
     theirs = by_read_region(path, level, plan)
     next(read), next(theirs)
     theirs = list(theirs)
-    return sum(int((one != theirs[i]).any(axis=2).sum()) for which, patches in read
-               for i, one in zip(which.tolist(), patches, strict=True))  # fmt: skip
+    return sum(
+        int((one != theirs[i]).any(axis=2).sum())
+        for which, patches in read
+        for i, one in zip(which.tolist(), patches, strict=True)
+    )
 
 
 def main() -> int:
@@ -123,11 +127,17 @@ def main() -> int:
             timed = {name: lambda way=way: seconds(way) for name, way in ways.items()}
             taken = in_turn(timed, ROUNDS, len(plan.rows), "patches")
             record(
-                f"reading_{name}_vs_read_region", taken["read_region"] / taken["ours"], 4, "higher",
+                f"reading_{name}_vs_read_region",
+                taken["read_region"] / taken["ours"],
+                4,
+                "higher",
                 f"read_region of each patch / tiles decoded in {threads} threads",
             )
             record(
-                f"reading_{name}_of_decode_only", taken["decode only"] / taken["ours"], 0.85, "higher",
+                f"reading_{name}_of_decode_only",
+                taken["decode only"] / taken["ours"],
+                0.85,
+                "higher",
                 f"decoding the tiles alone / making patches of them, both in {threads} threads",
             )
             count = differing(path, level, threads)

@@ -37,13 +37,18 @@ def main() -> int:
                 "this pipeline, no params": repro(bare, ours.environment),
                 "this pipeline": repro(ours.folder, ours.environment),
             },
-            ROUNDS, unit="repros", warm=2,
-        )  # fmt: skip
+            ROUNDS,
+            unit="repros",
+            warm=2,
+        )
         nothing, unrun, unasked, whole = medians.values()
         locked = (ours.folder / "dvc.lock").read_text(encoding="utf-8")
         process = seconds_of_inventory(ours)
         record(
-            "repro_no_op_vs_empty", whole / nothing, GOAL, "lower",
+            "repro_no_op_vs_empty",
+            whole / nothing,
+            GOAL,
+            "lower",
             "`dvc repro` of this pipeline with nothing to do against one of as many stages "
             f"({len(stages)}) of one small dep and out each",
             reason=f"{(whole - unrun) / nothing:.2f} of it is the inventory, which always runs since DVC can't watch "
@@ -51,7 +56,7 @@ def main() -> int:
             "stages name the params they use, which DVC reads once a stage and `dvc params diff` shows; the rest is "
             f"DVC's reading of dvc.lock ({len(locked.splitlines())} lines) and its look at {locked.count('path: ')} "
             "deps and outs",
-        )  # fmt: skip
+        )
         found = imported(lambda env: ours.run("dvc", "repro", **env), Path(folder) / "imports")
     if found:
         print(f"a repro with nothing to do loads {', '.join(sorted(found))}")

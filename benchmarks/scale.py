@@ -69,9 +69,11 @@ def _simulated(told: dict) -> str:
     slides, rows = told["slides"], told["patches"]
     learnt = 0.8  # what is read of train and validation; the rest tests
     terms = {
-        "metadata": {"metadata_slide": slides}, "patches": model.indexing(slides, rows),
-        "split": model.splitting(slides, rows), "read": model.reading(slides * learnt, rows * learnt),
-    }  # fmt: skip
+        "metadata": {"metadata_slide": slides},
+        "patches": model.indexing(slides, rows),
+        "split": model.splitting(slides, rows),
+        "read": model.reading(slides * learnt, rows * learnt),
+    }
     values = {name: one["value"] for name, one in read_json(OUT)["coefficients"].items()}
     said = {step: f"{model.total(values, one):.0f}" for step, one in terms.items()}
     limit = f"each process held to {told['limit_bytes'] / 2**30:g} GiB" if told["limit_bytes"] else "without a limit"
@@ -99,10 +101,13 @@ def main() -> None:
                 print(f"{part.__name__}: {time.perf_counter() - begun:.0f} s", flush=True)
         told = {
             "coefficients": {name: fit.coefficients[name] for name in ABOUT if name in fit.coefficients},
-            "held_out": fit.held_out, "fitted": fit.samples, "machine": machine(), "cores": scale_parts.cores(),
+            "held_out": fit.held_out,
+            "fitted": fit.samples,
+            "machine": machine(),
+            "cores": scale_parts.cores(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "minutes": round((time.perf_counter() - start) / 60, 1),
-        }  # fmt: skip
+        }
         write_json(told, OUT)
         shutil.copyfile(OUT, figures.MEASURED)
     quote()

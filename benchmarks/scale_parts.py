@@ -49,8 +49,9 @@ FILES, LARGE = (100, 4000), 512 * 2**20  # that DVC takes; bytes of one large fi
 TRAINED = 0.6  # share of the patches that train
 # as a record of a training tells it
 COHORT_ALL = {
-    "cohort": "all", "params": {"seed": 1, "training": {"balance": "none", "min_percent_tumor_nuclei": None}},
-}  # fmt: skip
+    "cohort": "all",
+    "params": {"seed": 1, "training": {"balance": "none", "min_percent_tumor_nuclei": None}},
+}
 
 
 def files(fit: Fit, folder: Path) -> None:
@@ -71,10 +72,13 @@ def files(fit: Fit, folder: Path) -> None:
             (folder / f"few-{count}" / f"{one}.csv").write_text(f"{one}\n" * 100, encoding="utf-8")
         taken = _dvc_add(folder, f"few-{count}")
         samples.append(Sample(f"dvc add of {count} small files", model.hashing(count, 0), taken))
-        looks.append(Sample(
-            f"dvc status of {count} files", {"status_start": 1, "status_file": count},
-            [timed(_dvc, folder, "status", "-q", f"few-{count}.dvc") for _ in range(ROUNDS)],
-        ))  # fmt: skip
+        looks.append(
+            Sample(
+                f"dvc status of {count} files",
+                {"status_start": 1, "status_file": count},
+                [timed(_dvc, folder, "status", "-q", f"few-{count}.dvc") for _ in range(ROUNDS)],
+            )
+        )
     samples.append(Sample("dvc add of a file of 0.5 GB", model.hashing(1, LARGE), _dvc_add(folder, "data")))
     fit.add(samples)
     fit.add(looks)
@@ -112,11 +116,17 @@ def patches(fit: Fit, folder: Path) -> None:
         return time.perf_counter() - start
 
     taken = in_turn([partial(cut, path) for path in made])
-    fit.add([
-        Sample(f"a slide of {width} x {height} pixels, {kept[path]} patches, one thread",
-               model.cutting(1, kept[path], model.PIXELS), seconds, path == made[-1])
-        for (width, height), path, seconds in zip(SIDES, made, taken, strict=True)
-    ])  # fmt: skip
+    fit.add(
+        [
+            Sample(
+                f"a slide of {width} x {height} pixels, {kept[path]} patches, one thread",
+                model.cutting(1, kept[path], model.PIXELS),
+                seconds,
+                path == made[-1],
+            )
+            for (width, height), path, seconds in zip(SIDES, made, taken, strict=True)
+        ]
+    )
     path = made[2]
     looks = [timed(look, path) for _ in range(ROUNDS)]
     fit.know("look_slide", statistics.median(looks), min(looks), max(looks))
@@ -163,15 +173,21 @@ def tables(fit: Fit, folder: Path) -> None:
         for some, way in zip(steps.values(), [*ways, read], strict=True):
             some.append(within(at, way))
     terms = {
-        "metadata": lambda slides, _: {"metadata_slide": slides}, "index": model.indexing, "split": model.splitting,
+        "metadata": lambda slides, _: {"metadata_slide": slides},
+        "index": model.indexing,
+        "split": model.splitting,
         "rows to train on": lambda slides, rows: model.reading(slides * TRAINED, rows * TRAINED),
-    }  # fmt: skip
+    }
     logging.disable(logging.WARNING)
     for name, ways in steps.items():
-        fit.add([
-            Sample(f"{name} of {one[0]:,} slides, {one[1]:,} patches", terms[name](*one), taken, one == counts[-1])
-            for one, taken in zip(counts, in_turn(ways), strict=True)
-        ])  # fmt: skip
+        fit.add(
+            [
+                Sample(
+                    f"{name} of {one[0]:,} slides, {one[1]:,} patches", terms[name](*one), taken, one == counts[-1]
+                )
+                for one, taken in zip(counts, in_turn(ways), strict=True)
+            ]
+        )
     logging.disable(logging.NOTSET)
     _sizes(fit, folder / "1", *counts[1])
 

@@ -46,10 +46,13 @@ def main() -> int:
                 (f"kind_{kind}_vs_read_region", "ours", f"{threads} threads"),
             ):
                 record(
-                    name, taken["read_region"] / taken[way], 1, "higher",
+                    name,
+                    taken["read_region"] / taken[way],
+                    1,
+                    "higher",
                     f"patches at level 0: read_region of each / ours with {about}",
                     reason="it is OpenSlide's read_region here too, patch by patch: the ratio of one with itself",
-                )  # fmt: skip
+                )
             count = differing(path, 0, threads)
             record(f"kind_{kind}_differing", count, 0, "lower", "pixels of those unlike OpenSlide's", "pixels")
             wrong += count > 0

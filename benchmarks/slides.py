@@ -70,9 +70,14 @@ def aperio(path: Path, picture: np.ndarray, compression: int) -> Path:
                 how = {"compression": compression, "shape": level.shape, "dtype": np.uint8}
                 level = _encoded(level, compression)
             tiff.write(
-                level, tile=(TILE, TILE), photometric="rgb", description=text, metadata=None,
-                subfiletype=int(number > 0), **how,
-            )  # fmt: skip
+                level,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                description=text,
+                metadata=None,
+                subfiletype=int(number > 0),
+                **how,
+            )
     return path
 
 

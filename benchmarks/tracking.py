@@ -86,19 +86,24 @@ def main() -> None:
                 "untracked": training(folder, cores["untracked"], sys.executable, "untracked.py", MODEL),
                 "tracked": training(folder, cores["tracked"], script, "train", MODEL),
             },
-            ROUNDS, unit="trainings", warm=0,
-        )  # fmt: skip
+            ROUNDS,
+            unit="trainings",
+            warm=0,
+        )
         if not (folder / "mlflow.db").is_file():
             sys.exit("nothing was tracked")
     without, tracked = medians["untracked"], medians["tracked"]
     core = {name: statistics.median(seconds) for name, seconds in cores.items()}
     record(
-        "training_with_mlflow", tracked / without, GOAL, "lower",
+        "training_with_mlflow",
+        tracked / without,
+        GOAL,
+        "lower",
         f"a training with MLflow on a new sqlite database against one without, whole processes of {without:.0f} s",
         reason=f"{tracked - without:.1f} s more; MLflow takes {core['tracked'] - core['untracked']:.1f} s of a core "
         "to load, to make its database, to log and to deliver, beside a training that takes "
         f"{core['untracked'] / without:.1f} cores throughout",
-    )  # fmt: skip
+    )
 
 
 def training(folder: Path, cores: list[float], *command: str | Path) -> Callable[[], float]:
@@ -141,8 +146,10 @@ def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **
     index = pd.concat(rows, ignore_index=True)
     write_index(folder / "data/patches", index, PIXELS, MPP)
     for part in SPLITS:
-        table = index[index["part"] == part].drop(columns="part").reindex(
-            columns=[*SEED_COLUMNS, *(one for one in INDEX_COLUMNS if one not in SEED_COLUMNS)]
+        table = (
+            index[index["part"] == part]
+            .drop(columns="part")
+            .reindex(columns=[*SEED_COLUMNS, *(one for one in INDEX_COLUMNS if one not in SEED_COLUMNS)])
         )
         (folder / "data/splits").mkdir(exist_ok=True)
         table.to_csv(folder / "data/splits" / f"{part}.csv", sep="|", index=False)
@@ -158,11 +165,22 @@ def write_shard(path: Path, count: int, rng: np.random.Generator) -> None:
 def slide_rows(name: str, number: int, count: int) -> pd.DataFrame:
     """Give the rows of a slide's patches, with the columns of an index."""
     position = np.arange(count)
-    return pd.DataFrame({
-        "slide_id": name, "case_id": f"case-{number:03d}", "sample_type": COMPARED[number % 2], "shard": name,
-        "position": position, "file": f"{name}.tif", "row": 0, "column": position, "x": position * PIXELS, "y": 0,
-        "mpp": MPP, "tissue_share": 1.0,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "slide_id": name,
+            "case_id": f"case-{number:03d}",
+            "sample_type": COMPARED[number % 2],
+            "shard": name,
+            "position": position,
+            "file": f"{name}.tif",
+            "row": 0,
+            "column": position,
+            "x": position * PIXELS,
+            "y": 0,
+            "mpp": MPP,
+            "tissue_share": 1.0,
+        }
+    )
 
 
 if __name__ == "__main__":

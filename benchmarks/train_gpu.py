@@ -164,8 +164,10 @@ def main() -> None:
         losses: dict[str, list[float]] = {name: [] for name in made}
         took = harness.in_turn(
             {name: lambda name=name, way=way: losses[name].append(float(way())) for name, way in made.items()},
-            rounds, count, "patches",
-        )  # fmt: skip
+            rounds,
+            count,
+            "patches",
+        )
     cae = CAE((pixels, pixels, 3), 512, [8, 16, 32])
     rates = {name: count / seconds for name, seconds in took.items()}
     for precision, width in (("float32", 4), ("bfloat16", 2)):
@@ -186,10 +188,13 @@ def main() -> None:
     harness.record("gpu_training", best, 100_000, "higher", f"{about}, the best batch size", "patches/s", unlike)
     harness.record("gpu_training_batch_32", at_32, 20_000, "higher", f"{about}, batch 32", "patches/s", unlike)
     harness.record(
-        "gpu_training_vs_seeds", best / rates["the notebooks' way"], 2, "higher",
+        "gpu_training_vs_seeds",
+        best / rates["the notebooks' way"],
+        2,
+        "higher",
         f"{about}, against Keras' fit at batch 32 on float32 from the host",
         reason=unlike,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

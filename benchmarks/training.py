@@ -102,10 +102,13 @@ def main() -> None:
         iterator, theirs = PictureFiles(paths, cohort.PIXELS), compile_as_they_did(network().model)
         picked = compile_as_they_did(network().model)
         decoded = (
-            tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+            tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+            .shuffle(len(paths))
             .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
-            .batch(BATCH).map(lambda batch: (tf.cast(batch, tf.float32) / 255,) * 2).prefetch(tf.data.AUTOTUNE)
-        )  # fmt: skip
+            .batch(BATCH)
+            .map(lambda batch: (tf.cast(batch, tf.float32) / 255,) * 2)
+            .prefetch(tf.data.AUTOTUNE)
+        )
 
         def ours(precision: str, batch: int):
             cae = network()
@@ -167,8 +170,11 @@ def main() -> None:
                 "histocae, batch 32": ours("float32", BATCH),
                 "histocae, batch 32, bfloat16": ours("bfloat16", BATCH),
                 "histocae, batch 128": ours("float32", 128),
-            }, 5, len(paths), "patches",
-        )  # fmt: skip
+            },
+            5,
+            len(paths),
+            "patches",
+        )
     seeds, own, bound = took["the notebooks' way"], took["histocae, batch 32"], took["limit: FLOP and optimizer"]
     alone_at = took["limit: products at their own shapes"]
 
@@ -178,18 +184,24 @@ def main() -> None:
     about = f"an epoch of {len(paths)} patches, [8, 16, 32]/512, adamax, batch {BATCH}, float32"
     record("training_vs_seeds", seeds / own, 1.4, "higher", f"{about}: against the notebooks' way")
     record(
-        "training_of_limit", bound / own, 0.6, "higher",
+        "training_of_limit",
+        bound / own,
+        0.6,
+        "higher",
         f"{about}: share of the limit of {flops(network()) / 1e6:.0f} MFLOP a patch at the speed of a product of two "
         f"{GEMM} x {GEMM} matrices, and of the optimizer alone",
         reason=f"the products of a step at their own shapes, each alone, and the optimizer take {step(alone_at):.0f} "
         f"ms where the limit says {step(bound):.0f}: dense layers at batch {BATCH} wait for their weights, and "
         f"convolutions of 3 to 32 channels fill less of the processor than large matrices do. A step takes "
         f"{step(own):.0f} ms, which is {alone_at / own:.2f} of the speed of its products",
-    )  # fmt: skip
+    )
     record(
-        "training_bfloat16_vs_seeds", seeds / took["histocae, batch 32, bfloat16"], 2, "higher",
+        "training_bfloat16_vs_seeds",
+        seeds / took["histocae, batch 32, bfloat16"],
+        2,
+        "higher",
         f"{about.removesuffix(', float32')}, training.precision bfloat16: against the notebooks' way in float32",
-    )  # fmt: skip
+    )
     print(f"batch 128, float32: {seeds / took['histocae, batch 128']:.3g} times the notebooks' way")
 
 

@@ -26,10 +26,13 @@ def main() -> None:
         everything = np.concatenate(cut)
         read = PictureFiles(paths, cohort.PIXELS)
         decoded = (
-            tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+            tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+            .shuffle(len(paths))
             .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
-            .batch(BATCH).map(lambda batch: tf.cast(batch, tf.float32) / 255).prefetch(tf.data.AUTOTUNE)
-        )  # fmt: skip
+            .batch(BATCH)
+            .map(lambda batch: tf.cast(batch, tf.float32) / 255)
+            .prefetch(tf.data.AUTOTUNE)
+        )
         seen = [0]
 
         def seeds() -> None:
@@ -49,16 +52,23 @@ def main() -> None:
 
         took = in_turn(
             {
-                "the notebooks' iterator": seeds, "tf.data over PNG files": tf_data,
+                "the notebooks' iterator": seeds,
+                "tf.data over PNG files": tf_data,
                 "limit: all patches in memory": lambda: feed(InMemory(everything)),
                 "histocae": lambda: feed(patches),
-            }, 5, len(paths), "patches",
-        )  # fmt: skip
+            },
+            5,
+            len(paths),
+            "patches",
+        )
         record(
-            "training_input_vs_seeds", took["the notebooks' iterator"] / took["histocae"], 12, "higher",
+            "training_input_vs_seeds",
+            took["the notebooks' iterator"] / took["histocae"],
+            12,
+            "higher",
             f"reading {len(paths)} shuffled patches as float32: the patch store against the notebooks' iterator over "
             "PNG files",
-        )  # fmt: skip
+        )
 
 
 if __name__ == "__main__":

@@ -53,8 +53,10 @@ def lung(folder: Path, params: dict) -> None:
                 "sample_type": groups["class"].map(types),
             }
         ),
-        tiles, "lung.csv", params,
-    )  # fmt: skip
+        tiles,
+        "lung.csv",
+        params,
+    )
     params["patches"]["tiles"] = "reduce"
 
 
@@ -66,8 +68,10 @@ def paad(folder: Path, params: dict) -> None:
         pd.DataFrame(
             {"path": table["file"], "slide_id": table["case"], "case_id": table["case"], "sample_type": PRIMARY_TUMOR}
         ),
-        crops, "paad.csv", params,
-    )  # fmt: skip
+        crops,
+        "paad.csv",
+        params,
+    )
     params["patches"]["tiles"] = "cut"
     for name in [name for name, model in params["models"].items() if model.get("cohort", "all") != "all"]:
         del params["models"][name]

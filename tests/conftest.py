@@ -22,17 +22,28 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, print_b
 settings.load_profile("repeatable")
 
 SMALL = {
-    "data.source": "slides", "data.path": "own", "data.max_failed_share": 1.0,
-    "patches.pixels": 32, "executor.workers": 1,
-}  # fmt: skip
+    "data.source": "slides",
+    "data.path": "own",
+    "data.max_failed_share": 1.0,
+    "patches.pixels": 32,
+    "executor.workers": 1,
+}
 ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
 
 
 # files that take minutes: begun first, so that no worker has one left when the others are done
 LONGEST = (
-    "test_jobs_ssh", "test_pipeline", "test_real_data", "test_cluster", "test_crossvalidation", "test_registry",
-    "test_mnist", "test_architectures", "test_gdc_download", "test_remotes",
-)  # fmt: skip
+    "test_jobs_ssh",
+    "test_pipeline",
+    "test_real_data",
+    "test_cluster",
+    "test_crossvalidation",
+    "test_registry",
+    "test_mnist",
+    "test_architectures",
+    "test_gdc_download",
+    "test_remotes",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -106,9 +117,7 @@ class Project:
     def slides(self, *names: str, **how: object) -> list[dict]:
         """Write slides own/<name>.tif of 256 x 256 pixels with their table, and give its rows."""
         for i, name in enumerate(names):
-            make_data.write_slide(
-                self.own / f"{name}.tif", make_data.tissue(i, 256, 256), **{"mpp": 0.5, **how}
-            )
+            make_data.write_slide(self.own / f"{name}.tif", make_data.tissue(i, 256, 256), **{"mpp": 0.5, **how})
         rows = [slide_row(name, i) for i, name in enumerate(names)]
         self.table(rows)
         return rows
@@ -149,10 +158,12 @@ class Project:
 def slide_row(slide_id: str, number: int = 0, file: str | None = None, **more: object) -> dict:
     """One row of a table of slides; cases and sample types alternate."""
     return {
-        "slide_id": slide_id, "case_id": f"case-{number}",
+        "slide_id": slide_id,
+        "case_id": f"case-{number}",
         "sample_type": (make_data.TUMOR, make_data.NORMAL)[number % 2],
-        "file_name": file or f"{slide_id}.tif", **more,
-    }  # fmt: skip
+        "file_name": file or f"{slide_id}.tif",
+        **more,
+    }
 
 
 @pytest.fixture

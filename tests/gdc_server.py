@@ -27,8 +27,16 @@ PROJECT = "TCGA-PAAD"
 TYPES = {"01": "Primary Tumor", "02": "Recurrent Tumor", "06": "Metastatic", "11": "Solid Tissue Normal"}
 STATUSES = (500, 502, 503, 504, 429, 403)
 BODY_FAULTS = (
-    "reset", "truncated", "wrong bytes", "too long", "too short", "no length", "chunked", "ignored range", "drip",
-)  # fmt: skip
+    "reset",
+    "truncated",
+    "wrong bytes",
+    "too long",
+    "too short",
+    "no length",
+    "chunked",
+    "ignored range",
+    "drip",
+)
 LIST_FAULTS = ("garbage", "truncated", "reset", "shrunk")
 
 
@@ -79,16 +87,26 @@ class Remote:
         portion = {"submitter_id": f"{self.sample_id}-01", "slides": slides}
         sample = {"submitter_id": self.sample_id, "sample_type": kind, "portions": [{"slides": []}, portion]}
         case = {
-            "submitter_id": self.case_id, "disease_type": "Ductal and Lobular Neoplasms",
-            "project": {"project_id": self.project}, "samples": [sample],
-        }  # fmt: skip
+            "submitter_id": self.case_id,
+            "disease_type": "Ductal and Lobular Neoplasms",
+            "project": {"project_id": self.project},
+            "samples": [sample],
+        }
         entity = {"entity_submitter_id": self.slide_id, "entity_type": "slide"}
         return {
-            "id": self.file_id, "file_id": self.file_id, "file_name": self.name, "md5sum": self.md5,
-            "file_size": len(self.data), "state": "released", "access": self.access, "data_type": "Slide Image",
-            "data_format": "SVS", "experimental_strategy": self.strategy, "associated_entities": [entity],
+            "id": self.file_id,
+            "file_id": self.file_id,
+            "file_name": self.name,
+            "md5sum": self.md5,
+            "file_size": len(self.data),
+            "state": "released",
+            "access": self.access,
+            "data_type": "Slide Image",
+            "data_format": "SVS",
+            "experimental_strategy": self.strategy,
+            "associated_entities": [entity],
             "cases": [case],
-        }  # fmt: skip
+        }
 
 
 class GdcServer:
@@ -107,10 +125,16 @@ class GdcServer:
     """
 
     def __init__(
-        self, slides: Iterable[Remote], faults: float = 0.0, seed: int = 0, page: int = 10_000,
-        rate: float | None = None, token: str | None = None, elsewhere: str | None = None,
+        self,
+        slides: Iterable[Remote],
+        faults: float = 0.0,
+        seed: int = 0,
+        page: int = 10_000,
+        rate: float | None = None,
+        token: str | None = None,
+        elsewhere: str | None = None,
         kinds: tuple[str, ...] = BODY_FAULTS,
-    ):  # fmt: skip
+    ):
         self.slides = list(slides)
         self.faults, self.page, self.rate, self.token, self.elsewhere = faults, page, rate, token, elsewhere
         self.kinds = kinds
@@ -272,8 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(STATUSES[self.gdc.number(len(STATUSES))])
         data, begin, status = slide.data, 0, 200
         headers = {
-            "Content-Type": "application/octet-stream", "Content-Disposition": f"attachment; filename={slide.name}",
-        }  # fmt: skip
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": f"attachment; filename={slide.name}",
+        }
         asked = self.headers.get("Range", "")
         if asked.startswith("bytes=") and fault != "ignored range":
             begin = int(asked.removeprefix("bytes=").removesuffix("-"))

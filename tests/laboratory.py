@@ -80,9 +80,18 @@ class Laboratory:
         file = self.config(backend, **config)
         given = [word for one in params for word in ("-P", one)]
         said = self.run(
-            "mlflow", "run", ".", "-e", entry, *given, "--backend", backend, "--backend-config", str(file),
+            "mlflow",
+            "run",
+            ".",
+            "-e",
+            entry,
+            *given,
+            "--backend",
+            backend,
+            "--backend-config",
+            str(file),
             fails=fails,
-        )  # fmt: skip
+        )
         return said, next(iter(self.jobs()), None)
 
     def hold(self, backend: str = "histocae-ssh", **config: object) -> str:

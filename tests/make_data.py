@@ -65,9 +65,7 @@ def write_slide(
     if description is not None:
         image.set_type(pyvips.GValue.gstr_type, "image-description", description)
     how = {"compression": "deflate"} if lossless else {"compression": "jpeg", "Q": 90}
-    image.tiffsave(
-        str(path), tile=True, tile_width=tile, tile_height=tile, pyramid=pyramid, resunit="cm", **how
-    )
+    image.tiffsave(str(path), tile=True, tile_width=tile, tile_height=tile, pyramid=pyramid, resunit="cm", **how)
     if mpp is None:
         _without_unit(path)
     if keep_levels is not None:
@@ -87,9 +85,11 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
 
     """
     jpeg = {
-        "4:4:4": {"subsampling": (1, 1)}, "4:2:2": {"subsampling": (2, 1)}, "4:2:0": {"subsampling": (2, 2)},
+        "4:4:4": {"subsampling": (1, 1)},
+        "4:2:2": {"subsampling": (2, 1)},
+        "4:2:0": {"subsampling": (2, 2)},
         "RGB": {"compressionargs": {"outcolorspace": "RGB"}},
-    }  # fmt: skip
+    }
     with tifffile.TiffWriter(path) as tiff:
         for number, level in enumerate((picture, np.asarray(Image.fromarray(picture).reduce(4)))):
             how = {"compression": "jpeg", **jpeg.get(kind, {})}
@@ -98,10 +98,14 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
                 how = {"compression": number_of_kind, "shape": level.shape, "dtype": np.uint8}
                 level = _encoded(level, tile, kind)
             tiff.write(
-                level, tile=(tile, tile), metadata=None, subfiletype=int(number > 0),
+                level,
+                tile=(tile, tile),
+                metadata=None,
+                subfiletype=int(number > 0),
                 photometric="ycbcr" if kind == "restarts" else "rgb",
-                description="Aperio Image Library\n|AppMag = 20|MPP = 0.5", **{"subsampling": (1, 1), **how},
-            )  # fmt: skip
+                description="Aperio Image Library\n|AppMag = 20|MPP = 0.5",
+                **{"subsampling": (1, 1), **how},
+            )
     return path
 
 
@@ -242,15 +246,30 @@ def make_store_v1(folder: Path) -> None:
         for i in range(len(patches)):
             rows.append(
                 {
-                    "slide_id": slide_id, "case_id": case_id, "sample_type": kind, "shard": name, "position": i,
-                    "file": file, "row": i, "column": 2, "x": 16, "y": 8 * i, "mpp": mpp, "tissue_share": 0.75,
+                    "slide_id": slide_id,
+                    "case_id": case_id,
+                    "sample_type": kind,
+                    "shard": name,
+                    "position": i,
+                    "file": file,
+                    "row": i,
+                    "column": 2,
+                    "x": 16,
+                    "y": 8 * i,
+                    "mpp": mpp,
+                    "tissue_share": 0.75,
                 }
-            )  # fmt: skip
+            )
     (folder / "index.csv").write_text(table_text(rows, "|"), encoding="utf-8")
     manifest = {
-        "channels": 3, "dtype": "uint8", "format": "histocae patch store", "mpp": 0.5,
-        "patches": len(rows), "pixels": 8, "version": 1,
-    }  # fmt: skip
+        "channels": 3,
+        "dtype": "uint8",
+        "format": "histocae patch store",
+        "mpp": 0.5,
+        "patches": len(rows),
+        "pixels": 8,
+        "version": 1,
+    }
     (folder / "store.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

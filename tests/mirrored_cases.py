@@ -29,9 +29,10 @@ from histocae.params import Denoise  # noqa: E402
 from histocae.store import InMemory  # noqa: E402
 
 PLAIN, RESIDUAL, COMPACT = (
-    {"filters": [3], "pool": 4}, {"architecture": "residual", "latent_features": 8, "filters": [2, 2]},
+    {"filters": [3], "pool": 4},
+    {"architecture": "residual", "latent_features": 8, "filters": [2, 2]},
     {"architecture": "compact", "latent_features": 8, "filters": [2, 3]},
-)  # fmt: skip
+)
 SGD = {"optimizer": "sgd", "learning_rate": 1.0}
 # sgd tells how large a gradient is, which the others hardly do; clipped, whether the whole was
 CASES = {
@@ -99,9 +100,7 @@ class KilledError(Exception):
 
 def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, training.State]:
     """Train on two epochs of what all options that change batches give; killed, go on after the first."""
-    made = options(
-        devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0)
-    )  # fmt: skip
+    made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
     seen, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
 
     def kill(state: training.State) -> None:

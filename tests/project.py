@@ -73,9 +73,14 @@ class Project:
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
         """Run a command there and give all it printed; it must succeed, or fail."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
-        )  # fmt: skip
+            command,
+            cwd=self.folder,
+            env=self.environment | env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=400,
+        )
         assert (done.returncode != 0) == fails, done.stdout
         return done.stdout
 

@@ -56,7 +56,7 @@ class Registered(Project):
         names = ("tumor", "normal")
         own = {
             name: self.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["test_mse"] for name in names
-        }  # fmt: skip
+        }
         found = {
             "pair": {name: name for name in names},
             "settings": {"confidence": 0.95},

@@ -68,9 +68,14 @@ def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator
     """Run a service with all its children, its output in <name>.log."""
     with open(folder / f"{name}.log", "ab") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command,
+            cwd=folder,
+            env=os.environ | env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         yield process
     finally:
@@ -127,9 +132,21 @@ def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **env}
     address = f"http://127.0.0.1:{port}"
     with running(command, folder, "mlflow", **env) as process:
@@ -143,9 +160,13 @@ def guarded(folder: Path) -> Iterator[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [
-        str(Path(__file__).parents[1] / "examples/tracking_server.sh"), str(folder / "kept"), "--port", str(port),
-        "--workers", "1",
-    ]  # fmt: skip
+        str(Path(__file__).parents[1] / "examples/tracking_server.sh"),
+        str(folder / "kept"),
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with running(command, folder, "server", PATH=path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
         address = f"http://127.0.0.1:{port}"
@@ -202,9 +223,15 @@ def slurm(folder: Path) -> Iterator[None]:
     key.chmod(0o600)
     folder.chmod(0o755)
     munge = [
-        program("munged"), "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
-        f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.txt",
-    ]  # fmt: skip
+        program("munged"),
+        "--foreground",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--pid-file={folder}/munged.pid",
+        f"--seed-file={folder}/munge.seed",
+        f"--log-file={folder}/munged.txt",
+    ]
     config = {"SLURM_CONF": str(folder / "slurm.conf")}
     with ExitStack() as all_of_them:
         all_of_them.enter_context(running(munge, folder, "munged"))

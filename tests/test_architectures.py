@@ -77,8 +77,14 @@ def started(patches, latents, filters=(16, 16)):
 def trained(cae, patches, validation, options, checkpoint, **calls):
     """Train a CAE in place, and give the training's state."""
     return training.train(
-        cae, InMemory(patches), InMemory(validation), options, training.State(checkpoint.name), checkpoint,
-        "same", **calls,
+        cae,
+        InMemory(patches),
+        InMemory(validation),
+        options,
+        training.State(checkpoint.name),
+        checkpoint,
+        "same",
+        **calls,
     )
 
 
@@ -199,9 +205,13 @@ def test_what_can_not_be_built_is_a_value_error(options, told):
 
 
 @given(
-    rows=st.integers(2, 30), values=st.integers(1, 30), rank=st.integers(1, 30), wanted=st.integers(1, 30),
-    offset=st.floats(-1, 1), seed=st.integers(0, 99),
-)  # fmt: skip
+    rows=st.integers(2, 30),
+    values=st.integers(1, 30),
+    rank=st.integers(1, 30),
+    wanted=st.integers(1, 30),
+    offset=st.floats(-1, 1),
+    seed=st.integers(0, 99),
+)
 def test_components_are_those_of_a_singular_value_decomposition(rows, values, rank, wanted, offset, seed):
     rng = np.random.default_rng(seed)
     rank, wanted = min(rank, values), min(wanted, values)
@@ -236,9 +246,7 @@ def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
     np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(held_out), "test"), expected, rtol=1e-3)
     fitted = linear.fit(InMemory(seen), 10, 1)
     np.testing.assert_allclose(fitted.errors(InMemory(held_out)), expected, rtol=1e-3)
-    np.testing.assert_allclose(
-        np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3
-    )
+    np.testing.assert_allclose(np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3)
     np.testing.assert_allclose(fitted.deviations, np.sqrt(reference.explained_variance_), rtol=1e-3)
     kernel = cae.encoder.get_layer("latent").get_weights()[0]
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(10), atol=1e-4)
@@ -351,9 +359,13 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
         trained(killed, patches, validation, options, tmp_path / "killed", on_epoch=kill)
     starts = []
     again = trained(
-        resumed, patches, validation, options, tmp_path / "killed",
+        resumed,
+        patches,
+        validation,
+        options,
+        tmp_path / "killed",
         on_start=lambda state: starts.append(len(state.rows)),
-    )  # fmt: skip
+    )
     assert starts == [1] and again.rows == state.rows and len(again.rows) == 3
     assert saved(resumed, tmp_path / "a") == saved(undisturbed, tmp_path / "b")
 
@@ -468,8 +480,12 @@ tables = (
 )
 
 
-@given(table=tables, balance=st.sampled_from(["patches", "cases", "none"]), least=st.sampled_from([None, 40.0]),
-       seed=st.integers(0, 9))  # fmt: skip
+@given(
+    table=tables,
+    balance=st.sampled_from(["patches", "cases", "none"]),
+    least=st.sampled_from([None, 40.0]),
+    seed=st.integers(0, 9),
+)
 def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(table, balance, least, seed):
     fit = table["percent_tumor_nuclei"].fillna(-1) >= (least or -1)
     pools = {
@@ -528,8 +544,9 @@ def test_a_pair_needs_both_tissues():
 GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PAIR = {
     "all": {"filters": [8], "latent_features": 4},
-    "tumor": {"cohort": "tumor", "filters": [8]}, "normal": {"cohort": "normal", "filters": [8]},
-}  # fmt: skip
+    "tumor": {"cohort": "tumor", "filters": [8]},
+    "normal": {"cohort": "normal", "filters": [8]},
+}
 
 
 def read(tmp_path, models, **changed):
@@ -609,12 +626,16 @@ def test_the_pair_is_the_one_that_tissue_names(tmp_path):
 
 MODELS = {
     "residual": {
-        "architecture": "residual", "latent_features": 32, "optimizer": "adamw", "schedule": "cosine",
-        "clip_norm": 1.0, "augment": True,
+        "architecture": "residual",
+        "latent_features": 32,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+        "augment": True,
     },
     "pca": {"cohort": "tumor", "architecture": "pca", "latent_features": 500},
     "map": {"filters": [4], "latent_features": None},
-}  # fmt: skip
+}
 SPLITS = ("train", "validation", "test")
 
 
@@ -663,8 +684,9 @@ def test_stages_train_and_evaluate_every_architecture(project: Project, monkeypa
         about = json.loads((latents / "latents.json").read_text())
         assert about == {"model": name, "weights": record["weights"], "features": features[name]}
         assert {one.name for one in latents.iterdir()} == {
-            "latents.json", *(f"{split}.npy" for split in SPLITS if features[name]),
-        }  # fmt: skip
+            "latents.json",
+            *(f"{split}.npy" for split in SPLITS if features[name]),
+        }
         for split in SPLITS if features[name] else ():
             found = np.load(latents / f"{split}.npy")
             assert found.dtype == np.float32 and found.shape == (len(tables[split]), features[name])
@@ -691,9 +713,14 @@ def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
     entry = Network(**about)
     counted = networks.size(entry, 64)
     cae = CAE(
-        (64, 64, 3), entry.latent_features, entry.filters, entry.kernel, entry.stride, entry.pool,
+        (64, 64, 3),
+        entry.latent_features,
+        entry.filters,
+        entry.kernel,
+        entry.stride,
+        entry.pool,
         architecture=entry.architecture,
-    )  # fmt: skip
+    )
     kernels = [one for part in (cae.encoder, cae.decoder) for one in part.layers if hasattr(one, "kernel")]
     multiplied = sum(np.prod(one.kernel.shape) * np.prod(one.output.shape[1:-1], dtype=int) for one in kernels)
     values = sum(np.prod(one.output.shape[1:]) for one in kernels)

@@ -43,8 +43,12 @@ def look(project, tmp_path_factory):
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             ["mlflow", "ui", "--backend-store-uri", project.uri, "--port", str(port)],
-            cwd=project.folder, env=env, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            cwd=project.folder,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         try:
             _wait(f"http://127.0.0.1:{port}/health", server)
 
@@ -52,13 +56,22 @@ def look(project, tmp_path_factory):
                 # no window manager, no GPU, no sandbox (which root may not use); time flies while nothing loads
                 done = subprocess.run(
                     [
-                        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                        "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
-                        "--window-size=2600,2600", "--virtual-time-budget=60000", "--dump-dom",
+                        CHROMIUM,
+                        "--headless=new",
+                        "--no-sandbox",
+                        "--disable-gpu",
+                        "--disable-dev-shm-usage",
+                        "--disable-background-networking",
+                        f"--user-data-dir={folder / 'profile'}",
+                        "--window-size=2600,2600",
+                        "--virtual-time-budget=60000",
+                        "--dump-dom",
                         f"http://127.0.0.1:{port}/{address}",
                     ],
-                    capture_output=True, text=True, timeout=180,
-                )  # fmt: skip
+                    capture_output=True,
+                    text=True,
+                    timeout=180,
+                )
                 assert "Request error" not in done.stdout and "went wrong" not in done.stdout
                 return done.stdout
 

@@ -29,8 +29,11 @@ def digits():
 def test_the_seeds_architecture_has_the_seeds_layers_and_weights():
     cae = CAE(input_shape=(128, 128, 3), latent_features=512, filters=[8, 16, 32])
     assert [layer.__class__.__name__ for layer in cae.encoder.layers] == [
-        "InputLayer", *["Conv2D", "MaxPooling2D"] * 3, "Flatten", "Dense",
-    ]  # fmt: skip
+        "InputLayer",
+        *["Conv2D", "MaxPooling2D"] * 3,
+        "Flatten",
+        "Dense",
+    ]
     assert cae.encoder.output_shape == (None, 512)
     assert cae.decoder.output_shape == (None, 128, 128, 3)
     assert cae.decoder.layers[-1].activation is keras.activations.sigmoid
@@ -53,8 +56,10 @@ def test_it_learns_saves_and_loads_by_path_alone(tmp_path, digits):
     assert cae.model.evaluate(digits, digits, verbose=0) < before
     cae.save()
     assert sorted(p.name for p in path.iterdir()) == [
-        "decoder.weights.h5", "encoder.weights.h5", "params.yaml",
-    ]  # fmt: skip
+        "decoder.weights.h5",
+        "encoder.weights.h5",
+        "params.yaml",
+    ]
     assert yaml.safe_load((path / "params.yaml").read_text())["filters"] == [8, 16]
     loaded = CAE(path=path, load=True, filters=[99], latent_features=1)  # load ignores the rest
     assert loaded.params == cae.params

@@ -125,9 +125,11 @@ def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
     project, before = trained
     shutil.rmtree("models/latents")
     project.params(
-        models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1, executor__kind="dask",
+        models={"all": {"filters": [4], "latent_features": 8}},
+        training__epochs=1,
+        executor__kind="dask",
         executor__workers=2,
-    )  # fmt: skip
+    )
     project.make("evaluate all")
     assert project.outputs("models/latents", "reports/models") == before
 
@@ -176,9 +178,12 @@ class TestSlurm:
         project, before = trained
         shutil.rmtree("models/latents")
         project.params(
-            models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1, executor__kind="dask",
-            executor__workers=2, executor__slurm=SLURM | {"memory": "3G"},
-        )  # fmt: skip
+            models={"all": {"filters": [4], "latent_features": 8}},
+            training__epochs=1,
+            executor__kind="dask",
+            executor__workers=2,
+            executor__slurm=SLURM | {"memory": "3G"},
+        )
         project.make("evaluate all")
         assert project.outputs("models/latents", "reports/models") == before
 

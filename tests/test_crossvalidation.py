@@ -12,19 +12,19 @@ from sklearn.metrics import roc_auc_score
 from histocae import baselines, contrast, crossvalidation, params
 
 FOLDS = 3
-MODELS = {
-    name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1}
-    for name in ("tumor", "normal")
-}
+MODELS = {name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1} for name in ("tumor", "normal")}
 UP_TO_PATCHES = ("inventory", "metadata", "slides", "patches")
 
 
 def small(project, **more):
     project.params(
-        data__source="demo", data__demo={"cases": 9, "side_microns": 128.0}, patches__pixels=32, models=MODELS,
+        data__source="demo",
+        data__demo={"cases": 9, "side_microns": 128.0},
+        patches__pixels=32,
+        models=MODELS,
         **{"tissue.latents": None, "tissue.bootstrap": 100, "tissue.permutations": 100},
         **{"crossvalidation.folds": FOLDS, **more},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -92,10 +92,13 @@ def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_c
     for number, (scale, shift) in enumerate(((1, 0), (50, 900)), 1):
         rows = pd.DataFrame(
             {
-                "slide_id": [f"s{number}{i}" for i in range(8)], "case_id": [f"c{number}{i}" for i in range(8)],
-                "sample_type": kinds, "shard": "s", "position": range(8),
+                "slide_id": [f"s{number}{i}" for i in range(8)],
+                "case_id": [f"c{number}{i}" for i in range(8)],
+                "sample_type": kinds,
+                "shard": "s",
+                "position": range(8),
             }
-        )  # fmt: skip
+        )
         errors = rows[["shard", "position"]].assign(mse=0.1)
         table = contrast.join(rows, errors, errors)
         score = scale * (table["label"] + np.arange(8) / 20).to_numpy() + shift

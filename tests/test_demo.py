@@ -39,8 +39,18 @@ def truth_of(path):
 def test_default_cohort_follows_the_rules():
     table = demo.cohort(FULL)
     assert list(table.columns) == [
-        "slide_id", "case_id", "sample_id", "disease_type", "sample_type", "percent_normal_cells",
-        "percent_stromal_cells", "percent_tumor_cells", "percent_tumor_nuclei", "file_name", "mpp"]
+        "slide_id",
+        "case_id",
+        "sample_id",
+        "disease_type",
+        "sample_type",
+        "percent_normal_cells",
+        "percent_stromal_cells",
+        "percent_tumor_cells",
+        "percent_tumor_nuclei",
+        "file_name",
+        "mpp",
+    ]
     assert 38 <= len(table) <= 44
     assert table["slide_id"].is_unique and table["file_name"].is_unique
     assert table["case_id"].nunique() == FULL.cases
@@ -146,8 +156,10 @@ def test_fine_slides_hold_detail_that_coarse_ones_lack(slides):
 
 def test_same_bytes_in_another_process_with_other_threads(slides, tmp_path):
     row, path = slides[TUMOR, 0.25]
-    code = ("import sys; from pathlib import Path; from histocae import demo; "
-            "demo.write_slide(demo.DemoSpec(5, 8, 256.0), sys.argv[1], Path(sys.argv[2]))")
+    code = (
+        "import sys; from pathlib import Path; from histocae import demo; "
+        "demo.write_slide(demo.DemoSpec(5, 8, 256.0), sys.argv[1], Path(sys.argv[2]))"
+    )
     threads = {"VIPS_CONCURRENCY": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code, row["slide_id"], str(tmp_path)], check=True, env=os.environ | threads)
     for name in (path.name, path.with_suffix(".truth.png").name):

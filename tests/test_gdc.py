@@ -15,9 +15,16 @@ from histocae.errors import TableError
 from histocae.gdc import cohort, portal, query, remote
 
 SEED_COLUMNS = [
-    "case_id", "sample_id", "slide_id", "disease_type", "sample_type",
-    "percent_normal_cells", "percent_stromal_cells", "percent_tumor_cells", "percent_tumor_nuclei",
-]  # fmt: skip
+    "case_id",
+    "sample_id",
+    "slide_id",
+    "disease_type",
+    "sample_type",
+    "percent_normal_cells",
+    "percent_stromal_cells",
+    "percent_tumor_cells",
+    "percent_tumor_nuclei",
+]
 COLUMNS = [*SEED_COLUMNS, "file_name", "mpp", "file_id", "md5", "size", "state", "access"]
 
 
@@ -66,13 +73,23 @@ def test_the_table_has_the_columns_of_the_seeds_and_those_of_the_files(metadata,
     assert table["slide_id"].tolist() == [tumor.slide_id, normal.slide_id]
     row = table.iloc[0]
     assert row[:7].tolist() == [
-        "TCGA-AA-0001", "TCGA-AA-0001-01A", tumor.slide_id, "Ductal and Lobular Neoplasms", "Primary Tumor", 2.5,
+        "TCGA-AA-0001",
+        "TCGA-AA-0001-01A",
+        tumor.slide_id,
+        "Ductal and Lobular Neoplasms",
+        "Primary Tumor",
+        2.5,
         row["percent_stromal_cells"],
-    ]  # fmt: skip
+    ]
     assert row["percent_tumor_cells"] == 70 and table["percent_tumor_cells"].dtype == float
     assert row[["file_name", "file_id", "md5", "size", "state", "access"]].tolist() == [
-        tumor.name, tumor.file_id, tumor.md5, 5, "released", "open",
-    ]  # fmt: skip
+        tumor.name,
+        tumor.file_id,
+        tumor.md5,
+        5,
+        "released",
+        "open",
+    ]
     assert table["size"].dtype == int
     assert table["sample_type"].tolist() == ["Primary Tumor", "Solid Tissue Normal"]
     assert aside(project) == {}
@@ -134,11 +151,15 @@ def test_a_list_that_changes_while_it_is_read_is_read_again(metadata):
 def test_other_sample_types_and_strategies(metadata, project):
     with GdcServer(
         [
-            *slides(2), *slides(2, "11A-01-BS1"), *slides(1, "06A-01-TSA"), *slides(1, "20A-01-TS1"),
-            *slides(1, "02A-01-TS1"), *slides(3, "01Z-00-DX1", strategy="Diagnostic Slide"),
+            *slides(2),
+            *slides(2, "11A-01-BS1"),
+            *slides(1, "06A-01-TSA"),
+            *slides(1, "20A-01-TS1"),
+            *slides(1, "02A-01-TS1"),
+            *slides(3, "01Z-00-DX1", strategy="Diagnostic Slide"),
             *slides(2, "01B-01-TS1", project="TCGA-STAD"),
         ]
-    ) as server:  # fmt: skip
+    ) as server:
         table = metadata(server)
         assert set(table["slide_id"].str[-3:]) == {"TS1", "BS1"} and len(table) == 4
         assert aside(project) == {
@@ -161,9 +182,11 @@ def test_what_was_asked_and_a_manifest_lie_beside_the_table(metadata, project):
         assert asked["filters"] == body["filters"] and ",".join(asked["fields"]) == body["fields"]
         values = {one["content"]["field"]: one["content"]["value"] for one in body["filters"]["content"]}
         assert values == {
-            "cases.project.project_id": ["TCGA-PAAD"], "data_type": ["Slide Image"],
-            "experimental_strategy": ["Tissue Slide"], "access": ["open"],
-        }  # fmt: skip
+            "cases.project.project_id": ["TCGA-PAAD"],
+            "data_type": ["Slide Image"],
+            "experimental_strategy": ["Tissue Slide"],
+            "access": ["open"],
+        }
     lines = (project.folder / "data/gdc/gdc_manifest.txt").read_text().splitlines()
     assert lines[0].split("\t") == ["id", "filename", "md5", "size", "state"]
     by_name = {one.name: one for one in server.slides}
@@ -249,8 +272,9 @@ def test_a_percentage_out_of_range_and_a_second_file_are_set_aside(metadata, pro
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 KEYS = ["file_id", "file_name", "md5sum", "file_size", "state", "access", "associated_entities", "cases"]
 
 
@@ -383,7 +407,9 @@ def test_addresses_that_are_refused(project, url, told):
     assert told in project.run("inventory").only_line
 
 
-@pytest.mark.parametrize("url", ["https://mirror.org/gdc/", "http://[::1]:80", "http://localhost:1", "http://127.0.0.2"])
+@pytest.mark.parametrize(
+    "url", ["https://mirror.org/gdc/", "http://[::1]:80", "http://localhost:1", "http://127.0.0.2"]
+)
 def test_addresses_that_are_taken(project, url):
     project.params(data__source="gdc", data__gdc__url=url)
     project.make("inventory")
@@ -396,9 +422,12 @@ def slide_table(rows: list[Remote], dotted: bool) -> str:
     names = ["slide_submitter_id", "case_submitter_id", "project_id", "sample_submitter_id", "percent_tumor_cells"]
     if dotted:
         names = [
-            "slides.submitter_id", "cases.submitter_id", "project.project_id", "samples.submitter_id",
+            "slides.submitter_id",
+            "cases.submitter_id",
+            "project.project_id",
+            "samples.submitter_id",
             "slides.percent_tumor_cells",
-        ]  # fmt: skip
+        ]
     missing = "'--" if dotted else "--"
     lines = [[*names, "slides.slide_id" if dotted else "slide_id", "cases.case_id" if dotted else "case_id"]]
     for one in rows:
@@ -449,9 +478,11 @@ def test_a_table_with_a_manifest_asks_nobody(project, dotted):
     (project.folder / "slide.tsv").write_text(slide_table([*PORTAL, more, foreign], dotted) + nameless)
     (project.folder / "manifest.txt").write_text(manifest(PORTAL))
     project.params(
-        data__source="gdc", data__gdc__url="http://127.0.0.1:1", data__gdc__manifest="manifest.txt",
+        data__source="gdc",
+        data__gdc__url="http://127.0.0.1:1",
+        data__gdc__manifest="manifest.txt",
         data__gdc__table="slide.tsv",
-    )  # fmt: skip
+    )
     project.make("inventory", "metadata")
     table = project.read("data/slides_metadata.csv")
     assert table["percent_tumor_cells"].tolist()[0] == 70 and pd.isna(table["percent_tumor_cells"][1])

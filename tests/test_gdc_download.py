@@ -82,9 +82,10 @@ def test_a_thousand_downloads_with_a_fault_in_every_fifth(tmp_path, shared_or_no
         tally = fetch_all(server, tmp_path)
         assert tally.missing == {} and tally.fetched == 1000
         wrong = [
-            one.name for one in remotes
+            one.name
+            for one in remotes
             if hashlib.md5((tmp_path / "slides" / one.name).read_bytes()).hexdigest() != one.md5  # noqa: S324
-        ]  # fmt: skip
+        ]
         assert wrong == []
         assert set(server.made) == {*BODY_FAULTS, "status"}
         # each byte was of use or was counted as wasted, and none came that was not sent
@@ -429,8 +430,11 @@ def test_no_output_and_no_log_has_the_token(project, token_file, monkeypatch, ca
         assert result.code == 0, result.lines
         assert TOKEN in tokens(server)
         assert {TOKEN if path.startswith("/data") else None for _, path, _ in server.requests} == {None, TOKEN}
-        assert all(token is None for (_, path, _), token in zip(server.requests, tokens(server), strict=True)
-                   if not path.startswith("/data"))  # fmt: skip
+        assert all(
+            token is None
+            for (_, path, _), token in zip(server.requests, tokens(server), strict=True)
+            if not path.startswith("/data")
+        )
     assert TOKEN not in caplog.text and not any(TOKEN in line for line in result.lines)
     for path in project.folder.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -491,9 +495,13 @@ def started(project, server, *command, **gdc):
     """Start a command as a terminal does, also where the tests run in the background and interrupts are ignored."""
     project.params(data__source="gdc", data__gdc__url=server.url, executor__workers=2, **gdc)
     return subprocess.Popen(
-        ["histocae", *command], cwd=project.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ["histocae", *command],
+        cwd=project.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("keep", [True, False])

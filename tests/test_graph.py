@@ -96,8 +96,9 @@ def test_a_training_param_is_told_of_all_models_and_a_former_stage_is_gone(inven
     for name, text in project.bytes("models/lineage").items():
         assert json.loads(text)[Path(name).stem]["learning_rate"] == 0.003
     assert {one.name for one in (project.folder / "data/code").iterdir()} == {
-        "note.md", *(f"{stage}.txt" for stage in STAGES)
-    }  # fmt: skip
+        "note.md",
+        *(f"{stage}.txt" for stage in STAGES),
+    }
 
 
 def test_code_that_is_no_python_is_told_in_one_line(inventoried):
@@ -115,29 +116,58 @@ def test_code_that_is_no_python_is_told_in_one_line(inventoried):
 def test_code_of_no_stage_is_left_out_on_purpose():
     """A module that no stage depends on is one of another command, or was left out with a reason."""
     files = {
-        one.relative_to(lineage.PACKAGE).as_posix() for one in lineage.PACKAGE.rglob("*")
+        one.relative_to(lineage.PACKAGE).as_posix()
+        for one in lineage.PACKAGE.rglob("*")
         if one.suffix in (".py", ".html") and one.stem != "__init__"
-    }  # fmt: skip
+    }
     unused = files - {file for stage in STAGES for file in lineage.code_of(stage)}
     assert {one for one in unused if not one.startswith("mnist/")} == {
-        "cli.py", "cluster.py", "errors.py", "executor.py", "lineage.py", "locks.py", "params.py", "paths.py",
-        "planning/cohort.py", "planning/command.py", "planning/figures.py", "planning/model.py",
-        "planning/networks.py", "planning/options.py", "planning/plan.py", "planning/stage.py",
-        "progress.py", "stages/inventory.py", "templates/mnist.html", "tracking/environment.py", "tracking/live.py",
-        "tracking/server.py", "watch.py",
+        "cli.py",
+        "cluster.py",
+        "errors.py",
+        "executor.py",
+        "lineage.py",
+        "locks.py",
+        "params.py",
+        "paths.py",
+        "planning/cohort.py",
+        "planning/command.py",
+        "planning/figures.py",
+        "planning/model.py",
+        "planning/networks.py",
+        "planning/options.py",
+        "planning/plan.py",
+        "planning/stage.py",
+        "progress.py",
+        "stages/inventory.py",
+        "templates/mnist.html",
+        "tracking/environment.py",
+        "tracking/live.py",
+        "tracking/server.py",
+        "watch.py",
         # jobs on other machines, of which no stage knows
-        "remote/config.py", "remote/dvc_locks.py", "remote/host.py", "remote/job.py", "remote/pod.py",
-        "remote/places.py", "remote/queues.py", "remote/tree.py", "tracking/commands.py", "tracking/jobs.py",
-        "tracking/projects.py", "tracking/sweep.py",
-    }  # fmt: skip
+        "remote/config.py",
+        "remote/dvc_locks.py",
+        "remote/host.py",
+        "remote/job.py",
+        "remote/pod.py",
+        "remote/places.py",
+        "remote/queues.py",
+        "remote/tree.py",
+        "tracking/commands.py",
+        "tracking/jobs.py",
+        "tracking/projects.py",
+        "tracking/sweep.py",
+    }
 
 
 def test_packages_do_nothing_by_themselves():
     """Their __init__ is not followed: the one of tracking sets what MLflow says, which decides nothing."""
     busy = {
-        file.parent.relative_to(lineage.PACKAGE).as_posix() for file in lineage.PACKAGE.rglob("__init__.py")
+        file.parent.relative_to(lineage.PACKAGE).as_posix()
+        for file in lineage.PACKAGE.rglob("__init__.py")
         if len(ast.parse(file.read_bytes()).body) > 1
-    }  # fmt: skip
+    }
     assert busy == {".", "tracking"}
 
 

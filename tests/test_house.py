@@ -51,9 +51,10 @@ def test_the_lock_for_graphics_cards_adds_nvidias_libraries_and_nothing_else():
 def test_ci_calls_the_readmes_test_command():
     assert "make test" in (ROOT / "README.md").read_text()
     commands = [
-        line for line in (ROOT / ".ci/run").read_text().splitlines()
+        line
+        for line in (ROOT / ".ci/run").read_text().splitlines()
         if line and not line.startswith(("#", "set ", "cd "))
-    ]  # fmt: skip
+    ]
     assert commands == ["make test"]
 
 

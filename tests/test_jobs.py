@@ -248,8 +248,11 @@ def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
     assert stat.S_IMODE(Path(".dvc/config.local").stat().st_mode) == 0o600
     shown = subprocess.run([dvc, "config", "--list", "--local"], capture_output=True, text=True, check=True).stdout
     assert set(shown.splitlines()) == {
-        "remote.lab.password=a#b 'c\"d", "remote.lab.url=/data", "cache.dir=/scratch/cache", "core.analytics=false",
-    }  # fmt: skip
+        "remote.lab.password=a#b 'c\"d",
+        "remote.lab.url=/data",
+        "cache.dir=/scratch/cache",
+        "core.analytics=false",
+    }
 
 
 def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(monkeypatch):

@@ -90,10 +90,12 @@ def test_what_sbatch_refuses_is_told_in_one_line(lab):
 
 
 def test_a_sweep_runs_at_once(lab):
-    lab.project.set(models={
-        name: {"cohort": "all", "filters": [4], "latent_features": count, "epochs": 1}
-        for name, count in (("one", 8), ("two", 4))
-    })  # fmt: skip
+    lab.project.set(
+        models={
+            name: {"cohort": "all", "filters": [4], "latent_features": count, "epochs": 1}
+            for name, count in (("one", 8), ("two", 4))
+        }
+    )
     lab.commit("models")
     lab.run("histocae", "sweep", BACKEND, str(lab.config(BACKEND)))
     one, two = lab.jobs()[:2]

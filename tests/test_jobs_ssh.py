@@ -192,11 +192,13 @@ def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
 
 @pytest.mark.remote
 def test_a_sweep_sends_every_model_at_once(clean):
-    clean.project.set(models={
-        "one": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
-        "two": {"cohort": "all", "filters": [4], "latent_features": 4, "epochs": 1},
-        "more": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1, "init_from": "one"},
-    })  # fmt: skip
+    clean.project.set(
+        models={
+            "one": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
+            "two": {"cohort": "all", "filters": [4], "latent_features": 4, "epochs": 1},
+            "more": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1, "init_from": "one"},
+        }
+    )
     clean.commit("models")
     clean.run("histocae", "sweep", "histocae-ssh", str(clean.config()))
     sent = clean.jobs()[:3]

@@ -33,11 +33,13 @@ def made(signal: float, count: int = 6, seed: int = 0) -> tuple[dict[str, np.nda
         features[split][:, 0] += signal * tumor
         table = pd.DataFrame(
             {
-                "case_id": [f"{split}-{one}" for one in number], "slide_id": [f"{split}-{one}-s" for one in number],
+                "case_id": [f"{split}-{one}" for one in number],
+                "slide_id": [f"{split}-{one}-s" for one in number],
                 "sample_type": np.where(tumor, TUMOR, NORMAL),
-                "shard": [f"{split}-{one}" for one in number], "position": np.tile(np.arange(PER_CASE), cases),
+                "shard": [f"{split}-{one}" for one in number],
+                "position": np.tile(np.arange(PER_CASE), cases),
             }
-        )  # fmt: skip
+        )
         for column in latents.PERCENTS:
             table[column] = np.nan
         tables[split] = table
@@ -342,9 +344,12 @@ def ready(project):
     """A project with patches, a split and hand-made latents of a model `all`, whose first tells the class."""
     project.slides(*"abcdefghij")
     project.params(
-        latent__clusters=4, latent__perplexity=10.0, latent__sample=40, tissue__bootstrap=100,
+        latent__clusters=4,
+        latent__perplexity=10.0,
+        latent__sample=40,
+        tissue__bootstrap=100,
         tissue__permutations=100,
-    )  # fmt: skip
+    )
     project.make()
     return project
 
@@ -407,8 +412,12 @@ def test_a_model_without_latents_or_with_dead_ones_only_says_so(ready):
     ready.make("latent all")
     assert [path.name for path in folder.iterdir()] == ["metrics.json"]
     assert json.loads((folder / "metrics.json").read_text()) == {
-        "model": "all", "weights": "w", "features": None, "reason": "the model has no latent layer", "metrics": {},
-    }  # fmt: skip
+        "model": "all",
+        "weights": "w",
+        "features": None,
+        "reason": "the model has no latent layer",
+        "metrics": {},
+    }
 
 
 def test_latents_that_do_not_fit_are_refused_in_one_line(ready):

@@ -30,8 +30,10 @@ def told(tmp_path_factory) -> dict:
     strict = ("-W", "error", "-W", "ignore::DeprecationWarning")  # of libraries, as in pyproject.toml
     done = subprocess.run(
         [sys.executable, *strict, CASES, tmp_path_factory.mktemp("devices")],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -204,29 +204,45 @@ def test_the_committed_params_are_read():
     [
         ({"colour": 1}, "colour: unknown key"),
         ({"data": {"source": "digits", "path": "x", "train": 9, "validation": 0.1}}, "data.path: the digits of"),
-        ({"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},
-         "models.own.latent_feature: unknown key; did you mean latent_features?"),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},
+            "models.own.latent_feature: unknown key; did you mean latent_features?",
+        ),
         ({"models": {**small()["models"], "own": {"filters": [8]}}}, "models.own.latent_features: missing"),
-        ({"models": {**small()["models"], "own": {"filters": [8] * 4, "latent_features": 3}}},
-         "models.own.filters: 4 layers"),
-        ({"models": {**small()["models"], "a b": {"filters": [8], "latent_features": 3}}},
-         "models.a b: a model's name"),
-        ({"compare": {"notebook": ["notebook"], "own": "mine", "pca": "pca"}},
-         "compare.own: models has no entry 'mine'"),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8] * 4, "latent_features": 3}}},
+            "models.own.filters: 4 layers",
+        ),
+        (
+            {"models": {**small()["models"], "a b": {"filters": [8], "latent_features": 3}}},
+            "models.a b: a model's name",
+        ),
+        (
+            {"compare": {"notebook": ["notebook"], "own": "mine", "pca": "pca"}},
+            "compare.own: models has no entry 'mine'",
+        ),
         ({"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}}, "compare.pca: own has another arch"),
         ({"study": {**small()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
         ({"classes": {"model": {"filters": [8]}, "components": [2]}}, "classes.model.latent_features: missing"),
-        ({"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
-         "models.digit-3: a run"),
-        ({"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},
-         "study.models: own has one"),
+        (
+            {"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
+            "models.digit-3: a run",
+        ),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},
+            "study.models: own has one",
+        ),
         ({"study": {**small()["study"], "sample": 7}}, "study.sample: "),
-        ({"data": {"source": "digits", "path": None, "train": 9, "validation": 0.1}},
-         "data.train, data.validation: train has fewer than 2 images"),
-        ({"classes": {"model": {"architecture": "pca"}, "components": [2]}},
-         "classes.model.latent_features: missing"),
+        (
+            {"data": {"source": "digits", "path": None, "train": 9, "validation": 0.1}},
+            "data.train, data.validation: train has fewer than 2 images",
+        ),
+        (
+            {"classes": {"model": {"architecture": "pca"}, "components": [2]}},
+            "classes.model.latent_features: missing",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_in_the_params_is_told_by_its_key(empty, change, told):
     write(empty, small() | change)
     assert told in refused("data")
@@ -463,8 +479,9 @@ def test_stages_list_the_code_they_use(stage):
 def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
     outs = [
         out if isinstance(out, str) else next(iter(out))
-        for stage in STAGES.values() for out in stage.get("do", stage)["outs"]
-    ]  # fmt: skip
+        for stage in STAGES.values()
+        for out in stage.get("do", stage)["outs"]
+    ]
     assert len(outs) == len(set(outs))
     # or a `dvc pull` at the top would fail for what was never made here
     every = [out for stage in STAGES.values() for out in stage.get("do", stage)["outs"]]
@@ -487,8 +504,13 @@ def test_the_pipeline_of_slides_leaves_it_alone_and_it_runs_by_its_name(tmp_path
 
     def dvc(*arguments: str) -> str:
         done = subprocess.run(
-            ["dvc", *arguments], cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            ["dvc", *arguments],
+            cwd=tmp_path,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout
 

@@ -41,8 +41,12 @@ def test_what_they_show_was_kept_and_tells_nothing_of_the_machine(path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert not [output for cell in code for output in cell.outputs if output.output_type in ("error", "stream")
-                and output.get("name") != "stdout"]  # fmt: skip
+    assert not [
+        output
+        for cell in code
+        for output in cell.outputs
+        if output.output_type in ("error", "stream") and output.get("name") != "stdout"
+    ]
     assert pictures(notebook) >= 6
     text = re.sub(r'"image/jpeg": "[^"]*"', "", path.read_text(encoding="utf-8"))
     assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr)\b", text)

@@ -15,8 +15,16 @@ from histocae.errors import ParamsError
 GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 # of a model: they have defaults
 OPTIONAL = {
-    "cohort", "architecture", "filters", "epochs", "latent_features", "optimizer", "schedule", "clip_norm", "augment",
-}  # fmt: skip
+    "cohort",
+    "architecture",
+    "filters",
+    "epochs",
+    "latent_features",
+    "optimizer",
+    "schedule",
+    "clip_norm",
+    "augment",
+}
 
 
 def keys(section: dict, above: tuple = ()) -> Iterator[tuple]:

@@ -18,9 +18,15 @@ from histocae import CAE, lineage
 from project import Project, imported
 
 TIMELESS = (
-    "data", "models/lineage", "models/trained/all", "models/latents/all", "reports/models/all", "reports/patching",
-    "reports/set_aside.csv", "reports/split.json",
-)  # fmt: skip
+    "data",
+    "models/lineage",
+    "models/trained/all",
+    "models/latents/all",
+    "reports/models/all",
+    "reports/patching",
+    "reports/set_aside.csv",
+    "reports/split.json",
+)
 
 
 def ran(output: str) -> set[str]:
@@ -81,9 +87,16 @@ def runs(client):
 
 def test_every_stage_ran_and_said_nothing_odd(done):
     assert {
-        "inventory", "split", "train@all", "train@normal", "evaluate@tumor", "latent@all", "tissue", "compare",
+        "inventory",
+        "split",
+        "train@all",
+        "train@normal",
+        "evaluate@tumor",
+        "latent@all",
+        "tissue",
+        "compare",
         "register",
-    } <= ran(done.output)  # fmt: skip
+    } <= ran(done.output)
     for word in ("Traceback", "Warning", "WARNING", "I0000", "E0000", "%|"):
         assert word not in done.output
 
@@ -100,10 +113,22 @@ def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, 
 def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches(done):
     table = pd.read_csv(done.folder / "reports/comparison.csv")
     assert list(table.columns) == [
-        "model", "cohort", "filters", "latent_features", "parameters", "epochs", "train_mse",
-        "validation_mse", "test_mse", "test_psnr", "test_ssim", "test_patches", "seconds",
-        "architecture", "test_mean_color_mse",
-    ]  # fmt: skip
+        "model",
+        "cohort",
+        "filters",
+        "latent_features",
+        "parameters",
+        "epochs",
+        "train_mse",
+        "validation_mse",
+        "test_mse",
+        "test_psnr",
+        "test_ssim",
+        "test_patches",
+        "seconds",
+        "architecture",
+        "test_mean_color_mse",
+    ]
     assert list(table["model"]) == ["all", "tumor", "normal"]
     test = pd.read_csv(done.folder / "data/splits/test.csv", sep="|")
     counts = test["sample_type"].value_counts()
@@ -308,9 +333,13 @@ def test_a_new_entry_trains_and_starts_from_another(working):
 def test_a_killed_training_goes_on_to_the_same_bytes_and_in_the_same_run(working):
     working.set(**{"models.all.epochs": 6, "models.all.patience": 6})
     process = subprocess.Popen(
-        ["histocae", "train", "all"], cwd=working.folder, env=working.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        ["histocae", "train", "all"],
+        cwd=working.folder,
+        env=working.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stderr:
         if "epoch 2/6" in line:
             break
@@ -393,9 +422,7 @@ def test_mlflow_run_trains_one_model_under_its_own_run(working):
 
 
 def test_mlflow_run_refuses_a_model_that_is_none(working):
-    told = working.run(
-        "mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True
-    )
+    told = working.run("mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True)
     assert "none" in told
 
 

@@ -67,8 +67,10 @@ def test_what_stages_have_written_is_what_is_planned(project, capsys):
     for part, counts in found["parts"].items():
         types = project.read(f"data/splits/{part}.csv")["sample_type"]
         assert counts == {
-            "all": len(types), "tumor": (types == "Primary Tumor").sum(), "normal": (types != "Primary Tumor").sum()
-        }  # fmt: skip
+            "all": len(types),
+            "tumor": (types == "Primary Tumor").sum(),
+            "normal": (types != "Primary Tumor").sum(),
+        }
 
 
 def test_bytes_of_slides_are_those_of_the_tables(project, capsys):
@@ -196,8 +198,9 @@ def test_a_plan_adds_up_what_the_model_says(project):
     made = plan.make(given, Known("slides", 10, 1e9, 1800, parts, {}), measured, assumed, Machine(4, 2))
     of = {one.name: one for one in made.stages}
     cutting = model.total(measured, model.cutting(10, 1800, 32)) / 4
-    assert of["patches"].hours(Machine(4, 1)) * 3600 == pytest.approx(cutting + model.total(
-        measured, model.indexing(10, 1800)))  # fmt: skip
+    assert of["patches"].hours(Machine(4, 1)) * 3600 == pytest.approx(
+        cutting + model.total(measured, model.indexing(10, 1800))
+    )
     assert of["train@tumor"].things.startswith("100 patches") and isinstance(given, Params)  # balanced
     assert made.disk == sum(one.disk for one in made.stages) > made.cache - 1
 

@@ -205,10 +205,13 @@ def garbled(seed: int, length: int) -> Callable[[bytes], bytes]:
 
 
 HARM = {
-    "zeros": lambda data: bytes(len(data)), "short": cut_short, "ends": ends_in_zeros,
-    "no end": lambda data: data[:-2], "other size": lambda data: data.replace(b"\0\x40\0\x40", b"\0\x20\0\x20"),
+    "zeros": lambda data: bytes(len(data)),
+    "short": cut_short,
+    "ends": ends_in_zeros,
+    "no end": lambda data: data[:-2],
+    "other size": lambda data: data.replace(b"\0\x40\0\x40", b"\0\x20\0\x20"),
     **{f"garbled {seed}": garbled(seed, 4 * (seed + 1)) for seed in range(8)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", [*OURS, "restarts"])

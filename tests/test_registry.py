@@ -116,9 +116,7 @@ def test_validation_decides_and_test_errors_do_not(project):
     assert aliases(project, "histocae-all") == before
     project.change(path, validation_mse=1e-9)
     project.make("register")
-    assert aliases(project, "histocae-all") == {
-        "champion": before["challenger"], "challenger": before["champion"]
-    }  # fmt: skip
+    assert aliases(project, "histocae-all") == {"champion": before["challenger"], "challenger": before["champion"]}
     version = project.client.get_model_version_by_alias("histocae-all", "champion")
     assert version.tags["validation_mse"] == "1e-09" and "0.00000" in version.description
     assert len(project.client.search_model_versions("name = 'histocae-all'")) == 2
@@ -251,9 +249,10 @@ def everything(project, uri: str | None = None) -> list:
     for run in client.search_runs([place.experiment_id], order_by=["attributes.run_name"]):
         points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
         files = [
-            one.path for folder in ("", "images", "tissue", "evaluation")
+            one.path
+            for folder in ("", "images", "tissue", "evaluation")
             for one in client.list_artifacts(run.info.run_id, folder)
-        ]  # fmt: skip
+        ]
         found.append((run.to_dictionary(), {key: [dict(p) for p in some] for key, some in points.items()}, files))
     found += [one.to_dictionary() for one in client.search_logged_models([place.experiment_id])]
     found += sorted((dict(one) for one in client.search_model_versions()), key=str)
@@ -379,14 +378,19 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
     log = (tmp_path / "server.log").open("w+")
     server = subprocess.Popen(
         ["mlflow", "models", "serve", *model, "--port", str(port)],
-        stdout=log, stderr=log, start_new_session=True, **elsewhere,
-    )  # fmt: skip
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        **elsewhere,
+    )
     try:
         # the same by `mlflow models predict`, while the server starts
         predicted = subprocess.run(
             ["mlflow", "models", "predict", *model, "-i", tmp_path / "input.json", "-o", tmp_path / "output.json"],
-            capture_output=True, text=True, **elsewhere,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            **elsewhere,
+        )
         assert predicted.returncode == 0, predicted.stderr
         for _ in range(600):
             with socket.socket() as knock:

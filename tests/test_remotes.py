@@ -30,8 +30,10 @@ def box(tmp_path) -> Iterator[dict[str, str]]:
         pytest.skip("no sshd here: Debian's openssh-server")
     with services.sshd(tmp_path / "ssh") as made:
         yield {
-            "url": f"ssh://127.0.0.1{tmp_path}/store", "port": str(made.port), "keyfile": str(made.folder / "user"),
-        }  # fmt: skip
+            "url": f"ssh://127.0.0.1{tmp_path}/store",
+            "port": str(made.port),
+            "keyfile": str(made.folder / "user"),
+        }
 
 
 def outputs(project: Project) -> dict[str, bytes]:

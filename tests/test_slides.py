@@ -74,12 +74,18 @@ def test_the_table_wins_over_the_slide_and_the_slide_over_params(project):
     write_slide(own / "both.tif", tissue(4, 128, 128), None, description="Aperio x|AppMag = 20|MPP = 0.4990")
     write_slide(own / "dpi.tif", tissue(5, 128, 128), 352.8)
     cases = [
-        ("says.tif", None, 0.5, "slide"), ("says.tif", 0.25, 0.25, "table"), ("says.tif", 352.8, 0.5, "slide"),
-        ("says.tif", -1, 0.5, "slide"), ("says.tif", 0, 0.5, "slide"), ("power.tif", None, 0.5, "slide"),
-        ("both.tif", None, 0.499, "slide"), ("silent.tif", None, 0.47, "data.mpp"),
-        ("silent.tif", 0.25, 0.25, "table"), ("silent.tif", 352.8, 0.47, "data.mpp"),
+        ("says.tif", None, 0.5, "slide"),
+        ("says.tif", 0.25, 0.25, "table"),
+        ("says.tif", 352.8, 0.5, "slide"),
+        ("says.tif", -1, 0.5, "slide"),
+        ("says.tif", 0, 0.5, "slide"),
+        ("power.tif", None, 0.5, "slide"),
+        ("both.tif", None, 0.499, "slide"),
+        ("silent.tif", None, 0.47, "data.mpp"),
+        ("silent.tif", 0.25, 0.25, "table"),
+        ("silent.tif", 352.8, 0.47, "data.mpp"),
         ("dpi.tif", None, 0.47, "data.mpp"),
-    ]  # fmt: skip
+    ]
     rows = []
     for i, (file, mpp, _, _) in enumerate(cases):
         shutil.copy(own / file, own / f"{i}.tif")
@@ -237,8 +243,11 @@ def test_on_any_slide_the_grid_stays_inside_and_counts_every_cell(height, width,
     rows, columns = -(-height // grid.cell), -(-width // grid.cell)
     assert grid.rows in (rows, rows - 1) and grid.columns in (columns, columns - 1)
     assert grid.rows * grid.columns + grid.partial in (
-        rows * columns, grid.rows * columns, rows * grid.columns, grid.rows * grid.columns
-    )  # fmt: skip
+        rows * columns,
+        grid.rows * columns,
+        rows * grid.columns,
+        grid.rows * grid.columns,
+    )
 
 
 # --- tissue and counts -------------------------------------------------------------------------
@@ -604,9 +613,12 @@ def test_the_demo_is_cut_like_any_slide_and_drawn_again_only_where_it_is_needed(
     monkeypatch.undo()  # real processes: drawing takes a while
     monkeypatch.chdir(project.folder)
     project.params(
-        data__source="demo", data__demo__cases=6, data__demo__side_microns=256.0, patches__pixels=64,
+        data__source="demo",
+        data__demo__cases=6,
+        data__demo__side_microns=256.0,
+        patches__pixels=64,
         executor__workers=2,
-    )  # fmt: skip
+    )
     project.make()
     before, slides = project.outputs("data/patches", "data/splits"), project.folder / "data" / "slides"
     assert len(list(slides.glob("*.tif"))) == project.index["slide_id"].nunique() == 12

@@ -26,14 +26,16 @@ def rows_of(kinds: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> 
     """Give the index rows of one case per entry, with so many slides of each of its sample types."""
     return pd.DataFrame(
         {
-            "case_id": f"{case:03d}", "sample_type": kind, "slide_id": f"{case:03d}-{kind[0]}-{slide}",
+            "case_id": f"{case:03d}",
+            "sample_type": kind,
+            "slide_id": f"{case:03d}-{kind[0]}-{slide}",
             "position": patch,
         }
         for case, types in enumerate(kinds)
         for kind in types
         for slide in range(slides)
         for patch in range(patches)
-    )  # fmt: skip
+    )
 
 
 def at_sites(rows: pd.DataFrame, sites: list[str]) -> pd.DataFrame:
@@ -49,9 +51,15 @@ def cut(
     if sites is not None:
         rows = at_sites(rows, sites)
     rows = rows.assign(
-        shard=rows["slide_id"], file=rows["slide_id"] + ".tif", row=rows["position"], column=0,
-        x=0, y=rows["position"] * 8, mpp=0.5, tissue_share=1.0,
-    )  # fmt: skip
+        shard=rows["slide_id"],
+        file=rows["slide_id"] + ".tif",
+        row=rows["position"],
+        column=0,
+        x=0,
+        y=rows["position"] * 8,
+        mpp=0.5,
+        tissue_share=1.0,
+    )
     store.write_index(project.folder / "data/patches", rows, 8, 0.5)
     metadata = rows.drop_duplicates("slide_id").assign(disease_type="Ductal|x", percent_tumor_cells=50.0)
     metadata = metadata.reindex(columns=[*SEED_COLUMNS, "file_name", "mpp"])
@@ -130,8 +138,10 @@ def test_one_class_alone_is_split(project, kind):
     cut(project, [(kind,)] * 5)
     project.make("split")
     assert {name: table["case_id"].nunique() for name, table in splits(project).items()} == {
-        "train": 3, "validation": 1, "test": 1
-    }  # fmt: skip
+        "train": 3,
+        "validation": 1,
+        "test": 1,
+    }
 
 
 def test_one_class_is_refused_where_both_are_needed():

@@ -20,9 +20,14 @@ QUICK = {"seed": 1, "bootstrap": 200, "permutations": 200, "confidence": 0.95}
 
 
 def drawn(
-    rng: np.random.Generator, tumor: int, normal: int, both: int = 0,
-    gap: float = 1.0, alike: float = 0.5, patches: tuple[int, int] = (1, 9),
-) -> pd.DataFrame:  # fmt: skip
+    rng: np.random.Generator,
+    tumor: int,
+    normal: int,
+    both: int = 0,
+    gap: float = 1.0,
+    alike: float = 0.5,
+    patches: tuple[int, int] = (1, 9),
+) -> pd.DataFrame:
     """Draw patches of cases of each kind, in two slides a tissue; `alike` is their correlation in a case."""
     rows = []
     for case in range(tumor + normal + both):
@@ -86,19 +91,27 @@ def test_auprc_sums_precision_over_steps_of_recall(given_):
 @pytest.mark.parametrize(
     ("labels", "scores", "said"),
     [
-        ([1, 1], [0.1, 0.2], "tumor only"), ([0, 0], [0.1, 0.2], "normal only"), ([], [], "neither"),
-        ([0, 1], [0.1, np.nan], "1 of 2 scores are not finite"), ([0, 1], [np.inf, 0], "1 of 2 scores"),
-        ([0, 2], [0.1, 0.2], "labels are 1"), ([0, 1, np.nan], [1, 2, 3], "labels are 1"),
+        ([1, 1], [0.1, 0.2], "tumor only"),
+        ([0, 0], [0.1, 0.2], "normal only"),
+        ([], [], "neither"),
+        ([0, 1], [0.1, np.nan], "1 of 2 scores are not finite"),
+        ([0, 1], [np.inf, 0], "1 of 2 scores"),
+        ([0, 2], [0.1, 0.2], "labels are 1"),
+        ([0, 1, np.nan], [1, 2, 3], "labels are 1"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
     table = pd.DataFrame({"label": labels, "score": scores}).assign(case_id="a", slide_id="a")
     calls = [
-        lambda: statistics.auroc(labels, scores), lambda: statistics.auprc(labels, scores),
-        lambda: statistics.threshold(labels, scores), lambda: statistics.calibrate(labels, scores),
-        lambda: statistics.at_threshold(labels, scores, 0.0, 0.95), lambda: statistics.roc(labels, scores),
-        lambda: discriminate(table, "case", **QUICK), lambda: statistics.roc_band(table, "slide", 1, 100, 0.95),
-    ]  # fmt: skip
+        lambda: statistics.auroc(labels, scores),
+        lambda: statistics.auprc(labels, scores),
+        lambda: statistics.threshold(labels, scores),
+        lambda: statistics.calibrate(labels, scores),
+        lambda: statistics.at_threshold(labels, scores, 0.0, 0.95),
+        lambda: statistics.roc(labels, scores),
+        lambda: discriminate(table, "case", **QUICK),
+        lambda: statistics.roc_band(table, "slide", 1, 100, 0.95),
+    ]
     for call in calls:
         with pytest.raises(DataError, match=said):
             call()
@@ -152,9 +165,10 @@ def test_unequal_cases_count_for_fewer():
 def test_at_every_level_the_areas_are_those_of_its_means(table):
     case_means = table.groupby(["case_id", "label", "slide_id"])["score"].mean().groupby(["case_id", "label"]).mean()
     expected = {
-        "patch": table[["label", "score"]], "case": case_means.reset_index(),
+        "patch": table[["label", "score"]],
+        "case": case_means.reset_index(),
         "slide": table.groupby(["slide_id", "label"], as_index=False)["score"].mean(),
-    }  # fmt: skip
+    }
     for level in LEVELS:
         labels, scores = expected[level]["label"].to_numpy(), expected[level]["score"].to_numpy()
         found = discriminate(table, level, **QUICK | {"bootstrap": 20, "permutations": 20})
@@ -163,9 +177,13 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
         assert found["auprc"]["chance"] == pytest.approx(labels.mean())
         types = table.groupby("case_id")["label"].nunique()
         assert found["counts"] == {
-            "units": len(labels), "positive": labels.sum(), "negative": len(labels) - labels.sum(),
-            "cases": len(types), "paired_cases": (types == 2).sum(), "slides": table["slide_id"].nunique(),
-        }  # fmt: skip
+            "units": len(labels),
+            "positive": labels.sum(),
+            "negative": len(labels) - labels.sum(),
+            "cases": len(types),
+            "paired_cases": (types == 2).sum(),
+            "slides": table["slide_id"].nunique(),
+        }
         for area in (found["auroc"], found["auprc"]):
             assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
         assert found["includes_chance"] is bool(found["auroc"]["low"] <= 0.5 <= found["auroc"]["high"])
@@ -376,9 +394,10 @@ def test_rates_at_a_threshold(given_, at):
     names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
     assert [[found[name] for name in row] for row in names] == matrix.tolist()
     for name, hits, of in (
-        ("sensitivity", matrix[1, 1], matrix[1].sum()), ("specificity", matrix[0, 0], matrix[0].sum()),
+        ("sensitivity", matrix[1, 1], matrix[1].sum()),
+        ("specificity", matrix[0, 0], matrix[0].sum()),
         ("accuracy", matrix.trace(), matrix.sum()),
-    ):  # fmt: skip
+    ):
         interval = binomtest(int(hits), int(of)).proportion_ci(0.9, "wilson")
         assert found[name]["value"] == pytest.approx(hits / of)
         assert (found[name]["low"], found[name]["high"]) == pytest.approx((interval.low, interval.high))

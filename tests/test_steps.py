@@ -34,9 +34,14 @@ def random_weights(cae: CAE, seed: int = 0) -> CAE:
 
 @settings(max_examples=8, deadline=None)
 @given(
-    kernel=st.integers(1, 5), pool=st.integers(2, 3), stride=st.integers(1, 2), layers=st.integers(1, 2),
-    latent=st.sampled_from([None, 5]), channels=st.sampled_from([1, 3]), data=st.data(),
-)  # fmt: skip
+    kernel=st.integers(1, 5),
+    pool=st.integers(2, 3),
+    stride=st.integers(1, 2),
+    layers=st.integers(1, 2),
+    latent=st.sampled_from([None, 5]),
+    channels=st.sampled_from([1, 3]),
+    data=st.data(),
+)
 def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers, latent, channels, data):
     step = (pool * stride) ** layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
@@ -113,9 +118,15 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
             advanced.append(n)
 
     state = training.train(
-        cae, InMemory(patches), InMemory(patches), options, training.State("t"), tmp_path / "t", "f",
+        cae,
+        InMemory(patches),
+        InMemory(patches),
+        options,
+        training.State("t"),
+        tmp_path / "t",
+        "f",
         bar=lambda *_: Bar(),
-    )  # fmt: skip
+    )
     assert state.rows[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert state.rows[0]["validation_loss"] == pytest.approx(expected, rel=1e-5)
     assert sum(advanced) == 3
@@ -147,7 +158,8 @@ def test_the_benchmark_for_graphics_cards_runs_with_keras_and_a_backend_alone(tm
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/train_gpu.py", "--small", "--results", result],
         env={**os.environ, "PYTHONPATH": f"{barred}{os.pathsep}{ROOT / 'src'}"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "loss parity" in done.stdout and result.is_file()

@@ -140,9 +140,7 @@ def test_an_error_leaves_the_former_shard_and_nothing_half_written(tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("shape", "kind"), [((1, 8, 8, 3), float), ((1, 8, 7, 3), np.uint8), ((8, 8, 3), np.uint8)]
-)
+@pytest.mark.parametrize(("shape", "kind"), [((1, 8, 8, 3), float), ((1, 8, 7, 3), np.uint8), ((8, 8, 3), np.uint8)])
 def test_patches_of_another_kind_are_not_taken(tmp_path, shape, kind):
     wrong = np.zeros(shape, kind)
     with pytest.raises(ValueError, match="can't take"), ShardWriter(tmp_path / "a.npy", 8) as writer:
@@ -170,10 +168,17 @@ def test_two_slides_never_share_a_name(one, other):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("a/b", "a%2Fb"), ("a b", "a_b"), (" a", "a"), ("a.", "a"), ("x" * 130, "x" * 131), ("a~b", "a%7Eb"),
-        ("\u00e4", "a\u0308"), ("a/b", shard_name("a/b")), ("..", "."),
+        ("a/b", "a%2Fb"),
+        ("a b", "a_b"),
+        (" a", "a"),
+        ("a.", "a"),
+        ("x" * 130, "x" * 131),
+        ("a~b", "a%7Eb"),
+        ("\u00e4", "a\u0308"),
+        ("a/b", shard_name("a/b")),
+        ("..", "."),
     ],
-)  # fmt: skip
+)
 def test_names_that_look_alike_stay_apart(one, other):
     assert shard_name(one) != shard_name(other)
 

@@ -48,7 +48,7 @@ def test_a_table_without_a_column(broken_table, column):
         (f"{HEAD}\n{GOOD}b,c,{NORMAL},.\n", "own/table.csv: row 3: file_name '.': no such file in own"),
         ("slide_id\na\n", "own/table.csv: no column 'case_id'; it has slide_id"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_is_told_with_its_file_and_row(broken_table, text, expected):
     told = broken_table(text)
     assert expected in told
@@ -57,10 +57,18 @@ def test_a_fault_is_told_with_its_file_and_row(broken_table, text, expected):
 @pytest.mark.parametrize(
     "file",
     [
-        "../own/a.tif", "x/../../own/a.tif", "..", "/etc/hostname", "//server/share/a.tif",
-        "C:\\slides\\a.tif", "c:/slides/a.tif", "..\\a.tif", "x\\..\\..\\a.tif", "\\\\server\\share\\a.tif",
+        "../own/a.tif",
+        "x/../../own/a.tif",
+        "..",
+        "/etc/hostname",
+        "//server/share/a.tif",
+        "C:\\slides\\a.tif",
+        "c:/slides/a.tif",
+        "..\\a.tif",
+        "x\\..\\..\\a.tif",
+        "\\\\server\\share\\a.tif",
     ],
-)  # fmt: skip
+)
 def test_a_path_that_leads_out_of_its_folder(broken_table, file):
     told = broken_table(table_text([slide_row("a", 0, file)]))
     assert f"own/table.csv: row 2: file_name {file!r} leads out of own" in told
@@ -155,9 +163,16 @@ def test_the_columns_are_the_seeds_then_file_and_mpp(project):
     table = project.make("inventory", "metadata").read("data/slides_metadata.csv")
     assert tuple(table.columns) == (*tables.SEED_COLUMNS, "file_name", "mpp")
     assert tables.SEED_COLUMNS == (
-        "case_id", "sample_id", "slide_id", "disease_type", "sample_type", "percent_normal_cells",
-        "percent_stromal_cells", "percent_tumor_cells", "percent_tumor_nuclei",
-    )  # fmt: skip
+        "case_id",
+        "sample_id",
+        "slide_id",
+        "disease_type",
+        "sample_type",
+        "percent_normal_cells",
+        "percent_stromal_cells",
+        "percent_tumor_cells",
+        "percent_tumor_nuclei",
+    )
     assert table["sample_id"][0] == "TCGA-2J-AAB1-01A"  # from the barcode, where the table does not say
     assert table[["percent_normal_cells", "mpp"]].isna().all(axis=None)
 
@@ -246,9 +261,7 @@ def test_any_text_is_a_table_or_refused_in_one_line(tmp_path_factory, text, head
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(((f"{HEAD}\n" if head else "") + text).encode("utf-8"))
     try:
-        table = tables.check_types(
-            tables.read(path, ("slide_id", "case_id", "sample_type", "file_name")), path
-        )
+        table = tables.check_types(tables.read(path, ("slide_id", "case_id", "sample_type", "file_name")), path)
     except tables.TableError as error:
         assert str(path) in str(error)
     else:
@@ -256,14 +269,26 @@ def test_any_text_is_a_table_or_refused_in_one_line(tmp_path_factory, text, head
 
 
 AWKWARD = [
-    "0012", "1e5", "NA12", "a/b", "a\\b", "..", "a b", "ä/ö", "α" * 80, "x" * 200, "a~b", "CON", ".x", "a%b", "|",
-]  # fmt: skip
+    "0012",
+    "1e5",
+    "NA12",
+    "a/b",
+    "a\\b",
+    "..",
+    "a b",
+    "ä/ö",
+    "α" * 80,
+    "x" * 200,
+    "a~b",
+    "CON",
+    ".x",
+    "a%b",
+    "|",
+]
 
 
 def test_any_slide_id_goes_from_table_to_split(project):
-    rows = [
-        slide_row(slide_id, i, f"{i}.tif", case_id=f"{i // 2:03d}") for i, slide_id in enumerate(AWKWARD)
-    ]
+    rows = [slide_row(slide_id, i, f"{i}.tif", case_id=f"{i // 2:03d}") for i, slide_id in enumerate(AWKWARD)]
     for i in range(len(rows)):
         make_data.write_slide(project.own / f"{i}.tif", make_data.tissue(i, 64, 64), 0.5)
     project.table(rows)

@@ -125,11 +125,19 @@ def picture_kinds() -> dict[str, Image.Image]:
     clear = rgb.copy()
     clear.putalpha(Image.fromarray(np.repeat([[0, 255]], 32, axis=0).repeat(16, axis=1).astype(np.uint8)))
     return {
-        "palette.png": rgb.quantize(64), "gray.png": rgb.convert("L"), "gray.jpg": rgb.convert("L"),
-        "bits.png": rgb.convert("1"), "rgba.png": clear, "gray alpha.png": clear.convert("LA"),
-        "cmyk.jpg": rgb.convert("CMYK"), "cmyk.tif": rgb.convert("CMYK"), "rgba.tif": clear,
-        "RGB.JPEG": rgb, "rgb.tiff": rgb, "deep name ü/rgb.png": rgb,
-    }  # fmt: skip
+        "palette.png": rgb.quantize(64),
+        "gray.png": rgb.convert("L"),
+        "gray.jpg": rgb.convert("L"),
+        "bits.png": rgb.convert("1"),
+        "rgba.png": clear,
+        "gray alpha.png": clear.convert("LA"),
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "cmyk.tif": rgb.convert("CMYK"),
+        "rgba.tif": clear,
+        "RGB.JPEG": rgb,
+        "rgb.tiff": rgb,
+        "deep name ü/rgb.png": rgb,
+    }
 
 
 def test_every_usual_kind_of_picture_becomes_rgb(project):
@@ -176,9 +184,7 @@ BROKEN = {
 @pytest.mark.parametrize("on_read_error", ["keep", "drop"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_tile_that_cannot_be_read(project, name, on_read_error):
-    tiles(
-        project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, patches__on_read_error=on_read_error
-    )
+    tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, patches__on_read_error=on_read_error)
     kind, spoil = BROKEN[name]
     (project.own / name).write_bytes(spoil(encoded(kind, 64)))
     write_tile(project.own / "other.png", tissue(5, 32, 32))
@@ -254,10 +260,12 @@ def test_real_lung_tiles(project, shared):
     kinds = {"lung_aca": make_data.TUMOR, "lung_n": make_data.NORMAL}
     table = pd.DataFrame(
         {
-            "path": chosen["path"], "slide_id": chosen["source_group"], "case_id": chosen["source_group"],
+            "path": chosen["path"],
+            "slide_id": chosen["source_group"],
+            "case_id": chosen["source_group"],
             "sample_type": chosen["class"].map(kinds),
         }
-    )  # fmt: skip
+    )
     table.to_csv(project.own / "lung.csv", index=False)
     project.params(
         data__source="tiles", data__path=str(folder), data__table=str(project.own / "lung.csv"), patches__pixels=128
@@ -277,9 +285,13 @@ def test_real_crops_of_one_class(project, shared):
     )
     table.to_csv(project.own / "crops.csv", index=False)
     project.params(
-        data__source="tiles", data__path=str(folder), data__table=str(project.own / "crops.csv"),
-        patches__pixels=128, patches__tiles="cut", patches__max_per_slide=8,
-    )  # fmt: skip
+        data__source="tiles",
+        data__path=str(folder),
+        data__table=str(project.own / "crops.csv"),
+        patches__pixels=128,
+        patches__tiles="cut",
+        patches__max_per_slide=8,
+    )
     project.make()
     assert set(project.index["sample_type"]) == {make_data.TUMOR}
     assert project.index["slide_id"].nunique() == len(crops) and len(project.index) <= 8 * len(crops)

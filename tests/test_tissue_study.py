@@ -41,13 +41,23 @@ def rows_of(*slides):
     return pd.DataFrame(
         [
             {
-                "slide_id": slide, "case_id": case, "sample_type": kind, "shard": slide, "position": i,
-                "file": f"{slide}.tif", "row": i, "column": 0, "x": 0, "y": 0, "mpp": 0.5, "tissue_share": 1.0,
+                "slide_id": slide,
+                "case_id": case,
+                "sample_type": kind,
+                "shard": slide,
+                "position": i,
+                "file": f"{slide}.tif",
+                "row": i,
+                "column": 0,
+                "x": 0,
+                "y": 0,
+                "mpp": 0.5,
+                "tissue_share": 1.0,
             }
             for slide, case, kind, patches in slides
             for i in range(patches)
         ]
-    )  # fmt: skip
+    )
 
 
 def joined(rows, *errors):
@@ -187,8 +197,13 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
     found, test = others((red, blue), (red, blue), (red, blue), encoded)
     measured = contrast.study(test, test, found, SETTINGS, 1)["baselines"]
     assert set(found) == {
-        "error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram", "pca_pair", "latents"
-    }  # fmt: skip
+        "error_tumor_model",
+        "error_normal_model",
+        "mean_intensity",
+        "color_histogram",
+        "pca_pair",
+        "latents",
+    }
     for name in ("color_histogram", "pca_pair", "latents"):
         assert measured[name]["auroc_slide"]["value"] == 1, name
         assert 0.5 < measured[name]["auroc_slide"]["low"] < 1
@@ -250,8 +265,9 @@ def studied(scores):
     """Metrics of four cases with both tissues, one slide each; scores of tumor and normal slides."""
     rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(4)))
     table = joined(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
-    pca = baselines.Baseline("pair of linear models", table["score"].to_numpy(), 1, "definition",
-                            {"components": 5, "components_wanted": 9})  # fmt: skip
+    pca = baselines.Baseline(
+        "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
+    )
     dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
     metrics = contrast.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
     return metrics | {"left_out": {"latents": "all has no latent layer"}}
@@ -298,9 +314,15 @@ def template(tmp_path_factory):
         made = Project(tmp_path_factory.mktemp("cut"))
         patch.chdir(made.folder)
         made.params(
-            data__source="demo", data__demo={"cases": 6, "side_microns": MICRONS}, patches__tissue_share=0.3,
-            models=MODELS, split__validation=0.25, split__test=0.25, tissue__bootstrap=200, tissue__permutations=200,
-        )  # fmt: skip
+            data__source="demo",
+            data__demo={"cases": 6, "side_microns": MICRONS},
+            patches__tissue_share=0.3,
+            models=MODELS,
+            split__validation=0.25,
+            split__test=0.25,
+            tissue__bootstrap=200,
+            tissue__permutations=200,
+        )
         return made.make().folder
 
 
@@ -417,10 +439,12 @@ def evaluation(template):
         cae = CAE((32, 32, 3), model.get("latent_features"), model["filters"])
         cae.save(folder)
         about = {
-            "weights": f"weights of {name}", "cohort": model["cohort"],
-            "latent_features": model.get("latent_features"), "latent_size": math.prod(cae.encoder.output_shape[1:]),
+            "weights": f"weights of {name}",
+            "cohort": model["cohort"],
+            "latent_features": model.get("latent_features"),
+            "latent_size": math.prod(cae.encoder.output_shape[1:]),
             "params": {"seed": 20181003, "training": {"balance": "patches", "min_percent_tumor_nuclei": None}},
-        }  # fmt: skip
+        }
         (folder / "training.json").write_text(json.dumps(about))
         reports.mkdir(parents=True)
         (reports / "metrics.json").write_text(json.dumps({"weights": about["weights"], "metrics": {}}))
@@ -478,15 +502,25 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
         for one in found["baselines"].values():
             assert set(one[f"auroc_{level}"]) == {"value", "low", "high"} and abs(one["direction"]) == 1
     assert set(found["baselines"]) == {
-        "error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram", "pca_pair", "latents"
-    }  # fmt: skip
+        "error_tumor_model",
+        "error_normal_model",
+        "mean_intensity",
+        "color_histogram",
+        "pca_pair",
+        "latents",
+    }
     assert 0 < found["truth"]["tumor_patches"] < found["truth"]["patches"]
     assert {"auroc_patch_pair", "auroc_patch_latents"} <= set(found["truth"])
     assert set(pd.read_csv(folder / "roc.csv").columns) == {"level", "fpr", "tpr", "low", "high"}
     assert {path.stem for path in (folder / "heatmaps").iterdir()} == set(scores["shard"])
     assert {path.name for path in folder.glob("*.png")} == {
-        "baselines.png", "errors.png", "matrix.png", "pairs_normal.png", "pairs_tumor.png", "roc.png"
-    }  # fmt: skip
+        "baselines.png",
+        "errors.png",
+        "matrix.png",
+        "pairs_normal.png",
+        "pairs_tumor.png",
+        "roc.png",
+    }
     # in the pairs each row is of the model that it names
     for (originals, rows, title), kind in zip(shown, (TUMOR, NORMAL), strict=True):
         assert kind in title and len(originals) == 6
@@ -525,5 +559,6 @@ def test_without_a_pair_only_that_is_written(project, monkeypatch):
     assert not result.code and any("models has no tumor and no normal" in line for line in result.lines)
     assert [path.name for path in (project.folder / "reports/tissue").iterdir()] == ["metrics.json"]
     assert metrics_of(project) == {
-        "pair": None, "reason": "models has no tumor and no normal, of the pair that tissue names"
-    }  # fmt: skip
+        "pair": None,
+        "reason": "models has no tumor and no normal, of the pair that tissue names",
+    }

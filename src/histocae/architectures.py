@@ -192,5 +192,8 @@ def pca(params: dict) -> Parts:
 
 
 BUILDERS: dict[str, Callable[[dict], Parts]] = {
-    "plain": plain, "residual": residual, "compact": compact, "pca": pca,
-}  # fmt: skip
+    "plain": plain,
+    "residual": residual,
+    "compact": compact,
+    "pca": pca,
+}

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 
 # what TensorFlow says at its start of the machine it finds; nothing a user can act on
 _CHATTER = (
-    "WARNING: All log messages before absl::InitializeLog()", "I0000 ", "W0000 ", "To enable the following",
-)  # fmt: skip
+    "WARNING: All log messages before absl::InitializeLog()",
+    "I0000 ",
+    "W0000 ",
+    "To enable the following",
+)
 # said on every machine without a graphics card; which device is used is logged instead
 _NO_CARD = "cuInit"
 log = logging.getLogger(__name__)

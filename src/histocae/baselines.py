@@ -125,9 +125,12 @@ def _of_pca(tumor: Patches, normal: Patches, test: Patches, components: int, see
     count = min(len(one.components) for one in fits)
     errors = [one.leading(count).errors(test) for one in fits]
     return Baseline(
-        f"pair of linear models (PCA, {count:,} components)", pair.score(*errors), 1, "definition",
+        f"pair of linear models (PCA, {count:,} components)",
+        pair.score(*errors),
+        1,
+        "definition",
         {"components": count, "components_wanted": components},
-    )  # fmt: skip
+    )
 
 
 def _colors(patches: Patches) -> tuple[np.ndarray, np.ndarray]:

@@ -70,9 +70,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_jobs(commands: argparse._SubParsersAction) -> None:
     """Add what is asked of jobs on other machines."""
     jobs = commands.add_parser(
-        "jobs", help="list, follow, cancel and fetch the jobs of mlflow run on other machines",
+        "jobs",
+        help="list, follow, cancel and fetch the jobs of mlflow run on other machines",
         description="Without an action: list all jobs of the tracking server; one that died is marked FAILED.",
-    )  # fmt: skip
+    )
     jobs.set_defaults(command="jobs", call="list")
     actions = jobs.add_subparsers(metavar="action")
     for name, about in (("log", "show a job's log until it is over"), ("cancel", "end a job")):
@@ -80,33 +81,31 @@ def _add_jobs(commands: argparse._SubParsersAction) -> None:
         one.add_argument("run", help="the run's id, or its first characters")
         one.set_defaults(call=name)
     fetch = actions.add_parser(
-        "fetch", help="take over what jobs changed in dvc.lock",
+        "fetch",
+        help="take over what jobs changed in dvc.lock",
         description="Take over what jobs that are over changed in dvc.lock; dvc pull then brings the files.",
-    )  # fmt: skip
+    )
     fetch.add_argument("runs", nargs="*", metavar="run", help="default: all jobs sent from the commit that is here")
     fetch.set_defaults(call="fetch")
     sweep = commands.add_parser(
-        "sweep", help="train every model by a job of its own, all at once",
+        "sweep",
+        help="train every model by a job of its own, all at once",
         description="Train every entry of models by a job of its own, all at once.",
-    )  # fmt: skip
+    )
     sweep.add_argument("backend", choices=("histocae-ssh", "histocae-slurm"))
     sweep.add_argument("config", type=Path, help="backend config (JSON)")
     sweep.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here")
     sweep.set_defaults(command="sweep", call="sweep")
 
 
-def _add(
-    commands: argparse._SubParsersAction, known: dict[str, tuple[str, bool]], prefix: str, package: str
-) -> None:
+def _add(commands: argparse._SubParsersAction, known: dict[str, tuple[str, bool]], prefix: str, package: str) -> None:
     """Add the stages of a pipeline, whose params and stages lie in a package."""
     for name, (about, by_model) in known.items():
         one = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         one.set_defaults(command=prefix + name, package=package, stage=name)
         if by_model:
             one.add_argument("model", help="an entry of `models` in params.yaml")
-        one.add_argument(
-            "--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here"
-        )
+        one.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here")
         if prefix + name == "plan":
             options.add(one)
 
@@ -115,9 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; exit with 1 and one line for what a user can mend."""
     given = parser().parse_args(arguments)
     # INFO for what is ours, warnings for the rest
-    logging.basicConfig(
-        format=f"%(asctime)s {given.command}: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(format=f"%(asctime)s {given.command}: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("histocae").setLevel(logging.INFO)
     model = getattr(given, "model", None)
     try:

@@ -218,23 +218,38 @@ def _keys(folder: Path) -> Iterator[Security]:
 def _cluster(params: ExecutorParams, cores: int, keys: Security) -> LocalCluster | SLURMCluster:
     if params.slurm is None:
         return LocalCluster(
-            n_workers=params.workers or cores, threads_per_worker=1, processes=True, dashboard_address=None,
-            silence_logs=logging.CRITICAL, security=keys, protocol="tls://",
-        )  # fmt: skip
+            n_workers=params.workers or cores,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            security=keys,
+            protocol="tls://",
+        )
     slurm, folder = params.slurm, Path.cwd()
     cluster = SLURMCluster(
-        queue=slurm.partition, account=slurm.account, cores=slurm.cores, processes=1, memory=f"{slurm.memory}iB",
-        walltime=slurm.time, job_extra_directives=slurm.options, log_directory=str(folder / LOGS),
+        queue=slurm.partition,
+        account=slurm.account,
+        cores=slurm.cores,
+        processes=1,
+        memory=f"{slurm.memory}iB",
+        walltime=slurm.time,
+        job_extra_directives=slurm.options,
+        log_directory=str(folder / LOGS),
         job_script_prologue=[
-            *slurm.setup.splitlines(), f'cd "{folder}"', f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"',
+            *slurm.setup.splitlines(),
+            f'cd "{folder}"',
+            f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"',
             # a model on a worker takes the cores of its job, where Slurm does not keep it to them
             f"export OMP_NUM_THREADS={slurm.cores} TF_NUM_INTRAOP_THREADS={slurm.cores}",
         ],
         # a task uses all of a job's cores by threads of its own
-        worker_extra_args=["--nthreads", "1", "--no-dashboard"], scheduler_options={"dashboard_address": None},
-        local_directory=slurm.scratch, job_name="histocae",
+        worker_extra_args=["--nthreads", "1", "--no-dashboard"],
+        scheduler_options={"dashboard_address": None},
+        local_directory=slurm.scratch,
+        job_name="histocae",
         security=keys,
-    )  # fmt: skip
+    )
     # what Slurm refuses would be told in the background alone
     problem = _refused(cluster.job_script())
     if problem is not None:

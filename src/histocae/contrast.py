@@ -6,7 +6,6 @@ the same split. Thresholds, calibrations and directions are fixed on training or
 cases; test cases only report.
 """
 
-
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
@@ -226,7 +225,12 @@ def against_truth(
         return found
     for name, scores in {"pair": test["score"], **{name: one.scores for name, one in others.items()}}.items():
         found[f"auroc_patch_{name}"] = statistics.discriminate(
-            test.assign(label=truth, score=scores), "patch", seed, settings.bootstrap, settings.permutations,
-            settings.confidence, precision=False,
+            test.assign(label=truth, score=scores),
+            "patch",
+            seed,
+            settings.bootstrap,
+            settings.permutations,
+            settings.confidence,
+            precision=False,
         )["auroc"]
     return found

@@ -52,7 +52,12 @@ def write_pictures(
 
 
 def write_heatmaps(
-    folder: Path, source: Source, thumbnails: Path, test: pd.DataFrame, slides: pd.DataFrame, pixels: int,
+    folder: Path,
+    source: Source,
+    thumbnails: Path,
+    test: pd.DataFrame,
+    slides: pd.DataFrame,
+    pixels: int,
     threshold: float,
 ) -> np.ndarray | None:
     """Write a heatmap <shard>.png of each slide.
@@ -136,8 +141,9 @@ def plot_roc(curves: pd.DataFrame, metrics: Mapping, confidence: float) -> Figur
         axis.plot([0, *one["fpr"]], [0, *one["tpr"]], color=TISSUE_COLORS[TUMOR])
         axis.set_title(
             f"per {level}: AUROC {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})\n"
-            f"{count['positive']:,} tumor, {count['negative']:,} normal {UNITS[level]}", fontsize=10,
-        )  # fmt: skip
+            f"{count['positive']:,} tumor, {count['negative']:,} normal {UNITS[level]}",
+            fontsize=10,
+        )
         axis.set(xlabel="normal called tumor (1 - specificity)", aspect="equal")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     figure.axes[0].set_ylabel("tumor called tumor (sensitivity)")

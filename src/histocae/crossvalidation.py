@@ -84,8 +84,9 @@ def pool(tested: list[Fold], settings: Tissue, seed: int) -> dict:
     found: dict = {"folds": len(tested), **contrast.discrimination(everything, settings, seed)}
     found["baselines"] = {
         name: _pooled(everything, [fold.others[name] for fold in tested], tested, settings, seed)
-        for name in tested[0].others if all(name in fold.others for fold in tested)
-    }  # fmt: skip
+        for name in tested[0].others
+        if all(name in fold.others for fold in tested)
+    }
     found["left_out"] = {name: reason for fold in tested for name, reason in fold.left_out.items()}
     found["each"], shifted = [], {level: [] for level in statistics.LEVELS}
     for fold in tested:

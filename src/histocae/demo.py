@@ -97,8 +97,21 @@ def cohort(spec: DemoSpec) -> pd.DataFrame:
     table["percent_normal_cells"] = rest - table["percent_stromal_cells"]
     # Tumor nuclei are larger, so that fewer of them fill the same area
     table["percent_tumor_nuclei"] = np.rint(100 * share / (share + 2.5 * (1 - share)))
-    return table[["slide_id", "case_id", "sample_id", "disease_type", "sample_type", "percent_normal_cells",
-                  "percent_stromal_cells", "percent_tumor_cells", "percent_tumor_nuclei", "file_name", "mpp"]]
+    return table[
+        [
+            "slide_id",
+            "case_id",
+            "sample_id",
+            "disease_type",
+            "sample_type",
+            "percent_normal_cells",
+            "percent_stromal_cells",
+            "percent_tumor_cells",
+            "percent_tumor_nuclei",
+            "file_name",
+            "mpp",
+        ]
+    ]
 
 
 @lru_cache(maxsize=4)
@@ -109,8 +122,10 @@ def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[np.ndarray
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     turn, apart = rng.uniform(0, np.pi), rng.choice([0.0, 0.24])
     spread = 0.30 if apart else 0.42
-    hills = [np.exp(-((x - s * apart * np.cos(turn)) ** 2 + (y - s * apart * np.sin(turn)) ** 2) / spread**2)
-             for s in (-1, 1)]
+    hills = [
+        np.exp(-((x - s * apart * np.cos(turn)) ** 2 + (y - s * apart * np.sin(turn)) ** 2) / spread**2)
+        for s in (-1, 1)
+    ]
     rim = np.clip(8 * (0.5 - np.maximum(abs(x), abs(y))), 0, 1)  # glass all round
     score = np.maximum(*hills) * rim + 0.13 * noise(rng, size, 1, size / 5) + 0.03 * noise(rng, size, 1, size / 20)
     everywhere = np.ones((size, size), bool)
@@ -149,7 +164,7 @@ def _develop(spec: DemoSpec, row: pd.Series, stains: np.ndarray) -> np.ndarray:
     glass = 1 + 0.012 * noise(own, coarse, spec.side_microns / coarse, spec.side_microns)
     glass = resize(glass, size)
     for y, x in own.integers(0, size, (own.poisson(12), 2)):  # dust
-        spot = np.s_[max(0, y - 5):y + 6, max(0, x - 5):x + 6]
+        spot = np.s_[max(0, y - 5) : y + 6, max(0, x - 5) : x + 6]
         dy, dx = (a - b for a, b in zip(np.ogrid[spot], (y, x), strict=True))
         dust = 1 - 0.5 * np.exp(-(dy**2 + dx**2) / own.uniform(1, 6))
         glass[spot] *= dust[: size - spot[0].start, : size - spot[1].start]
@@ -175,15 +190,24 @@ def write_slide(spec: DemoSpec, slide_id: str, folder: Path) -> Path:
     path = Path(folder) / row["file_name"]
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process in the name: two that render one slide at once stay out of each other's way
-    parts = {path.with_name(f".{target.name}.{os.getpid()}.part"): target
-             for target in (path.with_suffix(".truth.png"), path)}
+    parts = {
+        path.with_name(f".{target.name}.{os.getpid()}.part"): target
+        for target in (path.with_suffix(".truth.png"), path)
+    }
     mask_part, slide_part = parts
     try:
         Image.fromarray(truth.astype(np.uint8) * 255).save(mask_part, format="PNG")
         per_mm = 1000 / row["mpp"]
         pyvips.Image.new_from_array(_develop(spec, row, stains)).copy(xres=per_mm, yres=per_mm).tiffsave(
-            str(slide_part), compression="jpeg", Q=90, tile=True, tile_width=TILE, tile_height=TILE,
-            pyramid=True, resunit="cm")
+            str(slide_part),
+            compression="jpeg",
+            Q=90,
+            tile=True,
+            tile_width=TILE,
+            tile_height=TILE,
+            pyramid=True,
+            resunit="cm",
+        )
         for part in parts:
             with part.open("rb+") as handle:
                 os.fsync(handle.fileno())

@@ -67,7 +67,7 @@ def _glands(rng: np.random.Generator, side: float) -> tuple[np.ndarray, np.ndarr
             return radius * (1 + waves[0] * np.cos(2 * angle + phases[0]) + waves[1] * np.cos(3 * angle + phases[1]))
 
         top, left = max(0, int(y) - 40), max(0, int(x) - 40)
-        window = np.s_[top:int(y) + 41, left:int(x) + 41]
+        window = np.s_[top : int(y) + 41, left : int(x) + 41]
         dy, dx = (a.astype(np.float32) - b for a, b in zip(np.ogrid[window], (y, x), strict=True))
         dy, dx = dy[: size - top], dx[:, : size - left]
         depth = np.hypot(dy, dx) - edge(np.arctan2(dy, dx))
@@ -91,7 +91,7 @@ def _stamps(rng: np.random.Generator, mpp: float, kind: str) -> np.ndarray:
         "tumor": ((9.0, 13.5), (1.05, 1.9), 0.06, 0.45, 0.17),
     }[kind]
     n, half = 48, int(np.ceil((8 if kind == "gland" else 11) / mpp))
-    y, x = (np.mgrid[-half:half + 1, -half:half + 1] * mpp).astype(np.float32)
+    y, x = (np.mgrid[-half : half + 1, -half : half + 1] * mpp).astype(np.float32)
     turn, phase = rng.uniform(0, 2 * np.pi, (n, 1, 1)), rng.uniform(0, 2 * np.pi, (3, n, 1, 1))
     stretch = np.sqrt(rng.uniform(*ratio, (n, 1, 1)))
     u = (x * np.cos(turn) + y * np.sin(turn)) / stretch
@@ -104,9 +104,9 @@ def _stamps(rng: np.random.Generator, mpp: float, kind: str) -> np.ndarray:
     clots = ndimage.gaussian_filter(rng.standard_normal(cover.shape, dtype=np.float32), (0, 0.45 / mpp, 0.45 / mpp))
     clots /= clots.std()
     amount = rng.normal(0.95, 0.08 if kind != "tumor" else 0.11, (n, 1, 1)).clip(0.6, 1.3)
-    amount = amount * (0.9 + contrast * clots + 0.22 * np.exp(-((inside - 0.5) / 0.6) ** 2))
+    amount = amount * (0.9 + contrast * clots + 0.22 * np.exp(-(((inside - 0.5) / 0.6) ** 2)))
     offset = rng.uniform(-0.35, 0.35, (2, n, 1, 1)) * radius
-    spot = np.exp(-(((u - offset[0]) ** 2 + (v - offset[1]) ** 2) / 1.1**2) ** 2)
+    spot = np.exp(-((((u - offset[0]) ** 2 + (v - offset[1]) ** 2) / 1.1**2) ** 2))
     amount = amount + 0.7 * spot * (rng.random((n, 1, 1)) < nucleoli)
     return np.stack([cover, amount.clip(0.25, 1.9)], axis=1).astype(np.float32)
 
@@ -118,7 +118,7 @@ def _paste(rng: np.random.Generator, stains: np.ndarray, stamps: np.ndarray, poi
     for (y, x), pick in zip((points / mpp).astype(int), picks, strict=True):
         top, left = max(0, y - half), max(0, x - half)
         below, right = min(size, y + half + 1), min(size, x + half + 1)
-        cover, amount = stamps[pick][:, top - y + half:below - y + half, left - x + half:right - x + half]
+        cover, amount = stamps[pick][:, top - y + half : below - y + half, left - x + half : right - x + half]
         h, e = stains[:, top:below, left:right]  # views: the nucleus lies over what was there
         h += cover * (amount - h)
         e += cover * (0.24 - e)
@@ -128,9 +128,14 @@ def _fibers(rng: np.random.Generator, side: float, mpp: float) -> np.ndarray:
     """Wavy strands, (size, size) float32, mean about 0 and deviation about 1."""
     size, tile = round(side / mpp), round(256 / mpp)
     # One wrapped tile of straight strands, looked up along bent lines: cheap, and as fine as mpp allows
-    strands = sum(w * ndimage.gaussian_filter(rng.standard_normal((tile, tile), dtype=np.float32),
-                                              (s / mpp, 14 * s / mpp), mode="wrap") * (s / mpp)
-                  for s, w in ((0.3, 0.5), (0.8, 1.0), (2.0, 0.8)))
+    strands = sum(
+        w
+        * ndimage.gaussian_filter(
+            rng.standard_normal((tile, tile), dtype=np.float32), (s / mpp, 14 * s / mpp), mode="wrap"
+        )
+        * (s / mpp)
+        for s, w in ((0.3, 0.5), (0.8, 1.0), (2.0, 0.8))
+    )
     strands /= strands.std()
     coarse = max(16, size // 8)
     y, x = np.mgrid[0:coarse, 0:coarse].astype(np.float32) * (size / coarse)
@@ -142,8 +147,9 @@ def _fibers(rng: np.random.Generator, side: float, mpp: float) -> np.ndarray:
     return strands.ravel()[rows * tile + columns]
 
 
-def draw(rng: np.random.Generator, side: float, mpp: float, tissue: np.ndarray,
-          tumor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    rng: np.random.Generator, side: float, mpp: float, tissue: np.ndarray, tumor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """One piece of tissue, given signed distances (microns, > 0 within) to tissue and to tumor, any grid.
 
     Returns hematoxylin and eosin amounts, (2, size, size) float32, and where each pixel lies,
@@ -166,8 +172,12 @@ def draw(rng: np.random.Generator, side: float, mpp: float, tissue: np.ndarray,
     body = np.clip(0.5 + within, 0, 1) * (1 - 0.93 * hollow)
     # Cytoplasm and stroma differ in texture more than in stain
     mottle = 0.7 * grain + 0.7 * blots(4)
-    base = np.stack([body * (0.15 + 0.04 * coarse + epithelium * (0.03 + 0.03 * mottle)),
-                     body * (0.50 + epithelium * 0.11 * mottle)])
+    base = np.stack(
+        [
+            body * (0.15 + 0.04 * coarse + epithelium * (0.03 + 0.03 * mottle)),
+            body * (0.50 + epithelium * 0.11 * mottle),
+        ]
+    )
     stains = np.stack([resize(b, size) for b in base])
     stains += _fibers(rng, side, mpp) * resize(body * (1 - epithelium), size) * np.float32([[[0.02]], [[0.12]]])
     loose = _grid(rng, side, 12, 5.5)
@@ -175,8 +185,11 @@ def draw(rng: np.random.Generator, side: float, mpp: float, tissue: np.ndarray,
     wild = _grid(rng, side, 12.5, 6)
     clump = np.clip(0.56 + 0.25 * _at(blots(25), wild, side), 0.1, 0.97)
     clump = clump * (_at(gap, wild, side) < -0.15) * (_at(band, wild, side) < 0) * _at(invaded, wild, side)
-    for kind, points in (("stroma", loose[wanted]), ("gland", ring[~_at(invaded, ring, side)]),
-                         ("tumor", wild[rng.random(len(wild)) < clump])):
+    for kind, points in (
+        ("stroma", loose[wanted]),
+        ("gland", ring[~_at(invaded, ring, side)]),
+        ("tumor", wild[rng.random(len(wild)) < clump]),
+    ):
         points = points[_at(within, points, side) > 3]
         _paste(rng, stains, _stamps(rng, mpp, kind), points, mpp)
     for stain in stains:
@@ -205,7 +218,11 @@ def match(stains: np.ndarray, part: np.ndarray, model: np.ndarray) -> None:
     amounts, goals = [stain[part] for stain in stains], _steps(*model.reshape(2, -1))
     for which, rows in ((0, 1), (1, LEVELS >> 4)):
         steps = _steps(*amounts)[which]
-        table = np.stack([np.interp(own, goal, np.arange(LEVELS)) if own[-1] and goal[-1] else np.arange(LEVELS)
-                          for own, goal in zip(_ranks(steps, rows), _ranks(goals[which], rows), strict=True)])
+        table = np.stack(
+            [
+                np.interp(own, goal, np.arange(LEVELS)) if own[-1] and goal[-1] else np.arange(LEVELS)
+                for own, goal in zip(_ranks(steps, rows), _ranks(goals[which], rows), strict=True)
+            ]
+        )
         amounts[which] = ((table.astype(np.float32) + 0.5) * (MOST_STAIN / LEVELS)).ravel()[steps]
         stains[which][part] = amounts[which]

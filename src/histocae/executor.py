@@ -26,9 +26,13 @@ class WorkerDiedError(Exception):
 
 
 def spread(
-    function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, label: str, unit: str,
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    params: ExecutorParams,
+    label: str,
+    unit: str,
     fetching: int | None = None,
-) -> Generator[tuple[int, Any], None, None]:  # fmt: skip
+) -> Generator[tuple[int, Any], None, None]:
     """Run a function over tasks in worker processes: of this machine, or of Dask (see `cluster.spread`).
 
     Here there are as many as `executor.workers` says, else one per core. Where each first fetches something,
@@ -147,6 +151,4 @@ def _end_with_parent() -> None:
 def _pool(workers: int) -> Executor:
     # a fresh interpreter each: forking a process that runs threads can hang
     # and Ctrl-C is the main process' to answer, in one line
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
-    )
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)

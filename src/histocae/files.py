@@ -125,7 +125,11 @@ def read_table(
 
     try:
         return pd.read_csv(
-            path, sep=separator, dtype=columns or dict.fromkeys(text, str), usecols=columns, keep_default_na=False,
+            path,
+            sep=separator,
+            dtype=columns or dict.fromkeys(text, str),
+            usecols=columns,
+            keep_default_na=False,
             na_values=[""],
         )
     except FileNotFoundError:

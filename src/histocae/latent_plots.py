@@ -61,14 +61,20 @@ def plot_components(studies: dict[str, Study], title: str) -> Figure:
         count = about["for_90_percent"]
         told = f"{count} of {len(one.explained)} hold 90 %" if count else f"all hold {about['held']:.0%}"
         axis.plot(
-            np.arange(1, len(one.explained) + 1), np.cumsum(one.explained), "." if len(one.explained) == 1 else "-",
-            color=COLORS[name], label=f"{NAMES[name]}: {told}",
-        )  # fmt: skip
+            np.arange(1, len(one.explained) + 1),
+            np.cumsum(one.explained),
+            "." if len(one.explained) == 1 else "-",
+            color=COLORS[name],
+            label=f"{NAMES[name]}: {told}",
+        )
     axis.axhline(EXPLAINED, color="0.6", lw=0.8, ls=":")
     axis.set(
-        xlabel="leading principal components", ylabel="share of their variance", xscale="log",
-        ylim=(0, 1.03), title=title,
-    )  # fmt: skip
+        xlabel="leading principal components",
+        ylabel="share of their variance",
+        xscale="log",
+        ylim=(0, 1.03),
+        title=title,
+    )
     axis.xaxis.set_major_formatter("{x:.0f}")
     axis.legend(frameon=False, loc="lower right")
     axis.grid(alpha=0.3)
@@ -189,9 +195,7 @@ def plot_neighbors(
 def _tiles(patches: Patches, table: pd.DataFrame, which: np.ndarray) -> list[np.ndarray]:
     """Give patches at one size with a frame in the color of their class, uint8."""
     kinds = table["sample_type"].iloc[which]
-    return [
-        framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(which), kinds, strict=True)
-    ]
+    return [framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(which), kinds, strict=True)]
 
 
 def framed(picture: np.ndarray, color: ColorType) -> np.ndarray:
@@ -240,7 +244,12 @@ def lay_out(
     figure.text(8 / whole_width, 1 - 10 / whole_height, title, ha="left", va="top", fontsize=12)
     for at, (text, color) in enumerate(reversed(legend)):
         figure.text(
-            1 - (8 + 165 * at) / whole_width, 1 - 12 / whole_height, f"■ {text}", color=color,
-            ha="right", va="top", fontsize=9,
-        )  # fmt: skip
+            1 - (8 + 165 * at) / whole_width,
+            1 - 12 / whole_height,
+            f"■ {text}",
+            color=color,
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
     return figure

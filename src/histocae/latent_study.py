@@ -147,11 +147,17 @@ def _cluster_table(in_train: np.ndarray, clusters: np.ndarray, count: int, test:
     by_case = pd.crosstab(test["case_id"].to_numpy(), clusters).reindex(columns=range(count), fill_value=0)
     return pd.DataFrame(
         {
-            "cluster": range(count), "train_patches": np.bincount(in_train, minlength=count), "patches": patches,
-            "tumor": tumors, "normal": patches - tumors, "gini": gini, "entropy": entropy,
-            "cases": (by_case > 0).sum().to_numpy(), "patches_of_largest_case": by_case.max().to_numpy(),
+            "cluster": range(count),
+            "train_patches": np.bincount(in_train, minlength=count),
+            "patches": patches,
+            "tumor": tumors,
+            "normal": patches - tumors,
+            "gini": gini,
+            "entropy": entropy,
+            "cases": (by_case > 0).sum().to_numpy(),
+            "patches_of_largest_case": by_case.max().to_numpy(),
         }
-    )  # fmt: skip
+    )
 
 
 def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
@@ -163,10 +169,12 @@ def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFram
     about = {
         "count": len(table),
         # a cluster without test patches weighs nothing, and its missing value is skipped
-        "gini": float((weights * table["gini"]).sum()), "gini_without_clusters": float(gini[0]),
-        "entropy": float((weights * table["entropy"]).sum()), "entropy_without_clusters": float(entropy[0]),
+        "gini": float((weights * table["gini"]).sum()),
+        "gini_without_clusters": float(gini[0]),
+        "entropy": float((weights * table["entropy"]).sum()),
+        "entropy_without_clusters": float(entropy[0]),
         "pairs_together": latents.share_together(clusters, cases, labels),
-    }  # fmt: skip
+    }
     for name, truth in (("", labels), ("_case", cases)):
         told = len(np.unique(truth)) > 1
         about[f"ari{name}"] = float(adjusted_rand_score(truth, clusters)) if told else None
@@ -231,16 +239,16 @@ def notes(studies: dict[str, Study], latent: Latent, tissue: Tissue) -> list[str
         if "reason" in classified:
             said.append(f"No logistic regression on the {name}: {classified['reason']}.")
         elif unsure := [
-            level for level in statistics.LEVELS
+            level
+            for level in statistics.LEVELS
             if classified[level]["includes_chance"] or classified[level]["p_value"] > 1 - tissue.confidence
-        ]:  # fmt: skip
-            said.append(
-                f"Logistic regression on the {name}: by {', '.join(unsure)} it may be no better than chance."
-            )
+        ]:
+            said.append(f"Logistic regression on the {name}: by {', '.join(unsure)} it may be no better than chance.")
         beaten = [
-            column for column, fit in about["regression"].items()
+            column
+            for column, fit in about["regression"].items()
             if "reason" not in fit and fit["mae"] >= fit["mae_tissue_mean"]
-        ]  # fmt: skip
+        ]
         if beaten:
             said.append(
                 f"Regression on the {name}: to know the tissue alone tells {', '.join(beaten)} at least as well."
@@ -293,9 +301,7 @@ def stacked(studies: dict[str, Study]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Give the clusters and the principal components of all features, each in one table."""
     clusters = [one.table.assign(features=name) for name, one in studies.items()]
     components = [
-        pd.DataFrame(
-            {"features": name, "component": np.arange(1, len(one.explained) + 1), "share": one.explained}
-        )
+        pd.DataFrame({"features": name, "component": np.arange(1, len(one.explained) + 1), "share": one.explained})
         for name, one in studies.items()
     ]
     return pd.concat(clusters), pd.concat(components)

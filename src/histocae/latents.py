@@ -93,9 +93,7 @@ def fit_classifier(
     return Pipeline([("scale", scaler), ("classify", best)])
 
 
-def classify(
-    features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int
-) -> dict:
+def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int) -> dict:
     """Tell tumor from normal by a logistic regression on features.
 
     Args:

@@ -32,9 +32,18 @@ ALSO = {
     "register": ("tracking/served_pair.py",),
 }
 STAGES = (
-    "metadata", "slides", "patches", "split", "train", "evaluate", "latent", "tissue", "crossvalidate", "compare",
+    "metadata",
+    "slides",
+    "patches",
+    "split",
+    "train",
+    "evaluate",
+    "latent",
+    "tissue",
+    "crossvalidate",
+    "compare",
     "register",
-)  # fmt: skip
+)
 
 
 def code_of(stage: str) -> list[str]:
@@ -58,9 +67,10 @@ def reach(start: set[str], exempt: tuple[str, ...]) -> set[str]:
         file = todo.pop()
         seen.add(file)
         todo |= {
-            one for one in _imports(file) - seen
+            one
+            for one in _imports(file) - seen
             if not any(one == f"{name}.py" or one.startswith(f"{name}/") for name in exempt)
-        }  # fmt: skip
+        }
     return seen
 
 
@@ -91,9 +101,7 @@ def write_code(folder: Path) -> None:
 
     """
     hashes = cache(lambda file: sha256(PACKAGE / file))
-    texts = {
-        f"{stage}.txt": "".join(f"{hashes(file)}  {file}\n" for file in code_of(stage)) for stage in STAGES
-    }  # fmt: skip
+    texts = {f"{stage}.txt": "".join(f"{hashes(file)}  {file}\n" for file in code_of(stage)) for stage in STAGES}
     for name, text in texts.items():
         write_text(text, folder / name)
     _remove_others(folder, "*.txt", set(texts))

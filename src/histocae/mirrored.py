@@ -72,9 +72,13 @@ class Mirrored:
     at_once = 1
 
     def __init__(
-        self, build: Callable[[], keras.Model], model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str,
+        self,
+        build: Callable[[], keras.Model],
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: str,
         asked: int,
-    ):  # fmt: skip
+    ):
         """Copy a model and its optimizer to the first so many devices.
 
         Args:

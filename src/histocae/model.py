@@ -15,8 +15,16 @@ PARAMS_FILE = "params.yaml"
 ENCODER_FILE = "encoder.weights.h5"
 DECODER_FILE = "decoder.weights.h5"
 KEYS = (
-    "architecture", "input_shape", "latent_features", "filters", "kernel", "stride", "pool", "optimizer", "lossfn",
-)  # fmt: skip
+    "architecture",
+    "input_shape",
+    "latent_features",
+    "filters",
+    "kernel",
+    "stride",
+    "pool",
+    "optimizer",
+    "lossfn",
+)
 
 
 class CAE:

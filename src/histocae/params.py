@@ -250,8 +250,9 @@ class Whole(Generic[AnyNetwork]):
         """Tell what each key allows by itself but not all of them together."""
         return [
             f"models.{name}: a model's name has letters, digits, _ and - only"
-            for name in self.models if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
-        ]  # fmt: skip
+            for name in self.models
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
+        ]
 
 
 class Params(Section, Whole[Model]):
@@ -336,10 +337,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 _EXPECTED = {
-    "int_type": "an integer", "int_from_float": "an integer", "float_type": "a number",
-    "string_type": "text", "bool_type": "true or false", "list_type": "a list",
-    "dict_type": "keys with values", "model_type": "keys with values",
-}  # fmt: skip
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+}
 
 
 def explain(error: dict[str, Any], kind: type[Section]) -> str:
@@ -390,9 +396,7 @@ def _at_odds(params: Params) -> list[str]:
         if model.architecture == "pca":
             told.append(f"models.{name}.init_from: pca is computed anew")
         if model.init_from not in names[:position]:
-            told.append(
-                f"models.{name}.init_from: expected a model that stands before it, got {model.init_from!r}"
-            )
+            told.append(f"models.{name}.init_from: expected a model that stands before it, got {model.init_from!r}")
             continue
         first = params.models[model.init_from]
         if differing := [key for key in SHAPE if getattr(model, key) != getattr(first, key)]:

@@ -70,11 +70,17 @@ class Passes:
             return _DO[what](self._cae, pictures, label) if out is None else _encode(self._cae, pictures, label, out)
         parts = [
             _Part(
-                what, self._model, self._weights, self._store.folder, self._params.seed,
-                rows[["shard", "position"]].iloc[start : start + PART], out, start,
+                what,
+                self._model,
+                self._weights,
+                self._store.folder,
+                self._params.seed,
+                rows[["shard", "position"]].iloc[start : start + PART],
+                out,
+                start,
             )
             for start in range(0, len(rows), PART)
-        ]  # fmt: skip
+        ]
         found = dict(spread(_make, parts, self._params.executor, label, "parts"))
         died = sum(isinstance(one, WorkerDiedError) for one in found.values())
         if died:

@@ -66,9 +66,7 @@ def make_grid(slide: Slide, mpp: float, pixels: int, target: float) -> Grid:
         raise SlideError(f"is smaller than one patch of {pixels} pixels at {target:g} microns per pixel")
     whole = rows * columns
     all_cells = int(np.ceil(size.height / cell - 1e-6) * np.ceil(size.width / cell - 1e-6))
-    return Grid(
-        rows, columns, all_cells - whole, level, cell, size.downsample, mpp * size.downsample * step
-    )
+    return Grid(rows, columns, all_cells - whole, level, cell, size.downsample, mpp * size.downsample * step)
 
 
 @dataclass
@@ -131,9 +129,7 @@ class Plan:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def plan_patches(
-    grid: Grid, overview: Overview, tissue_share: float, cap: int | None, seed: list[int]
-) -> Plan:
+def plan_patches(grid: Grid, overview: Overview, tissue_share: float, cap: int | None, seed: list[int]) -> Plan:
     """Choose the cells with enough tissue, and of those a seeded sample of at most `cap`."""
     shares = cell_shares(tissue_mask(overview.picture), grid.rows, grid.columns)
     wanted = (shares >= tissue_share) | overview.unread
@@ -156,9 +152,7 @@ def sample(count: int, cap: int | None, seed: list[int]) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, cap, replace=False))
 
 
-def read_patches(
-    slide: Slide, grid: Grid, plan: Plan, pixels: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_patches(slide: Slide, grid: Grid, plan: Plan, pixels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the planned patches, block by block; the next blocks are decoded while one is used.
 
     Yields:
@@ -206,9 +200,7 @@ def _box(grid: Grid, pixels: int) -> tuple[int, int]:
     return side, side
 
 
-def _begin(
-    slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, into: np.ndarray
-) -> Reading:
+def _begin(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, into: np.ndarray) -> Reading:
     """Begin to read the pixels that some cells touch."""
     x, y = (np.floor(one + SLIVER).astype(np.int64) for one in _corners(grid, plan, which))
     per_block = _per_block(grid)
@@ -216,9 +208,7 @@ def _begin(
     return slide.start(grid.level, x, y, *_box(grid, pixels), into, tuple(one * grid.cell for one in end))
 
 
-def _finish(
-    slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, reading: Reading
-) -> np.ndarray:
+def _finish(slide: Slide, grid: Grid, plan: Plan, which: np.ndarray, pixels: int, reading: Reading) -> np.ndarray:
     """Wait for the pixels of some cells, and reduce each cell to a patch where it is not one yet."""
     boxes = reading.result()
     if grid.cell == pixels:

@@ -65,9 +65,7 @@ MAIN = Place(SPLITS, TRAINED, RUNS, Path("models/checkpoints"))
 def fold(number: int) -> Place:
     """The place of a fold."""
     folder = FOLDS / f"fold-{number}"
-    return Place(
-        folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number
-    )
+    return Place(folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number)
 
 
 def evaluation(model: str) -> Path:

@@ -17,9 +17,11 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from histocae.files import replacing
 
 ARCHITECTURES = {
-    "plain": ("#2c6fa6", "o", ""), "residual": ("#b2364a", "D", ""), "compact": ("#2e8b57", "^", ""),
+    "plain": ("#2c6fa6", "o", ""),
+    "residual": ("#b2364a", "D", ""),
+    "compact": ("#2e8b57", "^", ""),
     "pca": ("#555555", "s", "--"),
-}  # fmt: skip
+}
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
@@ -108,9 +110,7 @@ def plot_paired_imgs(
     chosen = _choose(len(X), N, shuffle, seed)
     count = max(1, len(chosen))
     shape = (2, count) if orient == "v" else (count, 2)
-    figure = Figure(
-        figsize=(shape[1] * size + 0.3, shape[0] * size + (0.4 if title else 0)), layout="constrained"
-    )
+    figure = Figure(figsize=(shape[1] * size + 0.3, shape[0] * size + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
     for place, at in enumerate(chosen):
         for side, images in enumerate((X, Y)):

@@ -15,9 +15,20 @@ if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait 
 
 FILE = "training.json"
 CODE = (
-    "architectures", "backend", "blocks", "cohorts", "fused", "linear", "linear_start", "mirrored", "model", "recipe",
-    "steps", "store", "training",
-)  # fmt: skip
+    "architectures",
+    "backend",
+    "blocks",
+    "cohorts",
+    "fused",
+    "linear",
+    "linear_start",
+    "mirrored",
+    "model",
+    "recipe",
+    "steps",
+    "store",
+    "training",
+)
 
 
 def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict[str, Any]:
@@ -103,9 +114,16 @@ def start(model: Network, fit: Fit, patches: Pictures, seed: int, afresh: bool =
     if model.architecture == "pca":
         return fitted_pca(patches, model.latent_features, seed)
     cae = CAE(
-        patches.shape, model.latent_features, model.filters, model.kernel, model.stride, model.pool,
-        optimizer=fit.optimizer, lossfn=model.loss, architecture=model.architecture,
-    )  # fmt: skip
+        patches.shape,
+        model.latent_features,
+        model.filters,
+        model.kernel,
+        model.stride,
+        model.pool,
+        optimizer=fit.optimizer,
+        lossfn=model.loss,
+        architecture=model.architecture,
+    )
     if model.architecture == "residual" and afresh:
         start_residual(cae, patches, seed)
     return cae

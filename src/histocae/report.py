@@ -12,11 +12,20 @@ from PIL import Image
 from histocae.params import Params
 
 TITLES = {
-    "model": "model", "architecture": "architecture", "cohort": "cohort", "filters": "filters",
-    "latent_features": "latent features", "parameters": "weights", "epochs": "epochs", "train_mse": "train MSE",
-    "validation_mse": "validation MSE", "test_mse": "test MSE", "test_mean_color_mse": "mean color's MSE",
-    "test_psnr": "test PSNR (dB)", "test_ssim": "test SSIM",
-}  # fmt: skip
+    "model": "model",
+    "architecture": "architecture",
+    "cohort": "cohort",
+    "filters": "filters",
+    "latent_features": "latent features",
+    "parameters": "weights",
+    "epochs": "epochs",
+    "train_mse": "train MSE",
+    "validation_mse": "validation MSE",
+    "test_mse": "test MSE",
+    "test_mean_color_mse": "mean color's MSE",
+    "test_psnr": "test PSNR (dB)",
+    "test_ssim": "test SSIM",
+}
 DIGITS = {"test_psnr": 2, "test_ssim": 3}
 LEVELS = {"patch": "patches", "slide": "slides", "case": "cases by tissue"}
 # what is told of latents, its key, and the key of the same of pixels
@@ -125,7 +134,8 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
         levels=LEVELS,
         latent_rows=[
             (label, *keys, _count if COUNTS & set(keys) else _number)
-            for label, *keys in LATENT_ROWS if measured & set(keys)
+            for label, *keys in LATENT_ROWS
+            if measured & set(keys)
         ],
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
     )
@@ -134,9 +144,12 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
 def render(template: str, **values: object) -> str:
     """Fill a template of this package; HTML that needs no other file."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("histocae"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("histocae"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"embedded": _embedded, "interval": _interval, "number": _number, "p": _p}
     return environment.get_template(template).render(**values)
 

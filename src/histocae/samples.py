@@ -58,9 +58,12 @@ def encode(cae: CAE, patches: Pictures, label: str | None, out: np.ndarray | Non
 
 
 def write_latents(
-    cae: CAE, folder: Path, weights: str, parts: dict[str, Any],
+    cae: CAE,
+    folder: Path,
+    weights: str,
+    parts: dict[str, Any],
     write: Callable[[Any, str, Path], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write the latents of all parts of the split, one array each, and of which weights they are.
 
     Args:

@@ -22,9 +22,7 @@ def set_aside(stage: str, rows: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
     for reason, count in counts.items():
         if count > TOLD_ONE_BY_ONE:
             log.warning("set aside: %d slides: %s", count, reason)
-    table = pd.DataFrame(
-        [(slide_id, stage, reason, kept) for slide_id, reason, kept in rows], columns=list(COLUMNS)
-    )
+    table = pd.DataFrame([(slide_id, stage, reason, kept) for slide_id, reason, kept in rows], columns=list(COLUMNS))
     return table.astype({"patches_kept": int})
 
 

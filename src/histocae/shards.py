@@ -30,7 +30,7 @@ from histocae.patching import (
     read_overview,
     read_patches,
     sample,
-)  # fmt: skip
+)
 from histocae.slide import Slide, in_range
 from histocae.sources import Source
 from histocae.store import ShardWriter, open_shard, shard_name
@@ -224,9 +224,15 @@ def make_shard(task: Task) -> Record:
         more = f" (and {len(failure) - 1} more, in reports/patching/failures.csv)" if len(failure) > 1 else ""
         reason = failure[0] + more
     record = Record(
-        task.slide_id, task.name, reason, bool(failure) and not (task.source.tiles and kept), kept,
-        {name: n for name, n in sorted(counts.items()) if n}, **about, failures=tuple(failure),
-    )  # fmt: skip
+        task.slide_id,
+        task.name,
+        reason,
+        bool(failure) and not (task.source.tiles and kept),
+        kept,
+        {name: n for name, n in sorted(counts.items()) if n},
+        **about,
+        failures=tuple(failure),
+    )
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
     return record
 
@@ -250,9 +256,7 @@ def _normalize(path: Path, pixels: int) -> None:
             shard.append(color.apply(patches[start : start + step], "macenko", stains))
 
 
-def _read_slide(
-    task: Task, counts: Counter, about: dict, fail: Callable[[str], None]
-) -> Found:
+def _read_slide(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
     try:
         with Slide(task.source.fetch(task.slide_id, task.files[0]), task.threads) as slide:
             size = slide.levels[0]
@@ -262,9 +266,7 @@ def _read_slide(
             grid = make_grid(slide, mpp, task.params.pixels, task.params.mpp)
             about |= {"level": grid.level, "patch_mpp": grid.mpp}
             overview = read_overview(slide, grid)
-            plan = plan_patches(
-                grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling
-            )
+            plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling)
             counts.update(plan.counts)
             _draw(overview, plan, task.pictures / f"{task.name}.png")
             with replacing(task.thumbnails / f"{task.name}.jpg") as handle:
@@ -289,10 +291,18 @@ def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) 
         if not enough.all():
             which, shares, patches = which[enough], shares[enough], patches[enough]
         x, y = grid.corners(plan.rows[which], plan.columns[which])
-        yield {
-            "file": task.files[0], "row": plan.rows[which], "column": plan.columns[which],
-            "x": x, "y": y, "mpp": grid.mpp, "tissue_share": shares,
-        }, patches  # fmt: skip
+        yield (
+            {
+                "file": task.files[0],
+                "row": plan.rows[which],
+                "column": plan.columns[which],
+                "x": x,
+                "y": y,
+                "mpp": grid.mpp,
+                "tissue_share": shares,
+            },
+            patches,
+        )
 
 
 def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
@@ -313,15 +323,21 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
         if not take.any():
             continue
         row, column = tile.rows[take], tile.columns[take]
-        yield {
-            "file": file, "row": row, "column": column, "x": column * params.pixels, "y": row * params.pixels,
-            "mpp": np.nan, "tissue_share": tile.shares[take],
-        }, tile.patches[take]  # fmt: skip
+        yield (
+            {
+                "file": file,
+                "row": row,
+                "column": column,
+                "x": column * params.pixels,
+                "y": row * params.pixels,
+                "mpp": np.nan,
+                "tissue_share": tile.shares[take],
+            },
+            tile.patches[take],
+        )
 
 
-def _each_tile(
-    task: Task, counts: Counter, fail: Callable[[str], None]
-) -> Iterator[tuple[str, TilePatches]]:
+def _each_tile(task: Task, counts: Counter, fail: Callable[[str], None]) -> Iterator[tuple[str, TilePatches]]:
     for file in task.files:
         try:
             picture = read_tile(task.source.fetch(task.slide_id, file))

@@ -71,9 +71,7 @@ class Slide:
         handle = self._handle
         self.levels = tuple(
             Level(width, height, downsample)
-            for (width, height), downsample in zip(
-                handle.level_dimensions, handle.level_downsamples, strict=True
-            )
+            for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
         )
         properties = handle.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
@@ -119,9 +117,15 @@ class Slide:
         return self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
 
     def start(
-        self, level: int, x: np.ndarray, y: np.ndarray, width: int, height: int,
-        into: np.ndarray | None = None, end: tuple[float, float] = (math.inf, math.inf),
-    ) -> "Reading":  # fmt: skip
+        self,
+        level: int,
+        x: np.ndarray,
+        y: np.ndarray,
+        width: int,
+        height: int,
+        into: np.ndarray | None = None,
+        end: tuple[float, float] = (math.inf, math.inf),
+    ) -> "Reading":
         """Begin to read boxes of one size in the slide's threads; what the slide leaves open is white.
 
         Of a slide whose tiles are known how to be decoded, each that a box touches is decoded once; others
@@ -214,9 +218,7 @@ class Slide:
         height = min(math.ceil(box[3]), max(size.height, y + 1)) - y
         return self.read(level, x, y, width, height), x, y
 
-    def read_scaled(
-        self, level: int, box: tuple[float, float, float, float], width: int, height: int
-    ) -> np.ndarray:
+    def read_scaled(self, level: int, box: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
         """Read a box as `read_around` does, resized to `width` x `height` by the mean of pixels.
 
         Returns:
@@ -245,9 +247,7 @@ class Reading:
 
     """
 
-    def __init__(
-        self, boxes: np.ndarray, parts: list[Future], by_openslide: Callable[[Sequence[int]], None]
-    ):
+    def __init__(self, boxes: np.ndarray, parts: list[Future], by_openslide: Callable[[Sequence[int]], None]):
         """Take what `Slide.start` has begun."""
         self.boxes = boxes
         self._parts = parts
@@ -294,9 +294,11 @@ def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pi
     x_end, y_end = (math.ceil(one + side - 1e-6) for one in corner)
     part = Image.fromarray(picture[y:y_end, x:x_end])
     inner = (
-        max(0.0, corner[0] - x), max(0.0, corner[1] - y),
-        min(corner[0] + side - x, part.width), min(corner[1] + side - y, part.height),
-    )  # fmt: skip
+        max(0.0, corner[0] - x),
+        max(0.0, corner[1] - y),
+        min(corner[0] + side - x, part.width),
+        min(corner[1] + side - y, part.height),
+    )
     return np.asarray(part.resize((pixels, pixels), Image.Resampling.BOX, box=inner))
 
 
@@ -332,8 +334,7 @@ def choose_level(levels: tuple[Level, ...], mpp: float, target: float) -> tuple[
     finer = [i for i, step in enumerate(steps) if step > 1]
     if not finer:
         raise SlideError(
-            f"has {mpp:g} microns per pixel, coarser than the {target:g} of patches.mpp; "
-            "patches are never enlarged"
+            f"has {mpp:g} microns per pixel, coarser than the {target:g} of patches.mpp; patches are never enlarged"
         )
     level = min(finer, key=lambda i: steps[i])
     return level, steps[level]

@@ -183,9 +183,7 @@ def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
 
 def _server(data: Data) -> Server:
     token_file = data.gdc.token_file
-    return Server(
-        data.gdc.url, data.gdc.streams, data.gdc.tries, None if token_file is None else Path(token_file)
-    )
+    return Server(data.gdc.url, data.gdc.streams, data.gdc.tries, None if token_file is None else Path(token_file))
 
 
 def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:

@@ -18,9 +18,7 @@ SPLITS = ("train", "validation", "test")
 Part = TypeVar("Part", bound=Hashable)
 
 
-def split_cases(
-    index: pd.DataFrame, shares: dict[str, float], seed: int, together: str = "case"
-) -> dict[str, str]:
+def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, together: str = "case") -> dict[str, str]:
     """Assign every case to a split; every split gets every sample type.
 
     Args:
@@ -218,9 +216,10 @@ def summarise(tables: dict[str, pd.DataFrame]) -> dict[str, dict]:
 
 def _counted(slides: pd.DataFrame) -> dict[str, int]:
     return {
-        "cases": int(slides["case_id"].nunique()), "slides": int(slides["slide_id"].nunique()),
+        "cases": int(slides["case_id"].nunique()),
+        "slides": int(slides["slide_id"].nunique()),
         "patches": int(slides["patches"].sum()),
-    }  # fmt: skip
+    }
 
 
 def summarise_sites(index: pd.DataFrame) -> dict | None:

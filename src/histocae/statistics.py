@@ -78,9 +78,13 @@ def units(table: pd.DataFrame, level: str) -> pd.DataFrame:
     """
     labels, scores = _checked(table["label"].to_numpy(), table["score"].to_numpy())
     found = pd.DataFrame(
-        {"case_id": table["case_id"].to_numpy(), "slide_id": table["slide_id"].to_numpy(),
-         "label": labels, "score": scores}
-    )  # fmt: skip
+        {
+            "case_id": table["case_id"].to_numpy(),
+            "slide_id": table["slide_id"].to_numpy(),
+            "label": labels,
+            "score": scores,
+        }
+    )
     if level != "patch":
         found = averaged(found, ["case_id", "slide_id", "label"])
     if level == "case":
@@ -297,11 +301,14 @@ def discriminate(
         "p_value": (1 + int(far.sum())) / (1 + permutations),
         "includes_chance": low <= 0.5 <= high,
         "counts": {
-            "units": len(found), "positive": int(labels.sum()), "negative": int((1 - labels).sum()),
-            "cases": len(one.has), "paired_cases": int(one.paired.sum()),
+            "units": len(found),
+            "positive": int(labels.sum()),
+            "negative": int((1 - labels).sum()),
+            "cases": len(one.has),
+            "paired_cases": int(one.paired.sum()),
             "slides": int(table["slide_id"].nunique()),
         },
-    }  # fmt: skip
+    }
 
 
 def _joined(replicates: np.ndarray, confidence: float, score: tuple[float, float]) -> tuple[float, float]:
@@ -422,9 +429,11 @@ def at_threshold(
         "high": value + float(np.hypot(*(one["high"] - one["value"] for one in two))) / 2,
     }
     return rates | {
-        "true_positive": int((called & tumor).sum()), "false_negative": int((~called & tumor).sum()),
-        "true_negative": int((~called & ~tumor).sum()), "false_positive": int((called & ~tumor).sum()),
-    }  # fmt: skip
+        "true_positive": int((called & tumor).sum()),
+        "false_negative": int((~called & tumor).sum()),
+        "true_negative": int((~called & ~tumor).sum()),
+        "false_positive": int((called & ~tumor).sum()),
+    }
 
 
 def roc(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:

@@ -131,10 +131,16 @@ def _adamax() -> type:
             dtype = variable.dtype
             step = tf.cast(self.iterations.value + 1, dtype)
             tf.raw_ops.ResourceApplyAdaMax(
-                var=variable.handle, m=self._m[at].value.handle, v=self._u[at].value.handle,
-                beta1_power=tf.pow(tf.cast(self.beta_1, dtype), step), lr=tf.cast(learning_rate, dtype),
-                beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon, grad=tf.cast(gradient, dtype),
-            )  # fmt: skip
+                var=variable.handle,
+                m=self._m[at].value.handle,
+                v=self._u[at].value.handle,
+                beta1_power=tf.pow(tf.cast(self.beta_1, dtype), step),
+                lr=tf.cast(learning_rate, dtype),
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=tf.cast(gradient, dtype),
+            )
 
     return Adamax
 

@@ -26,9 +26,19 @@ MANIFEST = "store.json"
 INDEX = "index.csv"
 SHARDS = "shards"
 INDEX_COLUMNS = (
-    "slide_id", "case_id", "sample_type", "shard", "position", "file",
-    "row", "column", "x", "y", "mpp", "tissue_share",
-)  # fmt: skip
+    "slide_id",
+    "case_id",
+    "sample_type",
+    "shard",
+    "position",
+    "file",
+    "row",
+    "column",
+    "x",
+    "y",
+    "mpp",
+    "tissue_share",
+)
 SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # what all patches of a slide have in common, but for the file of tiles
 PLACE_COLUMNS = INDEX_COLUMNS[4:]
 # each shard that is in use is an open file, and a process may have about 1,000; training has two selections
@@ -66,9 +76,7 @@ class ShardWriter:
 
     def _write_header(self) -> None:
         shape = (self.count, self._pixels, self._pixels, 3)
-        np.lib.format.write_array_header_1_0(
-            self._handle, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+        np.lib.format.write_array_header_1_0(self._handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
     def append(self, patches: np.ndarray) -> None:
         """Append uint8 patches, n x pixels x pixels x 3."""
@@ -125,9 +133,14 @@ def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: fl
 
 def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None) -> None:
     manifest = {
-        "format": "histocae patch store", "version": VERSION, "pixels": pixels,
-        "channels": 3, "dtype": "uint8", "mpp": mpp, "patches": count,
-    }  # fmt: skip
+        "format": "histocae patch store",
+        "version": VERSION,
+        "pixels": pixels,
+        "channels": 3,
+        "dtype": "uint8",
+        "mpp": mpp,
+        "patches": count,
+    }
     write_json(manifest, folder / MANIFEST)
 
 

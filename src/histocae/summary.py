@@ -9,15 +9,33 @@ import pandas as pd
 from histocae.files import read_table, write_table
 
 COLUMNS = [
-    "model", "cohort", "filters", "latent_features", "parameters", "epochs", "train_mse",
-    "validation_mse", "test_mse", "test_psnr", "test_ssim", "test_patches", "seconds",
-    "architecture", "test_mean_color_mse",
-]  # fmt: skip
+    "model",
+    "cohort",
+    "filters",
+    "latent_features",
+    "parameters",
+    "epochs",
+    "train_mse",
+    "validation_mse",
+    "test_mse",
+    "test_psnr",
+    "test_ssim",
+    "test_patches",
+    "seconds",
+    "architecture",
+    "test_mean_color_mse",
+]
 # of each model, for DVC; all there is stands in the reports of each
 COMPARED = (
-    "train_mse", "validation_mse", "test_mse", "test_psnr", "test_ssim", "latent_auroc_patch", "latent_auroc_slide",
+    "train_mse",
+    "validation_mse",
+    "test_mse",
+    "test_psnr",
+    "test_ssim",
+    "latent_auroc_patch",
+    "latent_auroc_slide",
     "latent_ari",
-)  # fmt: skip
+)
 LEVELS = ("patch", "slide", "case")
 
 
@@ -38,11 +56,15 @@ def table(records: Sequence[Trained]) -> pd.DataFrame:
     for record in records:
         model, metrics = record.training["model"], record.metrics
         about = {
-            "model": record.name, "cohort": model["cohort"], "architecture": model["architecture"],
+            "model": record.name,
+            "cohort": model["cohort"],
+            "architecture": model["architecture"],
             "filters": "-".join(str(one) for one in record.filters),
-            "latent_features": record.training["latent_features"], "parameters": record.training["parameters"],
-            "epochs": record.training["epochs"], "seconds": record.run["seconds"],
-        }  # fmt: skip
+            "latent_features": record.training["latent_features"],
+            "parameters": record.training["parameters"],
+            "epochs": record.training["epochs"],
+            "seconds": record.run["seconds"],
+        }
         measured = {key: metrics.get(key) for key in COLUMNS if key not in about}
         rows.append({**about, **measured, "test_patches": int(metrics["test_patches"])})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"latent_features": "Int64"})

@@ -13,9 +13,16 @@ from histocae.identifiers import COMPARED, sample_of, sample_type
 
 # the seeds' columns, in their order
 SEED_COLUMNS = (
-    "case_id", "sample_id", "slide_id", "disease_type", "sample_type",
-    "percent_normal_cells", "percent_stromal_cells", "percent_tumor_cells", "percent_tumor_nuclei",
-)  # fmt: skip
+    "case_id",
+    "sample_id",
+    "slide_id",
+    "disease_type",
+    "sample_type",
+    "percent_normal_cells",
+    "percent_stromal_cells",
+    "percent_tumor_cells",
+    "percent_tumor_nuclei",
+)
 PERCENTS = tuple(name for name in SEED_COLUMNS if name.startswith("percent_"))
 TEXTS = ("case_id", "sample_id", "slide_id", "disease_type", "sample_type", "file_name")
 # of the table that the stage metadata writes; an md5 may look like a number

@@ -110,9 +110,17 @@ class Tiles:
             self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
         # tifffile asserts, divides by and looks up what a header gives: OpenSlide is to judge whatever is odd there
         except (
-            tifffile.TiffFileError, OSError, struct.error, LookupError, TypeError, ValueError,
-            ArithmeticError, AssertionError, AttributeError, NotImplementedError,
-        ):  # fmt: skip
+            tifffile.TiffFileError,
+            OSError,
+            struct.error,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            NotImplementedError,
+        ):
             return
 
     def close(self) -> None:
@@ -292,9 +300,15 @@ def _level(page: tifffile.TiffPage) -> Level | None:
     if not (0 < page.tilewidth <= MOST_SIDE and 0 < page.tilelength <= MOST_SIDE):
         return None
     level = Level(
-        page.imagewidth, page.imagelength, page.tilewidth, page.tilelength,
-        tuple(page.dataoffsets), tuple(page.databytecounts), int(page.compression), page.jpegtables,
+        page.imagewidth,
+        page.imagelength,
+        page.tilewidth,
+        page.tilelength,
+        tuple(page.dataoffsets),
+        tuple(page.databytecounts),
+        int(page.compression),
+        page.jpegtables,
         COLORSPACES[page.photometric],
-    )  # fmt: skip
+    )
     tiles = level.columns * -(-level.height // level.tile_height)
     return level if len(level.offsets) == len(level.sizes) == tiles else None

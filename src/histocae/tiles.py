@@ -15,9 +15,19 @@ from histocae.tissue import cell_shares, tissue_mask
 
 # what Pillow raises on files that are no pictures, cut short or broken inside
 _BROKEN = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError,
-    ArithmeticError, MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 FORMATS = ("PNG", "JPEG", "TIFF")
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -111,12 +121,8 @@ def cut_tile(picture: Image.Image, name: str, pixels: int, tissue_share: float) 
     whole = np.asarray(picture)[: rows * pixels, : columns * pixels]
     cells = whole.reshape(rows, pixels, columns, pixels, 3).swapaxes(1, 2)
     partial = -(-picture.height // pixels) * -(-picture.width // pixels) - rows * columns
-    counts = {
-        "kept": len(at_rows), "background": rows * columns - len(at_rows), "border": partial
-    }  # fmt: skip
-    return TilePatches(
-        at_rows, at_columns, shares[at_rows, at_columns], cells[at_rows, at_columns], counts
-    )
+    counts = {"kept": len(at_rows), "background": rows * columns - len(at_rows), "border": partial}
+    return TilePatches(at_rows, at_columns, shares[at_rows, at_columns], cells[at_rows, at_columns], counts)
 
 
 def _overview(picture: Image.Image, rows: int, columns: int, pixels: int) -> np.ndarray:

@@ -108,9 +108,7 @@ class Batches:
         """
         self._patches, self._batch_size = patches, batch_size
         count = len(patches)
-        self._order = (
-            np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
-        )
+        self._order = np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
         self._forms = np.random.default_rng([seed, epoch, 1]).integers(8, size=count) if augment else None
         self._shifts = None
         if denoise is not None:
@@ -236,9 +234,13 @@ def train(
         epoch = len(state.rows) + 1
         start = time.perf_counter()
         batches = Batches(
-            patches, options.batch_size, options.seed, epoch, options.augment and learns,
+            patches,
+            options.batch_size,
+            options.seed,
+            epoch,
+            options.augment and learns,
             _denoising(options, epoch) if learns else None,
-        )  # fmt: skip
+        )
         with bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
             advance = getattr(progress, "update", lambda _: None)
             loss = learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
@@ -256,8 +258,12 @@ def train(
         _save(model, state, checkpoint, fingerprint, better)
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
-            epoch, epochs, row["loss"], row["validation_loss"], time.perf_counter() - start,
-        )  # fmt: skip
+            epoch,
+            epochs,
+            row["loss"],
+            row["validation_loss"],
+            time.perf_counter() - start,
+        )
         on_saved(state)
         if board is not None:
             board.write(row)
@@ -286,9 +292,7 @@ def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
     return steps.optimizer(options.optimizer, config)
 
 
-def _engine(
-    cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer, options: Options
-) -> steps.Steps:
+def _engine(cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer, options: Options) -> steps.Steps:
     """Compile the steps of a model on as many devices as the options tell."""
     if options.devices == 1:
         return steps.make(model, optimizer, cae.params["lossfn"])
@@ -302,9 +306,7 @@ def _engine(
 _REMEDY = "; a lower learning_rate is the first thing to try"
 
 
-def learn(
-    engine: steps.Steps, batches: Batches, epoch: int, loaded: bool, advance: Callable[[int], object]
-) -> float:
+def learn(engine: steps.Steps, batches: Batches, epoch: int, loaded: bool, advance: Callable[[int], object]) -> float:
     """Take all steps of an epoch; the mean loss of its patches, each before the step that it had a part in."""
     total = 0.0
     for run, losses in _steps(engine, batches, loaded):

@@ -109,9 +109,13 @@ class Client:
                 log.info("%s: %s; %s", what, state.outcome.exception(), again)
 
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(tries), wait=pause, sleep=sleep, before_sleep=tell, reraise=True,
+            stop=tenacity.stop_after_attempt(tries),
+            wait=pause,
+            sleep=sleep,
+            before_sleep=tell,
+            reraise=True,
             retry=tenacity.retry_if_exception_type(TransientError),
-        )  # fmt: skip
+        )
         try:
             return retrying(one)
         except TransientError as error:
@@ -138,9 +142,13 @@ class Client:
 
     @contextmanager
     def open(
-        self, path: str, headers: Mapping[str, str] | None = None, *, body: Mapping[str, Any] | None = None,
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
         with_token: bool = False,
-    ) -> Iterator[Response]:  # fmt: skip
+    ) -> Iterator[Response]:
         """Ask once, and give the answer before its body has come.
 
         Raises:

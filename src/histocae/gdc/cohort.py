@@ -97,8 +97,9 @@ def _gather(params: Gdc, server: Server) -> tuple[list[Slide], Aside, dict[str, 
     kept = {id(one) for one in of_strategy}
     aside += [
         (one.slide_id, f"is a {identifiers.strategy_of(one.slide_id)}, not a {params.strategy}")
-        for one in files if id(one) not in kept
-    ]  # fmt: skip
+        for one in files
+        if id(one) not in kept
+    ]
     return of_strategy, aside, asked
 
 
@@ -113,9 +114,14 @@ def _ask(params: Gdc, server: Server, fields: tuple[str, ...]) -> tuple[list[Sli
         release = None
     log.info("%s: %d files of %s, %s", params.url, len(hits), params.project, release or "data release unknown")
     asked = {
-        "url": params.url, "endpoint": "files", "filters": wanted, "fields": list(fields), "data_release": release,
-        "project": params.project, "files": len(hits),
-    }  # fmt: skip
+        "url": params.url,
+        "endpoint": "files",
+        "filters": wanted,
+        "fields": list(fields),
+        "data_release": release,
+        "project": params.project,
+        "files": len(hits),
+    }
     return [query.slide(hit) for hit in hits], asked
 
 
@@ -186,7 +192,7 @@ def _number(value: object) -> object:
 def _fault(row: dict[str, Any]) -> str | None:
     """Say why a slide can't be used; None where it can."""
     name, size = row["file_name"], row["size"]
-    if not row["slide_id"] or any(sign in row["slide_id"] for sign in "|\n\r\""):
+    if not row["slide_id"] or any(sign in row["slide_id"] for sign in '|\n\r"'):
         return "has no name that can stand in a table"
     if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.()+ -]*", name):
         return f"its file name is {name!r}, which is no plain name"
@@ -212,10 +218,16 @@ def _choose(table: pd.DataFrame, params: Gdc, seed: int, aside: Aside) -> pd.Dat
         raise DataError(f"data.gdc.slides: no such slide was found: {shortened(unknown)}")
     if unknown := _unknown(params.without, table, aside):
         log.warning("data.gdc.without: no such slide was found: %s", shortened(unknown))
-    table = _keep(table, table["sample_type"].isin(params.sample_types), aside, lambda row:
-                  f"sample type {row.sample_type} is not compared"
-                  if row.sample_type not in identifiers.COMPARED else
-                  f"sample type {row.sample_type} is not among data.gdc.sample_types")  # fmt: skip
+    table = _keep(
+        table,
+        table["sample_type"].isin(params.sample_types),
+        aside,
+        lambda row: (
+            f"sample type {row.sample_type} is not compared"
+            if row.sample_type not in identifiers.COMPARED
+            else f"sample type {row.sample_type} is not among data.gdc.sample_types"
+        ),
+    )
     if params.slides is not None:
         table = _keep(table, table["slide_id"].isin(params.slides), aside, lambda _: "is not among data.gdc.slides")
     table = _keep(table, ~table["slide_id"].isin(params.without), aside, lambda _: "stands in data.gdc.without")

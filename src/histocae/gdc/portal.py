@@ -73,9 +73,7 @@ def read_slides(path: Path, project: str) -> list[Slide]:
 
     """
     table = tables.read(path, (), "data.gdc.table names a table of slides, or null")
-    columns = {
-        ours: next((name for name in theirs if name in table), None) for ours, theirs in SLIDE_TABLE.items()
-    }
+    columns = {ours: next((name for name in theirs if name in table), None) for ours, theirs in SLIDE_TABLE.items()}
     if columns["slide_id"] is None:
         raise TableError(
             f"{path}: no column {' or '.join(SLIDE_TABLE['slide_id'])}; data.gdc.table is the slide.tsv of the "

@@ -11,14 +11,25 @@ from histocae.tables import PERCENTS
 
 PAGE = 1000  # hits asked for at once; the server may grant fewer
 FILE_FIELDS = (
-    "file_id", "file_name", "md5sum", "file_size", "state", "access",
-    "associated_entities.entity_submitter_id", "associated_entities.entity_type",
-)  # fmt: skip
+    "file_id",
+    "file_name",
+    "md5sum",
+    "file_size",
+    "state",
+    "access",
+    "associated_entities.entity_submitter_id",
+    "associated_entities.entity_type",
+)
 SLIDE = "cases.samples.portions.slides"
 FIELDS = (
-    *FILE_FIELDS, "cases.submitter_id", "cases.disease_type", "cases.samples.submitter_id",
-    "cases.samples.sample_type", f"{SLIDE}.submitter_id", *(f"{SLIDE}.{name}" for name in PERCENTS),
-)  # fmt: skip
+    *FILE_FIELDS,
+    "cases.submitter_id",
+    "cases.disease_type",
+    "cases.samples.submitter_id",
+    "cases.samples.sample_type",
+    f"{SLIDE}.submitter_id",
+    *(f"{SLIDE}.{name}" for name in PERCENTS),
+)
 
 
 @dataclass
@@ -107,9 +118,13 @@ def _page(
     client: Client, wanted: dict[str, Any], fields: tuple[str, ...], begin: int
 ) -> tuple[list[dict[str, Any]], int]:
     body = {
-        "filters": wanted, "fields": ",".join(fields), "format": "JSON", "size": PAGE, "from": begin,
+        "filters": wanted,
+        "fields": ",".join(fields),
+        "format": "JSON",
+        "size": PAGE,
+        "from": begin,
         "sort": "file_id:asc",
-    }  # fmt: skip
+    }
     data = client.json("files", body).get("data")
     data = data if isinstance(data, dict) else {}
     page, pagination = data.get("hits"), data.get("pagination")

@@ -41,9 +41,11 @@ SHA256 = {
     ),
 }
 FILES = (
-    "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz",
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
-)  # fmt: skip
+)
 DIGITS_TRAIN = 1_437  # four fifths of the small set
 REMEDY = "set data.path to mnist.npz, or to a folder with the four idx files (.gz)"
 
@@ -216,9 +218,15 @@ def _npz(path: Path) -> tuple[np.ndarray, ...]:
         raise DataError(f"data.path: {path} is not there; {REMEDY}") from None
     # the last two where it is a single array and no archive of several
     except (
-        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
-        AttributeError, TypeError,
-    ):  # fmt: skip
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+        TypeError,
+    ):
         raise DataError(f"{path}: no .npz with {', '.join(NAMES)}; {REMEDY}") from None
 
 

@@ -88,10 +88,16 @@ def _at_odds(params: Params) -> list[str]:
     told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
     told += [f"classes.model.{one}" for one in precision_at_odds(params.classes.model, params.training)]
     every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
-    told += [f"{key}.latent_features: missing; it is asked what they hold" for key, one in every.items()
-             if one.architecture == "plain" and one.latent_features is None]
-    told += [f"study.models: {name} has one latent, and a map needs two" for name in params.study.models
-             if name in params.models and params.models[name].latent_features == 1]  # fmt: skip
+    told += [
+        f"{key}.latent_features: missing; it is asked what they hold"
+        for key, one in every.items()
+        if one.architecture == "plain" and one.latent_features is None
+    ]
+    told += [
+        f"study.models: {name} has one latent, and a map needs two"
+        for name in params.study.models
+        if name in params.models and params.models[name].latent_features == 1
+    ]
     compare = params.compare
     named = {"compare.own": [compare.own], "compare.pca": [compare.pca], "compare.notebook": compare.notebook}
     for key, names in (named | {"study.models": params.study.models}).items():

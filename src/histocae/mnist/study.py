@@ -150,18 +150,27 @@ def study(
     whole, entropy = latents.impurity(np.bincount(digits["test"], minlength=DIGITS)[None])
     about = {
         "explained_by_two": float(components.explained_variance_ratio_[:2].sum()),
-        "clusters": len(table), "points": len(chosen), "perplexity": used,
+        "clusters": len(table),
+        "points": len(chosen),
+        "perplexity": used,
         # of clusters without test images nothing is known, and they weigh nothing
-        "gini": float((weights * table["gini"]).sum()), "gini_without_clusters": float(whole[0]),
-        "entropy": float((weights * table["entropy"]).sum()), "entropy_without_clusters": float(entropy[0]),
+        "gini": float((weights * table["gini"]).sum()),
+        "gini_without_clusters": float(whole[0]),
+        "entropy": float((weights * table["entropy"]).sum()),
+        "entropy_without_clusters": float(entropy[0]),
         "ari": float(adjusted_rand_score(digits["test"], found)),
         "nmi": float(normalized_mutual_info_score(digits["test"], found)),
         "purity": float(table["images_of_digit"].sum() / len(test)),
-    }  # fmt: skip
+    }
     return Latents(
-        about, components.explained_variance_ratio_,
-        components.transform(test[chosen])[:, :2].astype(np.float32), plane, chosen, found, table,
-    )  # fmt: skip
+        about,
+        components.explained_variance_ratio_,
+        components.transform(test[chosen])[:, :2].astype(np.float32),
+        plane,
+        chosen,
+        found,
+        table,
+    )
 
 
 def _by_digit(clusters: np.ndarray, digits: np.ndarray) -> np.ndarray:
@@ -174,8 +183,12 @@ def _table(in_train: np.ndarray, found: np.ndarray, digits: np.ndarray, count: i
     counts = np.bincount(found * DIGITS + digits, minlength=count * DIGITS).reshape(count, DIGITS)
     gini, entropy = latents.impurity(counts)
     about = {
-        "cluster": range(count), "train_images": np.bincount(in_train, minlength=count),
-        "images": counts.sum(axis=1), "digit": counts.argmax(axis=1), "images_of_digit": counts.max(axis=1),
-        "gini": gini, "entropy": entropy,
-    }  # fmt: skip
+        "cluster": range(count),
+        "train_images": np.bincount(in_train, minlength=count),
+        "images": counts.sum(axis=1),
+        "digit": counts.argmax(axis=1),
+        "images_of_digit": counts.max(axis=1),
+        "gini": gini,
+        "entropy": entropy,
+    }
     return pd.DataFrame(about | {f"digit_{digit}": counts[:, digit] for digit in range(DIGITS)})

@@ -13,14 +13,26 @@ def table(records: dict[str, DigitsRecord]) -> pd.DataFrame:
     for name, record in records.items():
         training, metrics = record.training, record.metrics
         about = {
-            "model": name, "architecture": training["model"]["architecture"],
-            "filters": "-".join(str(one) for one in record.filters), "latents": training["latent_features"],
-            "parameters": training["parameters"], "epochs": training["epochs"], "seconds": record.run["seconds"],
-        }  # fmt: skip
+            "model": name,
+            "architecture": training["model"]["architecture"],
+            "filters": "-".join(str(one) for one in record.filters),
+            "latents": training["latent_features"],
+            "parameters": training["parameters"],
+            "epochs": training["epochs"],
+            "seconds": record.run["seconds"],
+        }
         kept = (
-            "train_mse", "validation_mse", "test_mse", "train_accuracy", "validation_accuracy", "test_accuracy",
-            "test_accuracy_low", "test_accuracy_high", "one_vs_rest_accuracy", "dead_latents",
-        )  # fmt: skip
+            "train_mse",
+            "validation_mse",
+            "test_mse",
+            "train_accuracy",
+            "validation_accuracy",
+            "test_accuracy",
+            "test_accuracy_low",
+            "test_accuracy_high",
+            "one_vs_rest_accuracy",
+            "dead_latents",
+        )
         rows.append(about | {key: metrics[key] for key in kept})
     return pd.DataFrame(rows)
 

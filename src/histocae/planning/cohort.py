@@ -59,9 +59,13 @@ def known(params: Params, given: dict[str, float], assumed: dict[str, float]) ->
     slides = _slides(params, given, listed, origins)
     patches = _patches(params, source, given, slides, assumed, origins)
     return Known(
-        source, slides, _bytes(source, given, slides, listed, assumed, origins), patches,
-        _parts(params, source, given, patches, listed, assumed), origins,
-    )  # fmt: skip
+        source,
+        slides,
+        _bytes(source, given, slides, listed, assumed, origins),
+        patches,
+        _parts(params, source, given, patches, listed, assumed),
+        origins,
+    )
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -116,9 +120,13 @@ def demo_slides(cases: int) -> int:
 
 
 def _patches(
-    params: Params, source: str, given: dict[str, float], slides: int, assumed: dict[str, float],
+    params: Params,
+    source: str,
+    given: dict[str, float],
+    slides: int,
+    assumed: dict[str, float],
     origins: dict[str, str],
-) -> int:  # fmt: skip
+) -> int:
     most = params.patches.max_per_slide
     if "patches_per_slide" in given:
         origins["patches"] = "--patches-per-slide"
@@ -142,9 +150,13 @@ def _patches(
 
 
 def _bytes(
-    source: str, given: dict[str, float], slides: int, listed: list[dict], assumed: dict[str, float],
+    source: str,
+    given: dict[str, float],
+    slides: int,
+    listed: list[dict],
+    assumed: dict[str, float],
     origins: dict[str, str],
-) -> float:  # fmt: skip
+) -> float:
     if "slide_mb" in given:
         origins["bytes"] = "--slide-mb"
         return slides * given["slide_mb"] * 1e6
@@ -178,10 +190,13 @@ def _parts(
     shares = {"validation": params.split.validation, "test": params.split.test}
     shares = {"train": 1 - sum(shares.values()), **shares}
     return {
-        part: {"all": round(patches * share), "tumor": round(patches * share * (1 - normal)),
-               "normal": round(patches * share * normal)}
+        part: {
+            "all": round(patches * share),
+            "tumor": round(patches * share * (1 - normal)),
+            "normal": round(patches * share * normal),
+        }
         for part, share in shares.items()
-    }  # fmt: skip
+    }
 
 
 def _counted() -> dict[str, dict[str, int]]:

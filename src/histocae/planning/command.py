@@ -41,24 +41,34 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _as_json(
-    made: Plan, known: cohort.Known, machine: Machine, assumed: dict[str, float], told: dict
-) -> dict:
+def _as_json(made: Plan, known: cohort.Known, machine: Machine, assumed: dict[str, float], told: dict) -> dict:
     stages = [
         {
-            "stage": one.name, "things": one.things, "disk_bytes": round(one.disk), "hours": one.hours(machine),
-            "jobs": min(machine.jobs, one.units), "hours_a_job": one.hours(machine, machine.jobs),
-            "gpu_hours": one.gpu, "money": one.money(machine, assumed, machine.jobs),
+            "stage": one.name,
+            "things": one.things,
+            "disk_bytes": round(one.disk),
+            "hours": one.hours(machine),
+            "jobs": min(machine.jobs, one.units),
+            "hours_a_job": one.hours(machine, machine.jobs),
+            "gpu_hours": one.gpu,
+            "money": one.money(machine, assumed, machine.jobs),
         }
         for one in made.stages
-    ]  # fmt: skip
+    ]
     return {
-        "cohort": asdict(known), "machine": asdict(machine), "stages": stages, "store": made.store,
-        "memory_bytes": made.memory, "disk_bytes": made.disk, "cache_bytes": made.cache,
-        "hours": made.hours(machine), "hours_spread": made.hours_spread(machine),
+        "cohort": asdict(known),
+        "machine": asdict(machine),
+        "stages": stages,
+        "store": made.store,
+        "memory_bytes": made.memory,
+        "disk_bytes": made.disk,
+        "cache_bytes": made.cache,
+        "hours": made.hours(machine),
+        "hours_spread": made.hours_spread(machine),
         "money": {"machines": sum(one["money"] for one in stages), "disk": _disk_money(made, assumed)},
-        "assumed": assumed, "measured": {key: told[key] for key in ("date", "machine")},
-    }  # fmt: skip
+        "assumed": assumed,
+        "measured": {key: told[key] for key in ("date", "machine")},
+    }
 
 
 def _disk_money(made: Plan, assumed: dict[str, float]) -> float:
@@ -80,14 +90,28 @@ def _as_text(
     head = ("stage", "things", "disk", "hours", "jobs", "hours a job", "USD")
     rows = [
         (
-            one.name, one.things, amount(one.disk), hours(one.hours(machine)), str(min(machine.jobs, one.units)),
-            hours(one.hours(machine, machine.jobs)), f"{one.money(machine, assumed, machine.jobs):,.2f}",
+            one.name,
+            one.things,
+            amount(one.disk),
+            hours(one.hours(machine)),
+            str(min(machine.jobs, one.units)),
+            hours(one.hours(machine, machine.jobs)),
+            f"{one.money(machine, assumed, machine.jobs):,.2f}",
         )
         for one in made.stages
-    ]  # fmt: skip
+    ]
     paid = sum(one.money(machine, assumed, machine.jobs) for one in made.stages)
-    rows.append(("all", "", amount(made.disk), hours(made.hours(machine)), str(machine.jobs),
-                 hours(made.hours_spread(machine)), f"{paid:,.2f}"))  # fmt: skip
+    rows.append(
+        (
+            "all",
+            "",
+            amount(made.disk),
+            hours(made.hours(machine)),
+            str(machine.jobs),
+            hours(made.hours_spread(machine)),
+            f"{paid:,.2f}",
+        )
+    )
     yield from _aligned([head, *rows])
     yield (
         f"\nDVC's cache has {amount(made.cache)} of it again, unless the file system shares blocks; to keep both for "
@@ -104,15 +128,26 @@ def _of_store(made: Plan) -> Iterator[str]:
     yield from _aligned(
         [
             ("  shards", f"{store['shards']:,.0f}", f"{amount(store['array_bytes'])} of patches"),
-            ("  index", f"{store['index_rows']:,.0f} rows", f"{amount(store['index_bytes'])}, and as much as "
-             f"{amount(store['shard_table_bytes'])} in the shards' own tables"),
+            (
+                "  index",
+                f"{store['index_rows']:,.0f} rows",
+                f"{amount(store['index_bytes'])}, and as much as "
+                f"{amount(store['shard_table_bytes'])} in the shards' own tables",
+            ),
             ("  split", f"{store['index_rows']:,.0f} rows", amount(store["split_bytes"])),
-            ("  a job", f"{store['job_slides']:,.0f} slides", f"{store['job_patches']:,.0f} patches and rows, "
-             f"{amount(store['job_bytes'])} (of {store['jobs']:,.0f})"),
-            ("  DVC hashes and copies it in", f"{hours(store['hash_seconds'] / HOUR)} h",
-             f"and looks at its {store['files']:,.0f} files in {store['look_seconds']:,.1f} s"),
+            (
+                "  a job",
+                f"{store['job_slides']:,.0f} slides",
+                f"{store['job_patches']:,.0f} patches and rows, "
+                f"{amount(store['job_bytes'])} (of {store['jobs']:,.0f})",
+            ),
+            (
+                "  DVC hashes and copies it in",
+                f"{hours(store['hash_seconds'] / HOUR)} h",
+                f"and looks at its {store['files']:,.0f} files in {store['look_seconds']:,.1f} s",
+            ),
         ]
-    )  # fmt: skip
+    )
     yield "\nmemory, beside about 0.5 GB of libraries"
     yield from _aligned([(f"  {name}", amount(size)) for name, size in made.memory.items()])
 

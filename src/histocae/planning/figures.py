@@ -24,5 +24,3 @@ def measured() -> dict[str, Any]:
 def assumed() -> dict[str, dict[str, Any]]:
     """Read prices and assumptions: value, unit and origin of each; not to be changed by the caller."""
     return json.loads(ASSUMED.read_text(encoding="utf-8"))
-
-

@@ -43,9 +43,14 @@ def make(
 
 
 def _data(
-    plan: Plan, params: Params, cohort: Known, measured: dict[str, float], assumed: dict[str, float],
-    machine: Machine, took: Callable[..., float],
-) -> None:  # fmt: skip
+    plan: Plan,
+    params: Params,
+    cohort: Known,
+    measured: dict[str, float],
+    assumed: dict[str, float],
+    machine: Machine,
+    took: Callable[..., float],
+) -> None:
     slides, patches, pixels, data = cohort.slides, cohort.patches, params.patches.pixels, params.data
     things, fetching = f"{slides:,} slide{'s' * (slides != 1)}", 0.0
     size = cohort.slide_bytes
@@ -60,14 +65,20 @@ def _data(
         getting.shared += took({"look_slide": slides, "hash_byte": size})
         getting.disk = size if cohort.source in ("demo", "gdc") else 0.0
         getting.alone = fetching
-    plan.stages += [Stage("metadata", things, slides * measured["metadata_slide_bytes"],
-                          alone=took({"metadata_slide": slides})), getting]  # fmt: skip
+    plan.stages += [
+        Stage("metadata", things, slides * measured["metadata_slide_bytes"], alone=took({"metadata_slide": slides})),
+        getting,
+    ]
     array = patches * pixels**2 * 3 + slides * HEADER
     index, rows = patches * measured["index_row_bytes"], patches * measured["shard_row_bytes"]
     cutting = Stage(
-        "patches", f"{patches:,} patches", array + index + rows + slides * measured["picture_bytes"],
-        took(model.indexing(slides, patches)), took(model.cutting(slides, patches, pixels)), slides,
-    )  # fmt: skip
+        "patches",
+        f"{patches:,} patches",
+        array + index + rows + slides * measured["picture_bytes"],
+        took(model.indexing(slides, patches)),
+        took(model.cutting(slides, patches, pixels)),
+        slides,
+    )
     if cohort.source == "gdc" and not data.keep_slides:
         cutting.alone += fetching
         getting.disk = 0.0
@@ -75,12 +86,20 @@ def _data(
     plan.stages += [cutting, Stage("split", f"{patches:,} rows", tables, took(model.splitting(slides, patches)))]
     jobs = min(machine.jobs, slides)
     plan.store = {
-        "shards": slides, "files": 3 * slides + 2, "array_bytes": array, "index_rows": patches, "index_bytes": index,
-        "shard_table_bytes": rows, "split_bytes": tables, "jobs": jobs, "job_slides": slides / jobs,
-        "job_patches": patches / jobs, "job_bytes": (array + rows) / jobs,
+        "shards": slides,
+        "files": 3 * slides + 2,
+        "array_bytes": array,
+        "index_rows": patches,
+        "index_bytes": index,
+        "shard_table_bytes": rows,
+        "split_bytes": tables,
+        "jobs": jobs,
+        "job_slides": slides / jobs,
+        "job_patches": patches / jobs,
+        "job_bytes": (array + rows) / jobs,
         "hash_seconds": took(model.hashing(3 * slides + 2, array + index + rows)),
         "look_seconds": took({"status_start": 1, "status_file": 3 * slides + 2}),
-    }  # fmt: skip
+    }
     plan.memory = {
         "train: positions of its patches": cohort.parts["train"]["all"] * measured["read_row_memory"],
         "evaluate, latent, tissue: tables of the split": patches * measured["table_row_memory"],
@@ -88,9 +107,14 @@ def _data(
 
 
 def _of_model(
-    plan: Plan, params: Params, name: str, cohort: Known, measured: dict[str, float], machine: Machine,
+    plan: Plan,
+    params: Params,
+    name: str,
+    cohort: Known,
+    measured: dict[str, float],
+    machine: Machine,
     took: Callable[..., float],
-) -> None:  # fmt: skip
+) -> None:
     """Add the stages of a model."""
     entry, pixels = params.models[name], params.patches.pixels
     fit, network, parts = entry.training(params.training), size(entry, pixels), cohort.parts
@@ -101,10 +125,13 @@ def _of_model(
     ]
     if entry.latent_features is not None:
         stages.append(
-            Stage(f"latent@{name}", f"{cohort.patches:,} x {network.latents} latents",
-                  min(parts["test"]["all"], params.latent.sample) * measured["report_row_bytes"],
-                  alone=took(model.studying(cohort.patches, network.latents)))
-        )  # fmt: skip
+            Stage(
+                f"latent@{name}",
+                f"{cohort.patches:,} x {network.latents} latents",
+                min(parts["test"]["all"], params.latent.sample) * measured["report_row_bytes"],
+                alone=took(model.studying(cohort.patches, network.latents)),
+            )
+        )
         held = cohort.patches * network.latents * FLOAT
         plan.memory["latent: features of one model"] = max(held, plan.memory.get("latent: features of one model", 0))
     plan.stages += stages
@@ -117,16 +144,25 @@ def learnt(parts: dict[str, int], cohort: str, balance: str) -> int:
 
 
 def _training(
-    name: str, linear: bool, fit: Fit, network: Size, own: dict[str, int], pixels: int, cohort: Known,
-    machine: Machine, took: Callable[..., float],
-) -> Stage:  # fmt: skip
+    name: str,
+    linear: bool,
+    fit: Fit,
+    network: Size,
+    own: dict[str, int],
+    pixels: int,
+    cohort: Known,
+    machine: Machine,
+    took: Callable[..., float],
+) -> Stage:
     epochs = 1 if linear else fit.epochs
     rows = cohort.parts["train"]["all"] + cohort.parts["validation"]["all"]
     slides = cohort.slides * rows / max(1, cohort.patches)
     stage = Stage(
-        f"train@{name}", f"{own['train']:,} patches x {epochs} epochs", network.weights * FLOAT,
+        f"train@{name}",
+        f"{own['train']:,} patches x {epochs} epochs",
+        network.weights * FLOAT,
         alone=took({"train_start": 1}, model.reading(slides, rows)),
-    )  # fmt: skip
+    )
     if linear:
         stage.shared = took(model.components(own["train"], pixels), model.judging(network, sum(own.values())))
     elif machine.gpu_patches is not None:
@@ -140,9 +176,15 @@ def _training(
 
 
 def _evaluation(
-    name: str, network: Size, latents: int | None, learnt_from: int, pixels: int, cohort: Known,
-    measured: dict[str, float], took: Callable[..., float],
-) -> Stage:  # fmt: skip
+    name: str,
+    network: Size,
+    latents: int | None,
+    learnt_from: int,
+    pixels: int,
+    cohort: Known,
+    measured: dict[str, float],
+    took: Callable[..., float],
+) -> Stage:
     validation, test = cohort.parts["validation"]["all"], cohort.parts["test"]["all"]
     work = [model.judging(network, learnt_from + validation), model.measuring(network, test, pixels)]
     disk = (validation + test) * measured["report_row_bytes"]
@@ -150,9 +192,12 @@ def _evaluation(
         work.append(model.judging(network.encoder, cohort.patches))
         disk += cohort.patches * latents * FLOAT
     return Stage(
-        f"evaluate@{name}", f"{cohort.patches:,} patches", disk,
-        took({"evaluate_start": 1, "table_row": cohort.patches, "report_row": validation + test}), took(*work),
-    )  # fmt: skip
+        f"evaluate@{name}",
+        f"{cohort.patches:,} patches",
+        disk,
+        took({"evaluate_start": 1, "table_row": cohort.patches, "report_row": validation + test}),
+        took(*work),
+    )
 
 
 def _folds(plan: Plan, params: Params, cohort: Known, machine: Machine, took: Callable[..., float]) -> None:
@@ -174,5 +219,6 @@ def _folds(plan: Plan, params: Params, cohort: Known, machine: Machine, took: Ca
 def _dvc(plan: Plan, cohort: Known, measured: dict[str, float], took: Callable[..., float]) -> None:
     """Add what DVC does with all outputs: hashes them and copies them into its cache."""
     files = plan.store["files"] + 2 * cohort.slides + 20 * len(plan.models)
-    plan.stages.append(Stage("dvc: hash and cache", f"{files:,} files", kept=False,
-                             alone=took(model.hashing(files, plan.cache))))  # fmt: skip
+    plan.stages.append(
+        Stage("dvc: hash and cache", f"{files:,} files", kept=False, alone=took(model.hashing(files, plan.cache)))
+    )

@@ -57,9 +57,7 @@ class Host:
         ssh = ["ssh", *_OPTIONS, *self._config, self.name, shlex.join(bash)] if self.name else bash
         if shutil.which(ssh[0]) is None:
             raise RemoteError(f"no program {ssh[0]} on this machine")
-        with subprocess.Popen(
-            ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:  # fmt: skip
+        with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             # read whole before it runs, so that no command of it reads the rest as its input
             text = f"{{\n{setup}\nset -euo pipefail\n{script}\nexit 0; }} </dev/null\n".encode()
             if not show:

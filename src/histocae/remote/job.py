@@ -146,11 +146,12 @@ class Keeper:
         if self.ended:
             return "ended before it began"
         environment = {
-            **os.environ, **self.about["variables"],
+            **os.environ,
+            **self.about["variables"],
             "MLFLOW_RUN_ID": self.about["run_id"],
             # what is missing and has not changed is fetched, or not needed
             "DVC_REPRO_OPTIONS": "--pull --allow-missing",
-        }  # fmt: skip
+        }
         if devices is not None:
             # nvidia-smi's numbers
             environment |= {"CUDA_VISIBLE_DEVICES": devices or "-1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -166,9 +167,12 @@ class Keeper:
             pulled.append("data/inventory.csv")
         lines = ["set -e", *([shlex.join(["dvc", "pull", *pulled])] if pulled else []), self.about["command"]]
         with subprocess.Popen(
-            ["bash", "-c", "\n".join(lines)], cwd=self.work, env=environment, start_new_session=True,
+            ["bash", "-c", "\n".join(lines)],
+            cwd=self.work,
+            env=environment,
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
+        ) as process:
             write_json({"session": process.pid, "node": platform.node()}, self.folder / "payload.json")
             reason = self._watch(process)
             _end(process.pid)

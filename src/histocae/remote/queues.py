@@ -32,6 +32,7 @@ alive() { local pid; pid=$(cat "$2" 2>/dev/null) && grep -qsF "$1/job." "/proc/$
     _found = 'pid=$(alive "$1" "$1/job.pid" || alive "$1" "$1/watch.pid")'
     ask = f"{_alive}if {_found}; then echo running; else echo ended; fi"
     cancel = f'{_alive}{_found} && kill -TERM "$pid" || true'
+
     def submit(self, host: Host, job: config.Job, folder: str, name: str) -> str:
         """Start it; it outlives the connection."""
         script = 'setsid nohup bash "$1/job.sh" </dev/null >>"$1/job.log" 2>&1 & echo $! | tee "$1/job.pid"'
@@ -57,11 +58,19 @@ esac"""
     def submit(self, host: Host, job: config.Slurm, folder: str, name: str) -> str:
         """Hand it to sbatch."""
         asked = {
-            "job-name": name, "chdir": folder, "output": f"{folder}/job.log", "open-mode": "append",
-            "partition": job.partition, "account": job.account, "qos": job.qos,
-            "gres": f"gpu:{job.gpus}" if job.gpus else None, "cpus-per-task": job.cpus, "mem": job.memory,
-            "time": job.time, "signal": f"B:USR1@{min(LEAD_SECONDS, job.seconds // 4)}" if job.seconds else None,
-        }  # fmt: skip
+            "job-name": name,
+            "chdir": folder,
+            "output": f"{folder}/job.log",
+            "open-mode": "append",
+            "partition": job.partition,
+            "account": job.account,
+            "qos": job.qos,
+            "gres": f"gpu:{job.gpus}" if job.gpus else None,
+            "cpus-per-task": job.cpus,
+            "mem": job.memory,
+            "time": job.time,
+            "signal": f"B:USR1@{min(LEAD_SECONDS, job.seconds // 4)}" if job.seconds else None,
+        }
         options = [f"--{key}={value}" for key, value in asked.items() if value is not None]
         # begun again by Slurm it would find its run over
         command = shlex.join(["sbatch", "--parsable", "--no-requeue", *options, *job.options])

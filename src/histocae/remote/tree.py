@@ -92,9 +92,15 @@ def push(folder: Path, commit: Commit, host: Host, repository: str, name: str) -
 
     """
     _git(
-        folder, "push", "--quiet", "--force", "--no-verify", host.url(repository),
-        f"{commit.sent}:refs/heads/jobs/{name}", GIT_SSH_COMMAND=host.git_ssh,
-    )  # fmt: skip
+        folder,
+        "push",
+        "--quiet",
+        "--force",
+        "--no-verify",
+        host.url(repository),
+        f"{commit.sent}:refs/heads/jobs/{name}",
+        GIT_SSH_COMMAND=host.git_ssh,
+    )
 
 
 def has(folder: Path, commit: str) -> bool:

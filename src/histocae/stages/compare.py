@@ -28,11 +28,12 @@ def run(params: Params) -> None:
         summary.write_plots(folder, records, table, paths.TISSUE / "roc.csv")
     sections = [
         Section(
-            record.name, summary.told_of(record),
+            record.name,
+            summary.told_of(record),
             [paths.evaluation(record.name) / f"{one}.png" for one in ("pairs_test", "pairs_train", "errors")],
         )
         for record in records
-    ]  # fmt: skip
+    ]
     first = paths.evaluation(records[0].name)
     contents = Contents(
         params=params,

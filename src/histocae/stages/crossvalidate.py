@@ -47,7 +47,7 @@ def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
         own = params.model(name).training(params.training)
         cohorts.sample(
             tables[split], params.model(name).cohort, own.balance, own.min_percent_tumor_nuclei, params.seed
-        )  # fmt: skip
+        )
     return divided
 
 

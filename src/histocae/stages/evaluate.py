@@ -58,9 +58,12 @@ def run(params: Params, name: str) -> None:
         for split in ("train", "test"):
             some = store.select(own[split]).take(_some(rng, len(own[split]), PAIRS))
             figure = plots.plot_paired_imgs(
-                some, reconstruct(cae, some), PAIRS, shuffle=False,
+                some,
+                reconstruct(cae, some),
+                PAIRS,
+                shuffle=False,
                 title=f"{name}: {split} patches and their reconstructions",
-            )  # fmt: skip
+            )
             plots.save(figure, folder / f"pairs_{split}.png")
         for tissue, sample_type in zip(("tumor", "normal"), COMPARED, strict=True):
             rows = everything[everything["sample_type"] == sample_type]
@@ -72,8 +75,12 @@ def run(params: Params, name: str) -> None:
         write_json({"model": name, "weights": trained["weights"], "metrics": metrics}, folder / "metrics.json")
     log.info(
         "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",
-        name, metrics["train_mse"], metrics["validation_mse"], metrics["test_mse"], metrics["test_psnr"],
-    )  # fmt: skip
+        name,
+        metrics["train_mse"],
+        metrics["validation_mse"],
+        metrics["test_mse"],
+        metrics["test_psnr"],
+    )
 
 
 def _kept(table: pd.DataFrame) -> pd.DataFrame:

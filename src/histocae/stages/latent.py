@@ -62,10 +62,13 @@ def run(params: Params, name: str) -> None:
         for file, figure in latent_plots.pictures(studies, patches, tables, name):
             plots.save(figure, out / f"{file}.png")
     log.info(
-        "%s: test AUROC per patch %s (pixels %s), ARI %s (%s)", name,
-        *(f"{metrics[key]:.3f}" if key in metrics else "-"
-          for key in ("latent_auroc_patch", "pixel_auroc_patch", "latent_ari", "pixel_ari")),
-    )  # fmt: skip
+        "%s: test AUROC per patch %s (pixels %s), ARI %s (%s)",
+        name,
+        *(
+            f"{metrics[key]:.3f}" if key in metrics else "-"
+            for key in ("latent_auroc_patch", "pixel_auroc_patch", "latent_ari", "pixel_ari")
+        ),
+    )
 
 
 def _without(name: str, about: dict, reason: str) -> None:

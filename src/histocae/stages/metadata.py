@@ -21,8 +21,7 @@ def run(params: Params) -> None:
     if others.shape[0] == len(slides):
         raise DataError(f"no slide is of sample type {' or '.join(COMPARED)}; nothing is left to do")
     aside = [(slide_id, reason, 0) for slide_id, reason in cohort.aside] + [
-        (row.slide_id, f"sample type {row.sample_type} is not compared", 0)
-        for row in others.itertuples()
+        (row.slide_id, f"sample type {row.sample_type} is not compared", 0) for row in others.itertuples()
     ]
     with replacing_folder(paths.ASKED) as folder:
         cohort.write_asked(folder)

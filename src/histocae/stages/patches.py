@@ -35,14 +35,10 @@ def run(params: Params) -> None:
     source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
     records = _cut(params, source, tasks)
-    before = [
-        read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
-    ]
+    before = [read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)]
     aside = set_aside("patches", [(r.slide_id, r.reason, r.kept) for r in records.values() if r.reason])
     reasons = [f"{r.slide_id}: {r.reason}" for r in records.values() if r.failed]
-    check_share(
-        len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons
-    )
+    check_share(len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons)
     if not any(record.kept for record in records.values()):
         raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
     # the former index and its shards are whole up to here, whatever happened above
@@ -111,9 +107,7 @@ def _make(task: Task) -> Record | FetchError:
         return error
 
 
-def _tasks(
-    params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: sources.Source
-) -> list[Task]:
+def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: sources.Source) -> list[Task]:
     """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
     code = code_fingerprint(*CODE)
     own = {} if source.tiles else metadata["mpp"]
@@ -122,12 +116,19 @@ def _tasks(
     for slide_id, rows in files.groupby("slide_id", sort=False):
         tasks.append(
             Task(
-                slide_id, tuple(rows["file"]), source.only(metadata.loc[slide_id], hashes),
-                own.get(slide_id), default, params.patches, params.seed,
-                paths.PATCHES / store.SHARDS, paths.PATCHING_REPORT / "slides", paths.PATCHING_REPORT / "thumbnails",
+                slide_id,
+                tuple(rows["file"]),
+                source.only(metadata.loc[slide_id], hashes),
+                own.get(slide_id),
+                default,
+                params.patches,
+                params.seed,
+                paths.PATCHES / store.SHARDS,
+                paths.PATCHING_REPORT / "slides",
+                paths.PATCHING_REPORT / "thumbnails",
                 fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
             )
-        )  # fmt: skip
+        )
     return tasks
 
 
@@ -151,13 +152,18 @@ def _remove_others(folder: Path, names: set[str]) -> None:
 def _report(records: dict[str, Record], metadata: pd.DataFrame) -> None:
     rows = [
         {
-            "slide_id": r.slide_id, "sample_type": metadata.loc[r.slide_id, "sample_type"],
-            "width": r.width, "height": r.height, "level": r.level,
-            "mpp": r.mpp, "mpp_from": r.mpp_from, "patch_mpp": r.patch_mpp,
+            "slide_id": r.slide_id,
+            "sample_type": metadata.loc[r.slide_id, "sample_type"],
+            "width": r.width,
+            "height": r.height,
+            "level": r.level,
+            "mpp": r.mpp,
+            "mpp_from": r.mpp_from,
+            "patch_mpp": r.patch_mpp,
             **{name: r.counts.get(name, 0) for name in REASONS},
         }
         for r in records.values()
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(("width", "height", "level"), "Int64"))
     write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
     failures = [(r.slide_id, reason) for r in records.values() for reason in r.failures]

@@ -23,9 +23,7 @@ def run(params: Params) -> None:
     log.info("%d runs are complete in experiment %s", count, params.tracking.experiment)
 
 
-def deliver_all(
-    params: Params, names: Iterable[str]
-) -> tuple[list[Delivered], tuple[PairRecord, str, str] | None]:
+def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], tuple[PairRecord, str, str] | None]:
     """Deliver models, and the pair if there is one.
 
     Returns:

@@ -18,9 +18,19 @@ from histocae.slide import Slide, in_range
 from histocae.tables import METADATA_TEXTS
 
 COLUMNS = [
-    "slide_id", "file", "bytes", "sha256", "md5", "mpp", "mpp_from", "objective_power",
-    "width", "height", "levels", "vendor",
-]  # fmt: skip
+    "slide_id",
+    "file",
+    "bytes",
+    "sha256",
+    "md5",
+    "mpp",
+    "mpp_from",
+    "objective_power",
+    "width",
+    "height",
+    "levels",
+    "vendor",
+]
 log = logging.getLogger(__name__)
 
 
@@ -105,11 +115,16 @@ def _look_at_all(
     sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
     wanted = [
         Wanted(
-            source.only(row, hashes), row["slide_id"], row["file_name"], sha256s.get(row["file_name"]),
-            row.get("md5"), row["mpp"], params.data.mpp,
+            source.only(row, hashes),
+            row["slide_id"],
+            row["file_name"],
+            sha256s.get(row["file_name"]),
+            row.get("md5"),
+            row["mpp"],
+            params.data.mpp,
         )
         for _, row in metadata.iterrows()
-    ]  # fmt: skip
+    ]
     looks = dict(spread(_look, wanted, params.executor, "slides", "slides"))
     looks = {i: str(one) if isinstance(one, WorkerDiedError) else one for i, one in looks.items()}
     aside = [(wanted[i].slide_id, one, 0) for i, one in sorted(looks.items()) if isinstance(one, str)]
@@ -126,8 +141,18 @@ def _look(one: Wanted) -> tuple | str:
             size = slide.levels[0]
             digest = None if one.md5 else one.sha256 or sha256(path)
             return (
-                one.slide_id, one.file, path.stat().st_size, digest, one.md5, mpp, origin,
-                slide.objective_power, size.width, size.height, len(slide.levels), slide.vendor,
-            )  # fmt: skip
+                one.slide_id,
+                one.file,
+                path.stat().st_size,
+                digest,
+                one.md5,
+                mpp,
+                origin,
+                slide.objective_power,
+                size.width,
+                size.height,
+                len(slide.levels),
+                slide.vendor,
+            )
     except SlideError as error:
         return str(error) if one.file in str(error) else f"{one.file}: {error}"

@@ -27,20 +27,25 @@ def run(params: Params) -> None:
     if len(types) == 1 and pair:
         log.warning(
             "the data have %s only: models of cohort tumor or normal (%s) will be refused",
-            *types, ", ".join(pair),
-        )  # fmt: skip
+            *types,
+            ", ".join(pair),
+        )
     summary = summarise(tables)
     sites = summarise_sites(slides)
     write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
     for split, one in summary.items():
         log.info(
             "%s: %d cases, %d slides, %d patches (%s)",
-            split, one["cases"], one["slides"], one["patches"],
+            split,
+            one["cases"],
+            one["slides"],
+            one["patches"],
             ", ".join(f"{name} {n['share_of_patches']:.1%}" for name, n in one["sample_types"].items()),
-        )  # fmt: skip
+        )
     if sites is not None:
         log.info(
             "tissue-source sites: %s; %d have both, with %.1f%% of the cases",
             ", ".join(f"{name} {count}" for name, count in sites["sample_types"].items()),
-            sites["in_both"], 100 * sites["share_of_cases_in_both"],
-        )  # fmt: skip
+            sites["in_both"],
+            100 * sites["share_of_cases_in_both"],
+        )

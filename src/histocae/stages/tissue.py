@@ -57,9 +57,14 @@ def _compare(params: Params, folder: Path) -> dict:
         seen = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
         seen = levels["slide"].merge(seen[["slide_id", "width", "height", "mpp"]], on="slide_id")
         shares = contrast_plots.write_heatmaps(
-            folder / "heatmaps", source, paths.PATCHING_REPORT / "thumbnails", test, seen, params.patches.pixels,
+            folder / "heatmaps",
+            source,
+            paths.PATCHING_REPORT / "thumbnails",
+            test,
+            seen,
+            params.patches.pixels,
             metrics["threshold"]["patch"],
-        )  # fmt: skip
+        )
         if shares is not None:
             metrics["truth"] = contrast.against_truth(test, shares, others, settings, seed)
     metrics["sentences"] = verdicts.sentences(metrics, settings.confidence)

@@ -103,11 +103,13 @@ def deliver(record: Record, experiment_name: str, color: str | None = None) -> t
     start = time.perf_counter()
     with _delivery(experiment_name, record.view) as (api, place):
         tags = {
-            **record.run["tags"], "mlflow.source.name": record.command,
-            "model": record.name, "cohort": record.training["cohort"],
+            **record.run["tags"],
+            "mlflow.source.name": record.command,
+            "model": record.name,
+            "cohort": record.training["cohort"],
             "architecture": record.training["model"]["architecture"],
             "source": record.training["params"]["data"]["source"],
-        }  # fmt: skip
+        }
         if record.place.fold is not None:
             tags["fold"] = str(record.place.fold)
         about = record.run
@@ -150,9 +152,12 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
     with _delivery(experiment_name, pair.tumor.view) as (api, place):
         tags = {
             "mlflow.source.name": "histocae tissue",
-            "model": "pair", "tumor": pair.tumor.name, "normal": pair.normal.name,
-            "tumor.run_id": own_runs[pair.tumor.name], "normal.run_id": own_runs[pair.normal.name],
-        }  # fmt: skip
+            "model": "pair",
+            "tumor": pair.tumor.name,
+            "normal": pair.normal.name,
+            "tumor.run_id": own_runs[pair.tumor.name],
+            "normal.run_id": own_runs[pair.normal.name],
+        }
         both = dict(pair.tumor.training["params"])
         both |= {"tissue": pair.tissue["settings"]}
         both |= {"model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
@@ -346,10 +351,18 @@ def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> 
             outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
         )
         Model.log(
-            None, _Keras, name=MODEL, model_id=model_id, run_id=run_id, model=on_bytes(cae), signature=signature,
-            input_example=np.zeros((1, *shape), np.uint8), validate_serving_input=False, flavor_name=_Keras.name,
+            None,
+            _Keras,
+            name=MODEL,
+            model_id=model_id,
+            run_id=run_id,
+            model=on_bytes(cae),
+            signature=signature,
+            input_example=np.zeros((1, *shape), np.uint8),
+            validate_serving_input=False,
+            flavor_name=_Keras.name,
             pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
-        )  # fmt: skip
+        )
 
     tags = {"cohort": record.training["cohort"]}
     return _logged(api, place, run_id, record.training["weights"], tags, save)

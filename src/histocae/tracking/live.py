@@ -38,9 +38,14 @@ class LiveRun:
     """
 
     def __init__(
-        self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str],
+        self,
+        experiment_name: str,
+        name: str,
+        training_id: str,
+        start: int,
+        tags: dict[str, str],
         params: dict[str, object],
-    ):  # fmt: skip
+    ):
         """Begin to find or make the run and to log its params; `start` in milliseconds since 1970."""
         self.run_id: str | None = None
         self._over = self._away = self._warned = self._left = False
@@ -181,9 +186,7 @@ def train_live(
 
     def on_start(state: State) -> None:
         about = {**tags, "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}
-        live.append(
-            LiveRun(experiment_name, name, state.training_id, state.start, about, flat(record["params"]))
-        )
+        live.append(LiveRun(experiment_name, name, state.training_id, state.start, about, flat(record["params"])))
 
     def sample(epoch: int) -> Path:
         return checkpoint / "samples" / f"epoch_{epoch:03d}.png"
@@ -201,16 +204,29 @@ def train_live(
     fresh = State(training_id=str(uuid.uuid4()), start=int(time.time() * 1000))
     try:
         state = train(
-            cae, patches["train"], patches["validation"], options, fresh, checkpoint,
-            record["made_from"], on_start, on_epoch, on_saved, bar,
-        )  # fmt: skip
+            cae,
+            patches["train"],
+            patches["validation"],
+            options,
+            fresh,
+            checkpoint,
+            record["made_from"],
+            on_start,
+            on_epoch,
+            on_saved,
+            bar,
+        )
     except BaseException as error:
         if live:
             live[0].stop("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     live[0].stop(None)
     return state, {
-        "training_id": state.training_id, "run_id": live[0].run_id, "start": state.start,
-        "end": int(time.time() * 1000), "seconds": round(state.seconds, 3), "stamps": state.stamps,
+        "training_id": state.training_id,
+        "run_id": live[0].run_id,
+        "start": state.start,
+        "end": int(time.time() * 1000),
+        "seconds": round(state.seconds, 3),
+        "stamps": state.stamps,
         "tags": tags,
-    }  # fmt: skip
+    }

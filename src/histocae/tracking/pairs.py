@@ -35,9 +35,11 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
         here = Path(folder)
         _save_errors(caes, shape, here / "pair" / "errors")
         about = {
-            "pixels": shape[0], "threshold": pair.tissue["threshold"]["patch"],
-            "tumor": PRIMARY_TUMOR, "normal": SOLID_TISSUE_NORMAL,
-        }  # fmt: skip
+            "pixels": shape[0],
+            "threshold": pair.tissue["threshold"]["patch"],
+            "tumor": PRIMARY_TUMOR,
+            "normal": SOLID_TISSUE_NORMAL,
+        }
         write_json(about, here / "pair" / "pair.json")
         shutil.copyfile(scoring.__file__, here / "histocae_pair.py")
         yield {

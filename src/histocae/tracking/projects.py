@@ -92,9 +92,15 @@ class _Backend(AbstractBackend):
     name: str
 
     def run(
-        self, project_uri: str, entry_point: str, params: dict[str, str], version: str | None,
-        backend_config: dict[str, Any], tracking_uri: str, experiment_id: str,
-    ) -> Submitted:  # fmt: skip
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: dict[str, str],
+        version: str | None,
+        backend_config: dict[str, Any],
+        tracking_uri: str,
+        experiment_id: str,
+    ) -> Submitted:
         """Send a job, and stay with it if the config says so.
 
         Raises:
@@ -134,10 +140,17 @@ class SlurmBackend(_Backend):
 
 
 def submit(
-    backend: str, about: config.Job, uri: str, entry_point: str, params: dict[str, str], version: str | None,
-    experiment_id: str, tags: Mapping[str, str] = MappingProxyType({}),
-    variables: Mapping[str, str] = MappingProxyType({}), locks_changed: bool = False,
-) -> Submitted:  # fmt: skip
+    backend: str,
+    about: config.Job,
+    uri: str,
+    entry_point: str,
+    params: dict[str, str],
+    version: str | None,
+    experiment_id: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    variables: Mapping[str, str] = MappingProxyType({}),
+    locks_changed: bool = False,
+) -> Submitted:
     """Send a job.
 
     Args:
@@ -173,15 +186,24 @@ def submit(
     run = utils.get_or_create_run(None, uri, experiment_id, str(project), version, entry_point, params)
     run_id = run.info.run_id
     place = places.Place(
-        backend, about.host, about.ssh_config, about.setup, f"{folder}/jobs/{run_id}", about.silence,
+        backend,
+        about.host,
+        about.ssh_config,
+        about.setup,
+        f"{folder}/jobs/{run_id}",
+        about.silence,
         places.this_process(),
-    )  # fmt: skip
+    )
     places.write(run_id, place)
     tags = {
         **tags,
-        jobs.BACKEND: backend, jobs.HOST: about.host or "", jobs.FOLDER: place.folder, jobs.HEAD: commit.head,
-        "mlflow.source.git.commit": commit.head, "git.dirty": str(commit.sent != commit.head).lower(),
-    }  # fmt: skip
+        jobs.BACKEND: backend,
+        jobs.HOST: about.host or "",
+        jobs.FOLDER: place.folder,
+        jobs.HEAD: commit.head,
+        "mlflow.source.git.commit": commit.head,
+        "git.dirty": str(commit.sent != commit.head).lower(),
+    }
     name = " ".join([entry_point, *map(str, params.values())])
     job = jobs.sent(run_id, tags, name)
     started, why = False, "interrupted while it was sent"
@@ -190,12 +212,21 @@ def submit(
         command = spec.get_entry_point(entry_point).compute_command(params, None)
         work = PurePosixPath(folder, "jobs", run_id, "work", commit.prefix)
         told_job = {
-            "run_id": run_id, "project": str(work), "command": command, "variables": variables, "dvc": about.dvc,
+            "run_id": run_id,
+            "project": str(work),
+            "command": command,
+            "variables": variables,
+            "dvc": about.dvc,
             "needed": dvc_locks.trainings_before(project, given.get("model", "")),
             "models": [given["model"]] if "model" in given else list(models.models),
-            "gpus": about.gpus, "devices": getattr(about, "devices", None), "scheduler": backend == "histocae-slurm",
-            "seconds": about.seconds, "time": about.time, "bytes": about.bytes, "memory": about.memory,
-        }  # fmt: skip
+            "gpus": about.gpus,
+            "devices": getattr(about, "devices", None),
+            "scheduler": backend == "histocae-slurm",
+            "seconds": about.seconds,
+            "time": about.time,
+            "bytes": about.bytes,
+            "memory": about.memory,
+        }
         _write(host, f"{place.folder}/job.json", json.dumps(told_job))
         if jobs.read(run_id).is_over or jobs.CANCELLED in jobs.read(run_id).tags:
             raise RemoteError("cancelled while it was sent")
@@ -253,8 +284,10 @@ def _prepare(
     names = (folder, name, commit.sent, commit.head, commit.prefix, about.python, about.lock)
     environment = host.run(_script("prepare.sh"), *names, setup=about.setup, show=True).splitlines()[-1]
     known = {
-        "folder": place.folder, "environment": environment, "project": f"{place.folder}/work/{commit.prefix}",
-    }  # fmt: skip
+        "folder": place.folder,
+        "environment": environment,
+        "project": f"{place.folder}/work/{commit.prefix}",
+    }
     head, _, rest = _script("job.sh").partition("\n")
     settings = "\n".join(f"{key}={shlex.quote(value)}" for key, value in known.items())
     # what setup sets is overwritten, not the other way round

@@ -96,20 +96,28 @@ def register_cohort(cohort: str, entries: Sequence[Delivered]) -> dict[str, Any]
         _model(api, name, cards.of_cohort(cohort))
         versions = {
             one.record.name: _version(
-                api, name, one.run_id, one.model_id, _tags(one.record),
+                api,
+                name,
+                one.run_id,
+                one.model_id,
+                _tags(one.record),
                 cards.of_model(one.record, name, [other.record for other in ranked], yardsticks),
             )
-            for one in entries if not one.record.is_yardstick
-        }  # fmt: skip
+            for one in entries
+            if not one.record.is_yardstick
+        }
         named = {alias: one.record.name for alias, one in crowned.items()}
         _set_aliases(api, name, {alias: (versions[model], model) for alias, model in named.items()})
     return {
         alias: {
-            "model": one.record.name, "version": int(versions[one.record.name]), "run_id": one.run_id,
-            "model_id": one.model_id, "validation_mse": one.record.metrics["validation_mse"],
+            "model": one.record.name,
+            "version": int(versions[one.record.name]),
+            "run_id": one.run_id,
+            "model_id": one.model_id,
+            "validation_mse": one.record.metrics["validation_mse"],
         }
         for alias, one in crowned.items()
-    }  # fmt: skip
+    }
 
 
 def register_pair(pair: PairRecord, run_id: str, model_id: str) -> dict[str, Any]:
@@ -164,7 +172,7 @@ def _version(api: MlflowClient, name: str, run_id: str, model_id: str, tags: dic
             return str(one.version)
     made = api.create_model_version(
         name, source=source, run_id=run_id, model_id=model_id, tags=tags, description=card
-    )  # fmt: skip
+    )
     return str(made.version)
 
 
@@ -187,9 +195,11 @@ def _take(api: MlflowClient, name: str, alias: str) -> None:
 def _tags(record: Record) -> dict[str, str]:
     found = record.metrics | (record.latent["metrics"] if record.latent else {})
     return {
-        **_made_of(record), "model": record.name, "cohort": record.training["cohort"],
+        **_made_of(record),
+        "model": record.name,
+        "cohort": record.training["cohort"],
         **{key: f"{found[key]:.6g}" for key in (*METRICS, *LATENT_METRICS) if key in found},
-    }  # fmt: skip
+    }
 
 
 def _made_of(record: Record) -> dict[str, str]:

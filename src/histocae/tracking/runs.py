@@ -77,9 +77,7 @@ def epoch_points(row: dict[str, float], stamp: int) -> list[tuple[str, float, in
     return [(key, row[key], stamp, int(row["epoch"])) for key in ("loss", "validation_loss")]
 
 
-def log_picture(
-    api: MlflowClient, run_id: str, path: Path, key: str, step: int, stamp: int, known: set[str]
-) -> None:
+def log_picture(api: MlflowClient, run_id: str, path: Path, key: str, step: int, stamp: int, known: set[str]) -> None:
     """Log a picture for the UI's image grid, once: `MlflowClient.log_image` would add another.
 
     The name has the form that log_image gives, with an id derived from the run and step.

@@ -72,10 +72,17 @@ class _Sweep:
         for name in names:
             try:
                 self.going[name] = projects.submit(
-                    self.backend, self.about, ".", ENTRY, {"model": name}, None, self.place,
-                    tags={PARENT: self.run, jobs.SWEEP: self.run}, variables={"HISTOCAE_SWEEP": self.run},
+                    self.backend,
+                    self.about,
+                    ".",
+                    ENTRY,
+                    {"model": name},
+                    None,
+                    self.place,
+                    tags={PARENT: self.run, jobs.SWEEP: self.run},
+                    variables={"HISTOCAE_SWEEP": self.run},
                     locks_changed=locks_changed,
-                )  # fmt: skip
+                )
             except HistocaeError as error:
                 self.bad[name] = str(error)
 

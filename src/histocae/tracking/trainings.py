@@ -49,10 +49,21 @@ def fit_and_keep(
     """
     name, place = record.name, record.place
     options = Options(
-        fit.epochs, fit.batch_size, fit.patience, fit.optimizer, fit.learning_rate, seed, fit.schedule,
-        fit.clip_norm, fit.augment, fit.denoise, fit.picture_every, Path("logs") / name if fit.tensorboard else None,
-        fit.precision, devices,
-    )  # fmt: skip
+        fit.epochs,
+        fit.batch_size,
+        fit.patience,
+        fit.optimizer,
+        fit.learning_rate,
+        seed,
+        fit.schedule,
+        fit.clip_norm,
+        fit.augment,
+        fit.denoise,
+        fit.picture_every,
+        Path("logs") / name if fit.tensorboard else None,
+        fit.precision,
+        devices,
+    )
     checkpoint = place.checkpoints / name
     state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label, record.command)
     told = about | {

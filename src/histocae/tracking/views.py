@@ -37,9 +37,16 @@ VIEWS = {
         # of all test patches, whatever the model's cohort: only so are all models comparable
         compared=("latent_size", "parameters", "seconds", "all_test_ssim", "validation_mse", "all_test_mse"),
         columns=(
-            "params.`model.architecture`", "params.`model.cohort`", "metrics.`latent_size`",
-            "metrics.`parameters`", "metrics.`seconds`", "metrics.`validation_mse`", "metrics.`test_mse`",
-            "metrics.`test_psnr`", "metrics.`test_ssim`", "attributes.`Models`",
+            "params.`model.architecture`",
+            "params.`model.cohort`",
+            "metrics.`latent_size`",
+            "metrics.`parameters`",
+            "metrics.`seconds`",
+            "metrics.`validation_mse`",
+            "metrics.`test_mse`",
+            "metrics.`test_psnr`",
+            "metrics.`test_ssim`",
+            "attributes.`Models`",
         ),
         error="all_test_mse",
         # no bars of the MSE: MLflow labels them with two decimals
@@ -48,14 +55,21 @@ VIEWS = {
     "digits": View(
         compared=("latent_size", "parameters", "seconds", "validation_mse", "test_mse", "test_accuracy"),
         columns=(
-            "params.`model.architecture`", "params.`digit`", "metrics.`latent_size`", "metrics.`parameters`",
-            "metrics.`seconds`", "metrics.`validation_mse`", "metrics.`test_mse`", "metrics.`dead_latents`",
-            "metrics.`test_accuracy`", "attributes.`Models`",
+            "params.`model.architecture`",
+            "params.`digit`",
+            "metrics.`latent_size`",
+            "metrics.`parameters`",
+            "metrics.`seconds`",
+            "metrics.`validation_mse`",
+            "metrics.`test_mse`",
+            "metrics.`dead_latents`",
+            "metrics.`test_accuracy`",
+            "attributes.`Models`",
         ),
         error="test_mse",
         bars=("test_psnr", "test_ssim"),
     ),
-}  # fmt: skip
+}
 
 
 def save(api: MlflowClient, experiment_id: str, view: View) -> None:
@@ -99,14 +113,28 @@ def _chart(kind: str, section: str, **more: object) -> dict[str, Any]:
 
 def _line(metric: str, section: str) -> dict[str, Any]:
     return _chart(
-        "LINE", section, metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step", lineSmoothness=0,
-        scaleType="linear", xAxisScaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[],
-        useGlobalXaxisKey=True, useGlobalLineSmoothing=True, displayName=metric,
-    )  # fmt: skip
+        "LINE",
+        section,
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        xAxisKey="step",
+        lineSmoothness=0,
+        scaleType="linear",
+        xAxisScaleType="linear",
+        range={},
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        useGlobalXaxisKey=True,
+        useGlobalLineSmoothing=True,
+        displayName=metric,
+    )
 
 
 def _scatter(x: str, y: str, section: str) -> dict[str, Any]:
     return _chart(
-        "SCATTER", section, xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"},
+        "SCATTER",
+        section,
+        xaxis={"key": x, "type": "METRIC"},
+        yaxis={"key": y, "type": "METRIC"},
         runsCountToCompare=100,
-    )  # fmt: skip
+    )

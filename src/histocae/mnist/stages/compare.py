@@ -29,15 +29,23 @@ def run(params: Params) -> None:
     with replacing_folder(paths.FIGURES) as folder:
         plots.save(plots.plot_curves(curves, plots.model_colors(list(records))), folder / "curves.png")
     text = render(
-        "mnist.html", params=params, table=table.to_dict("records"), metrics=metrics, pixels=pixels, classes=ten,
-        studies=studies, samples=places.SAMPLES, curves=paths.FIGURES / "curves.png",
+        "mnist.html",
+        params=params,
+        table=table.to_dict("records"),
+        metrics=metrics,
+        pixels=pixels,
+        classes=ten,
+        studies=studies,
+        samples=places.SAMPLES,
+        curves=paths.FIGURES / "curves.png",
         evaluations={name: paths.evaluation(name) for name in records},
         latents={name: paths.latent(name) for name in studies},
         reports={
             name: read_table(paths.evaluation(name) / "classification.csv", ("digit",), ",").to_dict("records")
             for name in (params.compare.notebook[0], params.compare.own)
         },
-        pixels_folder=places.PIXELS, classes_folder=places.CLASSES_REPORT,
-    )  # fmt: skip
+        pixels_folder=places.PIXELS,
+        classes_folder=places.CLASSES_REPORT,
+    )
     write_text(text, paths.PAGE)
     log.info("%s and %s", paths.METRICS, paths.PAGE)

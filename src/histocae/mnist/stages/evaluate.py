@@ -48,9 +48,13 @@ def run(params: Params, name: str) -> None:
         for part in ("train", "test"):
             some = held[part].take(latents.draw(len(held[part]), PAIRS, params.seed))
             figure = plots.plot_paired_imgs(
-                some, reconstruct(cae, some), PAIRS, color=False, shuffle=False,
+                some,
+                reconstruct(cae, some),
+                PAIRS,
+                color=False,
+                shuffle=False,
                 title=f"{name}: {part} images and their reconstructions",
-            )  # fmt: skip
+            )
             plots.save(figure, folder / f"pairs_{part}.png")
         title = f"{name}: logistic regression on the latents, test ({metrics['test_accuracy']:.3f} right)"
         plots.save(pictures.plot_confusion(counts, title), folder / "confusion.png")

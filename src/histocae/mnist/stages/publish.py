@@ -40,9 +40,10 @@ def _found(params: Params) -> dict[str, tuple[dict, dict, tuple[Path, ...]]]:
     classes, pixels = places.CLASSES_REPORT, places.PIXELS
     # times are in the runs of the trainings
     whole = {
-        key: value for key, value in read_json(paths.METRICS).items()
+        key: value
+        for key, value in read_json(paths.METRICS).items()
         if isinstance(value, int | float) and not key.endswith("seconds")
-    }  # fmt: skip
+    }
     files = (places.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
     ten = params.classes.model_dump(exclude_none=True)
     return {
