@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from histocae import demo
-from histocae.slide import Slide
-from histocae.store import PatchStore, ShardWriter, write_index
+from histocae.patches.store import PatchStore, ShardWriter, write_index
+from histocae.slides.slide import Slide
+from histocae.sources import demo
 
 PIXELS = 128
 SPEC = demo.DemoSpec(seed=1, cases=6, side_microns=1024.0)

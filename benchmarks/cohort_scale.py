@@ -29,11 +29,12 @@ from larger_than_memory import Memory
 from memory_training import anonymous
 
 from histocae import params as parameters
-from histocae import paths, sources
+from histocae import paths
 from histocae.files import read_table, write_json
+from histocae.patches.store import SHARDS
+from histocae.sources import slide_source
+from histocae.sources.tables import METADATA_TEXTS
 from histocae.stages import patches as patching
-from histocae.store import SHARDS
-from histocae.tables import METADATA_TEXTS
 
 ROOT = FOLDER.parent
 SLIDES, PATCHES, GIB = 30_000, 100_000_000, 2.0
@@ -169,7 +170,7 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
         given = parameters.load(Path("params.yaml"))
         metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
         files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
-        tasks = patching._tasks(given, files, metadata, sources.place(given.data, given.seed, paths.SLIDE_FILES))
+        tasks = patching._tasks(given, files, metadata, slide_source.place(given.data, given.seed, paths.SLIDE_FILES))
         drawn = rng.lognormal(0, SPREAD, len(tasks))
         counts = np.maximum(1, drawn * patches / drawn.sum()).astype(int)
         lines, ends = _lines(int(counts.max()))

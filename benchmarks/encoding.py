@@ -7,14 +7,16 @@ import cohort
 import numpy as np
 from harness import in_turn, record
 
-from histocae import backend
+from histocae.networks import backend
 
 
 def main() -> None:
     backend.start()
     backend.repeatable(1)
-    from histocae import CAE, fused, steps
-    from histocae.samples import BATCH, encode
+    from histocae import CAE
+    from histocae.evaluation.samples import BATCH, encode
+    from histocae.networks import fused
+    from histocae.training import steps
 
     with tempfile.TemporaryDirectory() as folder:
         cut = cohort.draw(Path(folder), 4) * 4  # as many as a few slides have

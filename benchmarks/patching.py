@@ -13,7 +13,7 @@ import yaml
 from harness import in_turn, record
 
 from histocae.params import Patches
-from histocae.shards import Record, Task, make_shard
+from histocae.patches.shards import Record, Task, make_shard
 
 SIDE = 8192  # of the slide in pixels
 ROUNDS = 2

@@ -8,16 +8,17 @@ import cohort
 import numpy as np
 from harness import record
 
-from histocae import backend
+from histocae.networks import backend
 
 EPOCHS, SEEDS = 5, 3
 
 
 def main() -> None:
     backend.start()
-    from histocae import CAE, training
-    from histocae.reconstruction import measure_mse
-    from histocae.store import InMemory
+    from histocae import CAE
+    from histocae.evaluation.reconstruction import measure_mse
+    from histocae.patches.store import InMemory
+    from histocae.training import loop
 
     with tempfile.TemporaryDirectory() as folder:
         *seen, held_out = (one[::2] for one in cohort.draw(Path(folder), 4))
@@ -27,14 +28,14 @@ def main() -> None:
             for precision, found in errors.items():
                 backend.repeatable(seed)
                 cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
-                options = training.Options(EPOCHS, 32, EPOCHS, "adamax", 0.002, seed, precision=precision)
+                options = loop.Options(EPOCHS, 32, EPOCHS, "adamax", 0.002, seed, precision=precision)
                 # the last epoch's weights: which are best is not what is asked
-                training.train(
+                loop.train(
                     cae,
                     learnt,
                     few,
                     options,
-                    training.State("t"),
+                    loop.State("t"),
                     Path(folder) / f"{precision}-{seed}",
                     "f",
                     on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean()),

@@ -17,8 +17,8 @@ import tifffile
 from harness import in_turn, record
 from patching import cores
 
-from histocae.patching import Grid, Plan, read_patches
-from histocae.slide import Slide
+from histocae.patches.grid import Grid, Plan, read_patches
+from histocae.slides.slide import Slide
 
 PIXELS = 128
 WIDTH, HEIGHT = 12288, 8192  # of the slide

@@ -21,11 +21,11 @@ import yaml
 from patching import cores, cut_slide
 from scale_fit import ROUNDS, Fit, Sample, in_turn, timed
 
-from histocae import demo
 from histocae.files import sha256, write_json
 from histocae.params import Network
 from histocae.planning import model
 from histocae.planning.networks import Size, size
+from histocae.sources import demo
 
 BATCH = 32
 LEARNT, JUDGED = 384, 768  # patches of a round
@@ -99,7 +99,7 @@ def _dvc_add(folder: Path, name: str) -> list[float]:
 
 def patches(fit: Fit, folder: Path) -> None:
     """Cutting slides, opening them, drawing the demo's."""
-    from histocae.slide import Slide
+    from histocae.slides.slide import Slide
 
     def look(path: Path) -> None:
         with Slide(path) as slide:
@@ -144,9 +144,9 @@ def patches(fit: Fit, folder: Path) -> None:
 def tables(fit: Fit, folder: Path) -> None:
     """Metadata, index, split and the reading of a training, on drawn cohorts of TCGA's names."""
     from histocae import params, paths
-    from histocae.cohorts import read_learnt
+    from histocae.cohort.balance import read_learnt
+    from histocae.patches.store import PatchStore
     from histocae.stages import metadata, patches, split
-    from histocae.store import PatchStore
 
     def within(at: Path, what: Callable) -> Callable:
         def run() -> float:
@@ -194,7 +194,7 @@ def tables(fit: Fit, folder: Path) -> None:
 
 def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
     """Bytes of rows, on the disk and in memory."""
-    from histocae.cohorts import read_learnt, read_split
+    from histocae.cohort.balance import read_learnt, read_split
 
     data = folder / "data"
     fit.know("metadata_slide_bytes", (data / "slides_metadata.csv").stat().st_size / slides)
@@ -211,12 +211,13 @@ def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
 
 def networks(fit: Fit, folder: Path) -> None:
     """Epochs, measures and latents of several architectures."""
-    from histocae import backend
+    from histocae.networks import backend
 
     backend.start()
     backend.repeatable(1)
-    from histocae import linear, reconstruction
-    from histocae.store import InMemory
+    from histocae.evaluation import reconstruction
+    from histocae.networks import linear
+    from histocae.patches.store import InMemory
 
     store = cohort.store(folder / "store", cohort.draw(folder, 3))
     rows = store.index()
@@ -254,7 +255,9 @@ def _samples(
 
 def _made(entry: Network, patches) -> tuple:
     """Build a CAE, and what learns for an epoch."""
-    from histocae import CAE, fused, steps, training
+    from histocae import CAE
+    from histocae.networks import fused
+    from histocae.training import loop, steps
 
     cae = CAE(patches.shape, entry.latent_features, entry.filters, architecture=entry.architecture)
     network = fused.on_bytes(cae)
@@ -263,7 +266,7 @@ def _made(entry: Network, patches) -> tuple:
     engine = steps.make(network, optimizer, "mse")
 
     def learn() -> None:
-        training.learn(engine, training.Batches(patches, BATCH, 0, 1), 1, False, lambda _: None)
+        loop.learn(engine, loop.Batches(patches, BATCH, 0, 1), 1, False, lambda _: None)
 
     return cae, learn
 

@@ -10,7 +10,7 @@ from harness import in_turn, record
 from patching import cores
 from reading import by_read_region, by_us, differing, every_cell, seconds
 
-from histocae.slide import Slide
+from histocae.slides.slide import Slide
 
 # of the slides in pixels: as wide as real ones, of which a row of tiles is more than OpenSlide keeps, and of the
 # height what can be read in the time

@@ -13,7 +13,7 @@ import pyvips
 import tifffile
 from PIL import Image
 
-from histocae import demo
+from histocae.sources import demo
 
 MPP = 0.5
 LEVEL_4X = 4

@@ -15,10 +15,10 @@ import pandas as pd
 import yaml
 from harness import in_turn, record
 
+from histocae.cohort.split import SPLITS
 from histocae.identifiers import COMPARED
-from histocae.split import SPLITS
-from histocae.store import INDEX_COLUMNS, SHARDS, ShardWriter, write_index
-from histocae.tables import SEED_COLUMNS
+from histocae.patches.store import INDEX_COLUMNS, SHARDS, ShardWriter, write_index
+from histocae.sources.tables import SEED_COLUMNS
 
 GOAL = 1.03
 ROUNDS = 3

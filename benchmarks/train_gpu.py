@@ -17,9 +17,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-from histocae import fused, steps, training
-from histocae.model import CAE
-from histocae.store import PatchStore, ShardWriter, write_index
+from histocae.networks import fused
+from histocae.networks.cae import CAE
+from histocae.patches.store import PatchStore, ShardWriter, write_index
+from histocae.training import loop, steps
 
 RATE = 0.002
 
@@ -109,7 +110,7 @@ class Floats(keras.utils.PyDataset):
 
     def __init__(self, patches, batch: int):
         super().__init__()
-        self._batches = training.Batches(patches, batch, 0, 1)
+        self._batches = loop.Batches(patches, batch, 0, 1)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -140,7 +141,7 @@ def ways(patches, pixels: int, batches: list[int], at_once: int):
             loaded = engine.load(patches, True)
 
             def epoch(engine=engine, batch=batch, loaded=loaded) -> float:
-                return training.learn(engine, training.Batches(patches, batch, 0, 1), 1, loaded, lambda _: None)
+                return loop.learn(engine, loop.Batches(patches, batch, 0, 1), 1, loaded, lambda _: None)
 
             made[f"histocae, {precision}, batch {batch}"] = epoch
     return made

@@ -8,7 +8,7 @@ import cohort
 import numpy as np
 from harness import in_turn, record
 
-from histocae import backend
+from histocae.networks import backend
 
 FILTERS, LATENT = [8, 16, 32], 512
 GEMM = 2048  # side of the matrices whose product tells the FLOP/s
@@ -89,7 +89,9 @@ def main() -> None:
     keras.utils.set_random_seed(1)  # and no more: deterministic operations might hold the others back
     from seeds_training import BATCH, RATE, PictureFiles, compile_as_they_did
 
-    from histocae import CAE, fused, steps, training
+    from histocae import CAE
+    from histocae.networks import fused
+    from histocae.training import loop, steps
 
     def network():
         return CAE((cohort.PIXELS, cohort.PIXELS, 3), LATENT, FILTERS)
@@ -119,8 +121,8 @@ def main() -> None:
 
             def epoch() -> None:
                 epochs[0] += 1
-                batches = training.Batches(patches, batch, 0, epochs[0])
-                training.learn(engine, batches, epochs[0], False, lambda _: None)
+                batches = loop.Batches(patches, batch, 0, epochs[0])
+                loop.learn(engine, batches, epochs[0], False, lambda _: None)
 
             return epoch
 

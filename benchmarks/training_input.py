@@ -7,7 +7,7 @@ import cohort
 import numpy as np
 from harness import in_turn, record
 
-from histocae import backend
+from histocae.networks import backend
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     import tensorflow as tf
     from seeds_training import BATCH, PictureFiles
 
-    from histocae.store import InMemory
-    from histocae.training import Batches
+    from histocae.patches.store import InMemory
+    from histocae.training.loop import Batches
 
     with tempfile.TemporaryDirectory() as folder:
         cut = cohort.draw(Path(folder), 4)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from histocae import paths, plots
+from histocae import paths
 from histocae.params import load
+from histocae.report import plots
 from histocae.tracking.record import Record
 
 

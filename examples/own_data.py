@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 from apply import PARAMS, commented
 
-from histocae import demo
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.sources import demo
 
 OWN = Path("data/own")
 

@@ -14,7 +14,8 @@ import yaml
 from hypothesis import settings
 
 import make_data
-from histocae import cli, executor
+from histocae import cli
+from histocae.workers import processes
 
 ROOT = Path(__file__).parents[1]
 # the same examples at every run: a test that fails now and then tells nobody anything
@@ -169,7 +170,7 @@ def slide_row(slide_id: str, number: int = 0, file: str | None = None, **more: o
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spread work over a thread here: starting processes takes a second. Some tests do start them."""
-    monkeypatch.setattr(executor, "_pool", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
 
 
 @pytest.fixture

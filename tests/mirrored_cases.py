@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from histocae import CAE, backend
+from histocae import CAE
+from histocae.networks import backend
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 with backend.uncollected():
@@ -24,9 +25,10 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 backend.start()
 gc.freeze()  # as the backend does where TensorFlow was not there before
 
-from histocae import fused, mirrored, training  # noqa: E402
+from histocae.networks import fused  # noqa: E402
 from histocae.params import Denoise  # noqa: E402
-from histocae.store import InMemory  # noqa: E402
+from histocae.patches.store import InMemory  # noqa: E402
+from histocae.training import loop, mirrored  # noqa: E402
 
 PLAIN, RESIDUAL, COMPACT = (
     {"filters": [3], "pool": 4},
@@ -52,9 +54,9 @@ def pictures(count: int, seed: int) -> np.ndarray:
     return bright.astype(np.uint8)
 
 
-def options(devices: int, **how: object) -> training.Options:
+def options(devices: int, **how: object) -> loop.Options:
     given = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | how
-    return training.Options(**given, devices=devices)
+    return loop.Options(**given, devices=devices)
 
 
 def started(network: dict) -> CAE:
@@ -71,9 +73,9 @@ def stepped(network: dict, how: dict, devices: int) -> tuple[list[float], np.nda
     cae = started(network)
     before, made = flat(cae), options(devices, **how)
     model = fused.on_bytes(cae, made.precision)
-    optimizer = training._optimizer(made, 10)
+    optimizer = loop._optimizer(made, 10)
     optimizer.build(model.trainable_variables)
-    engine = training._engine(cae, model, optimizer, made)
+    engine = loop._engine(cae, model, optimizer, made)
     learnt = [float(engine.learn(*[pictures(count, count)[None]] * 2)[0]) for count in BATCHES]
     looks = BATCHES if cae.params["architecture"] == "plain" else ()  # another look of these takes its time
     judged = [float(engine.judge(pictures(count, 10 + count))) for count in looks]
@@ -98,17 +100,17 @@ class KilledError(Exception):
     """A training was killed."""
 
 
-def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, training.State]:
+def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, loop.State]:
     """Train on two epochs of what all options that change batches give; killed, go on after the first."""
     made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
     seen, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
 
-    def kill(state: training.State) -> None:
+    def kill(state: loop.State) -> None:
         if killed:
             raise KilledError
 
-    def fit(**calls: object) -> training.State:
-        return training.train(cae, seen, held_out, made, training.State("t"), checkpoint, "same", **calls)
+    def fit(**calls: object) -> loop.State:
+        return loop.train(cae, seen, held_out, made, loop.State("t"), checkpoint, "same", **calls)
 
     cae = started(PLAIN)
     if killed:

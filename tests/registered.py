@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import ALL_STAGES, Project
-from histocae import executor
+from histocae.workers import processes
 
 LEVELS = ("patch", "slide", "case")
 MODELS = {
@@ -80,7 +80,7 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
     """Train, evaluate, compare and register; the project becomes the working directory."""
     made = Registered(folder)
     enter(made, patch)
-    patch.setattr(executor, "_pool", lambda workers: ThreadPoolExecutor(1))
+    patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
     made.slides(*(f"s{i}" for i in range(12)))
     made.params(
         models=MODELS, patches__max_per_slide=12, training__epochs=1, training__picture_every=1, tissue__latents="all"

@@ -12,17 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ALL_STAGES, ROOT, Project
-from histocae import CAE, backend, cohorts, linear, params
-from histocae.blocks import block_side
+from histocae import CAE, params
+from histocae.cohort import balance as cohorts
 from histocae.errors import DataError, HistocaeError, TrainingError
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.networks import backend, linear
+from histocae.networks.blocks import block_side
 from histocae.params import Network
+from histocae.patches.store import InMemory, PatchStore
 from histocae.planning import networks
-from histocae.store import InMemory, PatchStore
 
 backend.start()
 
-from histocae import linear_start, reconstruction, training  # noqa: E402 (after the backend's chatter is held back)
+from histocae.evaluation import reconstruction  # noqa: E402
+from histocae.networks import linear_start  # noqa: E402
+from histocae.training import loop  # noqa: E402 (after the backend's chatter is held back)
 
 
 def textures(count, side=32, seed=0):
@@ -76,12 +80,12 @@ def started(patches, latents, filters=(16, 16)):
 
 def trained(cae, patches, validation, options, checkpoint, **calls):
     """Train a CAE in place, and give the training's state."""
-    return training.train(
+    return loop.train(
         cae,
         InMemory(patches),
         InMemory(validation),
         options,
-        training.State(checkpoint.name),
+        loop.State(checkpoint.name),
         checkpoint,
         "same",
         **calls,
@@ -300,7 +304,7 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
     cae = started(InMemory(seen), 16, (32, 32))
     start = mse(cae, held_out)
     assert mse(linear_start.fitted_pca(InMemory(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
-    options = training.Options(5, 16, 5, "adamw", 0.004, 1, "cosine", 1.0, True)
+    options = loop.Options(5, 16, 5, "adamw", 0.004, 1, "cosine", 1.0, True)
     trained(cae, seen, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.93 * start
 
@@ -308,8 +312,8 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
 @pytest.fixture
 def optimizers(monkeypatch):
     """The optimizers of the trainings so far."""
-    models, on_bytes = [], training.on_bytes
-    monkeypatch.setattr(training, "on_bytes", lambda *of: models.append(on_bytes(*of)) or models[-1])
+    models, on_bytes = [], loop.on_bytes
+    monkeypatch.setattr(loop, "on_bytes", lambda *of: models.append(on_bytes(*of)) or models[-1])
     return lambda: [model.optimizer for model in models]
 
 
@@ -320,7 +324,7 @@ def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, ste
     def look(_):
         rates.append(float(optimizers()[0].learning_rate))
 
-    options = training.Options(epochs, 4, epochs, "adam", 0.01, 1, "cosine", 0.5)
+    options = loop.Options(epochs, 4, epochs, "adam", 0.01, 1, "cosine", 0.5)
     patches = textures(4 * steps - 1, 16)
     trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t", on_start=look, on_epoch=look)
     assert optimizers()[0].clipnorm == 0.5
@@ -336,7 +340,7 @@ def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, ste
 
 def test_a_constant_rate_without_clipping_is_the_default(tmp_path, optimizers):
     patches = textures(4, 16)
-    trained(CAE((16, 16, 3), 4, [2]), patches, patches, training.Options(2, 4, 2, "sgd", 0.01, 1), tmp_path / "t")
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, loop.Options(2, 4, 2, "sgd", 0.01, 1), tmp_path / "t")
     (optimizer,) = optimizers()
     assert float(optimizer.learning_rate) == pytest.approx(0.01) and optimizer.clipnorm is None
 
@@ -347,7 +351,7 @@ class KilledError(Exception):
 
 def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
     patches, validation = textures(12, 16), textures(4, 16, seed=1)
-    options = training.Options(3, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+    options = loop.Options(3, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
 
     def kill(state):
         if len(state.rows) == 2:
@@ -372,7 +376,7 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
 
 def test_shifted_inputs_grow_fewer_and_their_targets_stay():
     images = textures(64, 16)
-    batches = training.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    batches = loop.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
     order = np.random.default_rng([3, 1]).permutation(64)
     moved = []
     for i in range(len(batches)):
@@ -383,23 +387,23 @@ def test_shifted_inputs_grow_fewer_and_their_targets_stay():
             places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == one).all()]
             assert places
     assert moved[0] > 0.7 and moved[-1] < 0.3
-    again = training.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    again = loop.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
     np.testing.assert_array_equal(again[2][0], batches[2][0])
-    for given, target in (training.Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
+    for given, target in (loop.Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
         np.testing.assert_array_equal(given, target)
 
 
 def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, monkeypatch):
     shares = []
-    real = training.Batches
+    real = loop.Batches
 
     def look(*given):
         if len(given) == 6:
             shares.append(given[5])
         return real(*given)
 
-    monkeypatch.setattr(training, "Batches", look)
-    options = training.Options(4, 4, 4, "sgd", 0.01, 1, denoise=params.Denoise(shift=1, until=0.5))
+    monkeypatch.setattr(loop, "Batches", look)
+    options = loop.Options(4, 4, 4, "sgd", 0.01, 1, denoise=params.Denoise(shift=1, until=0.5))
     patches = textures(8, 16)
     trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
     assert shares == [(1, 1.0, 0.5), (1, 0.5, 0.0), (1, 0.0, 0.0), (1, 0.0, 0.0)]
@@ -411,7 +415,7 @@ def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
     cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
     assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
     first = mse(cae, held_out)
-    trained(cae, seen, discs(64, 2), training.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
+    trained(cae, seen, discs(64, 2), loop.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
     assert mse(cae, held_out) < 0.3 * first
     assert (out(cae.encoder, held_out) < 0).any()
     grey = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
@@ -425,7 +429,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
     def epoch(number, augment, seed=1):
-        batches = training.Batches(InMemory(images), 16, seed, number, augment)
+        batches = loop.Batches(InMemory(images), 16, seed, number, augment)
         given = [batches[i] for i in range(len(batches))]
         assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
         return np.concatenate([x for x, _ in given])
@@ -444,7 +448,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     assert set(forms(1)) == set(range(8))
     assert forms(1) != forms(2) and forms(1) != forms(1, seed=2)
     np.testing.assert_array_equal(epoch(1, True), turned)
-    unshuffled = training.Batches(InMemory(images), 16, None)
+    unshuffled = loop.Batches(InMemory(images), 16, None)
     np.testing.assert_array_equal(np.concatenate([unshuffled[i][0] for i in range(4)]), images)
 
 
@@ -452,7 +456,7 @@ def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
     patches, validation = textures(23), textures(9, seed=1)
     cae = linear_start.fitted_pca(InMemory(patches), 5, 1)
     before = saved(cae, tmp_path / "before")
-    options = training.Options(7, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+    options = loop.Options(7, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
     state = trained(cae, patches, validation, options, tmp_path / "t")
     assert saved(cae, tmp_path / "after") == before
     assert [row["epoch"] for row in state.rows] == [1] and state.best_epoch == 1

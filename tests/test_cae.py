@@ -5,16 +5,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from histocae import CAE, backend
+from histocae import CAE
 from histocae.errors import HistocaeError
+from histocae.networks import backend
 
 backend.start()
 
 import keras  # noqa: E402 (after its chatter is held back)
 import tensorflow as tf  # noqa: E402
 
-from histocae import plots, reconstruction, samples  # noqa: E402
-from histocae.store import InMemory  # noqa: E402
+from histocae.evaluation import reconstruction, samples  # noqa: E402
+from histocae.patches.store import InMemory  # noqa: E402
+from histocae.report import plots  # noqa: E402
 
 
 @pytest.fixture

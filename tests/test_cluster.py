@@ -17,7 +17,8 @@ from distributed import Client, Security
 import services
 import tasks
 from conftest import ALL_STAGES, ROOT, Project
-from histocae import executor, reconstruction
+from histocae.evaluation import reconstruction
+from histocae.workers import processes
 
 SLURM = {"cores": 1, "memory": "1G", "time": "0:10:00", "partition": "main"}
 on_slurm = [
@@ -26,10 +27,10 @@ on_slurm = [
 ]
 
 
-def refuses_strangers(params: executor.ExecutorParams) -> bool:
+def refuses_strangers(params: processes.ExecutorParams) -> bool:
     """Tell whether nobody but us can speak to the scheduler that is started."""
-    with executor.held(params):
-        ((_, address),) = executor.spread(tasks.scheduler, [0], params, "tests", "tasks")
+    with processes.held(params):
+        ((_, address),) = processes.spread(tasks.scheduler, [0], params, "tests", "tasks")
         assert address.startswith("tls://")
         for stranger, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
             with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
@@ -81,7 +82,7 @@ def test_dask_here_gives_the_bytes_of_processes(cut, new_project):
 
 def test_dask_here_takes_work_from_nobody_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refuses_strangers(executor.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
+    assert refuses_strangers(processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
 
 
 def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cut, new_project, tmp_path):
@@ -89,21 +90,21 @@ def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cu
         other = again(cut, new_project, executor__scheduler=address)
         other.make(*ALL_STAGES[:-1])
         assert len(other.index) > 0 and same(cut, other)
-        params = executor.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
+        params = processes.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
         given = [(str(tmp_path), number) for number in range(6)]
-        found = dict(executor.spread(tasks.deadly, given, params, "tests", "tasks"))
-        assert isinstance(found.pop(1), executor.WorkerDiedError)
+        found = dict(processes.spread(tasks.deadly, given, params, "tests", "tasks"))
+        assert isinstance(found.pop(1), processes.WorkerDiedError)
         assert found == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
 
 
 def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_project, tmp_path, monkeypatch):
-    monkeypatch.setattr("histocae.cluster.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("histocae.workers.dask_cluster.ANSWER_SECONDS", 1)
     other = again(cut, new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
     told = other.run("inventory", "metadata", "slides").told
     assert "executor.scheduler: tcp://127.0.0.1:" in told and "does not answer" in told
     monkeypatch.undo()
     monkeypatch.chdir(other.folder)
-    monkeypatch.setattr("histocae.cluster.code", lambda: "another")
+    monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
     with dask(tmp_path) as address:
         other.params(executor__kind="dask", executor__scheduler=address)
         told = other.run("inventory", "metadata", "slides").told
@@ -113,7 +114,7 @@ def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_proje
 @pytest.fixture
 def trained(project, monkeypatch) -> tuple[Project, dict[str, bytes]]:
     """A project with a model that was evaluated by one process, and what that gave; parts are small."""
-    monkeypatch.setattr("histocae.passes.PART", 2 * reconstruction.BATCH)
+    monkeypatch.setattr("histocae.evaluation.inference.PART", 2 * reconstruction.BATCH)
     project.slides(*(f"s{number}" for number in range(12)))
     project.params(models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1)
     project.make(*ALL_STAGES, "train all", "evaluate all")
@@ -157,7 +158,7 @@ class TestSlurm:
         monkeypatch.chdir(tmp_path)
         slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
         about = {"kind": "dask", "workers": 1, "devices": 1, "scheduler": None, "slurm": slurm}
-        assert refuses_strangers(executor.ExecutorParams(**about))
+        assert refuses_strangers(processes.ExecutorParams(**about))
         assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
         services.wait_for(lambda: not queue(), "the end of the jobs")
 

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as stn
 from PIL import Image
 
 from conftest import Project, slide_row
-from histocae import color
 from histocae.errors import SlideError
-from histocae.store import PatchStore
+from histocae.patches import color
+from histocae.patches.store import PatchStore
 from make_data import GLASS, tissue, write_slide, write_tile
 
 CUT = ("inventory", "metadata", "slides", "patches")

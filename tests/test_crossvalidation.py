@@ -9,7 +9,8 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from histocae import baselines, contrast, crossvalidation, params
+from histocae import params
+from histocae.contrast import baselines, comparison, crossvalidation
 
 FOLDS = 3
 MODELS = {name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1} for name in ("tumor", "normal")}
@@ -100,7 +101,7 @@ def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_c
             }
         )
         errors = rows[["shard", "position"]].assign(mse=0.1)
-        table = contrast.join(rows, errors, errors)
+        table = comparison.join(rows, errors, errors)
         score = scale * (table["label"] + np.arange(8) / 20).to_numpy() + shift
         one = baselines.Baseline("a classifier", score, 1, "training", {"components": number}, held=score)
         folds.append(crossvalidation.Fold(number, table, table, {"one": one}, {"pca_pair": "too few"}))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histocae import demo
+from histocae.sources import demo
 
 SMALL = demo.DemoSpec(seed=5, cases=8, side_microns=256.0)
 FULL = demo.DemoSpec(seed=20181003, cases=26, side_microns=768.0)

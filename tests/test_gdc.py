@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdc_server import RELEASE, GdcServer, Remote
-from histocae import cli, sources
+from histocae import cli
 from histocae.errors import TableError
-from histocae.gdc import cohort, portal, query, remote
+from histocae.sources import slide_source
+from histocae.sources.gdc import cohort, portal, query, remote
 
 SEED_COLUMNS = [
     "case_id",
@@ -590,6 +591,9 @@ def test_sources_do_not_load_http_where_it_is_not_used(monkeypatch):
     import subprocess
     import sys
 
-    code = "import sys, histocae.sources, histocae.stages.slides; print([m for m in sys.modules if m == 'requests'])"
+    code = (
+        "import sys, histocae.sources.slide_source, histocae.stages.slides\n"
+        "print([m for m in sys.modules if m == 'requests'])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-    assert sources.Source.__dataclass_fields__["server"].default is None
+    assert slide_source.Source.__dataclass_fields__["server"].default is None

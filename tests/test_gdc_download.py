@@ -20,11 +20,11 @@ import pytest
 import make_data
 from conftest import ALL_STAGES
 from gdc_server import BODY_FAULTS, GdcServer, Remote
-from histocae import executor
 from histocae.errors import DataError, FetchError
-from histocae.gdc import client, download, fetching, remote
-from histocae.gdc.remote import File, Patience, Server
-from histocae.hashes import Hashes
+from histocae.sources.gdc import client, download, fetching, remote
+from histocae.sources.gdc.remote import File, Patience, Server
+from histocae.sources.hashes import Hashes
+from histocae.workers import processes
 
 IMPATIENT = Patience(connect=5, silence=0.3, window=0.3, slowest=50_000, first=0.001, longest=0.02)
 TOKEN = "s3cret-Token_of.mine"  # noqa: S105
@@ -244,7 +244,7 @@ def test_no_more_streams_than_were_asked_for(tmp_path, streams):
 def test_processes_share_the_streams(tmp_path):
     """What limits streams holds for workers of several processes, as where slides are let go."""
     code = (
-        "import json, sys; from pathlib import Path; from histocae.gdc import fetching, remote\n"
+        "import json, sys; from pathlib import Path; from histocae.sources.gdc import fetching, remote\n"
         "url, folder, *file = json.loads(sys.argv[1])\n"
         "file = remote.File(*file)\n"
         "fetching.fetch(remote.Server(url, 2, 10), file, Path(folder), fetching.Meter())"
@@ -445,7 +445,7 @@ def test_no_output_and_no_log_has_the_token(project, token_file, monkeypatch, ca
 DRIVER = """
 import json, sys
 from pathlib import Path
-from histocae.gdc import download, remote
+from histocae.sources.gdc import download, remote
 from histocae.hashes import Hashes
 url, folder, files = json.loads(Path(sys.argv[1]).read_text())
 hashes = Hashes(Path(folder) / "hashes.json", "md5")
@@ -701,13 +701,13 @@ def test_microns_per_pixel_of_slides_that_are_let_go(cohort, project):
 
 def test_more_workers_than_cores_where_they_wait_for_a_network(monkeypatch, cohort, project):
     seen = []
-    pool = executor._pool
-    monkeypatch.setattr(executor, "_pool", lambda workers: seen.append(workers) or pool(workers))
-    monkeypatch.setattr(executor, "_cores", lambda: 2)
+    pool = processes._pool
+    monkeypatch.setattr(processes, "_pool", lambda workers: seen.append(workers) or pool(workers))
+    monkeypatch.setattr(processes, "_cores", lambda: 2)
     ask(project, cohort, data__keep_slides=False, executor__workers=None).make(*ALL_STAGES)
     assert seen == [4]
-    monkeypatch.setattr(executor, "_cores", lambda: 64)
+    monkeypatch.setattr(processes, "_cores", lambda: 64)
     shutil.rmtree(project.folder / "data/patches")
-    monkeypatch.setattr(executor, "_cores", lambda: 64)
+    monkeypatch.setattr(processes, "_cores", lambda: 64)
     project.make("patches")
     assert seen == [4, 6]  # of 8, since there are six slides

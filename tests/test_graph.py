@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from histocae import lineage, params, recipe
+from histocae import params
 from histocae.cli import COMMANDS
+from histocae.pipeline import lineage
 from histocae.stages import patches
+from histocae.training import recipe
 from project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,12 +36,12 @@ def test_stages_that_ask_for_all_models_depend_on_all_of_their_entries():
 
 
 CHANGES = {
-    "intervals.py": {"latent", "tissue", "crossvalidate"},
-    "fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
-    "mirrored.py": {"train", "crossvalidate"},
+    "statistics/intervals.py": {"latent", "tissue", "crossvalidate"},
+    "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
+    "training/mirrored.py": {"train", "crossvalidate"},
     "stages/split.py": {"split"},
-    "gdc/client.py": {"metadata", "slides", "patches", "tissue"},
-    "templates/index.html": {"compare"},
+    "sources/gdc/client.py": {"metadata", "slides", "patches", "tissue"},
+    "report/templates/index.html": {"compare"},
     "tracking/registry.py": {"register"},
     "tracking/trainings.py": {"train", "crossvalidate"},
     "params.py": set(),
@@ -103,7 +105,7 @@ def test_a_training_param_is_told_of_all_models_and_a_former_stage_is_gone(inven
 
 def test_code_that_is_no_python_is_told_in_one_line(inventoried):
     project, _, folder = inventoried
-    path, before = folder / "histocae" / "latent_plots.py", project.bytes("data/code")
+    path, before = folder / "histocae" / "latent" / "plots.py", project.bytes("data/code")
     former = path.read_bytes()
     path.write_bytes(former + b"def (\n")
     told = project.run("histocae", "inventory", fails=True, PYTHONPATH=str(folder))
@@ -123,13 +125,12 @@ def test_code_of_no_stage_is_left_out_on_purpose():
     unused = files - {file for stage in STAGES for file in lineage.code_of(stage)}
     assert {one for one in unused if not one.startswith("mnist/")} == {
         "cli.py",
-        "cluster.py",
         "errors.py",
-        "executor.py",
-        "lineage.py",
-        "locks.py",
         "params.py",
         "paths.py",
+        "pipeline/lineage.py",
+        "pipeline/locks.py",
+        "pipeline/watch.py",
         "planning/cohort.py",
         "planning/command.py",
         "planning/figures.py",
@@ -140,24 +141,25 @@ def test_code_of_no_stage_is_left_out_on_purpose():
         "planning/stage.py",
         "progress.py",
         "stages/inventory.py",
-        "templates/mnist.html",
+        "report/templates/mnist.html",
         "tracking/environment.py",
         "tracking/live.py",
         "tracking/server.py",
-        "watch.py",
+        "workers/dask_cluster.py",
+        "workers/processes.py",
         # jobs on other machines, of which no stage knows
         "remote/config.py",
         "remote/dvc_locks.py",
         "remote/host.py",
-        "remote/job.py",
-        "remote/pod.py",
         "remote/places.py",
         "remote/queues.py",
         "remote/tree.py",
-        "tracking/commands.py",
-        "tracking/jobs.py",
-        "tracking/projects.py",
-        "tracking/sweep.py",
+        "tracking/jobs/asking.py",
+        "tracking/jobs/commands.py",
+        "tracking/jobs/job_runs.py",
+        "tracking/jobs/pod.py",
+        "tracking/jobs/supervisor.py",
+        "tracking/jobs/sweep.py",
     }
 
 

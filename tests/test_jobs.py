@@ -21,10 +21,10 @@ from ruamel.yaml import YAML
 
 from conftest import Project
 from histocae.errors import RemoteError
-from histocae.remote import dvc_locks, places, pod
+from histocae.remote import dvc_locks, places
 from histocae.remote.host import Host, UnreachableError
-from histocae.remote.job import configure
-from histocae.tracking import jobs
+from histocae.tracking.jobs import job_runs, pod
+from histocae.tracking.jobs.supervisor import configure
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = "http://127.0.0.1:9"  # where nobody listens
@@ -232,7 +232,7 @@ def test_how_a_job_ended_is_taken_from_its_machine_where_the_server_was_away(ser
     (project.folder / ".dvc/tmp").mkdir(parents=True)
     git("init", "-q")
     assert "of another repository" in project.run(f"jobs fetch {run_id}").told
-    assert jobs.result(jobs.read(run_id)) == changed
+    assert job_runs.result(job_runs.read(run_id)) == changed
 
 
 def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
@@ -259,7 +259,7 @@ def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(m
     spec = projects.load_project(str(ROOT / "kubernetes"))
     assert spec.docker_env["image"].startswith("registry.example/histocae")
     assert spec.get_entry_point("train").compute_command({"model": "deep"}, None) == (
-        "python -m histocae.remote.pod train@deep"
+        "python -m histocae.tracking.jobs.pod train@deep"
     )
     monkeypatch.chdir(ROOT)
     config = projects._parse_kubernetes_config(json.loads(Path("kubernetes/config.json").read_text()))
@@ -275,5 +275,5 @@ def test_a_pod_without_a_run_is_told(project, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert pod.main([]) == 1
     assert capsys.readouterr().err == (
-        "histocae.remote.pod: MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes\n"
+        "histocae.tracking.jobs.pod: MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes\n"
     )

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
-from histocae import latent_study, latents, params, statistics, store
-from histocae.cohorts import read_split
+from histocae import params
+from histocae.cohort.balance import read_split
 from histocae.errors import DataError
+from histocae.latent import probes
+from histocae.latent import study as latent_study
+from histocae.patches import store
+from histocae.statistics import discrimination
 from make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
@@ -40,22 +44,22 @@ def made(signal: float, count: int = 6, seed: int = 0) -> tuple[dict[str, np.nda
                 "position": np.tile(np.arange(PER_CASE), cases),
             }
         )
-        for column in latents.PERCENTS:
+        for column in probes.PERCENTS:
             table[column] = np.nan
         tables[split] = table
     return features, tables
 
 
 def studied(features, tables, latent=LATENT):
-    return latent_study.study(features, latents.explained_variance(features["train"]), tables, latent, TISSUE, 1)
+    return latent_study.study(features, probes.explained_variance(features["train"]), tables, latent, TISSUE, 1)
 
 
 # -- the class
 
 
 def test_a_logistic_regression_finds_a_class_that_is_there_and_none_that_is_not():
-    there, none = (latents.classify(*made(signal), TISSUE, 1) for signal in (8.0, 0.0))
-    for level in statistics.LEVELS:
+    there, none = (probes.classify(*made(signal), TISSUE, 1) for signal in (8.0, 0.0))
+    for level in discrimination.LEVELS:
         assert there[level]["auroc"]["value"] == 1 and not there[level]["includes_chance"]
         assert none[level]["includes_chance"]
     assert 0.3 < none["patch"]["auroc"]["value"] < 0.7
@@ -64,16 +68,16 @@ def test_a_logistic_regression_finds_a_class_that_is_there_and_none_that_is_not(
 
 def test_the_penalty_is_the_best_on_validation_and_units_do_not_matter():
     features, tables = made(0.7, count=60)
-    y = {split: latents.labels_of(table) for split, table in tables.items()}
+    y = {split: probes.labels_of(table) for split, table in tables.items()}
 
     def area(scale, **strengths) -> float:
         x = {split: one * scale for split, one in features.items()}
-        fitted = latents.fit_classifier(x["train"], y["train"], x["validation"], y["validation"], 1, **strengths)
-        return statistics.auroc(y["validation"], fitted.decision_function(x["validation"]))
+        fitted = probes.fit_classifier(x["train"], y["train"], x["validation"], y["validation"], 1, **strengths)
+        return discrimination.auroc(y["validation"], fitted.decision_function(x["validation"]))
 
     chosen = area(1)
     assert area(np.geomspace(1e-3, 1e3, 60).astype(np.float32)) == pytest.approx(chosen, abs=1e-6)
-    every = [area(1, strengths=(strength,)) for strength in latents.STRENGTHS]
+    every = [area(1, strengths=(strength,)) for strength in probes.STRENGTHS]
     assert chosen == max(every) > min(every)
 
 
@@ -81,17 +85,17 @@ def test_the_rarer_class_weighs_as_much():
     rng = np.random.default_rng(0)
     y = np.arange(600) % 12 == 0
     x = rng.normal(size=(600, 1)) + y[:, None]
-    scores = latents.fit_classifier(x, y, x, y, 1).decision_function(x)
+    scores = probes.fit_classifier(x, y, x, y, 1).decision_function(x)
     assert 0.5 < (scores > 0)[y].mean() < 0.9 and 0.5 < (scores < 0)[~y].mean() < 0.9
 
 
 def test_patches_of_one_class_are_no_class_to_tell():
     features, tables = made(1.0)
-    y = {split: latents.labels_of(table) for split, table in tables.items()}
+    y = {split: probes.labels_of(table) for split, table in tables.items()}
     for split in ("train", "validation"):
         some = {**y, split: np.ones_like(y[split])}
         with pytest.raises(DataError, match="needs both"):
-            latents.fit_classifier(features["train"], some["train"], features["validation"], some["validation"], 1)
+            probes.fit_classifier(features["train"], some["train"], features["validation"], some["validation"], 1)
     tables = {split: table.assign(sample_type=TUMOR) for split, table in tables.items()}
     found = studied(features, tables)
     assert "needs both" in found.about["classification"]["reason"]
@@ -119,7 +123,7 @@ def test_percentages_that_the_latents_hold_are_found_and_others_are_not():
     with_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: 50 + 30 * mean[0] - 20 * mean[2])
     rng = np.random.default_rng(5)
     with_percentages(features, tables, "percent_tumor_cells", lambda *_: rng.uniform(0, 100))
-    found = latents.regress(features, tables)
+    found = probes.regress(features, tables)
     held = found["percent_tumor_nuclei"]
     assert held["r2"] > 0.95 and held["spearman"] > 0.9 and held["mae"] < 0.2 * held["mae_mean"]
     assert held["slides"] == CASES
@@ -130,10 +134,10 @@ def test_percentages_that_the_latents_hold_are_found_and_others_are_not():
 def test_what_the_tissue_alone_tells_of_a_percentage_stands_beside():
     features, tables = made(0.0)
     with_percentages(features, tables, "percent_tumor_nuclei", lambda _, kind: 80.0 if kind == TUMOR else 0.0)
-    found = latents.regress(features, tables)["percent_tumor_nuclei"]
+    found = probes.regress(features, tables)["percent_tumor_nuclei"]
     assert (found["mae_mean"], found["mae_tissue_mean"], found["r2_tissue_mean"]) == (40, 0, 1)
     with_percentages(features, tables, "percent_tumor_nuclei", lambda *_: 7.0)
-    assert "have the same" in latents.regress(features, tables)["percent_tumor_nuclei"]["reason"]
+    assert "have the same" in probes.regress(features, tables)["percent_tumor_nuclei"]["reason"]
 
 
 @pytest.mark.parametrize(("split", "keep"), [("train", 7), ("validation", 2), ("test", 3)])
@@ -142,7 +146,7 @@ def test_too_few_slides_with_a_percentage_give_a_reason(split, keep):
     with_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: mean[1])
     kept = tables[split]["slide_id"].unique()[:keep]
     tables[split].loc[~tables[split]["slide_id"].isin(kept), "percent_tumor_nuclei"] = np.nan
-    assert latents.regress(features, tables)["percent_tumor_nuclei"]["reason"].startswith(f"{keep} {split} slides")
+    assert probes.regress(features, tables)["percent_tumor_nuclei"]["reason"].startswith(f"{keep} {split} slides")
 
 
 # -- directions
@@ -150,7 +154,7 @@ def test_too_few_slides_with_a_percentage_give_a_reason(split, keep):
 
 def test_explained_variance_is_that_of_the_features_as_they_are():
     grid = np.array([(2, 1), (2, -1), (-2, 1), (-2, -1)], np.float32) + 1000
-    np.testing.assert_allclose(latents.explained_variance(grid), [0.8, 0.2])
+    np.testing.assert_allclose(probes.explained_variance(grid), [0.8, 0.2])
 
 
 def test_dead_latents_are_counted_and_change_nothing():
@@ -171,10 +175,10 @@ def test_dead_latents_are_counted_and_change_nothing():
 
 
 def test_gini_and_entropy_by_hand():
-    gini, entropy = latents.impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
+    gini, entropy = probes.impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
     np.testing.assert_allclose(gini, [0.5, 0, 0.375, np.nan])
     np.testing.assert_allclose(entropy, [1, 0, 0.25 * 2 + 0.75 * np.log2(4 / 3), np.nan])
-    assert latents.cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
+    assert probes.cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
 
 
 @settings(max_examples=30)
@@ -187,7 +191,7 @@ def test_pairs_in_one_cluster_are_counted_as_by_hand(rows):
             case = "same_case" if cases[i] == cases[j] else "other_case"
             hits[case if labels[i] == labels[j] else "other_tissue"].append(clusters[i] == clusters[j])
     expected = {name: float(np.mean(one)) if one else None for name, one in hits.items()}
-    assert latents.share_together(clusters, cases, labels) == pytest.approx(expected)
+    assert probes.share_together(clusters, cases, labels) == pytest.approx(expected)
 
 
 def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
@@ -195,15 +199,15 @@ def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
     true = rng.integers(0, 3, 90)
     points = (rng.normal(size=(90, 5)) + 30 * np.eye(5)[true]).astype(np.float32)
     labels = np.array([0, 1, 1])[true] * (np.arange(90) % 9 != 0)  # 2 and 1 nearly all tumor, 0 normal
-    found, far = latents.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    found, far = probes.cluster(points[:60], labels[:60], points[60:], 3, 7)
     everything = np.concatenate([found, far.argmin(axis=1)])
     assert adjusted_rand_score(true, everything) == 1
     shares = [labels[:60][found == one].mean() for one in range(3)]
     assert shares == sorted(shares, reverse=True) and shares[-1] == 0
-    again, _ = latents.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    again, _ = probes.cluster(points[:60], labels[:60], points[60:], 3, 7)
     np.testing.assert_array_equal(found, again)
     few = points[[0, 1, 0, 1, 0]]
-    assert latents.cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
+    assert probes.cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
 
 
 def test_clusters_and_neighbors_do_not_depend_on_the_map():
@@ -237,17 +241,17 @@ def test_clusters_that_are_cases_are_said_to_be():
 def test_neighbors_are_the_nearest_and_agree_by_chance_only_where_there_is_nothing():
     features, tables = made(0.0)
     train, test = features["train"], features["test"]
-    found, distances = latents.nearest(train, test, 10)
+    found, distances = probes.nearest(train, test, 10)
     by_hand = np.linalg.norm(test[:, None].astype(float) - train[None], axis=2)
     np.testing.assert_array_equal(found, by_hand.argsort(axis=1, kind="stable")[:, :10])
     np.testing.assert_allclose(distances, np.sort(by_hand, axis=1)[:, :10], atol=1e-4)
-    y = {split: latents.labels_of(table) for split, table in tables.items()}
-    agreement = latents.neighbor_agreement(found, y["train"], y["test"])
+    y = {split: probes.labels_of(table) for split, table in tables.items()}
+    agreement = probes.neighbor_agreement(found, y["train"], y["test"])
     assert agreement["chance"] == 0.5 and abs(agreement["share"] - 0.5) < 0.1
-    assert latents.neighbor_agreement(found, np.ones(144, int), np.ones(72, int)) == {"share": 1, "chance": 1}
+    assert probes.neighbor_agreement(found, np.ones(144, int), np.ones(72, int)) == {"share": 1, "chance": 1}
     apart = made(30.0)[0]
-    found, _ = latents.nearest(apart["train"], apart["test"], 10)
-    assert latents.neighbor_agreement(found, y["train"], y["test"])["share"] == 1
+    found, _ = probes.nearest(apart["train"], apart["test"], 10)
+    assert probes.neighbor_agreement(found, y["train"], y["test"])["share"] == 1
 
 
 def test_patches_whose_neighbors_are_shown_are_of_both_tissues_and_several_cases():
@@ -258,20 +262,20 @@ def test_patches_whose_neighbors_are_shown_are_of_both_tissues_and_several_cases
 
 def test_a_tsne_is_the_same_each_time_and_fits_its_perplexity_to_the_points():
     points = made(3.0)[0]["test"]
-    plane, perplexity = latents.tsne(points, 10.0, 1)
+    plane, perplexity = probes.tsne(points, 10.0, 1)
     assert perplexity == 10 and plane.dtype == np.float32
-    assert plane.tobytes() == latents.tsne(points, 10.0, 1)[0].tobytes()
-    assert latents.tsne(points[:13], 40.0, 1)[1] == 4
-    line, _ = latents.tsne(points[:, :1], 5.0, 1)
+    assert plane.tobytes() == probes.tsne(points, 10.0, 1)[0].tobytes()
+    assert probes.tsne(points[:13], 40.0, 1)[1] == 4
+    line, _ = probes.tsne(points[:, :1], 5.0, 1)
     assert line.shape == (72, 2) and np.isfinite(line).all()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 def test_a_umap_is_the_same_each_time():
     points = made(3.0)[0]["test"]
-    plane = latents.umap(points, 1)
-    assert plane.shape == (72, 2) and plane.tobytes() == latents.umap(points, 1).tobytes()
-    assert np.isfinite(latents.umap(points[: latents.LEAST_POINTS], 1)).all()
+    plane = probes.umap(points, 1)
+    assert plane.shape == (72, 2) and plane.tobytes() == probes.umap(points, 1).tobytes()
+    assert np.isfinite(probes.umap(points[: probes.LEAST_POINTS], 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -281,22 +285,22 @@ def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, 
     rng = np.random.default_rng(seed)
     live = level + (level or 1) * spread * rng.normal(size=(200, 1))
     points = np.c_[live, np.zeros((200, dead))].astype(np.float32)
-    assert np.isfinite(latents.tsne(points, 10.0, 1)[0]).all()
+    assert np.isfinite(probes.tsne(points, 10.0, 1)[0]).all()
 
 
 def test_a_umap_takes_one_feature_and_points_far_from_zero():
     rng = np.random.default_rng(16)
     points = np.c_[5 + 5e-3 * rng.normal(size=(60, 1)), np.zeros((60, 15))].astype(np.float32)
-    assert np.isfinite(latents.umap(points, 1)).all()
-    assert np.isfinite(latents.umap(points[:, :1], 1)).all()
+    assert np.isfinite(probes.umap(points, 1)).all()
+    assert np.isfinite(probes.umap(points[:, :1], 1)).all()
 
 
 def test_what_rounding_alone_makes_differ_is_constant():
     features = np.full((70, 3), 0.7, np.float32)
     features[-1] = np.nextafter(features[-1], np.float32(1))
     features[0, 1] += 1e-3
-    assert latents.constant(features).tolist() == [True, False, True]
-    assert latents.constant(np.zeros((4, 1), np.float32)).all()
+    assert probes.constant(features).tolist() == [True, False, True]
+    assert probes.constant(np.zeros((4, 1), np.float32)).all()
 
 
 def test_few_points_have_no_map():
@@ -326,14 +330,14 @@ def patches(tmp_path):
 
 
 def test_pixels_are_reduced_patches_on_their_leading_components(patches):
-    features, shares, side = latents.pixel_features({"train": patches, "test": patches}, 5, 1)
+    features, shares, side = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
     assert side == 32 and features["test"].shape == (40, 5) and features["train"].dtype == np.float32
     assert shares[0] == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(features["train"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features["test"][::2, 0], features["test"][1::2, 0], atol=1e-4)
     spread = np.diff(features["test"][::2, 0])  # shades of grey lie on a line
     assert (spread > 0).all() or (spread < 0).all()
-    assert latents.pixel_features({"train": patches}, 500, 1)[0]["train"].shape == (40, 39)
+    assert probes.pixel_features({"train": patches}, 500, 1)[0]["train"].shape == (40, 39)
 
 
 # -- the stage
@@ -362,7 +366,7 @@ def write_latents(project, change=None, **about) -> dict[str, pd.DataFrame]:
     tables = {split: read_split(project.folder / f"data/splits/{split}.csv") for split in CASES}
     for split, table in tables.items():
         one = rng.normal(size=(len(table), 5)).astype(np.float32)
-        one[:, 0] += 9 * latents.labels_of(table)
+        one[:, 0] += 9 * probes.labels_of(table)
         one[:, 4] = 3
         np.save(folder / f"{split}.npy", change(split, one) if change else one)
     return tables

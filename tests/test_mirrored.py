@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histocae import backend, mirrored
 from histocae.errors import TrainingError
+from histocae.networks import backend
+from histocae.training import mirrored
 
 backend.start()
 

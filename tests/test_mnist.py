@@ -20,11 +20,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
 from conftest import ROOT, Result, command
-from histocae import CAE, backend, lineage
+from histocae import CAE
 from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
+from histocae.networks import backend
 from histocae.params import Section, load
+from histocae.pipeline import lineage
 
 FOLDER = ROOT / "examples" / "mnist"
 GIVEN = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
@@ -462,8 +464,16 @@ EXEMPT = (*lineage.EXEMPT, "mnist/params", "mnist/paths")
 # what a training reports to is no reason to train again
 EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
 # what it is delivered from is settled by then
-EXEMPT_IN["publish"] = ("tracking/server", "model", "training", "backend", "store", "tables", "identifiers")
-ALSO = {stage: ("samples.py", "tracking/trainings.py", "params.py") for stage in ("train", "classes")}
+EXEMPT_IN["publish"] = (
+    "tracking/server",
+    "networks/cae",
+    "training/loop",
+    "networks/backend",
+    "patches/store",
+    "sources/tables",
+    "identifiers",
+)
+ALSO = {stage: ("evaluation/samples.py", "tracking/trainings.py", "params.py") for stage in ("train", "classes")}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histocae import plots, report
+from histocae.report import page, plots
 
 
 @pytest.mark.parametrize("name", ["S$^$3", "a $ b $ c", "<slide> & \\frac", "x" * 300])
@@ -18,12 +18,12 @@ def test_any_name_can_stand_over_a_picture(tmp_path, name):
 
 def test_a_picture_too_tall_for_webp_is_shown_smaller(tmp_path):
     Image.new("RGB", (40, 16_400)).save(tmp_path / "tall.png")
-    assert report._embedded(tmp_path / "tall.png").startswith("data:image/webp;base64,")
+    assert page._embedded(tmp_path / "tall.png").startswith("data:image/webp;base64,")
 
 
 def test_counts_and_numbers_are_written_apart():
-    assert [report._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
-    assert [report._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
+    assert [page._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
+    assert [page._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
 
 
 def test_logarithmic_axes_keep_their_numbers(tmp_path):

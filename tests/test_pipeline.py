@@ -14,7 +14,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from histocae import CAE, lineage
+from histocae import CAE
+from histocae.pipeline import lineage
 from project import Project, imported
 
 TIMELESS = (
@@ -143,7 +144,7 @@ def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches
 
 def test_errors_are_those_of_the_saved_model(done):
     """MSE from the saved weights and the store, worked out here by hand."""
-    from histocae.store import PatchStore
+    from histocae.patches.store import PatchStore
 
     rows = pd.read_csv(done.folder / "reports/models/all/evaluation/per_patch.csv")
     patches = PatchStore(done.folder / "data/patches").select(rows)

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from conftest import Project
-from histocae import demo
-from histocae.cohorts import read_learnt
+from histocae.cohort.balance import read_learnt
 from histocae.params import Params
 from histocae.planning import figures, model, plan
 from histocae.planning.cohort import Known, demo_slides
 from histocae.planning.stage import Machine
+from histocae.sources import demo
 from test_split import MIXED, cut
 
 ROOT = Path(__file__).resolve().parents[1]

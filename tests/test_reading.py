@@ -17,11 +17,14 @@ from PIL import Image
 
 import make_data
 from conftest import ROOT
-from histocae import executor, patching, shards, tiled
 from histocae.errors import SlideError
 from histocae.params import Patches
-from histocae.patching import Grid, Plan, read_patches
-from histocae.slide import Slide
+from histocae.patches import grid as patching
+from histocae.patches import shards
+from histocae.patches.grid import Grid, Plan, read_patches
+from histocae.slides import tiled
+from histocae.slides.slide import Slide
+from histocae.workers import processes as executor
 from test_slides import CUT, counts, only
 
 HEIGHT, WIDTH = 388, 500  # no multiple of a tile, but of the levels' 4

@@ -23,7 +23,8 @@ from mlflow.exceptions import MlflowException
 
 import registered
 import services
-from histocae import CAE, pair
+from histocae import CAE
+from histocae.contrast import pair
 from histocae.tracking import live, runs
 from histocae.tracking import server as tracking_server
 from make_data import NORMAL, TUMOR

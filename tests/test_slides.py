@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 import make_data
 from conftest import Project, slide_row
-from histocae import demo, executor, shards
 from histocae.errors import HistocaeError, SlideError
-from histocae.patching import Grid
-from histocae.slide import Level, choose_level
+from histocae.patches import shards
+from histocae.patches.grid import Grid
+from histocae.patches.store import PatchStore
+from histocae.slides.slide import Level, choose_level
+from histocae.sources import demo
 from histocae.stages import patches as patches_stage
-from histocae.store import PatchStore
+from histocae.workers import processes
 from make_data import directories, spoil_tiles, tissue, write_slide
 
 CUT = ("inventory", "metadata", "slides", "patches")
@@ -228,7 +230,7 @@ def test_any_pyramid_gives_the_target_or_is_refused(downsamples, mpp, target):
 
 @given(height=st.integers(32, 5000), width=st.integers(32, 5000), mpp=st.floats(0.05, 0.549))
 def test_on_any_slide_the_grid_stays_inside_and_counts_every_cell(height, width, mpp):
-    from histocae.patching import make_grid
+    from histocae.patches.grid import make_grid
 
     class Plain:
         levels = (Level(width, height, 1.0),)
@@ -581,10 +583,10 @@ def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
 
 def test_tasks_whose_workers_die_are_told_and_the_others_end(project, monkeypatch):
     monkeypatch.undo()
-    workers = executor.ExecutorParams(kind="processes", workers=2, devices=1, scheduler=None, slurm=None)
-    found = dict(executor.spread(make_data.die_on_odd, range(4), workers, "numbers", "numbers"))
+    workers = processes.ExecutorParams(kind="processes", workers=2, devices=1, scheduler=None, slurm=None)
+    found = dict(processes.spread(make_data.die_on_odd, range(4), workers, "numbers", "numbers"))
     assert {i: one for i, one in found.items() if i % 2 == 0} == {0: 0, 2: 4}
-    assert all(isinstance(found[i], executor.WorkerDiedError) for i in (1, 3))
+    assert all(isinstance(found[i], processes.WorkerDiedError) for i in (1, 3))
 
 
 def test_the_command_as_a_user_types_it(project):

@@ -10,13 +10,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conftest import Project
-from histocae import paths, store
-from histocae.cohorts import learnt_from, read_learnt, read_split, select
+from histocae import paths
+from histocae.cohort.balance import learnt_from, read_learnt, read_split, select
+from histocae.cohort.split import SPLITS, check_apart, folds, split_cases, summarise_sites
 from histocae.errors import DataError
 from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
-from histocae.split import SPLITS, check_apart, folds, split_cases, summarise_sites
-from histocae.tables import SEED_COLUMNS
+from histocae.patches import store
+from histocae.sources.tables import SEED_COLUMNS
 from make_data import NORMAL, TUMOR
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}

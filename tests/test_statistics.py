@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as stn
 from scipy.stats import binomtest, kstest, norm
 from sklearn import metrics
 
-from histocae import intervals, statistics
 from histocae.errors import DataError
-from histocae.statistics import LEVELS, discriminate
+from histocae.statistics import discrimination, intervals
+from histocae.statistics.discrimination import LEVELS, discriminate
 
 QUICK = {"seed": 1, "bootstrap": 200, "permutations": 200, "confidence": 0.95}
 
@@ -73,9 +73,9 @@ def tables(draw) -> pd.DataFrame:
 @given(scored())
 def test_auroc_is_the_share_of_pairs_in_order(given_):
     labels, scores = given_
-    assert statistics.auroc(labels, scores) == pytest.approx(brute(labels, scores))
-    assert statistics.auroc(1 - labels, -scores) == pytest.approx(brute(labels, scores))
-    assert statistics.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(brute(labels, scores))
+    assert discrimination.auroc(labels, scores) == pytest.approx(brute(labels, scores))
+    assert discrimination.auroc(1 - labels, -scores) == pytest.approx(brute(labels, scores))
+    assert discrimination.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(brute(labels, scores))
 
 
 @given(scored())
@@ -85,7 +85,7 @@ def test_auprc_sums_precision_over_steps_of_recall(given_):
     for score in set(scores):
         hits = labels[scores == score].sum() / labels.sum()
         total += hits * labels[scores >= score].mean()
-    assert statistics.auprc(labels, scores) == pytest.approx(total)
+    assert discrimination.auprc(labels, scores) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_auprc_sums_precision_over_steps_of_recall(given_):
 def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
     table = pd.DataFrame({"label": labels, "score": scores}).assign(case_id="a", slide_id="a")
     calls = [
-        lambda: statistics.auroc(labels, scores),
-        lambda: statistics.auprc(labels, scores),
-        lambda: statistics.threshold(labels, scores),
-        lambda: statistics.calibrate(labels, scores),
-        lambda: statistics.at_threshold(labels, scores, 0.0, 0.95),
-        lambda: statistics.roc(labels, scores),
+        lambda: discrimination.auroc(labels, scores),
+        lambda: discrimination.auprc(labels, scores),
+        lambda: discrimination.threshold(labels, scores),
+        lambda: discrimination.calibrate(labels, scores),
+        lambda: discrimination.at_threshold(labels, scores, 0.0, 0.95),
+        lambda: discrimination.roc(labels, scores),
         lambda: discriminate(table, "case", **QUICK),
-        lambda: statistics.roc_band(table, "slide", 1, 100, 0.95),
+        lambda: discrimination.roc_band(table, "slide", 1, 100, 0.95),
     ]
     for call in calls:
         with pytest.raises(DataError, match=said):
@@ -194,7 +194,7 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
 @settings(max_examples=40)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1))
 def test_a_draw_is_the_areas_of_the_table_with_its_cases_repeated(table, seed):
-    one = statistics._Units.of(statistics.units(table, "patch"))
+    one = discrimination._Units.of(discrimination.units(table, "patch"))
     draws = one.draw(5, np.random.default_rng(seed))
     names = sorted(table["case_id"].unique())
     kinds = table.groupby("case_id")["label"].agg(frozenset)[names].to_numpy()
@@ -254,8 +254,8 @@ def test_equal_scores_tell_nothing_whatever_the_numbers_of_patches(score, counts
         for i, count in enumerate(counts)
     ]
     table = pd.concat(parts)
-    for level in statistics.LEVELS:
-        found = statistics.discriminate(table, level, 1, 100, 100, 0.95, precision=False)
+    for level in discrimination.LEVELS:
+        found = discrimination.discriminate(table, level, 1, 100, 100, 0.95, precision=False)
         assert found["auroc"]["value"] == 0.5 and found["includes_chance"] and "auprc" not in found
 
 
@@ -332,9 +332,9 @@ def test_the_seed_decides_and_the_order_of_rows_does_not():
         assert shuffled["counts"] == first["counts"] and shuffled["p_value"] == first["p_value"]
         for key in ("auroc", "auprc"):
             assert shuffled[key] == pytest.approx(first[key])
-        band = statistics.roc_band(table, level, 1, 100, 0.95)
-        pd.testing.assert_frame_equal(statistics.roc_band(table, level, 1, 100, 0.95), band)
-        assert not statistics.roc_band(table, level, 2, 100, 0.95).equals(band)
+        band = discrimination.roc_band(table, level, 1, 100, 0.95)
+        pd.testing.assert_frame_equal(discrimination.roc_band(table, level, 1, 100, 0.95), band)
+        assert not discrimination.roc_band(table, level, 2, 100, 0.95).equals(band)
 
 
 # --- thresholds and calibration ------------------------------------------------------------------
@@ -347,49 +347,49 @@ def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(given_):
     def youden(at: float) -> float:
         return (scores[labels == 1] >= at).mean() - (scores[labels == 0] >= at).mean()
 
-    found = statistics.threshold(labels, scores)
+    found = discrimination.threshold(labels, scores)
     assert np.isfinite(found) and scores.min() <= found <= scores.max()
     assert youden(found) == pytest.approx(max(youden(one) for one in [*scores, scores.max() + 1]))
     order = np.random.default_rng(0).permutation(len(scores))
-    assert statistics.threshold(labels[order], scores[order]) == found
+    assert discrimination.threshold(labels[order], scores[order]) == found
 
 
 def test_the_threshold_lies_midway_and_settles_ties():
-    assert statistics.threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
-    assert statistics.threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
-    assert statistics.threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
-    assert statistics.threshold([0, 1], [5, 5]) == 5
-    assert statistics.threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
+    assert discrimination.threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
+    assert discrimination.threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
+    assert discrimination.threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
+    assert discrimination.threshold([0, 1], [5, 5]) == 5
+    assert discrimination.threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
     one, two = 1.0, np.nextafter(1.0, 2)
-    assert statistics.threshold([0, 1], [one, two]) == two
-    assert statistics.threshold([0, 1], [-1.7e308, 1.7e308]) == 0
+    assert discrimination.threshold([0, 1], [one, two]) == two
+    assert discrimination.threshold([0, 1], [-1.7e308, 1.7e308]) == 0
 
 
 @given(given_=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
 def test_the_calibration_solves_platts_problem(given_, shift, scale):
     labels, scores = given_
     scores = scale * (scores + shift)
-    slope, intercept = statistics.calibrate(labels, scores)
+    slope, intercept = discrimination.calibrate(labels, scores)
     tumors, normals = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (tumors + 1) / (tumors + 2), 1 / (normals + 2))
-    left = targets - statistics.probability(scores, slope, intercept)
+    left = targets - discrimination.probability(scores, slope, intercept)
     spread = scores.std() or 1
     assert abs(left.sum()) < 1e-4 and abs((left * (scores - scores.mean()) / spread).sum()) < 1e-4
 
 
 def test_classes_that_part_are_calibrated_all_the_same():
-    slope, intercept = statistics.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
+    slope, intercept = discrimination.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
     assert 0 < slope < 10 and -slope * 4 < intercept < -slope
-    chances = statistics.probability([0, 2.5, 5], slope, intercept)
+    chances = discrimination.probability([0, 2.5, 5], slope, intercept)
     assert chances[0] < 0.2 and chances[1] == pytest.approx(0.5) and chances[2] > 0.8
-    assert statistics.calibrate([0, 1, 1], [2, 2, 2])[0] == 0
-    assert statistics.probability([1e300, -1e300], 1.0, 0.0).tolist() == [1, 0]
+    assert discrimination.calibrate([0, 1, 1], [2, 2, 2])[0] == 0
+    assert discrimination.probability([1e300, -1e300], 1.0, 0.0).tolist() == [1, 0]
 
 
 @given(given_=scored(), at=st.floats(-5, 5))
 def test_rates_at_a_threshold(given_, at):
     labels, scores = given_
-    found = statistics.at_threshold(labels, scores, at, 0.9)
+    found = discrimination.at_threshold(labels, scores, at, 0.9)
     matrix = metrics.confusion_matrix(labels, scores >= at, labels=[0, 1])
     names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
     assert [[found[name] for name in row] for row in names] == matrix.tolist()
@@ -410,8 +410,8 @@ def test_rates_at_a_threshold(given_, at):
 def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
     labels, scores = np.repeat([0, 1] * 5, 100), np.repeat([0, 1] * 5, 100).astype(float)
     cases = np.repeat(np.arange(10), 100)
-    alone, grouped = (statistics.at_threshold(labels, scores, 0.5, 0.95, of) for of in (None, cases))
-    few = statistics.at_threshold(labels[::100], scores[::100], 0.5, 0.95)
+    alone, grouped = (discrimination.at_threshold(labels, scores, 0.5, 0.95, of) for of in (None, cases))
+    few = discrimination.at_threshold(labels[::100], scores[::100], 0.5, 0.95)
     for name in ("accuracy", "sensitivity", "specificity", "balanced_accuracy"):
         assert grouped[name] == pytest.approx(few[name]) and alone[name]["low"] > grouped[name]["low"] + 0.1
     assert grouped["true_positive"] == 500
@@ -423,12 +423,12 @@ def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
 @given(scored())
 def test_the_curve_is_that_of_its_thresholds(given_):
     labels, scores = given_
-    curve = statistics.roc(labels, scores)
+    curve = discrimination.roc(labels, scores)
     assert np.isfinite(curve).all(axis=None)
     for row in curve.itertuples():
         assert row.tpr == pytest.approx((scores[labels == 1] >= row.threshold).mean())
         assert row.fpr == pytest.approx((scores[labels == 0] >= row.threshold).mean())
-    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(statistics.auroc(labels, scores))
+    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(discrimination.auroc(labels, scores))
     assert curve[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
 
 
@@ -436,21 +436,21 @@ def test_a_long_curve_is_thinned_evenly():
     rng = np.random.default_rng(8)
     labels = rng.random(30_000) < 0.4
     scores = rng.normal(size=30_000) + labels
-    curve = statistics.roc(labels, scores)
+    curve = discrimination.roc(labels, scores)
     assert 300 < len(curve) <= 500
     assert curve.diff().loc[1:, ["fpr", "tpr"]].sum(axis=1).max() < 0.01
-    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(statistics.auroc(labels, scores), abs=1e-3)
+    assert metrics.auc(curve["fpr"], curve["tpr"]) == pytest.approx(discrimination.auroc(labels, scores), abs=1e-3)
     assert curve[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_band_is_that_of_the_cases_drawn(level):
     table = drawn(np.random.default_rng(9), 8, 7, 3)
-    band = statistics.roc_band(table, level, 1, 2000, 0.9)
+    band = discrimination.roc_band(table, level, 1, 2000, 0.9)
     assert list(band.columns) == ["fpr", "tpr", "low", "high"] and len(band) == 101
     assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all()
     assert band.iloc[-1].tolist() == [1, 1, 1, 1]
-    found = statistics.units(table, level)
+    found = discrimination.units(table, level)
     fpr, tpr, _ = metrics.roc_curve(found["label"], found["score"])
     np.testing.assert_allclose(band["tpr"], np.interp(band["fpr"], fpr, tpr))
     by_hand = []

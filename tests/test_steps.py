@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocae import CAE, backend
+from histocae import CAE
+from histocae.networks import backend
 
 backend.start()
 
 import keras  # noqa: E402 (after its chatter is held back)
 
-from histocae import fused, model, steps, training  # noqa: E402
-from histocae.store import InMemory  # noqa: E402
+from histocae.networks import cae as cae_module  # noqa: E402
+from histocae.networks import fused  # noqa: E402
+from histocae.patches.store import InMemory  # noqa: E402
+from histocae.training import loop, steps  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +50,7 @@ def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
     cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel, stride, pool))
     patches = pictures(3, *sides, channels)
-    expected = model.on_bytes(cae).predict_on_batch(patches)
+    expected = cae_module.on_bytes(cae).predict_on_batch(patches)
     np.testing.assert_allclose(fused.on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)
     latents = cae.encoder.predict_on_batch(patches / np.float32(255))
     encoder = steps.compiled(fused.encoder_on_bytes(cae))
@@ -102,9 +105,9 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     backend.repeatable(1)
     cae = random_weights(CAE((16, 16, 3), 6, [3, 4]))
     patches = pictures(21, 16, 16, 3)
-    expected = np.square(model.on_bytes(cae).predict_on_batch(patches) - patches / 255).mean()
+    expected = np.square(cae_module.on_bytes(cae).predict_on_batch(patches) - patches / 255).mean()
     # at no rate to speak of, the losses of all steps are those of the weights at the start
-    options = training.Options(1, 8, 1, "sgd", 1e-12, 1)
+    options = loop.Options(1, 8, 1, "sgd", 1e-12, 1)
     advanced = []
 
     class Bar:
@@ -117,12 +120,12 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
         def update(self, n):
             advanced.append(n)
 
-    state = training.train(
+    state = loop.train(
         cae,
         InMemory(patches),
         InMemory(patches),
         options,
-        training.State("t"),
+        loop.State("t"),
         tmp_path / "t",
         "f",
         bar=lambda *_: Bar(),

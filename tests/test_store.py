@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import make_data
 from histocae.errors import HistocaeError, StoreError
-from histocae.store import INDEX_COLUMNS, PatchStore, ShardWriter, shard_name, write_index, write_rows
+from histocae.patches.store import INDEX_COLUMNS, PatchStore, ShardWriter, shard_name, write_index, write_rows
 
 V1 = make_data.DATA / "store-v1"
 

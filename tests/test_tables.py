@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import make_data
 from conftest import Project, slide_row
-from histocae import identifiers, tables
+from histocae import identifiers
+from histocae.sources import tables
 from make_data import NORMAL, TUMOR, table_text
 
 HEAD = "slide_id,case_id,sample_type,file_name"

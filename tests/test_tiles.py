@@ -13,8 +13,8 @@ from PIL import Image
 import make_data
 from conftest import Project, slide_row
 from histocae.errors import SlideError
-from histocae.store import PatchStore
-from histocae.tiles import read_tile
+from histocae.patches.store import PatchStore
+from histocae.patches.tiles import read_tile
 from make_data import tissue, write_tile
 
 CUT = ("inventory", "metadata", "slides", "patches")

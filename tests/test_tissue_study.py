@@ -13,23 +13,17 @@ from hypothesis import strategies as st
 
 import make_data
 from conftest import Project
-from histocae import (
-    baselines,
-    cli,
-    contrast,
-    contrast_plots,
-    demo,
-    executor,
-    heatmaps,
-    sources,
-    statistics,
-    thumbnails,
-    verdicts,
-)
+from histocae import cli
+from histocae.contrast import baselines, comparison, heatmaps, verdicts
+from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError
 from histocae.params import Tissue
-from histocae.slide import Slide
-from histocae.store import SHARDS, PatchStore, ShardWriter, write_index
+from histocae.patches.store import SHARDS, PatchStore, ShardWriter, write_index
+from histocae.slides import thumbnails
+from histocae.slides.slide import Slide
+from histocae.sources import demo, slide_source
+from histocae.statistics import discrimination
+from histocae.workers import processes
 from make_data import NORMAL, TUMOR
 
 SETTINGS = Tissue(tumor="tumor", normal="normal", latents=None, bootstrap=200, permutations=200, confidence=0.95)
@@ -62,7 +56,7 @@ def rows_of(*slides):
 
 def joined(rows, *errors):
     """Both models' errors beside the rows."""
-    return contrast.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(one, float)) for one in errors))
+    return comparison.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(one, float)) for one in errors))
 
 
 def cohort(prefix, pairs, patches=3):
@@ -76,7 +70,7 @@ def cohort(prefix, pairs, patches=3):
 
 def test_the_two_by_two_is_that_of_the_right_model_on_the_right_tissue():
     rows = rows_of(("a", "A", TUMOR, 2), ("b", "B", TUMOR, 1), ("c", "B", NORMAL, 2))
-    found = contrast.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
+    found = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
     assert found["mse"] == {
         "tumor_data": {"tumor_model": pytest.approx(0.3), "normal_model": pytest.approx(0.4)},
         "normal_data": {"tumor_model": pytest.approx(0.4), "normal_model": pytest.approx(0.2)},
@@ -103,17 +97,17 @@ def test_errors_of_other_patches_are_refused():
     good, other = rows[["shard", "position"]].assign(mse=0.1), rows[["shard", "position"]][::-1].assign(mse=0.1)
     for tumor, normal, name in ((good, other, "normal"), (other, good, "tumor"), (good[:1], good, "tumor")):
         with pytest.raises(DataError, match=f"the {name} model are of other patches"):
-            contrast.join(rows, tumor, normal)
+            comparison.join(rows, tumor, normal)
 
 
 def test_levels_are_those_of_the_statistics():
     rng = np.random.default_rng(0)
     rows = rows_of(("a", "A", TUMOR, 3), ("b", "A", TUMOR, 1), ("c", "A", NORMAL, 2), ("d", "B", NORMAL, 2))
     table = joined(rows, rng.random(8) + 0.1, rng.random(8) + 0.1)
-    levels = contrast.by_level(table)
+    levels = comparison.by_level(table)
     assert {name: len(one) for name, one in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
     for level, one in levels.items():
-        expected = statistics.units(table, level)
+        expected = discrimination.units(table, level)
         assert sorted(one["score"]) == pytest.approx(sorted(expected["score"]))
     assert levels["case"]["score"][0] == pytest.approx((table["score"][:3].mean() + table["score"][3]) / 2)
     assert list(levels["case"]["patches"]) == [4, 2, 2]
@@ -123,7 +117,7 @@ def test_the_threshold_is_of_validation_cases_and_test_cases_are_judged_by_it():
     validation = joined(cohort("v", 3), np.exp(-np.tile([0.3] * 3 + [0.1] * 3, 3)), np.ones(18))
     # shifted on test: every normal slide lies above the threshold
     test = joined(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
-    found = contrast.decide(validation, test, 0.95)
+    found = comparison.decide(validation, test, 0.95)
     for level, units in (("patch", 9), ("slide", 3), ("case", 3)):
         assert found["threshold"][level] == pytest.approx(0.2)
         rates = found["at_threshold"][level]
@@ -133,9 +127,9 @@ def test_the_threshold_is_of_validation_cases_and_test_cases_are_judged_by_it():
         slope, intercept = (found["calibration"][level][key] for key in ("slope", "intercept"))
         assert slope > 0 and -intercept / slope == pytest.approx(0.2)
     # other test scores change nothing of what was fixed
-    again = contrast.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
+    again = comparison.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
     assert all(again[key] == found[key] for key in ("threshold", "calibration"))
-    called = contrast.called(contrast.by_level(test)["slide"], "slide", found)
+    called = comparison.called(comparison.by_level(test)["slide"], "slide", found)
     assert set(called["called"]) == {TUMOR} and called["probability"].between(0.5, 1).all()
 
 
@@ -181,12 +175,12 @@ def others(tmp_path):
 def test_directions_are_fixed_before_the_test_cases_are_seen(others):
     bright, dark = (200, 200, 200), (90, 90, 90)
     found, test = others((dark, bright), (dark, bright), (bright, dark))
-    measured = contrast.study(test, test, found, SETTINGS, 1)["baselines"]
+    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
     # on test all of it is the other way round, and must come out as wrong as it is
     assert found["mean_intensity"].direction == -1 and found["mean_intensity"].fixed_on == "training"
     assert found["error_tumor_model"].direction == 1 and found["error_tumor_model"].fixed_on == "validation"
     for name in ("mean_intensity", "error_tumor_model", "color_histogram", "pca_pair"):
-        assert [measured[name][f"auroc_{level}"]["value"] for level in statistics.LEVELS] == [0, 0, 0], name
+        assert [measured[name][f"auroc_{level}"]["value"] for level in discrimination.LEVELS] == [0, 0, 0], name
 
 
 def test_every_baseline_finds_what_is_there_to_be_found(others):
@@ -195,7 +189,7 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
     encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
     found, test = others((red, blue), (red, blue), (red, blue), encoded)
-    measured = contrast.study(test, test, found, SETTINGS, 1)["baselines"]
+    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
     assert set(found) == {
         "error_tumor_model",
         "error_normal_model",
@@ -219,17 +213,17 @@ def test_the_linear_pair_shrinks_alike_to_what_the_patches_allow(others):
 
 
 def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(tmp_path, others, monkeypatch):
-    monkeypatch.setattr("histocae.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
+    monkeypatch.setattr("histocae.networks.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
     colors = ((200, 100, 100), (100, 100, 200))
     found, test = others(colors, colors, colors)
     assert set(found) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
-    metrics = contrast.study(test, test, found, SETTINGS, 1) | {"left_out": {"pca_pair": "all the same"}}
+    metrics = comparison.study(test, test, found, SETTINGS, 1) | {"left_out": {"pca_pair": "all the same"}}
     assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
 
 
 def test_equal_errors_are_half_a_win_for_either_model():
     table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
-    wins = contrast.matrix(table, 0.95)["wins"]
+    wins = comparison.matrix(table, 0.95)["wins"]
     assert wins["tumor_data"]["tumor_model"] == 0.75
     assert wins["normal_data"]["tumor_model"] == pytest.approx(1 / 3)
 
@@ -237,7 +231,7 @@ def test_equal_errors_are_half_a_win_for_either_model():
 @pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
 def test_a_truth_of_one_kind_judges_nothing_and_says_so(shares):
     test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
-    truth = contrast.against_truth(test, np.array(shares), {}, SETTINGS, 1)
+    truth = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
     assert truth == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
     told = verdicts.sentences(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]) | {"truth": truth}, 0.999)
     assert any("nothing can be judged against it" in line for line in told)
@@ -269,7 +263,7 @@ def studied(scores):
         "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
     )
     dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
-    metrics = contrast.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
+    metrics = comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
     return metrics | {"left_out": {"latents": "all has no latent layer"}}
 
 
@@ -277,7 +271,7 @@ def test_what_includes_chance_is_said_to():
     metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
     told = verdicts.sentences(metrics, 0.95)
     assert metrics["auroc_slide"]["low"] < 0.5 < metrics["auroc_slide"]["high"]
-    for level in statistics.LEVELS:
+    for level in discrimination.LEVELS:
         (one,) = [line for line in told if line.startswith(f"Per {level} the AUROC is")]
         assert "includes chance (0.5), so these data do not show" in one
         assert f"{metrics[f'auroc_{level}']['value']:.2f}" in one
@@ -310,7 +304,7 @@ MICRONS = 160.0
 def template(tmp_path_factory):
     """The demo cohort, small, cut into patches of 16 microns."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "_pool", lambda workers: ThreadPoolExecutor(1))
+        patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
         made = Project(tmp_path_factory.mktemp("cut"))
         patch.chdir(made.folder)
         made.params(
@@ -340,7 +334,7 @@ MODELS = {
 
 
 def demo_source(cut):
-    return sources.Source(cut.folder / "data/slides", demo_spec=demo.DemoSpec(20181003, 6, MICRONS))
+    return slide_source.Source(cut.folder / "data/slides", demo_spec=demo.DemoSpec(20181003, 6, MICRONS))
 
 
 def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
@@ -407,7 +401,7 @@ def test_tiles_that_were_cut_are_shown_one_under_the_other(tmp_path):
     cells = rows_of(("s", "A", TUMOR, 6)).assign(row=[0, 0, 0, 1, 1, 1], column=[0, 1, 2] * 2)
     rows = pd.concat([cells.assign(file=f"{i}.png") for i in range(6)])
     scores = np.arange(36.0)
-    views = heatmaps.look(sources.Source(tmp_path, tiles=True), rows, scores, 32, None)
+    views = heatmaps.look(slide_source.Source(tmp_path, tiles=True), rows, scores, 32, None)
     assert len(views) == heatmaps.MOST_TILES
     assert (views[1].scores == [[6, 7, 8], [9, 10, 11]]).all()
     assert views[1].scores_extent == views[1].picture_extent == (0, 96, 64, 0)
@@ -428,8 +422,9 @@ def test_colors_are_even_on_both_sides_of_the_threshold():
 @pytest.fixture(scope="module")
 def evaluation(template):
     """Beside the patches three untrained models, and what their evaluation leaves."""
-    from histocae import CAE, backend
-    from histocae.cohorts import read_split
+    from histocae import CAE
+    from histocae.cohort.balance import read_split
+    from histocae.networks import backend
 
     backend.start()
     store = PatchStore(template / "data/patches")
@@ -496,7 +491,7 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
     assert len(scores) == found["counts"]["patch"]["units"] == found["truth"]["patches"]
     slides = pd.read_csv(folder / "slides.csv")
     assert slides["score"].to_numpy() == pytest.approx(scores.groupby("slide_id")["score"].mean().to_numpy())
-    for level in statistics.LEVELS:
+    for level in discrimination.LEVELS:
         area = found[f"auroc_{level}"]
         assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
         for one in found["baselines"].values():

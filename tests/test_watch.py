@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from histocae import watch
+from histocae.pipeline import watch
 
 SAME = "nothing changed"
 
@@ -48,7 +48,7 @@ def test_what_changed_is_looked_at_again(seen, change, monkeypatch):
     elif change == "params":
         (seen.folder / "params.yaml").write_text((seen.folder / "params.yaml").read_text() + "other: 1\n")
     else:
-        monkeypatch.setattr(watch, "__file__", str(seen.folder / "elsewhere" / "watch.py"))
+        monkeypatch.setattr(watch, "PACKAGE", seen.folder / "elsewhere")
     result = seen.run("inventory")
     assert SAME not in "".join(result.lines)
     assert (result.code == 1) == (change in ("table", "params"))
@@ -103,7 +103,7 @@ def test_code_that_changed_just_before_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.5)
     package = tmp_path / "package"
     package.mkdir()
-    monkeypatch.setattr(watch, "__file__", str(package / "watch.py"))
+    monkeypatch.setattr(watch, "PACKAGE", package)
     params, out = tmp_path / "params", tmp_path / "out"
     for path in (params, out, package / "watch.py"):
         path.write_text(path.name)

@@ -130,13 +130,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace, model: str | None) -> int:
     if hasattr(given, "call"):
-        from histocae.tracking import commands
+        from histocae.tracking.jobs import commands
 
         commands.call(given)
         return 0
     watch = None
     if given.command == "inventory":
-        from histocae.watch import Watch
+        from histocae.pipeline.watch import Watch
 
         watch = Watch(given.params)
         if watch.unchanged():
@@ -145,7 +145,7 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
     # the interpreter's end would look through all that was loaded, for up to a second
     atexit.register(gc.freeze)
     from histocae import params as parameters
-    from histocae.locks import stage_lock
+    from histocae.pipeline.locks import stage_lock
 
     kind = importlib.import_module(f"{given.package}.params").Params
     params = parameters.load(given.params, kind)
@@ -155,7 +155,8 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
         command.run(params, given)
         return 0
     if given.package == "histocae" and "DVC_STAGE" in os.environ:
-        from histocae import lineage, paths
+        from histocae import paths
+        from histocae.pipeline import lineage
 
         if given.stage in lineage.STAGES:
             lineage.check_code(given.stage, paths.CODE)

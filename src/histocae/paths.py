@@ -6,6 +6,8 @@ Only stages and the tracking of their outputs use these; the core is handed path
 from pathlib import Path
 from typing import NamedTuple
 
+PACKAGE = Path(__file__).parent  # the code
+
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from histocae.latent_plots import framed, lay_out
+from histocae.latent.plots import framed, lay_out
 from histocae.mnist import classes, study
 from histocae.mnist.images import DIGITS
 from histocae.mnist.pictures import heat, plot_confusion

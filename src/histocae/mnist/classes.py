@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from histocae import linear
 from histocae.mnist import study
 from histocae.mnist.images import DIGITS, Part
+from histocae.networks import linear
 
 
 def predicted(errors: np.ndarray) -> np.ndarray:

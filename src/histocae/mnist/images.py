@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
 from histocae.mnist import paths as places
-from histocae.split import SPLITS
-from histocae.store import InMemory
+from histocae.patches.store import InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -194,7 +194,7 @@ def _small() -> tuple[np.ndarray, ...]:
 
 
 def _from_keras() -> tuple[np.ndarray, ...]:
-    from histocae import backend
+    from histocae.networks import backend
 
     backend.start()
     import keras

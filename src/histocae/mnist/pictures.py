@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from histocae.latent_plots import framed, lay_out
+from histocae.latent.plots import framed, lay_out
 from histocae.mnist import study
 from histocae.mnist.images import DIGITS
 

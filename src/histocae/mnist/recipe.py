@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from histocae import paths, recipe
+from histocae import paths
+from histocae.cohort.split import SPLITS
 from histocae.files import code_fingerprint, fingerprint, sha256
 from histocae.mnist import paths as places
 from histocae.mnist.images import ALL
 from histocae.mnist.params import Params
 from histocae.params import Network
-from histocae.split import SPLITS
+from histocae.training import recipe
 
 
 def describe(params: Params, name: str, model: Network, seed: int, digit: int | str = ALL) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe(params: Params, name: str, model: Network, seed: int, digit: int | 
         digit: that it learns from, or `ALL`.
 
     Returns:
-        As `histocae.recipe.describe`.
+        As `histocae.training.recipe.describe`.
 
     """
     fit = model.training(params.training)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from histocae.blocks import COARSE, FILTERS, FINE, block_side
+from histocae.networks.blocks import COARSE, FILTERS, FINE, block_side
 from histocae.params import Network
 
 CHANNELS = 3

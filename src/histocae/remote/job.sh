@@ -5,7 +5,7 @@ unset VIRTUAL_ENV PYTHONHOME
 export PATH="$environment/bin:$PATH" PYTHONPATH="$project/src"
 cd "$folder" || exit 1
 echo $$ >job.pid
-watch=("$environment/bin/python" -m histocae.remote.job)
+watch=("$environment/bin/python" -m histocae.tracking.jobs.supervisor)
 keeper=
 stop() { [ -z "$keeper" ] || kill "-$1" "$keeper" 2>/dev/null; }
 trap 'stop TERM' TERM INT

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from histocae import paths, plots, summary
+from histocae import paths
+from histocae.cohort.split import SPLITS
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
-from histocae.report import Contents, Latents, Section, page
-from histocae.split import SPLITS
+from histocae.report import plots, summary
+from histocae.report.page import Contents, Latents, Section, page
 from histocae.tracking.record import Record
 
 log = logging.getLogger(__name__)

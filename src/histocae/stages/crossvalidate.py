@@ -6,13 +6,17 @@ import shutil
 
 import pandas as pd
 
-from histocae import backend, baselines, cohorts, contrast, crossvalidation, paths, recipe
+from histocae import paths
+from histocae.cohort import balance
+from histocae.cohort.split import SPLITS, with_metadata
+from histocae.contrast import baselines, comparison, crossvalidation
 from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.networks import backend
 from histocae.params import Params
-from histocae.split import SPLITS, with_metadata
+from histocae.patches.store import PatchStore
+from histocae.sources.tables import TEXTS
 from histocae.stages.train import train
-from histocae.store import PatchStore
-from histocae.tables import TEXTS
+from histocae.training import recipe
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
     # what the last fold lacks is better told before the first one is trained
     for tables, name, split in itertools.product(divided, params.pair, ("train", "validation")):
         own = params.model(name).training(params.training)
-        cohorts.sample(
+        balance.sample(
             tables[split], params.model(name).cohort, own.balance, own.min_percent_tumor_nuclei, params.seed
         )
     return divided
@@ -56,14 +60,14 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     place = paths.fold(number)
     for split, table in tables.items():
         write_table(table, place.splits / f"{split}.csv")
-    tables = {split: cohorts.read_split(place.splits / f"{split}.csv") for split in SPLITS}
+    tables = {split: balance.read_split(place.splits / f"{split}.csv") for split in SPLITS}
     store = PatchStore(paths.PATCHES)
     backend.start()
     backend.repeatable(params.seed)
     import keras
 
-    from histocae import reconstruction
-    from histocae.model import CAE
+    from histocae.evaluation import reconstruction
+    from histocae.networks.cae import CAE
     from histocae.tracking.record import Record
 
     errors, learnt, size = [], [], 0
@@ -72,7 +76,7 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
         about = recipe.describe(params, name, store, place.splits)
         done = Record(name, place).is_of(about)
         cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place)
-        learnt.append(cohorts.learnt_from(tables["train"], about))
+        learnt.append(balance.learnt_from(tables["train"], about))
         size = Record(name, place).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
@@ -81,6 +85,8 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
                 for split in ("validation", "test")
             }
         )
-    validation, test = (contrast.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test"))
+    validation, test = (
+        comparison.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test")
+    )
     others, left_out = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
     return crossvalidation.Fold(number, validation, test, others, left_out)

@@ -5,15 +5,16 @@ import logging
 import numpy as np
 import pandas as pd
 
-from histocae import backend, paths
-from histocae.cohorts import learnt_from, read_split, select
-from histocae.executor import held
+from histocae import paths
+from histocae.cohort.balance import learnt_from, read_split, select
+from histocae.cohort.split import SPLITS
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
+from histocae.networks import backend
 from histocae.params import Params
-from histocae.split import SPLITS
-from histocae.store import PatchStore
+from histocae.patches.store import PatchStore
 from histocae.tracking.record import Record
+from histocae.workers.processes import held
 
 KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
 PAIRS = 6
@@ -31,10 +32,11 @@ def run(params: Params, name: str) -> None:
     own["train"] = learnt_from(tables["train"], trained)
     backend.start()
     backend.repeatable(params.seed)
-    from histocae import plots, reconstruction
-    from histocae.model import CAE
-    from histocae.passes import Passes
-    from histocae.samples import reconstruct, write_latents
+    from histocae.evaluation import reconstruction
+    from histocae.evaluation.inference import Passes
+    from histocae.evaluation.samples import reconstruct, write_latents
+    from histocae.networks.cae import CAE
+    from histocae.report import plots
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from histocae import lineage, paths, sources
+from histocae import paths
 from histocae.errors import DataError
 from histocae.files import fingerprint, parts_of, write_table
-from histocae.hashes import Hashes
 from histocae.params import Params
+from histocae.pipeline import lineage
 from histocae.progress import bar
+from histocae.sources import slide_source
+from histocae.sources.hashes import Hashes
 
 FILES, ELSEWHERE = "HISTOCAE_FILES", "elsewhere"
 REMEMBERED = paths.SCRATCH / "hashes.json"
@@ -39,7 +41,7 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
 
 def _list(params: Params) -> tuple[Path, ...]:
     """Write the inventory; give the files that it lists."""
-    folder, inputs = sources.inputs(params.data)
+    folder, inputs = slide_source.inputs(params.data)
     hashes = Hashes(REMEMBERED)
     rows = []
     try:

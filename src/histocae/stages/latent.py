@@ -3,13 +3,15 @@
 import json
 import logging
 
-from histocae import latent_study, latents, paths
-from histocae.cohorts import read_split
+from histocae import paths
+from histocae.cohort.balance import read_split
+from histocae.cohort.split import SPLITS
 from histocae.errors import DataError
 from histocae.files import replacing_folder, write_json, write_table
+from histocae.latent import probes
+from histocae.latent import study as latent_study
 from histocae.params import Params
-from histocae.split import SPLITS
-from histocae.store import PatchStore
+from histocae.patches.store import PatchStore
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +29,18 @@ def run(params: Params, name: str) -> None:
         return
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     features = latent_study.read_features(folder, tables, about["features"])
-    if latents.constant(features["train"]).all():
+    if probes.constant(features["train"]).all():
         _without(name, about, "every latent is constant on the training patches: the model tells nothing apart")
         return
-    from histocae import latent_plots, plots
+    from histocae.latent import plots as latent_plots
+    from histocae.report import plots
 
     store = PatchStore(paths.PATCHES)
     patches = {split: store.select(table) for split, table in tables.items()}
     with latent_study.one_thread():
-        pixels, shares, side = latents.pixel_features(patches, about["features"], params.seed)
+        pixels, shares, side = probes.pixel_features(patches, about["features"], params.seed)
         given = {
-            "latents": (features, latents.explained_variance(features["train"])),
+            "latents": (features, probes.explained_variance(features["train"])),
             "pixels": (pixels, shares),
         }
         studies = {

@@ -2,19 +2,20 @@
 
 import logging
 
-from histocae import paths, sources
+from histocae import paths
+from histocae.cohort.setaside import set_aside
 from histocae.errors import DataError
 from histocae.files import replacing_folder, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
-from histocae.setaside import set_aside
+from histocae.sources import slide_source
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
     """Write the table of slides and the table of those set aside."""
-    cohort = sources.cohort(params.data, params.seed)
+    cohort = slide_source.cohort(params.data, params.seed)
     slides = cohort.slides
     compared = slides["sample_type"].isin(COMPARED)
     others = slides[~compared]

@@ -12,18 +12,30 @@ from pathlib import Path
 
 import pandas as pd
 
-from histocae import paths, sources, store
+from histocae import paths
+from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
-from histocae.executor import WorkerDiedError, spread, threads_each
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
-from histocae.gdc.remote import InARow
-from histocae.hashes import Hashes
 from histocae.params import Params
-from histocae.setaside import check_share, set_aside
-from histocae.shards import Record, Task, finished, make_shard
-from histocae.tables import METADATA_TEXTS
+from histocae.patches import store
+from histocae.patches.shards import Record, Task, finished, make_shard
+from histocae.sources import slide_source
+from histocae.sources.gdc.remote import InARow
+from histocae.sources.hashes import Hashes
+from histocae.sources.tables import METADATA_TEXTS
+from histocae.workers.processes import WorkerDiedError, spread, threads_each
 
-CODE = ("color", "patching", "shards", "slide", "store", "thumbnails", "tiled", "tiles", "tissue")
+CODE = (
+    "patches/color",
+    "patches/grid",
+    "patches/shards",
+    "patches/store",
+    "patches/tiles",
+    "patches/tissue",
+    "slides/slide",
+    "slides/thumbnails",
+    "slides/tiled",
+)
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 log = logging.getLogger(__name__)
 
@@ -32,7 +44,7 @@ def run(params: Params) -> None:
     """Make the store and reports/patching, and gather what all stages set aside."""
     metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
-    source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
+    source = slide_source.place(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
     records = _cut(params, source, tasks)
     before = [read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)]
@@ -54,7 +66,7 @@ def run(params: Params) -> None:
     log.info("%d patches of %d slides", count, sum(record.kept > 0 for record in records.values()))
 
 
-def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str, Record]:
+def _cut(params: Params, source: slide_source.Source, tasks: list[Task]) -> dict[str, Record]:
     """Make the shards that are not there yet, and give the records of all in the order of the tasks.
 
     Raises:
@@ -69,7 +81,7 @@ def _cut(params: Params, source: sources.Source, tasks: list[Task]) -> dict[str,
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
     if source.server is not None:
-        from histocae.gdc import download  # HTTP, which other sources have no need of
+        from histocae.sources.gdc import download  # HTTP, which other sources have no need of
 
         download.check_token(source.server, [task.source.remote for task in todo])
     missing, row = [], InARow(params.data.gdc.streams)
@@ -107,7 +119,7 @@ def _make(task: Task) -> Record | FetchError:
         return error
 
 
-def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: sources.Source) -> list[Task]:
+def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: slide_source.Source) -> list[Task]:
     """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
     code = code_fingerprint(*CODE)
     own = {} if source.tiles else metadata["mpp"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from histocae import paths
 from histocae.params import Params
-from histocae.plots import model_colors
+from histocae.report.plots import model_colors
 from histocae.tracking.delivery import Delivered, deliver, deliver_pair
 from histocae.tracking.record import PairRecord, Record, read_pair
 

@@ -7,15 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from histocae import paths, sources
+from histocae import paths
+from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, SlideError, shortened
-from histocae.executor import WorkerDiedError, spread
 from histocae.files import read_table, sha256, write_table
-from histocae.hashes import Hashes
 from histocae.params import Params
-from histocae.setaside import check_share, set_aside
-from histocae.slide import Slide, in_range
-from histocae.tables import METADATA_TEXTS
+from histocae.slides.slide import Slide, in_range
+from histocae.sources import slide_source
+from histocae.sources.hashes import Hashes
+from histocae.sources.tables import METADATA_TEXTS
+from histocae.workers.processes import WorkerDiedError, spread
 
 COLUMNS = [
     "slide_id",
@@ -41,7 +42,7 @@ class Wanted(NamedTuple):
     its table's, `default_mpp` that of data.mpp.
     """
 
-    source: sources.Source
+    source: slide_source.Source
     slide_id: str
     file: str
     sha256: str | None
@@ -56,10 +57,10 @@ def run(params: Params) -> None:
     Slides that are not kept are neither fetched nor looked at: that is left to where they are cut.
     """
     metadata = read_table(paths.METADATA, METADATA_TEXTS)
-    source = sources.place(params.data, params.seed, paths.SLIDE_FILES)
+    source = slide_source.place(params.data, params.seed, paths.SLIDE_FILES)
     aside: list[tuple[str, str, int]] = []
     if source.tiles:
-        files = sources.tile_files(params.data)
+        files = slide_source.tile_files(params.data)
         files = files[files["slide_id"].isin(metadata["slide_id"])]
         table = files.join(_inventory(), on="file").reindex(columns=COLUMNS)
     elif not source.keep:
@@ -83,16 +84,16 @@ def _inventory() -> pd.DataFrame:
     return read_table(paths.INVENTORY, ("file", "sha256")).set_index("file")
 
 
-def _fetch(source: sources.Source, metadata: pd.DataFrame) -> None:
+def _fetch(source: slide_source.Source, metadata: pd.DataFrame) -> None:
     """Fetch all slides that are not there yet.
 
     Raises:
         DataError: some could not be had; what came stays, for the next run to go on from.
 
     """
-    from histocae.gdc import download  # HTTP, which other sources have no need of
+    from histocae.sources.gdc import download  # HTTP, which other sources have no need of
 
-    files = [sources.remote_file(row) for _, row in metadata.iterrows()]
+    files = [slide_source.remote_file(row) for _, row in metadata.iterrows()]
     hashes = Hashes(paths.FETCHED, "md5")
     try:
         tally = download.fetch_all(source.server, files, source.folder, hashes)
@@ -108,7 +109,7 @@ def _fetch(source: sources.Source, metadata: pd.DataFrame) -> None:
 
 
 def _look_at_all(
-    params: Params, source: sources.Source, metadata: pd.DataFrame
+    params: Params, source: slide_source.Source, metadata: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
     if params.data.mpp is not None and in_range(params.data.mpp) is None:
         log.warning("data.mpp %g is out of a scanner's range; taken as missing", params.data.mpp)

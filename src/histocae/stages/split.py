@@ -3,11 +3,11 @@
 import logging
 
 from histocae import paths
+from histocae.cohort.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, write_tables
 from histocae.files import read_cells, write_json
 from histocae.params import Params
-from histocae.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, write_tables
-from histocae.store import PatchStore
-from histocae.tables import SEED_COLUMNS
+from histocae.patches.store import PatchStore
+from histocae.sources.tables import SEED_COLUMNS
 
 log = logging.getLogger(__name__)
 

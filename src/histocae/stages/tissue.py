@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histocae import backend, baselines, cohorts, contrast, latent_study, paths, sources, verdicts
+from histocae import paths
+from histocae.cohort import balance
+from histocae.cohort.split import SPLITS
+from histocae.contrast import baselines, comparison, verdicts
 from histocae.errors import DataError
 from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.latent import study as latent_study
+from histocae.networks import backend
 from histocae.params import Params
-from histocae.split import SPLITS
-from histocae.store import PatchStore
+from histocae.patches.store import PatchStore
+from histocae.sources import slide_source
 from histocae.tracking.record import Record
 
 log = logging.getLogger(__name__)
@@ -34,25 +39,27 @@ def run(params: Params) -> None:
 
 def _compare(params: Params, folder: Path) -> dict:
     settings, seed, records = params.tissue, params.seed, [Record(name) for name in params.pair]
-    tables = {split: cohorts.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    validation = contrast.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
-    test = contrast.join(tables["test"], *(_errors(one, "per_patch") for one in records))
+    tables = {split: balance.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
+    validation = comparison.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
+    test = comparison.join(tables["test"], *(_errors(one, "per_patch") for one in records))
     store = PatchStore(paths.PATCHES)
-    learnt = tuple(cohorts.learnt_from(tables["train"], one.training) for one in records)
+    learnt = tuple(balance.learnt_from(tables["train"], one.training) for one in records)
     encoded, without = _latents(settings.latents, tables)
     size = records[0].training["latent_size"]
     others, left_out = baselines.make(store, learnt, validation, test, size, encoded, seed)
-    metrics = contrast.study(validation, test, others, settings, seed) | {"left_out": left_out | without}
+    metrics = comparison.study(validation, test, others, settings, seed) | {"left_out": left_out | without}
     metrics["settings"] = settings.model_dump()
     for key, values in (("pair", params.pair), ("weights", [one.training["weights"] for one in records])):
         metrics[key] = dict(zip(("tumor", "normal"), values, strict=True))
-    bands = contrast.curves(test, settings, seed)
-    levels = {level: contrast.called(one, level, metrics) for level, one in contrast.by_level(test).items()}
+    bands = comparison.curves(test, settings, seed)
+    levels = {level: comparison.called(one, level, metrics) for level, one in comparison.by_level(test).items()}
 
-    from histocae import contrast_plots  # matplotlib takes its time, and a refusal should not wait for it
+    from histocae.contrast import (
+        plots as contrast_plots,  # matplotlib takes its time, and a refusal should not wait for it
+    )
 
     contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
-    source = sources.place(params.data, seed, paths.SLIDE_FILES)
+    source = slide_source.place(params.data, seed, paths.SLIDE_FILES)
     if not source.tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
         seen = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
         seen = levels["slide"].merge(seen[["slide_id", "width", "height", "mpp"]], on="slide_id")
@@ -66,15 +73,15 @@ def _compare(params: Params, folder: Path) -> dict:
             metrics["threshold"]["patch"],
         )
         if shares is not None:
-            metrics["truth"] = contrast.against_truth(test, shares, others, settings, seed)
+            metrics["truth"] = comparison.against_truth(test, shares, others, settings, seed)
     metrics["sentences"] = verdicts.sentences(metrics, settings.confidence)
-    kept = [*contrast.KEPT, "error_tumor", "error_normal", "score", "probability"]
+    kept = [*comparison.KEPT, "error_tumor", "error_normal", "score", "probability"]
     named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}
-    for name, table in {**named, "baselines": contrast.methods(metrics)}.items():
+    for name, table in {**named, "baselines": comparison.methods(metrics)}.items():
         write_table(table, folder / f"{name}.csv", separator=",")
     backend.start()
     backend.repeatable(seed)
-    from histocae.model import CAE
+    from histocae.networks.cae import CAE
 
     models = {name: CAE(path=one.folder, load=True) for name, one in zip(("tumor", "normal"), records, strict=True)}
     contrast_plots.write_pairs(folder, models, store, test, seed)

@@ -3,13 +3,15 @@
 import logging
 from typing import TYPE_CHECKING
 
-from histocae import backend, paths, recipe
-from histocae.cohorts import read_learnt
+from histocae import paths
+from histocae.cohort.balance import read_learnt
+from histocae.networks import backend
 from histocae.params import Params
-from histocae.store import Patches, PatchStore
+from histocae.patches.store import Patches, PatchStore
+from histocae.training import recipe
 
 if TYPE_CHECKING:  # keras takes seconds to load
-    from histocae.model import CAE
+    from histocae.networks.cae import CAE
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ def run(params: Params, name: str) -> None:
 
 def train(params: Params, name: str, place: paths.Place) -> "CAE":
     """Train a model on a split, record it there, and deliver its run; the backend is started."""
-    from histocae.mirrored import count
+    from histocae.training.mirrored import count
 
     own, devices = params.model(name).training(params.training), count(params.executor.devices)
     store = PatchStore(paths.PATCHES)

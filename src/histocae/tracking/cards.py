@@ -6,8 +6,8 @@ is, what it was made from, how good it is, what it is not for, how to call it.
 
 from collections.abc import Sequence
 
+from histocae.cohort.split import SPLITS
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
-from histocae.split import SPLITS
 from histocae.tracking.record import PairRecord, Record
 
 PAIR = (
@@ -161,7 +161,9 @@ def _source(record: Record) -> str:
     params = record.training["params"]
     source, patches = params["data"]["source"], params["patches"]
     what = "the embedded procedural demo cohort" if source == "demo" else f"source `{source}`"
-    same = " (what it is given has to be made so first: `histocae.color`)" if patches["color"] != "rgb" else ""
+    same = (
+        " (what it is given has to be made so first: `histocae.patches.color`)" if patches["color"] != "rgb" else ""
+    )
     # tiles keep a resolution of their own
     scale = f" at {patches['mpp']:g} microns per pixel" if source != "tiles" else ""
     return (

@@ -17,9 +17,10 @@ from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from histocae import backend, paths
+from histocae import paths
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
+from histocae.networks import backend
 from histocae.tracking import pairs, runs, views
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, Record, flat
 from histocae.tracking.server import FAILURES, MlflowClient, client, experiment, patience, told
@@ -342,7 +343,7 @@ def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> 
 
     def save(model_id: str) -> None:
         backend.start()
-        from histocae.model import CAE, on_bytes
+        from histocae.networks.cae import CAE, on_bytes
 
         cae = CAE(path=record.folder, load=True)
         shape = tuple(cae.params["input_shape"])

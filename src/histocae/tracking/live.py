@@ -11,14 +11,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from histocae.backend import uncollected
-from histocae.model import CAE
+from histocae.evaluation.samples import write_sample
+from histocae.networks.backend import uncollected
+from histocae.networks.cae import CAE
+from histocae.patches.store import Pictures
 from histocae.progress import bar
-from histocae.samples import write_sample
-from histocae.store import Pictures
 from histocae.tracking.environment import address, patience
 from histocae.tracking.record import flat, provenance
-from histocae.training import Options, State, train
+from histocae.training.loop import Options, State, train
 
 if TYPE_CHECKING:  # MLflow takes seconds to load, and its database as many to make
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

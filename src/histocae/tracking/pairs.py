@@ -12,10 +12,10 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from histocae import backend
-from histocae import pair as scoring
+from histocae.contrast import pair as scoring
 from histocae.files import write_json
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.networks import backend
 from histocae.tracking.record import PairRecord
 
 SERVED = Path(__file__).with_name("served_pair.py")
@@ -27,7 +27,7 @@ COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double",
 def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
     """Save the pair, and give the arguments with which `mlflow.pyfunc` takes it, while its files are there."""
     backend.start()
-    from histocae.model import CAE
+    from histocae.networks.cae import CAE
 
     caes = [CAE(path=one.folder, load=True) for one in (pair.tumor, pair.normal)]
     shape = tuple(caes[0].params["input_shape"])

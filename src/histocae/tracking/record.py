@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from histocae import paths
-from histocae.cohorts import learnt_from, read_split
+from histocae.cohort.balance import learnt_from, read_split
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, read_table, sha256
 from histocae.identifiers import COHORTS

@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from histocae import recipe
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
-from histocae.model import CAE
+from histocae.networks.cae import CAE
 from histocae.params import Fit
-from histocae.store import Pictures
+from histocae.patches.store import Pictures
 from histocae.tracking.live import train_live
 from histocae.tracking.record import Record
-from histocae.training import Options
+from histocae.training import recipe
+from histocae.training.loop import Options
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocae import backend, plots, recipe
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.mnist import class_pictures, classes, images
 from histocae.mnist import paths as places
 from histocae.mnist.params import Params
+from histocae.networks import backend
+from histocae.report import plots
+from histocae.training import recipe
 
 if TYPE_CHECKING:  # keras takes seconds to load
-    from histocae.model import CAE
+    from histocae.networks.cae import CAE
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ def run(params: Params) -> None:
     parts = images.load()
     backend.start()
     backend.repeatable(params.seed)
-    from histocae import reconstruction
-    from histocae.samples import reconstruct
+    from histocae.evaluation import reconstruction
+    from histocae.evaluation.samples import reconstruct
 
     models = [_trained(params, parts, digit) for digit in range(images.DIGITS)]
     held = {name: parts[name] for name in ("validation", "test")}
@@ -59,7 +61,7 @@ def _trained(params: Params, parts: dict[str, images.Part], digit: int) -> "CAE"
     """Train the model of a digit, unless that is done."""
     from histocae.mnist.recipe import describe
     from histocae.mnist.record import DigitsRecord
-    from histocae.model import CAE
+    from histocae.networks.cae import CAE
     from histocae.tracking.trainings import fit_and_keep
 
     model, record = params.classes.model, DigitsRecord(f"digit-{digit}", places.PLACE)

@@ -2,14 +2,15 @@
 
 import logging
 
-from histocae import paths, plots
+from histocae import paths
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.mnist import paths as places
 from histocae.mnist import summary
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
 from histocae.mnist.record import DigitsRecord
-from histocae.report import render
+from histocae.report import plots
+from histocae.report.page import render
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,12 @@ import logging
 
 import numpy as np
 
-from histocae import paths, plots
+from histocae import paths
 from histocae.files import replacing, replacing_folder, write_table
 from histocae.mnist import images
 from histocae.mnist import paths as places
 from histocae.mnist.params import Params
+from histocae.report import plots
 
 GRID = (2, 6)
 log = logging.getLogger(__name__)

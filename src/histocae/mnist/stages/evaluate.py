@@ -4,11 +4,15 @@ import logging
 
 import numpy as np
 
-from histocae import backend, latent_study, latents, paths, plots
+from histocae import paths
 from histocae.files import replacing_folder, write_json, write_table
+from histocae.latent import probes
+from histocae.latent import study as latent_study
 from histocae.mnist import images, pictures, study
 from histocae.mnist.params import Params
 from histocae.mnist.record import DigitsRecord
+from histocae.networks import backend
+from histocae.report import plots
 
 PAIRS = 6
 log = logging.getLogger(__name__)
@@ -19,9 +23,9 @@ def run(params: Params, name: str) -> None:
     trained = DigitsRecord(name).training
     backend.start()
     backend.repeatable(params.seed)
-    from histocae import reconstruction
-    from histocae.model import CAE
-    from histocae.samples import reconstruct, write_latents
+    from histocae.evaluation import reconstruction
+    from histocae.evaluation.samples import reconstruct, write_latents
+    from histocae.networks.cae import CAE
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     parts = images.load()
@@ -36,17 +40,17 @@ def run(params: Params, name: str) -> None:
     write_latents(cae, paths.LATENTS / name, trained["weights"], held)
     features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
-        told = study.classify(features, digits, params.seed, latents.STRENGTHS)
+        told = study.classify(features, digits, params.seed, probes.STRENGTHS)
         metrics["one_vs_rest_accuracy"] = study.one_vs_rest(features, digits)
     metrics |= told["metrics"]
-    metrics["dead_latents"] = int(latents.constant(features["train"]).sum())
+    metrics["dead_latents"] = int(probes.constant(features["train"]).sum())
     counts = study.confusion(digits["test"], told["predicted"])
     table = measured.assign(image=np.arange(len(measured)), label=digits["test"], predicted=told["predicted"])
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(table, folder / "per_image.csv", separator=",")
         write_table(told["report"], folder / "classification.csv", separator=",")
         for part in ("train", "test"):
-            some = held[part].take(latents.draw(len(held[part]), PAIRS, params.seed))
+            some = held[part].take(probes.draw(len(held[part]), PAIRS, params.seed))
             figure = plots.plot_paired_imgs(
                 some,
                 reconstruct(cae, some),

@@ -4,10 +4,13 @@ import logging
 
 import pandas as pd
 
-from histocae import latent_study, latents, paths, plots
+from histocae import paths
 from histocae.files import read_json, replacing_folder, write_json, write_table
+from histocae.latent import probes
+from histocae.latent import study as latent_study
 from histocae.mnist import images, pictures, study
 from histocae.mnist.params import Params
+from histocae.report import plots
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ def run(params: Params, name: str) -> None:
     digits = {part: one.labels for part, one in parts.items()}
     features = latent_study.read_features(paths.LATENTS / name, digits, about.pop("features"))
     how = params.study
-    if any(latents.constant(features[part]).all() for part in ("train", "test")):
+    if any(probes.constant(features[part]).all() for part in ("train", "test")):
         with replacing_folder(paths.latent(name)) as folder:
             write_json(about | {"reason": "every latent is constant", "metrics": {}}, folder / "metrics.json")
         log.info("%s: every latent is constant; there is nothing to study", name)

@@ -4,11 +4,12 @@ import logging
 
 import numpy as np
 
-from histocae import latent_study, plots
 from histocae.files import replacing_folder, write_json, write_table
+from histocae.latent import study as latent_study
 from histocae.mnist import images, pictures, study
 from histocae.mnist import paths as places
 from histocae.mnist.params import Params
+from histocae.report import plots
 
 log = logging.getLogger(__name__)
 

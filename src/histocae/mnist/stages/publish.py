@@ -3,12 +3,13 @@
 import logging
 from pathlib import Path
 
-from histocae import paths, plots
+from histocae import paths
 from histocae.files import fingerprint, read_json, write_json
 from histocae.mnist import paths as places
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
 from histocae.mnist.record import DigitsRecord
+from histocae.report import plots
 from histocae.tracking.delivery import Results, deliver, deliver_results
 
 log = logging.getLogger(__name__)

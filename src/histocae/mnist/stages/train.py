@@ -1,8 +1,9 @@
 """Stage train: one model of all digits, one MLflow run."""
 
-from histocae import backend, recipe
 from histocae.mnist import images
 from histocae.mnist.params import Params
+from histocae.networks import backend
+from histocae.training import recipe
 
 
 def run(params: Params, name: str) -> None:

@@ -1,0 +1,126 @@
+"""Cohorts: the patches of both tissues, of tumor or of normal ones, and balanced samples of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histocae.errors import DataError
+from histocae.files import read_table
+from histocae.identifiers import COHORTS, COMPARED, PRIMARY_TUMOR
+from histocae.sources.tables import TEXTS
+
+
+def read_split(path: Path) -> pd.DataFrame:
+    """Read a table of data/splits."""
+    return read_table(path, (*TEXTS, "shard", "file"))
+
+
+def read_learnt(path: Path, record: dict[str, Any]) -> pd.DataFrame:
+    """Read the rows of a table of training or validation that a model learns from, in little memory.
+
+    Args:
+        path: of the table, of any length.
+        record: as `learnt_from` takes it, whose rows these are.
+
+    Returns:
+        One row a patch: sample_type and shard (categories) and position (int32), and for a model of one tissue
+        case_id (category) and percent_tumor_nuclei.
+
+    """
+    columns = {"sample_type": "category", "shard": "category", "position": "int32"}
+    if record["cohort"] != "all":
+        columns |= {"case_id": "category", "percent_tumor_nuclei": "float64"}
+    return learnt_from(read_table(path, columns=columns), record)
+
+
+def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
+    """Give the rows of a cohort.
+
+    Raises:
+        DataError: the cohort is one of a pair and the data have only one of the two.
+
+    """
+    if cohort != "all":
+        present = set(table["sample_type"].unique())
+        for missing in (name for name in COMPARED if name not in present):
+            raise DataError(
+                f"cohort {cohort} is there to be compared with the other tissue, and the data have no "
+                f"patches of {missing}; add such slides, or train models of cohort all only"
+            )
+    own = table["sample_type"].isin(COHORTS[cohort])
+    return table if own.all() else table[own]  # a copy of all rows may not fit into memory
+
+
+def sample(
+    table: pd.DataFrame, cohort: str, balance: str, min_percent_tumor_nuclei: float | None, seed: int
+) -> pd.DataFrame:
+    """Give the rows that a model of a cohort learns from.
+
+    Of cohort all that is every row. The two others get equally many, so that neither
+    model of a pair has seen more: as many as the rarer tissue has patches, drawn at random
+    (balance `patches`), or drawn from equally many cases and spread over these as evenly
+    as their numbers of patches allow (`cases`).
+
+    Args:
+        table: of training or of validation.
+        cohort: all | tumor | normal.
+        balance: patches | cases | none.
+        min_percent_tumor_nuclei: tumor slides with less, or without a value, are left out.
+        seed: of the draw.
+
+    Raises:
+        DataError: nothing is left, or the data have only one tissue.
+
+    """
+    rows = select(table, cohort)
+    if cohort == "all":
+        return rows
+    (own,) = COHORTS[cohort]
+    pools = {}
+    for number, name in enumerate(COMPARED):
+        if balance == "none" and name != own:
+            continue  # how many there are does not matter
+        pool = table[table["sample_type"] == name]
+        if name == PRIMARY_TUMOR and min_percent_tumor_nuclei is not None:
+            pool = pool[pool["percent_tumor_nuclei"] >= min_percent_tumor_nuclei]
+            if pool.empty:
+                raise DataError(
+                    f"training.min_percent_tumor_nuclei: no tumor slide of this part of the split has "
+                    f"{min_percent_tumor_nuclei:g} or more (slides without a value do not count); lower it, set it "
+                    "to null, or try another seed"
+                )
+        pools[name] = (pool, np.random.default_rng([seed, number]))
+    if balance == "none":
+        return pools[own][0]
+    if balance == "cases":
+        cases = min(one["case_id"].nunique() for one, _ in pools.values())
+        pools = {name: (_of_cases(one, cases, at), at) for name, (one, at) in pools.items()}
+    wanted = min(len(one) for one, _ in pools.values())
+    pool, rng = pools[own]
+    order = rng.permutation(len(pool))
+    if balance == "cases":
+        # round by round one patch of each case, until there are enough
+        turn = pool["case_id"].iloc[order].groupby(pool["case_id"].iloc[order]).cumcount().to_numpy()
+        order = order[np.argsort(turn, kind="stable")]
+    return pool.iloc[np.sort(order[:wanted])]
+
+
+def learnt_from(table: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
+    """Give the rows of a table of training or validation that a model learns from.
+
+    Args:
+        table: as `read_split` gives it.
+        record: what `recipe.describe` tells of the model (training.json).
+
+    """
+    training = record["params"]["training"]
+    return sample(
+        table, record["cohort"], training["balance"], training["min_percent_tumor_nuclei"], record["params"]["seed"]
+    )
+
+
+def _of_cases(pool: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+    cases = np.sort(pool["case_id"].unique())
+    return pool[pool["case_id"].isin(rng.choice(cases, count, replace=False))]

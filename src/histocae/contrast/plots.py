@@ -1,0 +1,319 @@
+"""Pictures of tumor against normal: curves, errors, pairs of reconstructions and heatmaps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from histocae.contrast.comparison import DATA, TRUE_SHARE, methods
+from histocae.contrast.heatmaps import Seen, View, look
+from histocae.contrast.pair import MODELS
+from histocae.identifiers import COMPARED
+from histocae.patches.store import PatchStore
+from histocae.progress import bar
+from histocae.report.plots import TISSUE_COLORS, save
+from histocae.sources.slide_source import Source
+from histocae.statistics.discrimination import LEVELS, auroc
+
+if TYPE_CHECKING:
+    from histocae.networks.cae import CAE
+
+TUMOR, NORMAL = COMPARED
+# between the two tissues' colors, with a middle that is neither
+SCALE = ("#2c6fa6", "#9fc3dd", "#f4f1ea", "#e3a3a5", "#b2364a")
+UNITS = {"patch": "patches", "slide": "slides", "case": "cases x sample types"}
+QUIET = "#777777"
+PAIRS = 6
+
+
+def write_pictures(
+    folder: Path, test: pd.DataFrame, bands: pd.DataFrame, metrics: Mapping, confidence: float
+) -> None:
+    """Write roc.png, baselines.png, matrix.png and errors.png.
+
+    Args:
+        folder: to write to.
+        test: what `contrast.join` gave.
+        bands: what `contrast.curves` gave.
+        metrics: what `contrast.study` gave.
+        confidence: of all intervals.
+
+    """
+    save(plot_roc(bands, metrics, confidence), folder / "roc.png")
+    save(plot_baselines(methods(metrics), confidence), folder / "baselines.png")
+    save(plot_matrix(metrics), folder / "matrix.png")
+    save(plot_errors(test, metrics["threshold"]["patch"]), folder / "errors.png")
+
+
+def write_heatmaps(
+    folder: Path,
+    source: Source,
+    thumbnails: Path,
+    test: pd.DataFrame,
+    slides: pd.DataFrame,
+    pixels: int,
+    threshold: float,
+) -> np.ndarray | None:
+    """Write a heatmap <shard>.png of each slide.
+
+    Args:
+        folder: to write to.
+        source: of the slides.
+        thumbnails: folder of the slides' thumbnails, named <shard>.jpg.
+        test: what `contrast.join` gave.
+        slides: slide_id, sample_type, score and called of each slide; but for tiles width, height and mpp as well.
+        pixels: side of a patch.
+        threshold: of the score per patch.
+
+    Returns:
+        The part of each test patch that is truly tumor, float64; None where that is not known.
+
+    """
+    scale, about, shares = score_scale(test["score"].to_numpy(), threshold), slides.set_index("slide_id"), []
+    for shard, rows in bar(test.groupby("shard"), "heatmaps", "slides"):
+        slide, scores = about.loc[rows["slide_id"].iloc[0]], rows["score"].to_numpy()
+        place = thumbnails / f"{shard}.jpg"
+        seen = None if source.tiles else Seen(place, slide["width"], slide["height"], slide["mpp"])
+        views = look(source, rows, scores, pixels, seen)
+        title = f"{slide.name}: {slide['sample_type']}, score {slide['score']:.3f}, called {slide['called']}"
+        more = rows["file"].nunique() - len(views)
+        title += f" ({more} more tiles not shown)" * (more > 0)
+        of_truth = None
+        if views[0].shares is not None:
+            shares.append(pd.Series(views[0].shares, rows.index))
+            of_truth = _of_truth(views[0].shares >= TRUE_SHARE, scores)
+        save(plot_heatmap(views, scale, title, of_truth), folder / f"{shard}.png")
+    return pd.concat(shares).sort_index().to_numpy() if shares else None
+
+
+def _of_truth(tumor: np.ndarray, scores: np.ndarray) -> str:
+    if tumor.all() or not tumor.any():
+        return f"truth: {'all patches are' if tumor.all() else 'no patch is'} tumor"
+    return f"truth: tumor is red; AUROC of the patches {auroc(tumor.astype(int), scores):.2f}"
+
+
+def write_pairs(folder: Path, models: Mapping[str, "CAE"], store: PatchStore, test: pd.DataFrame, seed: int) -> None:
+    """Write pairs_tumor.png and pairs_normal.png: test patches of a tissue as each model gives them back.
+
+    Args:
+        folder: to write to.
+        models: tumor and normal.
+        store: the patches.
+        test: what `contrast.join` gave.
+        seed: of the choice of six patches.
+
+    """
+    from histocae.evaluation.samples import reconstruct  # keras takes seconds to load
+
+    rng = np.random.default_rng(seed)
+    for tissue, sample_type in zip(("tumor", "normal"), COMPARED, strict=True):
+        rows = test[test["sample_type"] == sample_type]
+        rows = rows.iloc[np.sort(rng.choice(len(rows), min(PAIRS, len(rows)), replace=False))]
+        originals = store.select(rows).take(np.arange(len(rows)))
+        given_back = {
+            f"{name} model": (reconstruct(cae, originals), rows[f"error_{name}"].tolist())
+            for name, cae in models.items()
+        }
+        title = f"{sample_type}: test patches, and what both models make of them (error; bold: the smaller)"
+        save(plot_pairs(originals, given_back, title), folder / f"pairs_{tissue}.png")
+
+
+def plot_roc(curves: pd.DataFrame, metrics: Mapping, confidence: float) -> Figure:
+    """Show the ROC curve of each level with its band, and the AUROC with its interval.
+
+    Args:
+        curves: level, fpr, tpr, low, high.
+        metrics: auroc_<level> and counts.
+        confidence: of the bands and intervals.
+
+    """
+    figure = Figure(figsize=(11, 4.3), layout="constrained")
+    for axis, level in zip(figure.subplots(1, 3, sharey=True), LEVELS, strict=True):
+        one, area, count = curves[curves["level"] == level], metrics[f"auroc_{level}"], metrics["counts"][level]
+        axis.plot([0, 1], [0, 1], ":", color=QUIET, lw=1)
+        axis.fill_between(one["fpr"], one["low"], one["high"], color=TISSUE_COLORS[TUMOR], alpha=0.18, lw=0)
+        axis.plot([0, *one["fpr"]], [0, *one["tpr"]], color=TISSUE_COLORS[TUMOR])
+        axis.set_title(
+            f"per {level}: AUROC {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})\n"
+            f"{count['positive']:,} tumor, {count['negative']:,} normal {UNITS[level]}",
+            fontsize=10,
+        )
+        axis.set(xlabel="normal called tumor (1 - specificity)", aspect="equal")
+        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    figure.axes[0].set_ylabel("tumor called tumor (sensitivity)")
+    title = f"Score log E_normal - log E_tumor on test cases; bands and intervals of {100 * confidence:g}%, by case"
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def plot_baselines(table: pd.DataFrame, confidence: float) -> Figure:
+    """Show the AUROC of each method at each level as a dot with its interval, beside chance.
+
+    Args:
+        table: method, about, level, value, low, high; the pair is the first method.
+        confidence: of the intervals.
+
+    """
+    names = table.drop_duplicates("method").set_index("method")["about"]
+    figure = Figure(figsize=(11, 1.4 + 0.36 * len(names)), layout="constrained")
+    places = np.arange(len(names))[::-1]
+    colors = [TISSUE_COLORS[TUMOR], *["#444444"] * (len(names) - 1)]
+    for axis, level in zip(figure.subplots(1, 3, sharey=True), LEVELS, strict=True):
+        rows = table[table["level"] == level].set_index("method").loc[names.index]
+        axis.axvline(0.5, color=QUIET, ls=":", lw=1)
+        axis.hlines(places, rows["low"], rows["high"], colors=colors, lw=2, alpha=0.6)
+        axis.scatter(rows["value"], places, c=colors, s=28, zorder=3)
+        axis.set(title=f"per {level}", xlabel="AUROC (dotted: chance)")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(places) - 0.4))
+        axis.grid(axis="x", alpha=0.3)
+    figure.axes[0].set_yticks(places, names)
+    title = f"The pair of models and simpler ways to tell the tissues apart ({100 * confidence:g}% intervals)"
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def plot_matrix(metrics: Mapping) -> Figure:
+    """Show the mean error of each model on each tissue with its interval, and the smaller of two in bold."""
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axis = figure.subplots()
+    values = np.array([[metrics["mse"][data][model] for model in MODELS] for data in DATA])
+    axis.imshow(values, cmap="Greys", vmin=0, vmax=2.5 * values.max(), aspect="auto")
+    for y, data in enumerate(DATA):
+        for x, model in enumerate(MODELS):
+            between = metrics["mse_interval"][data][model]
+            bounds = "one case" if between["low"] is None else f"{between['low']:.5f} to {between['high']:.5f}"
+            weight = "bold" if values[y, x] == values[y].min() else "normal"
+            axis.text(x, y - 0.08, f"{values[y, x]:.5f}", ha="center", weight=weight, fontsize=13)
+            axis.text(x, y + 0.2, bounds, ha="center", fontsize=9)
+    axis.set_xticks(range(2), [name.replace("_", " ") for name in MODELS])
+    axis.set_yticks(range(2), [name.replace("_data", " test patches") for name in DATA])
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_title("mean squared error (pixels in [0, 1]); bold: the smaller one", fontsize=10)
+    return figure
+
+
+def plot_errors(table: pd.DataFrame, threshold: float) -> Figure:
+    """Show histograms of both models' errors on each tissue, and of the score by tissue with the threshold.
+
+    Args:
+        table: label, sample_type, error_tumor, error_normal and score of each test patch.
+        threshold: of the score per patch.
+
+    """
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    edges = np.histogram_bin_edges(table[list(MODELS.values())], bins=40)
+    for axis, (data, label) in zip(axes, DATA.items(), strict=False):
+        rows = table[table["label"] == label]
+        for (model, column), color in zip(MODELS.items(), TISSUE_COLORS.values(), strict=True):
+            mean = f"{model.replace('_', ' ')} (mean {rows[column].mean():.5f})"
+            axis.hist(rows[column], edges, histtype="stepfilled", color=color, alpha=0.25)
+            axis.hist(rows[column], edges, histtype="step", color=color, label=mean)
+        axis.set(title=data.replace("_data", " test patches"), xlabel="mean squared error of a patch")
+    edges = np.histogram_bin_edges(table["score"], bins=40)
+    for name, color in TISSUE_COLORS.items():
+        axes[2].hist(table.loc[table["sample_type"] == name, "score"], edges, alpha=0.5, color=color, label=name)
+    axes[2].axvline(threshold, color="black", lw=1, label="threshold (validation)")
+    axes[2].axvline(0, color="black", lw=1, ls=":", label="equal errors")
+    axes[2].set(title="score", xlabel="log E_normal - log E_tumor")
+    axes[0].set_ylabel("patches")
+    for axis in axes:
+        axis.set_ylim(top=axis.get_ylim()[1] * 1.3)  # room for the legend
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_pairs(
+    originals: np.ndarray, given_back: Mapping[str, tuple[np.ndarray, Sequence[float]]], title: str
+) -> Figure:
+    """Show patches above what each model gives back of them, with its error.
+
+    Args:
+        originals: uint8, n x side x side x 3.
+        given_back: per model its reconstructions, of the same shape, floats in [0, 1], and
+            their errors; the smallest one of a patch is in bold.
+        title: of the whole.
+
+    """
+    count, rows = len(originals), 1 + len(given_back)
+    figure = Figure(figsize=(1.7 * count + 0.5, 1.95 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    for axis, image in zip(axes[0], originals, strict=True):
+        axis.imshow(image)
+    axes[0, 0].set_ylabel("original")
+    least = np.min([errors for _, errors in given_back.values()], axis=0)
+    for row, (name, (images, errors)) in zip(axes[1:], given_back.items(), strict=True):
+        row[0].set_ylabel(name)
+        for axis, image, error, smallest in zip(row, images, errors, least, strict=True):
+            axis.imshow(image)
+            weight = "bold" if error == smallest else "normal"
+            axis.set_xlabel(f"{error:.5f}", fontsize=8, weight=weight, labelpad=2)
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a slide's name may have dollar signs
+    return figure
+
+
+def score_scale(scores: np.ndarray, threshold: float) -> Normalize:
+    """Give the one scale of all heatmaps: even on both sides of the threshold, and reaching 98 % of the scores."""
+    reach = float(np.quantile(np.abs(scores - threshold), 0.98)) or 1.0
+    return Normalize(threshold - reach, threshold + reach)
+
+
+def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: str | None = None) -> Figure:
+    """Show a slide, or some of its tiles, beside the scores of their patches and, where known, the truth.
+
+    Args:
+        views: a row each.
+        scale: of the scores.
+        title: of the whole.
+        of_truth: title of the truth.
+
+    """
+    colors = LinearSegmentedColormap.from_list("tissue", SCALE)
+    count = 2 + (of_truth is not None)
+    height, width = views[0].picture.shape[:2]
+    size = (3.6 * count + 1.2, min(7.0, 3.6 * height / width) * len(views) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(views), count, squeeze=False)
+    for row, view in zip(axes, views, strict=True):
+        grey = np.repeat(view.picture.mean(axis=2, keepdims=True), 3, axis=2) / 255
+        faint = 1 - 0.35 * (1 - grey)
+        for axis, picture in zip(row, (view.picture, faint, faint), strict=False):
+            axis.imshow(picture, extent=view.picture_extent)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        how = {"extent": view.scores_extent, "interpolation": "nearest"}
+        shown = row[1].imshow(view.scores, cmap=colors, norm=scale, **how)
+        if view.truth is not None:
+            tint = np.zeros((*view.truth.shape, 4))
+            tint[view.truth] = (0.70, 0.21, 0.29, 0.75)
+            row[2].imshow(tint, extent=view.picture_extent, interpolation="nearest")
+            _outline(row[2], view)
+        for axis in row:  # an image laid over another sets the limits to its own
+            left, right, bottom, top = view.picture_extent
+            axis.set(xlim=(left, right), ylim=(bottom, top))
+    for axis, name in zip(axes[0], ("picture", "score of its patches", of_truth), strict=False):
+        axis.set_title(name, fontsize=10)
+    bar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
+    bar.set_ticks([scale.vmin, (scale.vmin + scale.vmax) / 2, scale.vmax])
+    bar.set_ticklabels(["like normal", "threshold", "like tumor"])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _outline(axis, view: View) -> None:
+    """Draw the border of each patch."""
+    side = view.scores_extent[1] / view.scores.shape[1]
+    cells = np.argwhere(~np.isnan(view.scores))
+    borders = PatchCollection([Rectangle((column * side, row * side), side, side) for row, column in cells])
+    borders.set(facecolor="none", edgecolor="#00000055", linewidth=0.5)
+    axis.add_collection(borders)

@@ -1,0 +1,255 @@
+"""Pictures of latents: components, maps, clusters, galleries, neighbors.
+
+A patch is framed in the color of its slide's class, red for tumor and blue for normal.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
+from PIL import Image
+
+from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.latent.study import EXPLAINED, Study
+from histocae.patches.store import Patches
+from histocae.report.plots import TISSUE_COLORS
+
+COLORS = {"latents": "#5b4a9c", "pixels": "#8d8d8d"}
+NAMES = {"latents": "latents", "pixels": "pixels (PCA)"}
+METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
+# in pixels: a patch in a gallery, its frame, the gap between two and between groups, margins for text
+TILE, FRAME, GAP, BREAK, LEFT, TOP = 80, 3, 4, 16, 110, 60
+DPI = 100  # as plots.save has it: a pixel of a gallery is one of the picture
+PER_CLUSTER = 8
+SHOWN = 6  # neighbors of a patch
+LEGEND = [(kind, TISSUE_COLORS[kind]) for kind in COMPARED]
+
+
+def pictures(
+    studies: dict[str, Study], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], model: str
+) -> Iterator[tuple[str, Figure]]:
+    """Give every picture of the study of a model, with a name for its file.
+
+    Args:
+        studies: of latents and pixels.
+        patches: by split.
+        tables: rows of the splits.
+        model: its name, for the titles.
+
+    """
+    yield "components", plot_components(studies, f"{model}: variance held by principal components")
+    for method in next(iter(studies.values())).maps:
+        if all(method in one.maps for one in studies.values()):
+            yield method, plot_maps(studies, tables["test"], method, model)
+    yield "clusters", plot_clusters(studies, f"{model}: KMeans clusters of the training patches, on test patches")
+    for name, one in studies.items():
+        title = f"{model}: test patches by clusters of {NAMES[name]}"
+        yield f"gallery_{name}", plot_gallery(one, patches["test"], tables["test"], title)
+    yield "neighbours", plot_neighbors(studies, patches, tables, f"{model}: nearest neighbors of test patches")
+
+
+def plot_components(studies: dict[str, Study], title: str) -> Figure:
+    """Show the share of the variance that the leading principal components hold together."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, one in studies.items():
+        about = one.about["components"]
+        count = about["for_90_percent"]
+        told = f"{count} of {len(one.explained)} hold 90 %" if count else f"all hold {about['held']:.0%}"
+        axis.plot(
+            np.arange(1, len(one.explained) + 1),
+            np.cumsum(one.explained),
+            "." if len(one.explained) == 1 else "-",
+            color=COLORS[name],
+            label=f"{NAMES[name]}: {told}",
+        )
+    axis.axhline(EXPLAINED, color="0.6", lw=0.8, ls=":")
+    axis.set(
+        xlabel="leading principal components",
+        ylabel="share of their variance",
+        xscale="log",
+        ylim=(0, 1.03),
+        title=title,
+    )
+    axis.xaxis.set_major_formatter("{x:.0f}")
+    axis.legend(frameon=False, loc="lower right")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_maps(studies: dict[str, Study], test: pd.DataFrame, method: str, title: str) -> Figure:
+    """Show test patches on their maps by class, cluster and case, latents above pixels.
+
+    Args:
+        studies: with a map by this method each.
+        test: rows of the split.
+        method: tsne or umap.
+        title: of the whole.
+
+    """
+    figure = Figure(figsize=(11, 7.6), layout="constrained")
+    axes = figure.subplots(len(studies), 3, squeeze=False)
+    case = pd.factorize(test["case_id"], sort=True)[0]
+    tissue = np.array([to_rgb(TISSUE_COLORS[one]) for one in test["sample_type"]])
+    for row, (name, one) in zip(axes, studies.items(), strict=True):
+        # in a random order: the last class would hide the others
+        order = np.random.default_rng(0).permutation(len(one.sample))
+        rows, plane = one.sample[order], one.maps[method][order]
+        for axis, color in zip(row, (tissue, _palette(one.clusters), _palette(case)), strict=True):
+            axis.scatter(*plane.T, s=np.clip(8000 / len(rows), 3, 14), c=color[rows], lw=0)
+            axis.set(xticks=[], yticks=[])
+            axis.set_aspect("equal", adjustable="datalim")
+        row[0].set_ylabel(NAMES[name], fontsize=12)
+    about = ("class of the slide", "cluster", f"case ({case.max() + 1} of them)")
+    for axis, told in zip(axes[0], about, strict=True):
+        axis.set_title(told)
+    for kind in COMPARED:
+        axes[0, 0].scatter([], [], s=25, color=TISSUE_COLORS[kind], label=kind)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"{title}: {METHODS[method]} of {len(rows)} test patches")
+    return figure
+
+
+def _palette(codes: np.ndarray) -> np.ndarray:
+    """Give each code a color, of the shortest palette with as many, else along the spectrum."""
+    count = codes.max() + 1
+    for name in ("tab10", "tab20"):
+        if count <= colormaps[name].N:
+            return np.asarray(colormaps[name].colors)[codes]
+    return colormaps["turbo"](codes / (count - 1))[:, :3]
+
+
+def plot_clusters(studies: dict[str, Study], title: str) -> Figure:
+    """Show how many test patches of either class each cluster has, and its Gini impurity."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots(2, len(studies), squeeze=False, sharex="col", sharey="row", height_ratios=(2, 1))
+    for (above, below), (name, one) in zip(axes.T, studies.items(), strict=True):
+        table, about = one.table, one.about["clusters"]
+        at, under = np.arange(len(table)), np.zeros(len(table))
+        for kind, counts in ((PRIMARY_TUMOR, table["tumor"]), (SOLID_TISSUE_NORMAL, table["normal"])):
+            above.bar(at, counts, bottom=under, color=TISSUE_COLORS[kind], label=kind)
+            under = under + counts
+        # not bars: a cluster of Gini 0 is to look other than one without patches
+        below.plot(at, table["gini"], "o", color=COLORS[name])
+        below.axhline(about["gini_without_clusters"], color="0.3", lw=0.8, ls="--", label="all patches together")
+        told = [f"Gini {about['gini']:.2f} ({about['gini_without_clusters']:.2f} without clusters)"]
+        if about["ari"] is not None:
+            told.append(f"ARI {about['ari']:.2f}, NMI {about['nmi']:.2f}")
+        above.set_title(f"{NAMES[name]}\n{', '.join(told)}", fontsize=10)
+        below.set(xlabel="cluster", xticks=at, ylim=(-0.04, 0.7))
+    axes[0, 0].set_ylabel("test patches")
+    axes[1, 0].set_ylabel("Gini impurity")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[1, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_gallery(one: Study, patches: Patches, test: pd.DataFrame, title: str) -> Figure:
+    """Show the test patches nearest to the center of each cluster, a row a cluster.
+
+    Args:
+        one: the study.
+        patches: of the test split.
+        test: rows of the split.
+        title: of the whole.
+
+    """
+    rows, texts = [], []
+    for members, about in zip(one.typical, one.table.itertuples(), strict=True):
+        rows.append(_tiles(patches, test, members[:PER_CLUSTER]))
+        count = about.patches
+        told = f"{count} patches\n{about.tumor / count:.0%} tumor" if count else "none in test"
+        texts.append(f"cluster {about.cluster}\n{told}")
+    return lay_out(rows, texts, {0: "nearest to the center of the cluster first"}, title, LEGEND)
+
+
+def plot_neighbors(
+    studies: dict[str, Study], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], title: str
+) -> Figure:
+    """Show test patches and beside each the training patches nearest to it, by latents and by pixels.
+
+    Args:
+        studies: by the name of their features.
+        patches: of train and test.
+        tables: rows of train and test.
+        title: of the whole.
+
+    """
+    queries = next(iter(studies.values())).queries
+    rows = [[tile] for tile in _tiles(patches["test"], tables["test"], queries)]
+    heads = {0: "test patch"}
+    for name, one in studies.items():
+        heads[len(rows[0])] = f"nearest training patches by {NAMES[name]}"
+        for row, found in zip(rows, one.neighbors, strict=True):
+            row += _tiles(patches["train"], tables["train"], found[:SHOWN])
+    cases = tables["test"]["case_id"].iloc[queries]
+    # ids may be long: their ends differ, and the margin is narrow
+    return lay_out(rows, [one if len(one) <= 15 else f"…{one[-14:]}" for one in cases], heads, title, LEGEND)
+
+
+def _tiles(patches: Patches, table: pd.DataFrame, which: np.ndarray) -> list[np.ndarray]:
+    """Give patches at one size with a frame in the color of their class, uint8."""
+    kinds = table["sample_type"].iloc[which]
+    return [framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(which), kinds, strict=True)]
+
+
+def framed(picture: np.ndarray, color: ColorType) -> np.ndarray:
+    """Give a picture, of one channel or three, at the size of a tile with a frame; uint8."""
+    tile = np.empty((TILE + 2 * FRAME, TILE + 2 * FRAME, 3), np.uint8)
+    tile[:] = np.rint(np.multiply(to_rgb(color), 255))
+    one = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")
+    tile[FRAME:-FRAME, FRAME:-FRAME] = one.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    return tile
+
+
+def lay_out(
+    rows: list[list[np.ndarray]],
+    texts: list[str],
+    heads: dict[int, str],
+    title: str,
+    legend: Sequence[tuple[str, ColorType]],
+) -> Figure:
+    """Lay tiles out pixel for pixel, each row with its text; a wider gap comes before a column with a head.
+
+    Args:
+        rows: tiles as `framed` gives them.
+        texts: one to the left of each row.
+        heads: texts above columns, by the number of the column.
+        title: of the whole.
+        legend: what the colors of the frames mean.
+
+    """
+    step = TILE + 2 * FRAME + GAP
+    columns = max(len(row) for row in rows)
+    starts = [step * i + BREAK * sum(0 < head <= i for head in heads) for i in range(columns)]
+    canvas = np.full((step * len(rows), starts[-1] + step, 3), 255, np.uint8)
+    for at, row in enumerate(rows):
+        for start, tile in zip(starts, row, strict=False):
+            canvas[at * step : at * step + len(tile), start : start + len(tile)] = tile
+    height, width = canvas.shape[:2]
+    whole_width, whole_height = LEFT + width, TOP + height
+    figure = Figure(figsize=(whole_width / DPI, whole_height / DPI), dpi=DPI)
+    axis = figure.add_axes((LEFT / whole_width, 0, width / whole_width, height / whole_height))
+    axis.imshow(canvas, aspect="auto", interpolation="none")
+    axis.axis("off")
+    for at, text in enumerate(texts):
+        axis.text(-8, step * (at + 0.5), text, ha="right", va="center", fontsize=8, parse_math=False)
+    for column, text in heads.items():
+        axis.text(starts[column], -6, text, ha="left", va="bottom", fontsize=9)
+    figure.text(8 / whole_width, 1 - 10 / whole_height, title, ha="left", va="top", fontsize=12)
+    for at, (text, color) in enumerate(reversed(legend)):
+        figure.text(
+            1 - (8 + 165 * at) / whole_width,
+            1 - 12 / whole_height,
+            f"■ {text}",
+            color=color,
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
+    return figure

@@ -1,0 +1,466 @@
+"""Questions to the latents of a model: the class, percentages, directions, clusters, neighbors.
+
+Features are float32, patches x features: the latents of a model, or the leading principal components
+of the pixels, the baseline that no one had to train. What is fitted is fitted on train, what
+is chosen is chosen on validation, and test reports. A patch has the label of its slide: 1
+tumor, 0 normal.
+
+Distances are taken between features as they are. Scaled to one variance, near-dead latents and
+components that hold next to nothing would weigh as much as the leading ones.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from histocae.errors import DataError
+from histocae.identifiers import PRIMARY_TUMOR
+from histocae.params import Tissue
+from histocae.patches.store import Patches
+from histocae.statistics import discrimination
+
+if TYPE_CHECKING:  # scikit-learn takes seconds to load
+    from sklearn.pipeline import Pipeline
+
+# inverse strengths of the penalty of a logistic regression on standardized features
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+PENALTIES = tuple(10.0**i for i in range(-1, 7))
+PERCENTS = ("percent_tumor_nuclei", "percent_tumor_cells", "percent_normal_cells", "percent_stromal_cells")
+LEAST_SLIDES = {"train": 8, "validation": 3, "test": 4}  # with a percentage: to fit, to choose, to judge by
+RESTARTS = 4
+LEAST_POINTS = 8  # on a map
+# 250 exaggerated and 500 plain; another 250 lower the divergence by about 0.1 %
+ITERATIONS = 750
+SIDE = 32  # least side of the reduced patches whose pixels are the baseline
+MOST_FITTED = 5_000  # training patches that the components of the pixels are fitted on
+
+
+def labels_of(table: pd.DataFrame) -> np.ndarray:
+    """Give 1 for patches of tumor slides and 0 for the others, int8."""
+    return (table["sample_type"] == PRIMARY_TUMOR).to_numpy(np.int8)
+
+
+def fit_classifier(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    valid_x: np.ndarray,
+    valid_y: np.ndarray,
+    seed: int,
+    quality: Callable[[np.ndarray, np.ndarray], float] = discrimination.auroc,
+    strengths: Sequence[float] = STRENGTHS,
+) -> "Pipeline":
+    """Fit a logistic regression on standardized features; all classes weigh the same.
+
+    Of more than two classes it is multinomial. Fitted on train; of the strengths of the L2
+    penalty the one of the best quality on validation is taken, of equally good ones the strongest.
+
+    Args:
+        train_x: training patches x features.
+        train_y: the class of each, from 0 on: 1 tumor, 0 normal.
+        valid_x: validation patches x features.
+        valid_y: the class of each.
+        seed: of the solver.
+        quality: of (classes, what `decision_function` gives), higher is better.
+        strengths: inverse strengths of the penalty to choose from, rising.
+
+    Returns:
+        A fitted pipeline; its `decision_function(features)` of two classes is higher for tumor.
+
+    Raises:
+        DataError: train or validation has one class only, or a feature is not finite.
+
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(train_y)) < 2:
+        raise DataError("classes can't be told apart by training patches of one class: this needs both")
+    # float32 is too coarse for the solver to tell that it has arrived
+    scaler = StandardScaler().fit(train_x.astype(np.float64))
+    standard, held = scaler.transform(train_x.astype(np.float64)), scaler.transform(valid_x.astype(np.float64))
+    best, highest = None, -1.0
+    for strength in strengths:
+        fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, random_state=seed)
+        reached = quality(valid_y, fitted.fit(standard, train_y).decision_function(held))
+        if reached > highest:
+            best, highest = fitted, reached
+    return Pipeline([("scale", scaler), ("classify", best)])
+
+
+def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int) -> dict:
+    """Tell tumor from normal by a logistic regression on features.
+
+    Args:
+        features: of train, validation and test.
+        tables: rows of the splits, in the same order.
+        tissue: bootstrap, permutations and confidence.
+        seed: of draws of cases.
+
+    Returns:
+        strength, validation_auroc (per patch), and for test `patch`, `slide` and `case`: see
+        `statistics.discriminate`. A `reason` alone where only one class is there.
+
+    """
+    labels = {split: labels_of(table) for split, table in tables.items()}
+    try:
+        fitted = fit_classifier(
+            features["train"], labels["train"], features["validation"], labels["validation"], seed
+        )
+        scores = fitted.decision_function(features["test"])
+        judged = tables["test"][["case_id", "slide_id"]].assign(label=labels["test"], score=scores)
+        found = {
+            level: discrimination.discriminate(
+                judged, level, seed, tissue.bootstrap, tissue.permutations, tissue.confidence
+            )
+            for level in discrimination.LEVELS
+        }
+    except DataError as error:
+        return {"reason": str(error)}
+    held = fitted.decision_function(features["validation"])
+    return {
+        "strength": fitted["classify"].C,
+        "validation_auroc": discrimination.auroc(labels["validation"], held),
+        **found,
+    }
+
+
+def regress(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame]) -> dict[str, dict]:
+    """Predict the percentages that slides come with from the mean features of their patches.
+
+    Ridge regression (Hoerl and Kennard 1970, Technometrics 12:55-67) on standardized
+    features, fitted on training slides, its penalty chosen by the squared error on
+    validation slides.
+
+    Args:
+        features: of train, validation and test.
+        tables: rows of the splits, in the same order.
+
+    Returns:
+        By column, of test slides: r2, mae (percentage points), spearman (None where all
+        predictions are equal), slides (counts per split), penalty, and two baselines: the
+        MAE of always saying the mean of the training slides (mae_mean) and that of the
+        training slides of the same tissue (mae_tissue_mean, r2_tissue_mean: what telling
+        the tissue alone gives). A `reason` alone where too few slides have a value.
+
+    """
+    means = {split: _slide_means(features[split], table) for split, table in tables.items()}
+    slides = {
+        split: table.drop_duplicates("slide_id").set_index("slide_id").loc[means[split].index]
+        for split, table in tables.items()
+    }
+    return {column: _regress(column, means, slides) for column in PERCENTS}
+
+
+def _slide_means(features: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(features.astype(np.float64)).groupby(table["slide_id"].to_numpy()).mean()
+
+
+def _regress(column: str, means: dict[str, pd.DataFrame], slides: dict[str, pd.DataFrame]) -> dict:
+    from scipy.stats import spearmanr
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    given = {split: table[column].notna().to_numpy() for split, table in slides.items()}
+    counts = {split: int(one.sum()) for split, one in given.items()}
+    for split, least in LEAST_SLIDES.items():
+        if counts[split] < least:
+            return {"reason": f"{counts[split]} {split} slides have a {column}, and this needs {least}"}
+    x = {split: means[split].to_numpy()[given[split]] for split in means}
+    y = {split: slides[split][column].to_numpy(float)[given[split]] for split in means}
+    for split in ("train", "test"):
+        if np.ptp(y[split]) == 0:
+            return {"reason": f"all {split} slides have the same {column}"}
+    fitted = [make_pipeline(StandardScaler(), Ridge(penalty)).fit(x["train"], y["train"]) for penalty in PENALTIES]
+    best = min(fitted, key=lambda one: mean_squared_error(y["validation"], one.predict(x["validation"])))
+    said = best.predict(x["test"])
+    types = {split: slides[split]["sample_type"].to_numpy()[given[split]] for split in means}
+    by_tissue = pd.Series(y["train"]).groupby(types["train"]).mean()
+    of_tissue = pd.Series(types["test"]).map(by_tissue).fillna(y["train"].mean()).to_numpy()
+    return {
+        "slides": counts,
+        "penalty": best[-1].alpha,
+        "r2": float(r2_score(y["test"], said)),
+        "mae": float(mean_absolute_error(y["test"], said)),
+        "spearman": float(spearmanr(y["test"], said).statistic) if np.ptp(said) > 0 else None,
+        "mae_mean": float(np.abs(y["test"] - y["train"].mean()).mean()),
+        "mae_tissue_mean": float(mean_absolute_error(y["test"], of_tissue)),
+        "r2_tissue_mean": float(r2_score(y["test"], of_tissue)),
+    }
+
+
+def explained_variance(train: np.ndarray) -> np.ndarray:
+    """Share of the variance of features per principal component, falling, float64.
+
+    Not standardized: the shares are those of the variance that the decoder gets to see.
+    """
+    from sklearn.decomposition import PCA
+
+    return PCA(svd_solver="covariance_eigh").fit(train.astype(np.float64)).explained_variance_ratio_
+
+
+def cluster(
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    count: int,
+    seed: int,
+    numbering: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find clusters of training patches by KMeans (k-means++, the best of four starts).
+
+    Args:
+        train: training patches x features.
+        labels: of train; only the numbering depends on them.
+        test: test patches x features.
+        count: of clusters; fewer come where fewer distinct patches are there.
+        seed: of the starts.
+        numbering: of (clusters, labels) gives the clusters in the order of their numbers. By default
+            from the one with the largest share of tumor to that with the least, of equal ones the
+            larger first.
+
+    Returns:
+        The cluster of each training patch, int64; the distance of each test patch to each
+        center, test patches x clusters. A test patch is of the cluster with the nearest.
+
+    """
+    from sklearn.cluster import KMeans
+
+    found = KMeans(_distinct(train, count), n_init=RESTARTS, random_state=seed).fit(train)
+    order = (numbering or _by_tumor_share)(found.labels_, labels)
+    return np.argsort(order)[found.labels_], found.transform(test)[:, order]
+
+
+def _by_tumor_share(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    sizes = np.bincount(clusters)
+    return np.lexsort((-sizes, -np.bincount(clusters, labels) / sizes))
+
+
+def _distinct(rows: np.ndarray, enough: int) -> int:
+    """Count different rows, up to `enough`."""
+    seen: set[bytes] = set()
+    for row in rows:
+        seen.add(row.tobytes())
+        if len(seen) == enough:
+            break
+    return len(seen)
+
+
+def impurity(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gini impurity, 1 - sum(p^2), and entropy in bits, -sum(p log2 p), of the labels in each cluster.
+
+    Args:
+        counts: clusters x labels.
+
+    Returns:
+        Two float64 arrays, one value a cluster; NaN where it is empty.
+
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        entropy = -np.where(shares == 0, 0, shares * np.log2(shares)).sum(axis=1)
+    # a cluster of one label has 0.0, not -0.0
+    return 1 - np.square(shares).sum(axis=1), entropy + 0.0
+
+
+def cluster_gini(clusters: Sequence, labels: Sequence) -> dict:
+    """Give the Gini impurity of the labels in each cluster, by cluster."""
+    counts = pd.crosstab(np.asarray(clusters), np.asarray(labels))
+    return dict(zip(counts.index.tolist(), impurity(counts.to_numpy())[0].tolist(), strict=True))
+
+
+def share_together(clusters: np.ndarray, cases: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """Share of the pairs of patches that are in one cluster, by what the two have in common.
+
+    Returns:
+        same_case (and the same tissue), other_case (the same tissue of two cases) and
+        other_tissue; None where there is no such pair. Clusters that are made of cases and
+        not of tissues have a large first and equal second and third.
+
+    """
+    groups = pd.MultiIndex.from_arrays([labels, cases]).factorize()[0]
+    case, tissue, everything = (_pairs(one, clusters) for one in (groups, labels, np.zeros(len(labels), int)))
+    found = {"same_case": case, "other_case": tissue - case, "other_tissue": everything - tissue}
+    return {name: float(together / pairs) if pairs else None for name, (together, pairs) in found.items()}
+
+
+def _pairs(groups: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Count pairs within a group: those in one cluster, and all."""
+    counts = pd.crosstab(groups, clusters).to_numpy()
+    whole = counts.sum(axis=1)
+    return np.array([(counts * (counts - 1)).sum(), (whole * (whole - 1)).sum()]) // 2
+
+
+def nearest(train: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the training patches nearest to each query, all of other cases as the split is by case.
+
+    Returns:
+        Positions in train and Euclidean distances, each queries x count (fewer where train
+        has no more), from the nearest on.
+
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    found = NearestNeighbors(n_neighbors=min(count, len(train)), algorithm="brute").fit(train)
+    distances, positions = found.kneighbors(queries)
+    return positions, distances
+
+
+def neighbor_agreement(neighbors: np.ndarray, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Share of the neighbors that have the label of their query, and what chance would give.
+
+    Args:
+        neighbors: positions in train, queries x k.
+        train_labels: of all training patches.
+        labels: of the queries.
+
+    Returns:
+        `share`, and `chance`: the same share if neighbors were drawn from all training patches.
+
+    """
+    tumors, own = train_labels.mean(), labels.mean()
+    return {
+        "share": float((train_labels[neighbors] == labels[:, None]).mean()),
+        "chance": float(own * tumors + (1 - own) * (1 - tumors)),
+    }
+
+
+def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, float]:
+    """Map points to a plane by t-SNE, from their principal components on.
+
+    Args:
+        features: at least `LEAST_POINTS` points x features.
+        perplexity: lowered to a third of the other points where it is higher.
+        seed: of what is left to chance.
+
+    Returns:
+        float32, points x 2; the perplexity that was used.
+
+    References:
+        van der Maaten and Hinton 2008, JMLR 9:2579-2605; start: Kobak and Berens 2019,
+        Nature Communications 10:5416.
+
+    """
+    from sklearn.manifold import TSNE
+
+    used = min(perplexity, (len(features) - 1) / 3)
+    method = TSNE(2, perplexity=used, init=_start(features), max_iter=ITERATIONS, random_state=seed)
+    return method.fit_transform(_centered(features)).astype(np.float32), used
+
+
+def _start(features: np.ndarray) -> str:
+    return "pca" if features.shape[1] > 1 else "random"
+
+
+def _centered(features: np.ndarray) -> np.ndarray:
+    """Center features and bring them to the scale of 1, which changes no map.
+
+    Far from 0 for their spread, or tiny, float32 makes NaN of the principal components that a
+    map starts from, and scikit-learn's t-SNE dies of these without a word.
+    """
+    centered = features - features.mean(axis=0, dtype=np.float64)
+    return (centered / np.abs(centered).max()).astype(np.float32)
+
+
+def umap(features: np.ndarray, seed: int) -> np.ndarray:
+    """Map points to a plane by UMAP (McInnes, Healy and Melville 2018, arXiv:1802.03426).
+
+    Args:
+        features: at least `LEAST_POINTS` points x features.
+        seed: makes it repeatable, on one thread.
+
+    Returns:
+        float32, points x 2.
+
+    """
+    method = _umap()(n_neighbors=min(15, len(features) - 1), init=_start(features), random_state=seed, n_jobs=1)
+    return method.fit_transform(_centered(features)).astype(np.float32)
+
+
+def constant(features: np.ndarray) -> np.ndarray:
+    """Tell which features are the same for all patches but for rounding; bool, one a feature.
+
+    The last digits of a latent depend on how many patches were encoded at once.
+    """
+    return np.ptp(features, axis=0) <= 1e-5 * np.abs(features).max(axis=0)
+
+
+def _umap() -> type:
+    """Import UMAP without TensorFlow, which it would load for a class that is not used here: 5 s."""
+    hidden = sys.modules.get("tensorflow")
+    sys.modules["tensorflow"] = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is not there
+            from umap import UMAP
+    finally:
+        del sys.modules["tensorflow"]
+        if hidden is not None:
+            sys.modules["tensorflow"] = hidden
+    return UMAP
+
+
+def pixel_features(
+    patches: dict[str, Patches], count: int, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    """Give the leading principal components of the pixels of reduced patches.
+
+    Patches are reduced to 32 to 63 pixels a side, by the mean of whole blocks where that can be
+    had: the leading components of tissue are far smoother than that, and at full size they
+    cost twenty times as much and tell the classes no better.
+
+    Args:
+        patches: of train, validation and test.
+        count: of components; fewer come where the training patches or pixels allow no more.
+        seed: of the sample of at most 5,000 training patches that they are fitted on, and of the
+            decomposition.
+
+    Returns:
+        float32 features of the splits; the share of the variance of the pixels that each
+        component explains; the side of the reduced patches.
+
+    """
+    from sklearn.decomposition import PCA
+
+    pixels = patches["train"].pixels
+    whole = [pixels // k for k in range(1, pixels + 1) if pixels % k == 0 and SIDE <= pixels // k < 2 * SIDE]
+    side = min(whole, default=min(SIDE, pixels))
+    reduced = {split: _reduced(one, side) for split, one in patches.items()}
+    fitted_on = draw(len(reduced["train"]), MOST_FITTED, seed)
+    some = _flat(reduced["train"][fitted_on])
+    method = PCA(max(1, min(count, len(some) - 1, some.shape[1])), random_state=seed).fit(some)
+    # in parts: as floats, all patches of a large cohort are not to be in memory at once
+    features = {
+        split: np.concatenate(
+            [method.transform(_flat(one[start : start + MOST_FITTED])) for start in range(0, len(one), MOST_FITTED)]
+        )
+        for split, one in reduced.items()
+    }
+    return features, method.explained_variance_ratio_, side
+
+
+def _reduced(patches: Patches, side: int) -> np.ndarray:
+    out = np.empty((len(patches), side, side, 3), np.uint8)
+    for start in range(0, len(patches), 1024):
+        batch = patches.take(np.arange(start, min(start + 1024, len(patches))))
+        for place, one in enumerate(batch, start):
+            out[place] = Image.fromarray(one).resize((side, side), Image.Resampling.BOX)
+    return out
+
+
+def _flat(patches: np.ndarray) -> np.ndarray:
+    return patches.reshape(len(patches), -1).astype(np.float32) / np.float32(255)
+
+
+def draw(count: int, most: int, seed: int) -> np.ndarray:
+    """Draw at most `most` of `count` positions, sorted, int64."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))

@@ -1,0 +1,201 @@
+"""The sources differ in two things only: the table of slides, and where a slide's files are.
+
+Nothing downstream of the slides stage knows which source ran.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histocae.errors import SlideError
+from histocae.files import write_json, write_text
+from histocae.params import Data
+from histocae.sources import demo, tables
+from histocae.sources.gdc.remote import File, Server
+from histocae.sources.hashes import Hashes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where files lie, and how one that is missing is made.
+
+    Attributes:
+        folder: where the files lie.
+        tiles: the files are pre-cut pictures, many a slide.
+        demo_spec: of the demo cohort, whose slides are drawn where they are missing.
+        server: of the GDC, from which slides are fetched where they are missing.
+        remote: the one file of the GDC that `fetch` is about; see `only`.
+        keep: slides stay once they are there; False lets go of those that are fetched.
+        checked: that file was read and is what the GDC names, so that `fetch` has not to read it again.
+
+    """
+
+    folder: Path
+    tiles: bool = False
+    demo_spec: demo.DemoSpec | None = None
+    server: Server | None = None
+    remote: File | None = None
+    keep: bool = True
+    checked: bool = False
+
+    def only(self, row: pd.Series, hashes: Hashes) -> "Source":
+        """The same source for one slide alone, given its row in the table of slides and what is known of files."""
+        if self.server is None:
+            return self
+        file = remote_file(row)
+        return replace(self, remote=file, checked=hashes.remembered(self.folder / file.name) == file.md5)
+
+    def fetch(self, slide_id: str, file: str) -> Path:
+        """Give the path of a file, making or getting it first where the source can.
+
+        Raises:
+            SlideError: the file is not there.
+            FetchError: it could not be fetched.
+
+        """
+        path = self.folder / file
+        if self.server is not None:
+            from histocae.sources.gdc import download  # HTTP, which other sources have no need of
+
+            return download.provide(self.server, self.remote, self.folder, trusted=self.checked)
+        if self.demo_spec is not None and not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            demo.write_slide(self.demo_spec, slide_id, self.folder)
+        if not path.is_file():
+            raise SlideError(f"{file}: no such file in {self.folder}")
+        return path
+
+    def let_go(self, file: str) -> None:
+        """Delete a slide of the GDC that has been cut, whoever put it into our folder, unless slides are kept."""
+        if self.server is not None and not self.keep:
+            (self.folder / file).unlink(missing_ok=True)
+
+    def forget_others(self, files: set[str]) -> None:
+        """Delete slides of earlier cohorts that this source drew, and what is half fetched; never a user's file."""
+        if self.server is not None:
+            from histocae.sources.gdc import download
+
+            download.forget_others(self.folder, files)
+        if self.demo_spec is not None:
+            stems = {Path(file).stem for file in files}
+            for path in self.folder.glob("DEMO-*"):
+                if path.name.removesuffix(".tif").removesuffix(".truth.png") not in stems:
+                    path.unlink()
+
+
+def remote_file(row: pd.Series) -> File:
+    """The GDC's file of a slide, given its row in the table of slides."""
+    access = row["access"] if isinstance(row["access"], str) else None
+    return File(row["file_name"], row["file_id"], row["md5"], int(row["size"]), access)
+
+
+def place(data: Data, seed: int, slide_files: Path) -> Source:
+    """Say where the files of the source that `data.source` names lie.
+
+    Args:
+        data: the section `data` of params.yaml.
+        seed: of the demo cohort.
+        slide_files: the folder for slides that the source makes or fetches itself.
+
+    """
+    if data.source == "gdc":
+        return Source(slide_files, server=_server(data), keep=data.keep_slides)
+    if data.source == "demo":
+        return Source(slide_files, demo_spec=_demo_spec(data, seed))
+    return Source(Path(data.path), tiles=data.source == "tiles")
+
+
+def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
+    """List the user's own files that a change must be noticed of, and the folder that they are named in.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+
+    """
+    folder = Path(data.path)
+    if data.source == "gdc":
+        return folder, tuple(Path(one) for one in (data.gdc.table, data.gdc.manifest) if one is not None)
+    if data.source == "demo":
+        return folder, ()
+    _, files, table = _own(data)
+    return folder, (table, *(folder / file for file in files["file"]))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The table of slides.
+
+    Attributes:
+        slides: one row per slide with the columns of `tables.COLUMNS`, and for the GDC those of its files;
+            `file_name` is None for tiles.
+        aside: slide_id and reason of those that the source itself sets aside.
+        asked: what the GDC was asked; empty for other sources.
+
+    """
+
+    slides: pd.DataFrame
+    aside: list[tuple[str, str]] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def write_asked(self, folder: Path) -> None:
+        """Write the query (an empty one where nobody was asked) and, of slides of the GDC, a manifest."""
+        write_json(self.asked, folder / "query.json")  # DVC warns of an empty folder
+        if self.asked:
+            from histocae.sources.gdc import portal
+
+            write_text(portal.write_manifest(self.slides), folder / "gdc_manifest.txt")
+
+
+def cohort(data: Data, seed: int) -> Cohort:
+    """Read, make or ask for the table of slides.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+        FetchError: the GDC does not answer.
+        DataError: the GDC has no such slide.
+
+    """
+    if data.source == "demo":
+        return Cohort(demo.cohort(_demo_spec(data, seed)))
+    if data.source == "gdc":
+        from histocae.sources.gdc.cohort import find
+
+        found = find(data.gdc, _server(data), seed)
+        return Cohort(found.slides, found.aside, found.asked)
+    return Cohort(_own(data)[0])
+
+
+def tile_files(data: Data) -> pd.DataFrame:
+    """List the tiles: slide_id and file (relative to `data.path`) of each.
+
+    Raises:
+        TableError: the user's table breaks a rule.
+
+    """
+    return _own(data)[1]
+
+
+def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
+    return demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
+
+
+def _server(data: Data) -> Server:
+    token_file = data.gdc.token_file
+    return Server(data.gdc.url, data.gdc.streams, data.gdc.tries, None if token_file is None else Path(token_file))
+
+
+def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Read the user's table: slides, files of the slides, and where the table lies."""
+    folder, tiles = Path(data.path), data.source == "tiles"
+    path = folder / data.table  # an absolute table stays absolute
+    column = "path" if tiles else "file_name"
+    table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
+    table = tables.check_types(table, path)
+    if not tiles:
+        tables.check_unique(table, "slide_id", path)
+    table[column] = tables.check_files(table, column, folder, path)
+    slides = tables.one_per_slide(table, path) if tiles else table
+    files = table[["slide_id", column]].rename(columns={column: "file"})
+    return slides[list(tables.COLUMNS)], files, path
