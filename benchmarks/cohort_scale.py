@@ -28,8 +28,7 @@ from harness import FOLDER, machine
 from larger_than_memory import Memory
 from memory_training import anonymous
 
-from histocae import params as parameters
-from histocae import paths
+from histocae import params_file, paths
 from histocae.files import read_table, write_json
 from histocae.patches.store import SHARDS
 from histocae.sources import slide_source
@@ -50,12 +49,12 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 READ = """
 import sys
 from pathlib import Path
-from histocae import params, paths, recipe, stages
+from histocae import params_file, paths, stages
 from histocae.stages import train
-from histocae.store import PatchStore
-given = params.load(Path("params.yaml"))
+from histocae.patches.store import PatchStore
+given = params_file.load(Path("params.yaml"))
 read = train.read(given, "all", PatchStore(paths.PATCHES), paths.MAIN)
-from histocae.training import Batches
+from histocae.training.batches import Batches
 batch, _ = Batches(read["train"], 32, 0, 1)[0]
 print(len(read["train"]), len(read["validation"]), batch.shape)
 """
@@ -167,7 +166,7 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        given = parameters.load(Path("params.yaml"))
+        given = params_file.load(Path("params.yaml"))
         metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
         files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
         tasks = patching._tasks(given, files, metadata, slide_source.place(given.data, given.seed, paths.SLIDE_FILES))

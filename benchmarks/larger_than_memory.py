@@ -30,13 +30,14 @@ CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
 def child(folder: Path) -> None:
     """Train for some steps on a store; print seconds, anonymous memory and how well the order is mixed."""
     from histocae.networks import backend
+    from histocae.training.batches import Batches
 
     backend.start()
     backend.repeatable(1)
     from histocae import CAE
     from histocae.networks import fused
     from histocae.patches.store import PatchStore
-    from histocae.training import loop, steps
+    from histocae.training import steps
 
     store = PatchStore(folder)
     index = store.index()
@@ -47,7 +48,7 @@ def child(folder: Path) -> None:
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.002})
     optimizer.build(model.trainable_variables)
     engine = steps.make(model, optimizer, "mse")
-    batches = loop.Batches(patches, BATCH, 0, 1)
+    batches = Batches(patches, BATCH, 0, 1)
     for i in range(WARM):  # compiled, and as large as it gets, before the clock runs
         engine.learn(*batches.stacked(range(i, i + 1)))
     status = Path("/proc/self/status").read_text(encoding="utf-8")

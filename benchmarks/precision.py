@@ -9,6 +9,7 @@ import numpy as np
 from harness import record
 
 from histocae.networks import backend
+from histocae.training.checkpoint import State
 
 EPOCHS, SEEDS = 5, 3
 
@@ -17,7 +18,7 @@ def main() -> None:
     backend.start()
     from histocae import CAE
     from histocae.evaluation.reconstruction import measure_mse
-    from histocae.patches.store import InMemory
+    from histocae.patches.images import InMemory
     from histocae.training import loop
 
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +36,7 @@ def main() -> None:
                     learnt,
                     few,
                     options,
-                    loop.State("t"),
+                    State("t"),
                     Path(folder) / f"{precision}-{seed}",
                     "f",
                     on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean()),

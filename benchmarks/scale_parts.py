@@ -21,11 +21,13 @@ import yaml
 from patching import cores, cut_slide
 from scale_fit import ROUNDS, Fit, Sample, in_turn, timed
 
+from histocae import params_file
 from histocae.files import sha256, write_json
 from histocae.params import Network
 from histocae.planning import model
 from histocae.planning.networks import Size, size
 from histocae.sources import demo
+from histocae.training.batches import Batches
 
 BATCH = 32
 LEARNT, JUDGED = 384, 768  # patches of a round
@@ -143,7 +145,7 @@ def patches(fit: Fit, folder: Path) -> None:
 
 def tables(fit: Fit, folder: Path) -> None:
     """Metadata, index, split and the reading of a training, on drawn cohorts of TCGA's names."""
-    from histocae import params, paths
+    from histocae import paths
     from histocae.cohort.balance import read_learnt
     from histocae.patches.store import PatchStore
     from histocae.stages import metadata, patches, split
@@ -165,7 +167,7 @@ def tables(fit: Fit, folder: Path) -> None:
         at.mkdir()
         rng = np.random.default_rng(number)
         cohort_scale.draw_tables(at, count, rng)
-        given = params.load(at / "params.yaml")
+        given = params_file.load(at / "params.yaml")
         for step in ("metadata", "slides"):
             cohort_scale.run(at, step, 0)
         counts.append((count, cohort_scale.draw_shards(at, rows, rng)))
@@ -217,7 +219,7 @@ def networks(fit: Fit, folder: Path) -> None:
     backend.repeatable(1)
     from histocae.evaluation import reconstruction
     from histocae.networks import linear
-    from histocae.patches.store import InMemory
+    from histocae.patches.images import InMemory
 
     store = cohort.store(folder / "store", cohort.draw(folder, 3))
     rows = store.index()
@@ -266,7 +268,7 @@ def _made(entry: Network, patches) -> tuple:
     engine = steps.make(network, optimizer, "mse")
 
     def learn() -> None:
-        loop.learn(engine, loop.Batches(patches, BATCH, 0, 1), 1, False, lambda _: None)
+        loop.learn(engine, Batches(patches, BATCH, 0, 1), 1, False, lambda _: None)
 
     return cae, learn
 
@@ -278,7 +280,7 @@ def _second_half(way: Callable, cae, patches) -> float:
 
 
 class Twice:
-    """Pictures, each of them twice."""
+    """Images, each of them twice."""
 
     def __init__(self, pictures):
         self._pictures, self.shape = pictures, pictures.shape

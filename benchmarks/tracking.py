@@ -33,20 +33,23 @@ UNTRACKED = """
 import shutil, sys, time
 from pathlib import Path
 import pandas as pd
-from histocae import backend, params, paths, recipe
-from histocae.cohorts import learnt_from, read_split
+from histocae import params_file, paths
+from histocae.cohort.balance import learnt_from, read_split
 from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
-from histocae.store import PatchStore
+from histocae.networks import backend
+from histocae.patches.store import PatchStore
+from histocae.training import recipe
 
-given, name = params.load(Path("params.yaml")), sys.argv[1]
+given, name = params_file.load(Path("params.yaml")), sys.argv[1]
 backend.start()
 own, store = given.model(name).training(given.training), PatchStore(paths.PATCHES)
 about, patches = recipe.describe(given, name, store, paths.SPLITS), {}
 for split in ("train", "validation"):
     patches[split] = store.select(learnt_from(read_split(paths.SPLITS / f"{split}.csv"), about))
 backend.repeatable(given.seed)
-from histocae.samples import write_sample
-from histocae.training import Options, State, train
+from histocae.evaluation.samples import write_sample
+from histocae.training.checkpoint import State
+from histocae.training.loop import Options, train
 
 cae, about = recipe.build(given, name, store, patches["train"], paths.SPLITS, paths.TRAINED)
 options = Options(

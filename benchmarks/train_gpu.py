@@ -21,6 +21,7 @@ from histocae.networks import fused
 from histocae.networks.cae import CAE
 from histocae.patches.store import PatchStore, ShardWriter, write_index
 from histocae.training import loop, steps
+from histocae.training.batches import Batches
 
 RATE = 0.002
 
@@ -110,7 +111,7 @@ class Floats(keras.utils.PyDataset):
 
     def __init__(self, patches, batch: int):
         super().__init__()
-        self._batches = loop.Batches(patches, batch, 0, 1)
+        self._batches = Batches(patches, batch, 0, 1)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -141,7 +142,7 @@ def ways(patches, pixels: int, batches: list[int], at_once: int):
             loaded = engine.load(patches, True)
 
             def epoch(engine=engine, batch=batch, loaded=loaded) -> float:
-                return loop.learn(engine, loop.Batches(patches, batch, 0, 1), 1, loaded, lambda _: None)
+                return loop.learn(engine, Batches(patches, batch, 0, 1), 1, loaded, lambda _: None)
 
             made[f"histocae, {precision}, batch {batch}"] = epoch
     return made

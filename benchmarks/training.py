@@ -9,6 +9,7 @@ import numpy as np
 from harness import in_turn, record
 
 from histocae.networks import backend
+from histocae.training.batches import Batches
 
 FILTERS, LATENT = [8, 16, 32], 512
 GEMM = 2048  # side of the matrices whose product tells the FLOP/s
@@ -121,7 +122,7 @@ def main() -> None:
 
             def epoch() -> None:
                 epochs[0] += 1
-                batches = loop.Batches(patches, batch, 0, epochs[0])
+                batches = Batches(patches, batch, 0, epochs[0])
                 loop.learn(engine, batches, epochs[0], False, lambda _: None)
 
             return epoch

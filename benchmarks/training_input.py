@@ -15,8 +15,8 @@ def main() -> None:
     import tensorflow as tf
     from seeds_training import BATCH, PictureFiles
 
-    from histocae.patches.store import InMemory
-    from histocae.training.loop import Batches
+    from histocae.patches.images import InMemory
+    from histocae.training.batches import Batches
 
     with tempfile.TemporaryDirectory() as folder:
         cut = cohort.draw(Path(folder), 4)

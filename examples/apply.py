@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from histocae import params
+from histocae import params_file
 from histocae.errors import ParamsError
 
 PARAMS = Path("params.yaml")
@@ -30,7 +30,7 @@ def commented() -> YAML:
 def main(path: Path) -> None:
     """Merge, check, and only then write."""
     try:
-        wanted = params.read(path)
+        wanted = params_file.read(path)
     except ParamsError as error:
         sys.exit(str(error))
     yaml_of_params = commented()
@@ -45,7 +45,7 @@ def main(path: Path) -> None:
     aside = PARAMS.with_suffix(".yaml.part")
     try:
         yaml_of_params.dump(merged, aside)
-        params.load(aside)
+        params_file.load(aside)
     except ParamsError as error:
         aside.unlink()
         sys.exit(str(error).replace(str(aside), str(path)))

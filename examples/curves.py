@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from histocae import paths
-from histocae.params import load
+from histocae.params_file import load
 from histocae.report import plots
 from histocae.tracking.record import Record
 

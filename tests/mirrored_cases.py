@@ -10,6 +10,7 @@ import numpy as np
 
 from histocae import CAE
 from histocae.networks import backend
+from histocae.training.checkpoint import State
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 with backend.uncollected():
@@ -27,7 +28,7 @@ gc.freeze()  # as the backend does where TensorFlow was not there before
 
 from histocae.networks import fused  # noqa: E402
 from histocae.params import Denoise  # noqa: E402
-from histocae.patches.store import InMemory  # noqa: E402
+from histocae.patches.images import InMemory  # noqa: E402
 from histocae.training import loop, mirrored  # noqa: E402
 
 PLAIN, RESIDUAL, COMPACT = (
@@ -100,17 +101,17 @@ class KilledError(Exception):
     """A training was killed."""
 
 
-def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, loop.State]:
+def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, State]:
     """Train on two epochs of what all options that change batches give; killed, go on after the first."""
     made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
     seen, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
 
-    def kill(state: loop.State) -> None:
+    def kill(state: State) -> None:
         if killed:
             raise KilledError
 
-    def fit(**calls: object) -> loop.State:
-        return loop.train(cae, seen, held_out, made, loop.State("t"), checkpoint, "same", **calls)
+    def fit(**calls: object) -> State:
+        return loop.train(cae, seen, held_out, made, State("t"), checkpoint, "same", **calls)
 
     cae = started(PLAIN)
     if killed:

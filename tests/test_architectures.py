@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ALL_STAGES, ROOT, Project
-from histocae import CAE, params
+from histocae import CAE, params, params_file
 from histocae.cohort import balance as cohorts
 from histocae.errors import DataError, HistocaeError, TrainingError
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.networks import backend, linear
 from histocae.networks.blocks import block_side
 from histocae.params import Network
-from histocae.patches.store import InMemory, PatchStore
+from histocae.patches.images import InMemory
+from histocae.patches.store import PatchStore
 from histocae.planning import networks
+from histocae.training.batches import Batches
+from histocae.training.checkpoint import State
 
 backend.start()
 
@@ -85,7 +88,7 @@ def trained(cae, patches, validation, options, checkpoint, **calls):
         InMemory(patches),
         InMemory(validation),
         options,
-        loop.State(checkpoint.name),
+        State(checkpoint.name),
         checkpoint,
         "same",
         **calls,
@@ -376,7 +379,7 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
 
 def test_shifted_inputs_grow_fewer_and_their_targets_stay():
     images = textures(64, 16)
-    batches = loop.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    batches = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
     order = np.random.default_rng([3, 1]).permutation(64)
     moved = []
     for i in range(len(batches)):
@@ -387,15 +390,15 @@ def test_shifted_inputs_grow_fewer_and_their_targets_stay():
             places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == one).all()]
             assert places
     assert moved[0] > 0.7 and moved[-1] < 0.3
-    again = loop.Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    again = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
     np.testing.assert_array_equal(again[2][0], batches[2][0])
-    for given, target in (loop.Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
+    for given, target in (Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
         np.testing.assert_array_equal(given, target)
 
 
 def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, monkeypatch):
     shares = []
-    real = loop.Batches
+    real = Batches
 
     def look(*given):
         if len(given) == 6:
@@ -429,7 +432,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
     def epoch(number, augment, seed=1):
-        batches = loop.Batches(InMemory(images), 16, seed, number, augment)
+        batches = Batches(InMemory(images), 16, seed, number, augment)
         given = [batches[i] for i in range(len(batches))]
         assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
         return np.concatenate([x for x, _ in given])
@@ -448,7 +451,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     assert set(forms(1)) == set(range(8))
     assert forms(1) != forms(2) and forms(1) != forms(1, seed=2)
     np.testing.assert_array_equal(epoch(1, True), turned)
-    unshuffled = loop.Batches(InMemory(images), 16, None)
+    unshuffled = Batches(InMemory(images), 16, None)
     np.testing.assert_array_equal(np.concatenate([unshuffled[i][0] for i in range(4)]), images)
 
 
@@ -560,7 +563,7 @@ def read(tmp_path, models, **changed):
         values[section][key] = value
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return params.load(file)
+    return params_file.load(file)
 
 
 @pytest.mark.parametrize(

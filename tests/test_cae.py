@@ -15,7 +15,7 @@ import keras  # noqa: E402 (after its chatter is held back)
 import tensorflow as tf  # noqa: E402
 
 from histocae.evaluation import reconstruction, samples  # noqa: E402
-from histocae.patches.store import InMemory  # noqa: E402
+from histocae.patches.images import InMemory  # noqa: E402
 from histocae.report import plots  # noqa: E402
 
 

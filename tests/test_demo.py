@@ -157,7 +157,7 @@ def test_fine_slides_hold_detail_that_coarse_ones_lack(slides):
 def test_same_bytes_in_another_process_with_other_threads(slides, tmp_path):
     row, path = slides[TUMOR, 0.25]
     code = (
-        "import sys; from pathlib import Path; from histocae import demo; "
+        "import sys; from pathlib import Path; from histocae.sources import demo; "
         "demo.write_slide(demo.DemoSpec(5, 8, 256.0), sys.argv[1], Path(sys.argv[2]))"
     )
     threads = {"VIPS_CONCURRENCY": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}

@@ -446,7 +446,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from histocae.sources.gdc import download, remote
-from histocae.hashes import Hashes
+from histocae.sources.hashes import Hashes
 url, folder, files = json.loads(Path(sys.argv[1]).read_text())
 hashes = Hashes(Path(folder) / "hashes.json", "md5")
 files = [remote.File(*one) for one in files]

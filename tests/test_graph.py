@@ -154,7 +154,7 @@ def test_code_of_no_stage_is_left_out_on_purpose():
         "remote/places.py",
         "remote/queues.py",
         "remote/tree.py",
-        "tracking/jobs/asking.py",
+        "tracking/jobs/polling.py",
         "tracking/jobs/commands.py",
         "tracking/jobs/job_runs.py",
         "tracking/jobs/pod.py",

@@ -14,10 +14,10 @@ from sklearn.metrics import adjusted_rand_score
 from histocae import params
 from histocae.cohort.balance import read_split
 from histocae.errors import DataError
-from histocae.latent import probes
+from histocae.latent import clusters, maps, probes
 from histocae.latent import study as latent_study
 from histocae.patches import store
-from histocae.statistics import discrimination
+from histocae.statistics import classifier, discrimination
 from make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
@@ -72,12 +72,12 @@ def test_the_penalty_is_the_best_on_validation_and_units_do_not_matter():
 
     def area(scale, **strengths) -> float:
         x = {split: one * scale for split, one in features.items()}
-        fitted = probes.fit_classifier(x["train"], y["train"], x["validation"], y["validation"], 1, **strengths)
+        fitted = classifier.fit_classifier(x["train"], y["train"], x["validation"], y["validation"], 1, **strengths)
         return discrimination.auroc(y["validation"], fitted.decision_function(x["validation"]))
 
     chosen = area(1)
     assert area(np.geomspace(1e-3, 1e3, 60).astype(np.float32)) == pytest.approx(chosen, abs=1e-6)
-    every = [area(1, strengths=(strength,)) for strength in probes.STRENGTHS]
+    every = [area(1, strengths=(strength,)) for strength in classifier.STRENGTHS]
     assert chosen == max(every) > min(every)
 
 
@@ -85,7 +85,7 @@ def test_the_rarer_class_weighs_as_much():
     rng = np.random.default_rng(0)
     y = np.arange(600) % 12 == 0
     x = rng.normal(size=(600, 1)) + y[:, None]
-    scores = probes.fit_classifier(x, y, x, y, 1).decision_function(x)
+    scores = classifier.fit_classifier(x, y, x, y, 1).decision_function(x)
     assert 0.5 < (scores > 0)[y].mean() < 0.9 and 0.5 < (scores < 0)[~y].mean() < 0.9
 
 
@@ -95,7 +95,7 @@ def test_patches_of_one_class_are_no_class_to_tell():
     for split in ("train", "validation"):
         some = {**y, split: np.ones_like(y[split])}
         with pytest.raises(DataError, match="needs both"):
-            probes.fit_classifier(features["train"], some["train"], features["validation"], some["validation"], 1)
+            classifier.fit_classifier(features["train"], some["train"], features["validation"], some["validation"], 1)
     tables = {split: table.assign(sample_type=TUMOR) for split, table in tables.items()}
     found = studied(features, tables)
     assert "needs both" in found.about["classification"]["reason"]
@@ -175,10 +175,10 @@ def test_dead_latents_are_counted_and_change_nothing():
 
 
 def test_gini_and_entropy_by_hand():
-    gini, entropy = probes.impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
+    gini, entropy = clusters.impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
     np.testing.assert_allclose(gini, [0.5, 0, 0.375, np.nan])
     np.testing.assert_allclose(entropy, [1, 0, 0.25 * 2 + 0.75 * np.log2(4 / 3), np.nan])
-    assert probes.cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
+    assert clusters.cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
 
 
 @settings(max_examples=30)
@@ -191,7 +191,7 @@ def test_pairs_in_one_cluster_are_counted_as_by_hand(rows):
             case = "same_case" if cases[i] == cases[j] else "other_case"
             hits[case if labels[i] == labels[j] else "other_tissue"].append(clusters[i] == clusters[j])
     expected = {name: float(np.mean(one)) if one else None for name, one in hits.items()}
-    assert probes.share_together(clusters, cases, labels) == pytest.approx(expected)
+    assert clusters.share_together(clusters, cases, labels) == pytest.approx(expected)
 
 
 def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
@@ -199,15 +199,15 @@ def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
     true = rng.integers(0, 3, 90)
     points = (rng.normal(size=(90, 5)) + 30 * np.eye(5)[true]).astype(np.float32)
     labels = np.array([0, 1, 1])[true] * (np.arange(90) % 9 != 0)  # 2 and 1 nearly all tumor, 0 normal
-    found, far = probes.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    found, far = clusters.cluster(points[:60], labels[:60], points[60:], 3, 7)
     everything = np.concatenate([found, far.argmin(axis=1)])
     assert adjusted_rand_score(true, everything) == 1
     shares = [labels[:60][found == one].mean() for one in range(3)]
     assert shares == sorted(shares, reverse=True) and shares[-1] == 0
-    again, _ = probes.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    again, _ = clusters.cluster(points[:60], labels[:60], points[60:], 3, 7)
     np.testing.assert_array_equal(found, again)
     few = points[[0, 1, 0, 1, 0]]
-    assert probes.cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
+    assert clusters.cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
 
 
 def test_clusters_and_neighbors_do_not_depend_on_the_map():
@@ -262,20 +262,20 @@ def test_patches_whose_neighbors_are_shown_are_of_both_tissues_and_several_cases
 
 def test_a_tsne_is_the_same_each_time_and_fits_its_perplexity_to_the_points():
     points = made(3.0)[0]["test"]
-    plane, perplexity = probes.tsne(points, 10.0, 1)
+    plane, perplexity = maps.tsne(points, 10.0, 1)
     assert perplexity == 10 and plane.dtype == np.float32
-    assert plane.tobytes() == probes.tsne(points, 10.0, 1)[0].tobytes()
-    assert probes.tsne(points[:13], 40.0, 1)[1] == 4
-    line, _ = probes.tsne(points[:, :1], 5.0, 1)
+    assert plane.tobytes() == maps.tsne(points, 10.0, 1)[0].tobytes()
+    assert maps.tsne(points[:13], 40.0, 1)[1] == 4
+    line, _ = maps.tsne(points[:, :1], 5.0, 1)
     assert line.shape == (72, 2) and np.isfinite(line).all()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 def test_a_umap_is_the_same_each_time():
     points = made(3.0)[0]["test"]
-    plane = probes.umap(points, 1)
-    assert plane.shape == (72, 2) and plane.tobytes() == probes.umap(points, 1).tobytes()
-    assert np.isfinite(probes.umap(points[: probes.LEAST_POINTS], 1)).all()
+    plane = maps.umap(points, 1)
+    assert plane.shape == (72, 2) and plane.tobytes() == maps.umap(points, 1).tobytes()
+    assert np.isfinite(maps.umap(points[: maps.LEAST_POINTS], 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -285,14 +285,14 @@ def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, 
     rng = np.random.default_rng(seed)
     live = level + (level or 1) * spread * rng.normal(size=(200, 1))
     points = np.c_[live, np.zeros((200, dead))].astype(np.float32)
-    assert np.isfinite(probes.tsne(points, 10.0, 1)[0]).all()
+    assert np.isfinite(maps.tsne(points, 10.0, 1)[0]).all()
 
 
 def test_a_umap_takes_one_feature_and_points_far_from_zero():
     rng = np.random.default_rng(16)
     points = np.c_[5 + 5e-3 * rng.normal(size=(60, 1)), np.zeros((60, 15))].astype(np.float32)
-    assert np.isfinite(probes.umap(points, 1)).all()
-    assert np.isfinite(probes.umap(points[:, :1], 1)).all()
+    assert np.isfinite(maps.umap(points, 1)).all()
+    assert np.isfinite(maps.umap(points[:, :1], 1)).all()
 
 
 def test_what_rounding_alone_makes_differ_is_constant():

@@ -25,7 +25,8 @@ from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
 from histocae.networks import backend
-from histocae.params import Section, load
+from histocae.params import Section
+from histocae.params_file import load
 from histocae.pipeline import lineage
 
 FOLDER = ROOT / "examples" / "mnist"

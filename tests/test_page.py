@@ -1,4 +1,4 @@
-"""Pictures and the page with names and sizes that no one expects."""
+"""Images and the page with names and sizes that no one expects."""
 
 import numpy as np
 import pandas as pd

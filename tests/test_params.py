@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from histocae import params
+from histocae import params, params_file
 from histocae.errors import ParamsError
 
 GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def written(project, values: object) -> None:
 
 
 def test_the_committed_params_are_read_and_complete():
-    read = params.load(ROOT / "params.yaml")
+    read = params_file.load(ROOT / "params.yaml")
     assert read.model_dump(exclude_unset=True) == GIVEN
     assert read.model("all").training(read.training) == read.training
 
@@ -75,7 +75,7 @@ def test_every_missing_key_is_named(project):
         written(project, values)
         if key[0] == "models" and (len(key) == 2 or key[-1] in OPTIONAL):
             try:
-                params.load(project.folder / "params.yaml")
+                params_file.load(project.folder / "params.yaml")
             except ParamsError as error:
                 # what another key names or needs
                 assert ": missing" not in str(error) or "needs them" in str(error)
@@ -183,7 +183,7 @@ def test_exponents_are_numbers_as_in_dvc(project):
     text = (project.folder / "params.yaml").read_text(encoding="utf-8")
     for written_as, number in (("2e-3", 0.002), ("1E-3", 0.001), ("5e+0", 5.0)):
         written(project, text.replace("learning_rate: 0.002", f"learning_rate: {written_as}"))
-        assert params.load(project.folder / "params.yaml").training.learning_rate == number
+        assert params_file.load(project.folder / "params.yaml").training.learning_rate == number
 
 
 def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_something(project):
@@ -191,7 +191,7 @@ def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_so
     own = {"clip_norm": None, "min_percent_tumor_nuclei": None, "epochs": None, "learning_rate": 0.5}
     models = {"as_all": {"filters": [4]}, "apart": {"filters": [4], **own}}
     project.params(models=models, **{f"training.{key}": value for key, value in common.items()})
-    read = params.load(project.folder / "params.yaml")
+    read = params_file.load(project.folder / "params.yaml")
     assert read.model("as_all").training(read.training) == read.training
     apart = read.model("apart").training(read.training)
     assert (apart.clip_norm, apart.min_percent_tumor_nuclei) == (None, None)
@@ -237,7 +237,7 @@ def test_any_value_is_read_or_refused_by_its_key(tmp_path_factory, key, value):
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     try:
-        read = params.load(file)
+        read = params_file.load(file)
     except ParamsError as error:
         # a wrong section may be told by a key inside it, a wrong pair by the other one of it
         assert f": {'.'.join(key[:1])}" in str(error)

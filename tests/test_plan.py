@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from conftest import Project
+from histocae import params_file
 from histocae.cohort.balance import read_learnt
 from histocae.params import Params
 from histocae.planning import figures, model, plan
@@ -189,9 +190,8 @@ def test_the_package_has_what_was_measured_and_the_docs_quote_it(benchmarks):
 
 
 def test_a_plan_adds_up_what_the_model_says(project):
-    from histocae import params
 
-    given = params.load(Path("params.yaml"))
+    given = params_file.load(Path("params.yaml"))
     measured = {name: one["value"] for name, one in figures.measured()["coefficients"].items()}
     assumed = {name: one["value"] for name, one in figures.assumed().items()}
     parts = {part: {"all": 600, "tumor": 500, "normal": 100} for part in ("train", "validation", "test")}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from histocae import CAE
 from histocae.networks import backend
+from histocae.training.checkpoint import State
 
 backend.start()
 
@@ -19,7 +20,7 @@ import keras  # noqa: E402 (after its chatter is held back)
 
 from histocae.networks import cae as cae_module  # noqa: E402
 from histocae.networks import fused  # noqa: E402
-from histocae.patches.store import InMemory  # noqa: E402
+from histocae.patches.images import InMemory  # noqa: E402
 from histocae.training import loop, steps  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +126,7 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
         InMemory(patches),
         InMemory(patches),
         options,
-        loop.State("t"),
+        State("t"),
         tmp_path / "t",
         "f",
         bar=lambda *_: Bar(),

@@ -144,11 +144,11 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
             return 0
     # the interpreter's end would look through all that was loaded, for up to a second
     atexit.register(gc.freeze)
-    from histocae import params as parameters
+    from histocae import params_file
     from histocae.pipeline.locks import stage_lock
 
     kind = importlib.import_module(f"{given.package}.params").Params
-    params = parameters.load(given.params, kind)
+    params = params_file.load(given.params, kind)
     if given.command == "plan":  # no lock and no log of its time: it reads, and its output may be JSON
         from histocae.planning import command
 

@@ -11,10 +11,9 @@ import pandas as pd
 from histocae.contrast import pair
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
-from histocae.latent import probes
 from histocae.networks import linear
 from histocae.patches.store import Patches, PatchStore
-from histocae.statistics import discrimination
+from histocae.statistics import classifier, discrimination
 
 TUMOR, _ = COMPARED
 # a classifier of a few hundred features has learnt what it can from so many of each tissue
@@ -90,7 +89,7 @@ def make(
     means, histograms = zip(*(_colors(store.select(rows)) for rows in (learners, validation, test)), strict=True)
 
     def classified(about: str, features: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Baseline:
-        fitted = probes.fit_classifier(features[0], labels, features[1], held, seed)
+        fitted = classifier.fit_classifier(features[0], labels, features[1], held, seed)
         scores, on_held = (fitted.decision_function(some) for some in (features[2], features[1]))
         return Baseline(f"{about} + logistic regression", scores, 1, "training", held=on_held)
 

@@ -1,4 +1,4 @@
-"""Pictures of tumor against normal: curves, errors, pairs of reconstructions and heatmaps."""
+"""Images of tumor against normal: curves, errors, pairs of reconstructions and heatmaps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from histocae.networks.cae import CAE
 from histocae.networks.fused import on_bytes
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 from histocae.progress import bar
 from histocae.training.steps import ahead
 
@@ -22,7 +22,7 @@ BATCH = 64
 LEAST_MSE = 1e-10
 
 
-def measure(cae: CAE, patches: Pictures, label: str | None) -> pd.DataFrame:
+def measure(cae: CAE, patches: Images, label: str | None) -> pd.DataFrame:
     """Measure every patch.
 
     MSE is the mean over pixels and channels; PSNR = 10 log10(1 / MSE) in dB, at most
@@ -39,13 +39,13 @@ def measure(cae: CAE, patches: Pictures, label: str | None) -> pd.DataFrame:
     return pd.DataFrame(_over(patches, label, lambda batch: _measure(model, batch)), columns=list(MEASURES))
 
 
-def measure_mse(cae: CAE, patches: Pictures, label: str | None) -> np.ndarray:
+def measure_mse(cae: CAE, patches: Images, label: str | None) -> np.ndarray:
     """Give the patches' MSE alone, float64, at half the work of `measure`."""
     model = on_bytes(cae)
     return _over(patches, label, lambda batch: _mse(model(batch, training=False), _scaled(batch)))
 
 
-def _over(patches: Pictures, label: str | None, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
+def _over(patches: Images, label: str | None, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
     """Apply a measure, compiled, to all patches batch by batch; float64."""
     compiled = tf.function(measure, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)])
     starts = range(0, len(patches), BATCH)

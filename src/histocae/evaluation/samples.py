@@ -11,7 +11,7 @@ from PIL import Image
 from histocae.files import replacing, replacing_folder, write_json
 from histocae.networks import fused
 from histocae.networks.cae import CAE
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 from histocae.progress import bar
 from histocae.training import steps
 
@@ -34,7 +34,7 @@ def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
     return np.clip(keras.ops.convert_to_numpy(cae.model(scaled, training=False)), 0, 1)
 
 
-def encode(cae: CAE, patches: Pictures, label: str | None, out: np.ndarray | None = None) -> np.ndarray:
+def encode(cae: CAE, patches: Images, label: str | None, out: np.ndarray | None = None) -> np.ndarray:
     """Encode all patches.
 
     Args:
@@ -106,7 +106,7 @@ def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> 
     return whole[:-gap, :-gap]
 
 
-def write_sample(cae: CAE, patches: Pictures, path: Path) -> None:
+def write_sample(cae: CAE, patches: Images, path: Path) -> None:
     """Write a few patches, always the same, above their reconstructions as PNG."""
     originals = patches.take(np.linspace(0, len(patches) - 1, min(SAMPLES, len(patches))).astype(int))
     with replacing(path) as handle:

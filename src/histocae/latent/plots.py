@@ -1,4 +1,4 @@
-"""Pictures of latents: components, maps, clusters, galleries, neighbors.
+"""Images of latents: components, maps, clusters, galleries, neighbors.
 
 A patch is framed in the color of its slide's class, red for tumor and blue for normal.
 """

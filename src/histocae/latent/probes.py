@@ -9,9 +9,6 @@ Distances are taken between features as they are. Scaled to one variance, near-d
 components that hold next to nothing would weigh as much as the leading ones.
 """
 
-import sys
-import warnings
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,19 +20,14 @@ from histocae.identifiers import PRIMARY_TUMOR
 from histocae.params import Tissue
 from histocae.patches.store import Patches
 from histocae.statistics import discrimination
+from histocae.statistics.classifier import fit_classifier
 
 if TYPE_CHECKING:  # scikit-learn takes seconds to load
-    from sklearn.pipeline import Pipeline
+    pass
 
-# inverse strengths of the penalty of a logistic regression on standardized features
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 PENALTIES = tuple(10.0**i for i in range(-1, 7))
 PERCENTS = ("percent_tumor_nuclei", "percent_tumor_cells", "percent_normal_cells", "percent_stromal_cells")
 LEAST_SLIDES = {"train": 8, "validation": 3, "test": 4}  # with a percentage: to fit, to choose, to judge by
-RESTARTS = 4
-LEAST_POINTS = 8  # on a map
-# 250 exaggerated and 500 plain; another 250 lower the divergence by about 0.1 %
-ITERATIONS = 750
 SIDE = 32  # least side of the reduced patches whose pixels are the baseline
 MOST_FITTED = 5_000  # training patches that the components of the pixels are fitted on
 
@@ -43,54 +35,6 @@ MOST_FITTED = 5_000  # training patches that the components of the pixels are fi
 def labels_of(table: pd.DataFrame) -> np.ndarray:
     """Give 1 for patches of tumor slides and 0 for the others, int8."""
     return (table["sample_type"] == PRIMARY_TUMOR).to_numpy(np.int8)
-
-
-def fit_classifier(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    valid_x: np.ndarray,
-    valid_y: np.ndarray,
-    seed: int,
-    quality: Callable[[np.ndarray, np.ndarray], float] = discrimination.auroc,
-    strengths: Sequence[float] = STRENGTHS,
-) -> "Pipeline":
-    """Fit a logistic regression on standardized features; all classes weigh the same.
-
-    Of more than two classes it is multinomial. Fitted on train; of the strengths of the L2
-    penalty the one of the best quality on validation is taken, of equally good ones the strongest.
-
-    Args:
-        train_x: training patches x features.
-        train_y: the class of each, from 0 on: 1 tumor, 0 normal.
-        valid_x: validation patches x features.
-        valid_y: the class of each.
-        seed: of the solver.
-        quality: of (classes, what `decision_function` gives), higher is better.
-        strengths: inverse strengths of the penalty to choose from, rising.
-
-    Returns:
-        A fitted pipeline; its `decision_function(features)` of two classes is higher for tumor.
-
-    Raises:
-        DataError: train or validation has one class only, or a feature is not finite.
-
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(train_y)) < 2:
-        raise DataError("classes can't be told apart by training patches of one class: this needs both")
-    # float32 is too coarse for the solver to tell that it has arrived
-    scaler = StandardScaler().fit(train_x.astype(np.float64))
-    standard, held = scaler.transform(train_x.astype(np.float64)), scaler.transform(valid_x.astype(np.float64))
-    best, highest = None, -1.0
-    for strength in strengths:
-        fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, random_state=seed)
-        reached = quality(valid_y, fitted.fit(standard, train_y).decision_function(held))
-        if reached > highest:
-            best, highest = fitted, reached
-    return Pipeline([("scale", scaler), ("classify", best)])
 
 
 def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int) -> dict:
@@ -206,98 +150,6 @@ def explained_variance(train: np.ndarray) -> np.ndarray:
     return PCA(svd_solver="covariance_eigh").fit(train.astype(np.float64)).explained_variance_ratio_
 
 
-def cluster(
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
-    count: int,
-    seed: int,
-    numbering: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find clusters of training patches by KMeans (k-means++, the best of four starts).
-
-    Args:
-        train: training patches x features.
-        labels: of train; only the numbering depends on them.
-        test: test patches x features.
-        count: of clusters; fewer come where fewer distinct patches are there.
-        seed: of the starts.
-        numbering: of (clusters, labels) gives the clusters in the order of their numbers. By default
-            from the one with the largest share of tumor to that with the least, of equal ones the
-            larger first.
-
-    Returns:
-        The cluster of each training patch, int64; the distance of each test patch to each
-        center, test patches x clusters. A test patch is of the cluster with the nearest.
-
-    """
-    from sklearn.cluster import KMeans
-
-    found = KMeans(_distinct(train, count), n_init=RESTARTS, random_state=seed).fit(train)
-    order = (numbering or _by_tumor_share)(found.labels_, labels)
-    return np.argsort(order)[found.labels_], found.transform(test)[:, order]
-
-
-def _by_tumor_share(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    sizes = np.bincount(clusters)
-    return np.lexsort((-sizes, -np.bincount(clusters, labels) / sizes))
-
-
-def _distinct(rows: np.ndarray, enough: int) -> int:
-    """Count different rows, up to `enough`."""
-    seen: set[bytes] = set()
-    for row in rows:
-        seen.add(row.tobytes())
-        if len(seen) == enough:
-            break
-    return len(seen)
-
-
-def impurity(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gini impurity, 1 - sum(p^2), and entropy in bits, -sum(p log2 p), of the labels in each cluster.
-
-    Args:
-        counts: clusters x labels.
-
-    Returns:
-        Two float64 arrays, one value a cluster; NaN where it is empty.
-
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        entropy = -np.where(shares == 0, 0, shares * np.log2(shares)).sum(axis=1)
-    # a cluster of one label has 0.0, not -0.0
-    return 1 - np.square(shares).sum(axis=1), entropy + 0.0
-
-
-def cluster_gini(clusters: Sequence, labels: Sequence) -> dict:
-    """Give the Gini impurity of the labels in each cluster, by cluster."""
-    counts = pd.crosstab(np.asarray(clusters), np.asarray(labels))
-    return dict(zip(counts.index.tolist(), impurity(counts.to_numpy())[0].tolist(), strict=True))
-
-
-def share_together(clusters: np.ndarray, cases: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Share of the pairs of patches that are in one cluster, by what the two have in common.
-
-    Returns:
-        same_case (and the same tissue), other_case (the same tissue of two cases) and
-        other_tissue; None where there is no such pair. Clusters that are made of cases and
-        not of tissues have a large first and equal second and third.
-
-    """
-    groups = pd.MultiIndex.from_arrays([labels, cases]).factorize()[0]
-    case, tissue, everything = (_pairs(one, clusters) for one in (groups, labels, np.zeros(len(labels), int)))
-    found = {"same_case": case, "other_case": tissue - case, "other_tissue": everything - tissue}
-    return {name: float(together / pairs) if pairs else None for name, (together, pairs) in found.items()}
-
-
-def _pairs(groups: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Count pairs within a group: those in one cluster, and all."""
-    counts = pd.crosstab(groups, clusters).to_numpy()
-    whole = counts.sum(axis=1)
-    return np.array([(counts * (counts - 1)).sum(), (whole * (whole - 1)).sum()]) // 2
-
-
 def nearest(train: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the training patches nearest to each query, all of other cases as the split is by case.
 
@@ -332,79 +184,12 @@ def neighbor_agreement(neighbors: np.ndarray, train_labels: np.ndarray, labels: 
     }
 
 
-def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, float]:
-    """Map points to a plane by t-SNE, from their principal components on.
-
-    Args:
-        features: at least `LEAST_POINTS` points x features.
-        perplexity: lowered to a third of the other points where it is higher.
-        seed: of what is left to chance.
-
-    Returns:
-        float32, points x 2; the perplexity that was used.
-
-    References:
-        van der Maaten and Hinton 2008, JMLR 9:2579-2605; start: Kobak and Berens 2019,
-        Nature Communications 10:5416.
-
-    """
-    from sklearn.manifold import TSNE
-
-    used = min(perplexity, (len(features) - 1) / 3)
-    method = TSNE(2, perplexity=used, init=_start(features), max_iter=ITERATIONS, random_state=seed)
-    return method.fit_transform(_centered(features)).astype(np.float32), used
-
-
-def _start(features: np.ndarray) -> str:
-    return "pca" if features.shape[1] > 1 else "random"
-
-
-def _centered(features: np.ndarray) -> np.ndarray:
-    """Center features and bring them to the scale of 1, which changes no map.
-
-    Far from 0 for their spread, or tiny, float32 makes NaN of the principal components that a
-    map starts from, and scikit-learn's t-SNE dies of these without a word.
-    """
-    centered = features - features.mean(axis=0, dtype=np.float64)
-    return (centered / np.abs(centered).max()).astype(np.float32)
-
-
-def umap(features: np.ndarray, seed: int) -> np.ndarray:
-    """Map points to a plane by UMAP (McInnes, Healy and Melville 2018, arXiv:1802.03426).
-
-    Args:
-        features: at least `LEAST_POINTS` points x features.
-        seed: makes it repeatable, on one thread.
-
-    Returns:
-        float32, points x 2.
-
-    """
-    method = _umap()(n_neighbors=min(15, len(features) - 1), init=_start(features), random_state=seed, n_jobs=1)
-    return method.fit_transform(_centered(features)).astype(np.float32)
-
-
 def constant(features: np.ndarray) -> np.ndarray:
     """Tell which features are the same for all patches but for rounding; bool, one a feature.
 
     The last digits of a latent depend on how many patches were encoded at once.
     """
     return np.ptp(features, axis=0) <= 1e-5 * np.abs(features).max(axis=0)
-
-
-def _umap() -> type:
-    """Import UMAP without TensorFlow, which it would load for a class that is not used here: 5 s."""
-    hidden = sys.modules.get("tensorflow")
-    sys.modules["tensorflow"] = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is not there
-            from umap import UMAP
-    finally:
-        del sys.modules["tensorflow"]
-        if hidden is not None:
-            sys.modules["tensorflow"] = hidden
-    return UMAP
 
 
 def pixel_features(

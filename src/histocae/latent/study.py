@@ -11,6 +11,8 @@ import pandas as pd
 
 from histocae.errors import DataError
 from histocae.latent import probes
+from histocae.latent.clusters import cluster, impurity, share_together
+from histocae.latent.maps import LEAST_POINTS, tsne, umap
 from histocae.params import Latent, Tissue
 from histocae.statistics import discrimination
 
@@ -108,7 +110,7 @@ def study(
     """
     train, test = features["train"], features["test"]
     labels = {split: probes.labels_of(table) for split, table in tables.items()}
-    in_train, far = probes.cluster(train, labels["train"], test, latent.clusters, seed)
+    in_train, far = cluster(train, labels["train"], test, latent.clusters, seed)
     clusters = far.argmin(axis=1)
     table = _cluster_table(in_train, clusters, far.shape[1], tables["test"])
     sample = probes.draw(len(test), latent.sample, seed)
@@ -144,7 +146,7 @@ def _cluster_table(in_train: np.ndarray, clusters: np.ndarray, count: int, test:
     """Count what each cluster has; of a cluster without test patches Gini and entropy are missing."""
     tumors = np.bincount(clusters, probes.labels_of(test), count).astype(int)
     patches = np.bincount(clusters, minlength=count)
-    gini, entropy = probes.impurity(np.stack([tumors, patches - tumors], axis=1))
+    gini, entropy = impurity(np.stack([tumors, patches - tumors], axis=1))
     by_case = pd.crosstab(test["case_id"].to_numpy(), clusters).reindex(columns=range(count), fill_value=0)
     return pd.DataFrame(
         {
@@ -166,7 +168,7 @@ def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFram
 
     labels, cases = probes.labels_of(test), test["case_id"].to_numpy()
     weights = table["patches"] / len(test)
-    gini, entropy = probes.impurity(table[["tumor", "normal"]].sum().to_numpy()[None])
+    gini, entropy = impurity(table[["tumor", "normal"]].sum().to_numpy()[None])
     about = {
         "count": len(table),
         # a cluster without test patches weighs nothing, and its missing value is skipped
@@ -174,7 +176,7 @@ def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFram
         "gini_without_clusters": float(gini[0]),
         "entropy": float((weights * table["entropy"]).sum()),
         "entropy_without_clusters": float(entropy[0]),
-        "pairs_together": probes.share_together(clusters, cases, labels),
+        "pairs_together": share_together(clusters, cases, labels),
     }
     for name, truth in (("", labels), ("_case", cases)):
         told = len(np.unique(truth)) > 1
@@ -184,14 +186,14 @@ def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFram
 
 
 def _maps(points: np.ndarray, latent: Latent, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if len(points) < probes.LEAST_POINTS:
+    if len(points) < LEAST_POINTS:
         return {}, {"reason": f"{len(points)} test patches are too few for a map of them"}
     if probes.constant(points).all():
         return {}, {"reason": "all test patches have the same features"}
-    plane, perplexity = probes.tsne(points, latent.perplexity, seed)
+    plane, perplexity = tsne(points, latent.perplexity, seed)
     maps = {"tsne": plane}
     if latent.umap:
-        maps["umap"] = probes.umap(points, seed)
+        maps["umap"] = umap(points, seed)
     return maps, {"points": len(points), "perplexity": perplexity}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of models of one digit: what they are taken for, their errors, all ten side by side."""
+"""Images of models of one digit: what they are taken for, their errors, all ten side by side."""
 
 from collections.abc import Iterator
 

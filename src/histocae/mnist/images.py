@@ -19,7 +19,7 @@ from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
 from histocae.mnist import paths as places
-from histocae.patches.store import InMemory
+from histocae.patches.images import InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
 NAMES = ("x_train", "y_train", "x_test", "y_test")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histocae.latent.probes import LEAST_POINTS
+from histocae.latent.maps import LEAST_POINTS
 from histocae.mnist.images import SIDES
 from histocae.params import (
     Count,

@@ -1,4 +1,4 @@
-"""Pictures of the digits' study: confusion, maps, clusters, galleries."""
+"""Images of the digits' study: confusion, maps, clusters, galleries."""
 
 from collections.abc import Iterator
 

@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 
 from histocae.latent import probes
+from histocae.latent.clusters import cluster, impurity
+from histocae.latent.maps import tsne
 from histocae.mnist.images import DIGITS
+from histocae.statistics import classifier
 from histocae.statistics.intervals import wilson
 
 CONFIDENCE = 0.95
 # inverse strengths of the penalty; on pixels the weaker ones take minutes and are worse
-PIXEL_STRENGTHS = probes.STRENGTHS[:4]
+PIXEL_STRENGTHS = classifier.STRENGTHS[:4]
 
 
 def accuracy(digits: np.ndarray, scores: np.ndarray) -> float:
@@ -36,7 +39,7 @@ def classify(
         chosen; predicted, the digits of test; report, as `reports` gives it for train and test.
 
     """
-    fitted = probes.fit_classifier(
+    fitted = classifier.fit_classifier(
         features["train"], digits["train"], features["validation"], digits["validation"], seed, accuracy, strengths
     )
     predicted = {part: fitted.predict(one) for part, one in features.items()}
@@ -140,14 +143,12 @@ def study(
     train, test = (features[part].astype(np.float64) for part in ("train", "test"))
     components = PCA(svd_solver="covariance_eigh").fit(train)
     chosen = probes.draw(len(test), sample, seed)
-    in_train, far = probes.cluster(
-        features["train"], digits["train"], features["test"], clusters, seed, numbering=_by_digit
-    )
+    in_train, far = cluster(features["train"], digits["train"], features["test"], clusters, seed, numbering=_by_digit)
     found = far.argmin(axis=1)
     table = _table(in_train, found, digits["test"], far.shape[1])
-    plane, used = probes.tsne(features["test"][chosen], perplexity, seed)
+    plane, used = tsne(features["test"][chosen], perplexity, seed)
     weights = table["images"] / len(test)
-    whole, entropy = probes.impurity(np.bincount(digits["test"], minlength=DIGITS)[None])
+    whole, entropy = impurity(np.bincount(digits["test"], minlength=DIGITS)[None])
     about = {
         "explained_by_two": float(components.explained_variance_ratio_[:2].sum()),
         "clusters": len(table),
@@ -181,7 +182,7 @@ def _by_digit(clusters: np.ndarray, digits: np.ndarray) -> np.ndarray:
 
 def _table(in_train: np.ndarray, found: np.ndarray, digits: np.ndarray, count: int) -> pd.DataFrame:
     counts = np.bincount(found * DIGITS + digits, minlength=count * DIGITS).reshape(count, DIGITS)
-    gini, entropy = probes.impurity(counts)
+    gini, entropy = impurity(counts)
     about = {
         "cluster": range(count),
         "train_images": np.bincount(in_train, minlength=count),

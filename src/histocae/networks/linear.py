@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histocae.errors import DataError
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 
 log = logging.getLogger(__name__)
 BATCH = 1024
@@ -41,7 +41,7 @@ class Linear:
         """Project uint8 pictures, m x height x width x channels; float32, m x n."""
         return (_flat(batch) - self.mean) @ self.components.T
 
-    def errors(self, patches: Pictures) -> np.ndarray:
+    def errors(self, patches: Images) -> np.ndarray:
         """Give each patch's mean squared error of reconstruction, float64."""
         parts = []
         for batch in _batches(patches):
@@ -53,7 +53,7 @@ class Linear:
         return np.concatenate(parts)
 
 
-def fit(patches: Pictures, components: int, seed: int) -> Linear:
+def fit(patches: Images, components: int, seed: int) -> Linear:
     """Find the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
 
     Up to 8,192 patches, or more of up to 8,192 values each, exactly; beyond that batch by
@@ -79,7 +79,7 @@ def fit(patches: Pictures, components: int, seed: int) -> Linear:
     return found
 
 
-def _in_batches(patches: Pictures, count: int, seed: int) -> Linear:
+def _in_batches(patches: Images, count: int, seed: int) -> Linear:
     from sklearn.decomposition import IncrementalPCA
 
     found = IncrementalPCA(count)
@@ -90,7 +90,7 @@ def _in_batches(patches: Pictures, count: int, seed: int) -> Linear:
     return _linear(found.mean_, found.components_, found.explained_variance_)
 
 
-def fit_blocks(patches: Pictures, side: int, components: int, seed: int) -> Linear:
+def fit_blocks(patches: Images, side: int, components: int, seed: int) -> Linear:
     """Find the principal components of the square blocks of patches, from a sample of at most 8,192 patches.
 
     Where blocks are small, each patch has many of them, and at most 131,072 are drawn (4,096
@@ -180,7 +180,7 @@ def _linear(mean: np.ndarray, components: np.ndarray, variances: np.ndarray) -> 
     )
 
 
-def _batches(patches: Pictures):
+def _batches(patches: Images):
     for start in range(0, len(patches), BATCH):
         yield patches.take(np.arange(start, min(start + BATCH, len(patches))))
 

@@ -6,10 +6,10 @@ from histocae.errors import TrainingError
 from histocae.networks import linear
 from histocae.networks.blocks import block_side
 from histocae.networks.cae import CAE
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 
 
-def start_residual(cae: CAE, patches: Pictures, seed: int) -> None:
+def start_residual(cae: CAE, patches: Images, seed: int) -> None:
     """Put the principal components of blocks into the fixed linear layers of a `residual` CAE.
 
     Over the training blocks each latent then has mean 0 and variance 1; where they vary in fewer
@@ -24,7 +24,7 @@ def start_residual(cae: CAE, patches: Pictures, seed: int) -> None:
     cae.decoder.get_layer("linear").set_weights([found.components * scale, found.mean])
 
 
-def fitted_pca(patches: Pictures, components: int, seed: int) -> CAE:
+def fitted_pca(patches: Images, components: int, seed: int) -> CAE:
     """Make the CAE that is the principal components of patches.
 
     Its `latent_features` are fewer than asked for where the patches allow no more.

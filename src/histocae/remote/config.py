@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from histocae.errors import RemoteError
-from histocae.params import Count, Section, explain
+from histocae.params import Count, Section
+from histocae.params_file import explain
 
 # what MLflow adds to every backend config
 _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}

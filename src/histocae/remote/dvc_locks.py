@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML, YAMLError
 
-from histocae import params as parameters
+from histocae import params_file
 from histocae.errors import RemoteError
 from histocae.files import write_text
 
@@ -92,14 +92,14 @@ def merge(folder: Path, changed: Changes, but: Collection[str] = ()) -> tuple[li
 
 def files_are_elsewhere(project: Path) -> bool:
     """Tell whether the user's own files need not lie here: the inventory that was sent lists them."""
-    source = parameters.load(project / "params.yaml").data.source
+    source = params_file.load(project / "params.yaml").data.source
     listed = read(project).get("inventory/dvc.lock", {}).get("inventory")
     return source in ("slides", "tiles") and listed is not None
 
 
 def trainings_before(project: Path, name: str) -> list[str]:
     """List the trainings, as stages of DVC, that a model starts from, where they are made: DVC does not know."""
-    params, made = parameters.load(project / "params.yaml"), read(project).get(NAME, {})
+    params, made = params_file.load(project / "params.yaml"), read(project).get(NAME, {})
     found, first = [], params.models[name].init_from if name in params.models else None
     while first is not None:
         found.append(f"train@{first}")

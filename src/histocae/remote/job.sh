@@ -6,17 +6,17 @@ export PATH="$environment/bin:$PATH" PYTHONPATH="$project/src"
 cd "$folder" || exit 1
 echo $$ >job.pid
 watch=("$environment/bin/python" -m histocae.tracking.jobs.supervisor)
-keeper=
-stop() { [ -z "$keeper" ] || kill "-$1" "$keeper" 2>/dev/null; }
+supervisor=
+stop() { [ -z "$supervisor" ] || kill "-$1" "$supervisor" 2>/dev/null; }
 trap 'stop TERM' TERM INT
 trap 'stop USR1' USR1  # a scheduler's, when the time is nearly over
-"${watch[@]}" "$folder/job.json" & keeper=$!
-echo $keeper >watch.pid
+"${watch[@]}" "$folder/job.json" & supervisor=$!
+echo $supervisor >watch.pid
 code=0
 while true; do
-  wait $keeper
+  wait $supervisor
   code=$?
-  kill -0 $keeper 2>/dev/null || break  # a signal that came to this shell ends the wait alone
+  kill -0 $supervisor 2>/dev/null || break  # a signal that came to this shell ends the wait alone
 done
-[ ! -e job.json ] || "${watch[@]}" --bury "$folder/job.json"
+[ ! -e job.json ] || "${watch[@]}" --clean-up "$folder/job.json"
 exit $code

@@ -1,4 +1,4 @@
-"""Pictures: sample grids, originals beside reconstructions, curves and histograms.
+"""Images: sample grids, originals beside reconstructions, curves and histograms.
 
 Every function gives a matplotlib figure and shows nothing by itself; `save` writes it the
 same to the byte each time.

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from histocae.evaluation.samples import write_sample
 from histocae.networks.backend import uncollected
 from histocae.networks.cae import CAE
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 from histocae.progress import bar
 from histocae.tracking.environment import address, patience
 from histocae.tracking.record import flat, provenance
-from histocae.training.loop import Options, State, train
+from histocae.training.checkpoint import State
+from histocae.training.loop import Options, train
 
 if TYPE_CHECKING:  # MLflow takes seconds to load, and its database as many to make
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -152,7 +153,7 @@ def _load_delivery() -> None:
 
 def train_live(
     cae: CAE,
-    patches: dict[str, Pictures],
+    patches: dict[str, Images],
     options: Options,
     checkpoint: Path,
     record: dict[str, Any],

@@ -12,7 +12,7 @@ from histocae.errors import TrackingError
 from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
 from histocae.networks.cae import CAE
 from histocae.params import Fit
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 from histocae.tracking.live import train_live
 from histocae.tracking.record import Record
 from histocae.training import recipe
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def fit_and_keep(
     cae: CAE,
     about: dict[str, Any],
-    patches: dict[str, Pictures],
+    patches: dict[str, Images],
     fit: Fit,
     seed: int,
     record: Record,

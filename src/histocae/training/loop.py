@@ -4,15 +4,12 @@ Patches stay uint8 until they are on the device; the model's first layer and the
 scale them to [0, 1].
 """
 
-import json
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +17,12 @@ import keras
 import numpy as np
 
 from histocae.errors import TrainingError
-from histocae.files import write_json
 from histocae.networks.cae import CAE
 from histocae.networks.fused import on_bytes
-from histocae.patches.store import Pictures
-from histocae.training import mirrored, steps
+from histocae.patches.images import Images
+from histocae.training import checkpoint, mirrored, steps
+from histocae.training.batches import Batches
+from histocae.training.checkpoint import State
 
 # A machine that is lent for trainings alone may have keras and a backend, and no more
 if TYPE_CHECKING:
@@ -65,132 +63,13 @@ class Options:
         return epoch == 1 or epoch % self.picture_every == 0 or epoch == self.epochs
 
 
-@dataclass
-class State:
-    """What a training has done so far; with the weights beside it, all it needs to go on.
-
-    Attributes:
-        training_id: a name for this training that survives its resumption.
-        start: when it first began, milliseconds since 1970.
-        rows: per epoch: epoch (from 1), loss, validation_loss (means over patches).
-        stamps: when each epoch ended, milliseconds since 1970.
-        best, best_epoch: the least validation loss and its epoch.
-        seconds: spent in training, over all resumptions.
-
-    """
-
-    training_id: str
-    start: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    stamps: list[int] = field(default_factory=list)
-    best: float = math.inf
-    best_epoch: int = 0
-    seconds: float = 0.0
-
-
-class Batches:
-    """Batches of uint8 patches in a shuffled order that depends on seed and epoch alone."""
-
-    def __init__(
-        self,
-        patches: Pictures,
-        batch_size: int,
-        seed: int | None,
-        epoch: int = 0,
-        augment: bool = False,
-        denoise: tuple[int, float, float] | None = None,
-    ):
-        """Prepare the batches of one epoch; `seed` None keeps the patches' order.
-
-        With `augment` each patch comes in one of its eight turned and mirrored forms:
-        slides have no upright. With `denoise` (pixels, and the shares at the epoch's start and
-        end) so large a share of the inputs is shifted, by up to so many pixels each way.
-        """
-        self._patches, self._batch_size = patches, batch_size
-        count = len(patches)
-        self._order = np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
-        self._forms = np.random.default_rng([seed, epoch, 1]).integers(8, size=count) if augment else None
-        self._shifts = None
-        if denoise is not None:
-            pixels, *shares = denoise
-            rng = np.random.default_rng([seed, epoch, 2])
-            shifted = rng.random(count) < np.linspace(*shares, count)
-            self._shifts = rng.integers(-pixels, pixels + 1, (count, 2)) * shifted[:, None]
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._batch_size)
-
-    @property
-    def patches(self) -> int:
-        """How many patches there are in all."""
-        return len(self._order)
-
-    @property
-    def bytes_each(self) -> int:
-        """Bytes of a whole batch."""
-        return self._batch_size * math.prod(self._patches.shape)
-
-    def positions(self, several: range) -> np.ndarray:
-        """Give the positions of the patches of batches of one size, batches x patches."""
-        which = self._order[several.start * self._batch_size : several.stop * self._batch_size]
-        return which.reshape(len(several), -1)
-
-    def chunks(self, most: int) -> list[range]:
-        """Divide the batches into runs of at most so many, all of a run of one size."""
-        whole = len(self._order) // self._batch_size
-        runs = [range(start, min(start + most, whole)) for start in range(0, whole, most)]
-        return runs + ([range(whole, whole + 1)] if whole < len(self) else [])
-
-    def stacked(self, several: range) -> tuple[np.ndarray, np.ndarray]:
-        """Give batches of one size as two arrays, batches x patches x height x width x channels."""
-        if len(several) == 1:
-            given, target = self[several.start]
-            one = given[None]
-            return one, one if target is given else target[None]
-        given, target = zip(*(self[i] for i in several), strict=True)
-        stacked = np.stack(target)
-        return (stacked if self._shifts is None else np.stack(given)), stacked
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        which = slice(i * self._batch_size, (i + 1) * self._batch_size)
-        batch = self._patches.take(self._order[which])
-        if self._forms is not None:
-            batch = _turned(batch, self._forms[which])
-        given = batch if self._shifts is None else _shifted(batch, self._shifts[which])
-        return given, batch
-
-
-def _turned(batch: np.ndarray, forms: np.ndarray) -> np.ndarray:
-    """Give each patch in one of its eight forms: bit 0 transposes, 1 and 2 mirror."""
-    out = np.empty_like(batch)
-    for form in range(8):
-        some = batch[forms == form]
-        some = some.swapaxes(1, 2) if form & 1 else some
-        out[forms == form] = some[:, :: -1 if form & 2 else 1, :: -1 if form & 4 else 1]
-    return out
-
-
-def _shifted(batch: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Shift each patch by its own number of pixels (down, right); its border is repeated where it moved away."""
-    most = int(np.abs(shifts).max(initial=0))
-    if most == 0:
-        return batch
-    height, width = batch.shape[1:3]
-    wide = np.pad(batch, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-    out = np.empty_like(batch)
-    for down, right in np.unique(shifts, axis=0):
-        these = (shifts == (down, right)).all(axis=1)
-        out[these] = wide[these, most - down : most - down + height, most - right : most - right + width]
-    return out
-
-
 def train(
     cae: CAE,
-    patches: Pictures,
-    validation: Pictures,
+    patches: Images,
+    validation: Images,
     options: Options,
     state: State,
-    checkpoint: Path,
+    folder: Path,
     fingerprint: str,
     on_start: Callable[[State], None] = lambda _: None,
     on_epoch: Callable[[State], None] = lambda _: None,
@@ -204,9 +83,9 @@ def train(
         patches: to learn from.
         validation: whose loss decides when to stop and which weights are best.
         options: how.
-        state: a fresh state; replaced by the one of `checkpoint` where that has the same
+        state: a fresh state; replaced by the one of `folder` where that has the same
             fingerprint.
-        checkpoint: folder of what a killed training goes on from, written after each epoch.
+        folder: of the checkpoint that a killed training resumes from, written after each epoch.
         fingerprint: of all that the training depends on.
         on_start: called with the state before the first (or next) epoch.
         on_epoch: called after each epoch, with the autoencoder at that epoch's weights. What
@@ -222,7 +101,7 @@ def train(
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
     model.compile(optimizer=optimizer)  # so that the optimizer's state is saved with the weights
     optimizer.build(model.trainable_variables)
-    state = _restore(model, checkpoint, fingerprint) or state
+    state = checkpoint.restore(model, folder, fingerprint) or state
     engine = _engine(cae, model, optimizer, options)
     on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
@@ -255,7 +134,7 @@ def train(
         if better:
             state.best, state.best_epoch = row["validation_loss"], epoch
         on_epoch(state)
-        _save(model, state, checkpoint, fingerprint, better)
+        checkpoint.save(model, state, folder, fingerprint, better)
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
             epoch,
@@ -267,7 +146,7 @@ def train(
         on_saved(state)
         if board is not None:
             board.write(row)
-    model.load_weights(checkpoint / f"best-{state.best_epoch}.weights.h5")
+    model.load_weights(folder / f"best-{state.best_epoch}.weights.h5")
     return state
 
 
@@ -356,41 +235,3 @@ class _Board:
             with writer.as_default():
                 self._summary.scalar("loss", row[name], step=int(row["epoch"]))
             writer.flush()
-
-
-def _save(model: keras.Model, state: State, folder: Path, fingerprint: str, better: bool) -> None:
-    """Write weights with the optimizer's state under the epoch's name, then the state that names them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    epoch = len(state.rows)
-    aside = folder / "aside.weights.h5"
-    model.save_weights(aside)
-    with open(aside, "rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(aside, folder / f"last-{epoch}.weights.h5")
-    if better:
-        shutil.copyfile(folder / f"last-{epoch}.weights.h5", folder / f"best-{epoch}.weights.h5")
-    write_json({"fingerprint": fingerprint, **asdict(state)}, folder / "state.json")
-    needed = {f"last-{epoch}.weights.h5", f"best-{state.best_epoch}.weights.h5"}
-    for old in folder.glob("*.weights.h5"):
-        if old.name not in needed:
-            old.unlink()
-
-
-def _restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
-    """Take up a checkpoint of the same training; drop any other."""
-    try:
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        saved = {}
-    if saved.pop("fingerprint", None) != fingerprint:
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    state = State(**saved)
-    try:
-        model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
-    except (OSError, ValueError) as error:
-        log.warning("%s: not usable (%s); training starts over", folder, error)
-        shutil.rmtree(folder)
-        return None
-    log.info("going on after epoch %d, from %s", len(state.rows), folder)
-    return state

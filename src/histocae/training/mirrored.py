@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from histocae.errors import TrainingError
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 from histocae.training import steps
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Mirrored:
         self._learn, self._judge = _compiled(strategy, twin, own, steps.patch_losses(loss))
         log.info("each batch is shared by %s", ", ".join(self._devices))
 
-    def load(self, patches: Pictures, wanted: bool | None) -> bool:
+    def load(self, patches: Images, wanted: bool | None) -> bool:
         return False
 
     def learn(self, given: np.ndarray, target: np.ndarray) -> list:

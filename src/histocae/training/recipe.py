@@ -8,7 +8,8 @@ from histocae.cohort.split import SPLITS
 from histocae.errors import TrainingError
 from histocae.files import code_fingerprint, fingerprint, sha256
 from histocae.params import Fit, Network, Params
-from histocae.patches.store import Patches, PatchStore, Pictures
+from histocae.patches.images import Images
+from histocae.patches.store import Patches, PatchStore
 
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.networks.cae import CAE
@@ -97,7 +98,7 @@ def build(
     return cae, record
 
 
-def start(model: Network, fit: Fit, patches: Pictures, seed: int, afresh: bool = True) -> "CAE":
+def start(model: Network, fit: Fit, patches: Images, seed: int, afresh: bool = True) -> "CAE":
     """Build the autoencoder of a model as it is before its first epoch.
 
     Args:

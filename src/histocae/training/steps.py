@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from histocae.patches.store import Pictures
+from histocae.patches.images import Images
 
 CHUNK_BYTES = 2**27  # of patches that go to a graphics card at once
 MOST_STEPS = 64  # that one call takes there
@@ -40,7 +40,7 @@ class Steps(Protocol):
 
         """
 
-    def load(self, patches: Pictures, wanted: bool | None) -> bool:
+    def load(self, patches: Images, wanted: bool | None) -> bool:
         """Keep all patches on the device, for `learn_loaded`.
 
         Args:
@@ -200,7 +200,7 @@ class _TensorFlow:
 
         self._learn, self.judge = learn, judge
 
-    def load(self, patches: Pictures, wanted: bool | None) -> bool:
+    def load(self, patches: Images, wanted: bool | None) -> bool:
         return False
 
     def learn(self, given: np.ndarray, target: np.ndarray) -> list:
@@ -255,7 +255,7 @@ class _Jax:
         self._state, found = self._learn(self._now(), both)
         return found
 
-    def load(self, patches: Pictures, wanted: bool | None) -> bool:
+    def load(self, patches: Images, wanted: bool | None) -> bool:
         import jax
 
         if wanted is None:
@@ -298,7 +298,7 @@ class _Keras:
         model.compile(optimizer=optimizer, loss=loss)
         self._model = model
 
-    def load(self, patches: Pictures, wanted: bool | None) -> bool:
+    def load(self, patches: Images, wanted: bool | None) -> bool:
         return False
 
     def learn(self, given: np.ndarray, target: np.ndarray) -> list:

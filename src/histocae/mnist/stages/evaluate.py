@@ -13,6 +13,7 @@ from histocae.mnist.params import Params
 from histocae.mnist.record import DigitsRecord
 from histocae.networks import backend
 from histocae.report import plots
+from histocae.statistics import classifier
 
 PAIRS = 6
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run(params: Params, name: str) -> None:
     write_latents(cae, paths.LATENTS / name, trained["weights"], held)
     features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
-        told = study.classify(features, digits, params.seed, probes.STRENGTHS)
+        told = study.classify(features, digits, params.seed, classifier.STRENGTHS)
         metrics["one_vs_rest_accuracy"] = study.one_vs_rest(features, digits)
     metrics |= told["metrics"]
     metrics["dead_latents"] = int(probes.constant(features["train"]).sum())

@@ -19,8 +19,8 @@ from requests import Response
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
+from histocae.address import is_loopback
 from histocae.errors import FetchError, StuckError
-from histocae.params import is_loopback
 from histocae.sources.gdc.remote import Server
 
 CHUNK = 1 << 16

@@ -4,10 +4,10 @@ import argparse
 import datetime
 from pathlib import Path
 
-from histocae import params as parameters
+from histocae import params_file
 from histocae.errors import RemoteError, TrackingError
 from histocae.remote import tree
-from histocae.tracking.jobs import asking, job_runs
+from histocae.tracking.jobs import job_runs, polling
 from histocae.tracking.jobs.sweep import sweep
 from histocae.tracking.server import FAILURES, told
 
@@ -32,7 +32,7 @@ def _list(_: argparse.Namespace) -> None:
     rows = [("run", "job", "status", "sent", "where", "")]
     for job in job_runs.every():
         if not job.is_over:
-            job = asking.look(job)
+            job = polling.poll(job)
         sent = datetime.datetime.fromtimestamp(job.start / 1000).strftime("%Y-%m-%d %H:%M")
         where = f"{job.tags[job_runs.BACKEND].removeprefix('histocae-')} {job.tags[job_runs.HOST]}".strip()
         rows.append((job.run_id[:SHORT], job.name, job.status, sent, where, job.tags.get(job_runs.REASON, "")))
@@ -42,11 +42,11 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _log(given: argparse.Namespace) -> None:
-    _end(asking.follow(job_runs.find(given.run)))
+    _end(polling.follow(job_runs.find(given.run)))
 
 
 def _cancel(given: argparse.Namespace) -> None:
-    job = asking.cancel(job_runs.find(given.run))
+    job = polling.cancel(job_runs.find(given.run))
     print(f"{job.run_id[:SHORT]}  {job.name}  {job.status}")
 
 
@@ -61,14 +61,14 @@ def _fetch(given: argparse.Namespace) -> None:
         wanted = [job for job in job_runs.every() if job.tags[job_runs.HEAD] == head]
     taken: list[str] = []
     for job in wanted:  # the newest first, which has the last word
-        job = asking.look(job)
+        job = polling.poll(job)
         if job.is_over:
-            taken += asking.fetch(job, here, taken)
+            taken += polling.fetch(job, here, taken)
     print(f"dvc pull {' '.join(dict.fromkeys(taken))}" if taken else "nothing to fetch")
 
 
 def _sweep(given: argparse.Namespace) -> None:
-    sweep(parameters.load(given.params), given.backend, given.config)
+    sweep(params_file.load(given.params), given.backend, given.config)
 
 
 def _end(job: job_runs.Job) -> None:

@@ -1,6 +1,6 @@
 """Watch over a job where it runs: start it, bound it, push what it made, tell the tracking server how it ended.
 
-`python -m histocae.tracking.jobs.supervisor job.json`, started by job.sh; with `--bury` after that was killed.
+`python -m histocae.tracking.jobs.supervisor job.json`, started by job.sh; with `--clean-up` after that was killed.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from histocae import paths
 from histocae.errors import HistocaeError, RemoteError, TrackingError
 from histocae.files import read_json, replacing_folder, write_json, write_text
 from histocae.remote import dvc_locks
-from histocae.tracking.jobs.job_runs import CANCELLED, Teller
+from histocae.tracking.jobs.job_runs import CANCELLED
+from histocae.tracking.jobs.reporter import Reporter
 
 log = logging.getLogger("histocae.tracking.jobs.supervisor")  # which runs as __main__
 LOG, END, CHECKPOINTS = "job.log", "end.json", "checkpoints"
@@ -36,7 +37,7 @@ GRACE_SECONDS = 10  # for what is told to end; Slurm kills all of it 30 s after 
 PUSHES = 3
 
 
-class Keeper:
+class Supervisor:
     """One job, in its folder: job.json says all of it (`projects.about`)."""
 
     def __init__(self, about: dict[str, Any], folder: Path):
@@ -45,7 +46,7 @@ class Keeper:
         self.work = Path(about["project"])
         # no lock in what signals set: one that comes while another is taken would wait for itself
         self.ended = self.late = False
-        self.teller = Teller(about["run_id"])
+        self.reporter = Reporter(about["run_id"])
 
     def end(self, *_: object) -> None:
         """Take a signal: the job is to end."""
@@ -60,7 +61,7 @@ class Keeper:
         signal.signal(signal.SIGTERM, self.end)
         signal.signal(signal.SIGINT, self.end)
         signal.signal(signal.SIGUSR1, self.end_late)
-        self.teller.begin()
+        self.reporter.begin()
         before = self._before()
         try:
             self._resume()
@@ -120,7 +121,7 @@ class Keeper:
             free = self._free(wanted, cards or (), held)
             while len(free) < wanted and not self.ended:
                 time.sleep(LOOK_SECONDS)
-                self.teller.alive()
+                self.reporter.alive()
                 free = self._free(wanted, cards, held)
             yield ",".join(map(str, free))
 
@@ -196,7 +197,7 @@ class Keeper:
                 return f"ended at its limit of {self.about['memory']}: it used {used / 2**30:.1f}G"
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
-                self.teller.alive(self.folder / LOG)
+                self.reporter.alive(self.folder / LOG)
         return None
 
     def _push(self, changed: dvc_locks.Changes) -> str | None:
@@ -209,13 +210,13 @@ class Keeper:
         return f"dvc push failed ({last}); what was made lies in {self.work}, `dvc push` there sends it"
 
     def _over(self, reason: str | None, changed: dvc_locks.Changes) -> int:
-        cancelled = reason is not None and self.teller.has(CANCELLED)
+        cancelled = reason is not None and self.reporter.has(CANCELLED)
         status = "FINISHED" if reason is None else "KILLED" if cancelled else "FAILED"
         log.info("%s", "done" if reason is None else f"{status.lower()}: {reason}")
         # what a look takes where the server stays away
         write_json({"status": status, "reason": reason, "changed": changed}, self.folder / END)
         try:
-            self.teller.end(status, reason, changed, self.folder / LOG)
+            self.reporter.end(status, reason, changed, self.folder / LOG)
         except TrackingError as error:
             log.error("%s; the next look at the job tells how it ended", error)
         (self.folder / "job.json").unlink(missing_ok=True)  # it holds credentials
@@ -230,8 +231,8 @@ class Keeper:
             subprocess.run(["git", "-C", str(repository), "update-ref", "-d", branch], check=False)
         return 0 if reason is None else 1
 
-    def bury(self) -> int:
-        """End what a killed keeper left running, and tell of it; or again what the keeper would have told."""
+    def clean_up(self) -> int:
+        """End what a killed supervisor left running, and tell of it; or again what the supervisor would have told."""
         with contextlib.suppress(HistocaeError):
             payload = read_json(self.folder / "payload.json")
             if payload["node"] == platform.node():
@@ -317,8 +318,8 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[-1])
     about = json.loads(path.read_text(encoding="utf-8"))
     os.environ.update(about["variables"])
-    keeper = Keeper(about, path.parent)
-    return keeper.bury() if "--bury" in arguments else keeper.run()
+    supervisor = Supervisor(about, path.parent)
+    return supervisor.clean_up() if "--clean-up" in arguments else supervisor.run()
 
 
 if __name__ == "__main__":

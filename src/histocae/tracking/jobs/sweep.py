@@ -10,7 +10,7 @@ from histocae.errors import HistocaeError, RemoteError, TrackingError
 from histocae.params import Params
 from histocae.progress import bar
 from histocae.remote import config
-from histocae.tracking.jobs import asking, job_runs
+from histocae.tracking.jobs import job_runs, polling, sending
 from histocae.tracking.record import PARENT
 from histocae.tracking.server import FAILURES, client, experiment, told
 
@@ -65,13 +65,13 @@ def sweep(params: Params, backend: str, file: Path) -> None:
 class _Sweep:
     def __init__(self, backend: str, about: config.Job, place: str, run: str):
         self.backend, self.about, self.place, self.run = backend, about, place, run
-        self.going: dict[str, asking.Submitted] = {}
+        self.going: dict[str, sending.Submitted] = {}
         self.bad: dict[str, str] = {}
 
     def send(self, names: list[str], locks_changed: bool = False) -> None:
         for name in names:
             try:
-                self.going[name] = asking.submit(
+                self.going[name] = sending.submit(
                     self.backend,
                     self.about,
                     ".",
@@ -90,7 +90,7 @@ class _Sweep:
         waiting = [name for name, start in starts.items() if start]
         with bar(None, "sweep", "jobs", len(starts)) as progress:
             while self.going:
-                time.sleep(asking.POLL_SECONDS)
+                time.sleep(polling.POLL_SECONDS)
                 for name in list(self.going):
                     if not self._over(name):
                         continue
@@ -107,10 +107,10 @@ class _Sweep:
         """Look at a job; where it is over, fetch what it made."""
         submitted = self.going[name]
         try:
-            job = submitted.job = asking.look(submitted.job)
+            job = submitted.job = polling.poll(submitted.job)
             if not job.is_over:
                 return False
-            asking.fetch(job, submitted.project)
+            polling.fetch(job, submitted.project)
         except (HistocaeError, *FAILURES) as error:
             # a server or a DVC that is busy for a while keeps no other job from ending well
             log.warning("%s: %s; looked at again", name, error)
@@ -122,7 +122,7 @@ class _Sweep:
         return True
 
     def cancel(self) -> None:
-        for problem in asking.cancel_all(one.job for one in self.going.values()):
+        for problem in polling.cancel_all(one.job for one in self.going.values()):
             log.warning("%s", problem)
 
 
