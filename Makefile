@@ -52,7 +52,7 @@ test-browser: $(STAMP)
 # Other machines, all of them this one: as root, on Debian and its like, installs and starts what that takes; as
 # anybody else all but Slurm, with what is installed.
 test-remote: $(STAMP)
-	$(ACTIVATE) python tests/services.py python -m pytest -m "remote or not remote" tests/test_jobs*.py tests/test_cluster.py tests/test_remotes.py
+	$(ACTIVATE) python tests/support/services.py python -m pytest -m "remote or not remote" tests/tracking/jobs tests/workers tests/test_remotes.py
 
 # What would take the tests over ten minutes on two cores.
 test-long: $(STAMP)
@@ -67,7 +67,7 @@ bench: $(STAMP)
 JAX := .venv-jax
 test-jax: $(JAX)/.complete
 	$(CLEAN) KERAS_BACKEND=jax PYTHONPATH=src $(JAX)/bin/python -m pytest -p no:cacheprovider -c /dev/null --rootdir . \
-		--noconftest -q tests/test_steps.py
+		--noconftest -q tests/training/test_steps.py
 
 $(JAX)/.complete: benchmarks/requirements.lock $(STAMP)
 	$(CLEAN) $(PYTHON) -m venv --clear $(JAX)

@@ -12,7 +12,7 @@ import yaml
 from harness import in_turn, record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from project import Project, imported
+from support.project import Project, imported
 
 GOAL = 1.5
 ROUNDS = 9

@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT
 from histocae import params, params_file
 from histocae.errors import ParamsError
+from support.workspace import ROOT
 
 GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 # of a model: they have defaults

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from project import ROOT, Project
+from support.project import ROOT, Project
 
 SMALL = {"patches.pixels": 32, "training.epochs": 1, "training.batch_size": 64, "data.demo.side_microns": 256.0}
 

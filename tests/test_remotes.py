@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import services
-from project import Project
+from support import services
+from support.project import Project
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 

@@ -1,0 +1,559 @@
+"""Tumor against normal: numbers on small tables, heatmaps on slides whose truth is known, and the stage."""
+
+import json
+import math
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histocae import cli
+from histocae.contrast import baselines, comparison, heatmaps, verdicts
+from histocae.contrast import plots as contrast_plots
+from histocae.errors import DataError
+from histocae.params import Tissue
+from histocae.patches.store import SHARDS, PatchStore, ShardWriter, write_index
+from histocae.slides import thumbnails
+from histocae.slides.slide import Slide
+from histocae.sources import demo, slide_source
+from histocae.statistics import discrimination
+from histocae.workers import processes
+from support import make_data
+from support.make_data import NORMAL, TUMOR
+from support.workspace import Workspace
+
+SETTINGS = Tissue(tumor="tumor", normal="normal", latents=None, bootstrap=200, permutations=200, confidence=0.95)
+SIDE = 8
+
+
+def rows_of(*slides):
+    """Rows of (slide, case, sample type, patches); each slide is a shard."""
+    return pd.DataFrame(
+        [
+            {
+                "slide_id": slide,
+                "case_id": case,
+                "sample_type": kind,
+                "shard": slide,
+                "position": i,
+                "file": f"{slide}.tif",
+                "row": i,
+                "column": 0,
+                "x": 0,
+                "y": 0,
+                "mpp": 0.5,
+                "tissue_share": 1.0,
+            }
+            for slide, case, kind, patches in slides
+            for i in range(patches)
+        ]
+    )
+
+
+def joined(rows, *errors):
+    """Both models' errors beside the rows."""
+    return comparison.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(one, float)) for one in errors))
+
+
+def cohort(prefix, pairs, patches=3):
+    """A tumor and a normal slide of a case each, `pairs` times."""
+    names = [(f"{prefix}-{kind[0]}-{i}", kind) for i in range(pairs) for kind in (TUMOR, NORMAL)]
+    return rows_of(*((f"{name}-slide", name, kind, patches) for name, kind in names))
+
+
+# -- the pair's numbers
+
+
+def test_the_two_by_two_is_that_of_the_right_model_on_the_right_tissue():
+    rows = rows_of(("a", "A", TUMOR, 2), ("b", "B", TUMOR, 1), ("c", "B", NORMAL, 2))
+    found = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
+    assert found["mse"] == {
+        "tumor_data": {"tumor_model": pytest.approx(0.3), "normal_model": pytest.approx(0.4)},
+        "normal_data": {"tumor_model": pytest.approx(0.4), "normal_model": pytest.approx(0.2)},
+    }
+    assert found["wins"] == {"tumor_data": {"tumor_model": pytest.approx(2 / 3)}, "normal_data": {"tumor_model": 0.0}}
+    # two cases, sums 0.3 and 0.6 of 2 and 1 patches: residuals -0.3 and 0.3, t with one degree of freedom
+    half = 12.7062 * math.sqrt(2 * (0.3**2 + 0.3**2)) / 3
+    between = found["mse_interval"]["tumor_data"]["tumor_model"]
+    assert between == {"low": 0.0, "high": pytest.approx(0.3 + half, rel=1e-4)}
+    assert found["mse_difference"]["tumor_data"]["value"] == pytest.approx(0.1)
+    # of one case nothing can be said of other cases
+    assert found["mse_interval"]["normal_data"]["normal_model"] == {"low": None, "high": None}
+    assert found["mse_difference"]["normal_data"] == {"value": pytest.approx(-0.2), "low": None, "high": None}
+
+
+def test_a_higher_score_means_tumor_and_is_of_the_slides_label():
+    table = joined(rows_of(("a", "A", TUMOR, 1), ("b", "B", NORMAL, 1)), [0.1, 0.3], [0.2, 0.1])
+    assert list(table["label"]) == [1, 0]
+    assert table["score"].to_numpy() == pytest.approx(np.log([2, 1 / 3]))
+
+
+def test_errors_of_other_patches_are_refused():
+    rows = rows_of(("a", "A", TUMOR, 2))
+    good, other = rows[["shard", "position"]].assign(mse=0.1), rows[["shard", "position"]][::-1].assign(mse=0.1)
+    for tumor, normal, name in ((good, other, "normal"), (other, good, "tumor"), (good[:1], good, "tumor")):
+        with pytest.raises(DataError, match=f"the {name} model are of other patches"):
+            comparison.join(rows, tumor, normal)
+
+
+def test_levels_are_those_of_the_statistics():
+    rng = np.random.default_rng(0)
+    rows = rows_of(("a", "A", TUMOR, 3), ("b", "A", TUMOR, 1), ("c", "A", NORMAL, 2), ("d", "B", NORMAL, 2))
+    table = joined(rows, rng.random(8) + 0.1, rng.random(8) + 0.1)
+    levels = comparison.by_level(table)
+    assert {name: len(one) for name, one in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
+    for level, one in levels.items():
+        expected = discrimination.units(table, level)
+        assert sorted(one["score"]) == pytest.approx(sorted(expected["score"]))
+    assert levels["case"]["score"][0] == pytest.approx((table["score"][:3].mean() + table["score"][3]) / 2)
+    assert list(levels["case"]["patches"]) == [4, 2, 2]
+
+
+def test_the_threshold_is_of_validation_cases_and_test_cases_are_judged_by_it():
+    validation = joined(cohort("v", 3), np.exp(-np.tile([0.3] * 3 + [0.1] * 3, 3)), np.ones(18))
+    # shifted on test: every normal slide lies above the threshold
+    test = joined(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
+    found = comparison.decide(validation, test, 0.95)
+    for level, units in (("patch", 9), ("slide", 3), ("case", 3)):
+        assert found["threshold"][level] == pytest.approx(0.2)
+        rates = found["at_threshold"][level]
+        assert (rates["sensitivity"]["value"], rates["specificity"]["value"]) == (1, 0)
+        assert (rates["true_positive"], rates["false_positive"]) == (units, units)
+        assert found["argmin"][level]["accuracy"]["value"] == 0.5
+        slope, intercept = (found["calibration"][level][key] for key in ("slope", "intercept"))
+        assert slope > 0 and -intercept / slope == pytest.approx(0.2)
+    # other test scores change nothing of what was fixed
+    again = comparison.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
+    assert all(again[key] == found[key] for key in ("threshold", "calibration"))
+    called = comparison.called(comparison.by_level(test)["slide"], "slide", found)
+    assert set(called["called"]) == {TUMOR} and called["probability"].between(0.5, 1).all()
+
+
+# -- the baselines
+
+
+def painted(folder, rows, tumor, normal, seed):
+    """Write the patches of rows to a store: plain, with a little grain, in one RGB color per tissue."""
+    rng = np.random.default_rng(seed)
+    for shard, own in rows.groupby("shard", sort=False):
+        color = tumor if own["sample_type"].iloc[0] == TUMOR else normal
+        grain = rng.integers(-3, 4, (len(own), SIDE, SIDE, 3))
+        with ShardWriter(folder / SHARDS / f"{shard}.npy", SIDE) as writer:
+            writer.append((np.array(color) + grain).astype(np.uint8))
+
+
+@pytest.fixture
+def others(tmp_path):
+    """Make the baselines of cohorts whose colors and errors are given per split."""
+
+    def make(train, validation, test, encoded=None, components=4, pairs=4):
+        rows = {split: cohort(split, pairs) for split in ("train", "validation", "test")}
+        for split, (tumor, normal) in (("train", train), ("validation", validation), ("test", test)):
+            painted(tmp_path, rows[split], tumor, normal, len(split))
+        write_index(tmp_path, pd.concat(rows.values()), SIDE, 0.5)
+        # as it should be on validation (the tumor model errs more on tumor), the other way round on test
+        label = np.repeat(np.tile([1, 0], pairs), 3)
+        grain = np.random.default_rng(1).random(len(label)) / 100
+        tables = {
+            split: joined(rows[split], 0.1 + sign * 0.02 * label + grain / 100, 0.1 + grain / 100)
+            for split, sign in (("validation", 1), ("test", -1))
+        }
+        learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
+        found, left_out = baselines.make(
+            PatchStore(tmp_path), learnt, tables["validation"], tables["test"], components, encoded, 1
+        )
+        assert not left_out or set(left_out) == {"pca_pair"} - set(found)
+        return found, tables["test"]
+
+    return make
+
+
+def test_directions_are_fixed_before_the_test_cases_are_seen(others):
+    bright, dark = (200, 200, 200), (90, 90, 90)
+    found, test = others((dark, bright), (dark, bright), (bright, dark))
+    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
+    # on test all of it is the other way round, and must come out as wrong as it is
+    assert found["mean_intensity"].direction == -1 and found["mean_intensity"].fixed_on == "training"
+    assert found["error_tumor_model"].direction == 1 and found["error_tumor_model"].fixed_on == "validation"
+    for name in ("mean_intensity", "error_tumor_model", "color_histogram", "pca_pair"):
+        assert [measured[name][f"auroc_{level}"]["value"] for level in discrimination.LEVELS] == [0, 0, 0], name
+
+
+def test_every_baseline_finds_what_is_there_to_be_found(others):
+    red, blue = (200, 100, 100), (100, 100, 200)  # of one mean
+    label = np.repeat(np.tile([1, 0], 4), 3)[:, None]
+    features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
+    encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
+    found, test = others((red, blue), (red, blue), (red, blue), encoded)
+    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
+    assert set(found) == {
+        "error_tumor_model",
+        "error_normal_model",
+        "mean_intensity",
+        "color_histogram",
+        "pca_pair",
+        "latents",
+    }
+    for name in ("color_histogram", "pca_pair", "latents"):
+        assert measured[name]["auroc_slide"]["value"] == 1, name
+        assert 0.5 < measured[name]["auroc_slide"]["low"] < 1
+    assert 0.1 < measured["mean_intensity"]["auroc_patch"]["value"] < 0.9  # grey tells nothing here
+    assert json.dumps(measured, allow_nan=False)
+
+
+def test_the_linear_pair_shrinks_alike_to_what_the_patches_allow(others):
+    colors = ((200, 100, 100), (100, 100, 200))
+    found, _ = others(colors, colors, colors, components=50)
+    assert found["pca_pair"].more == {"components": 11, "components_wanted": 50}  # 12 training patches each
+    assert "11 components" in found["pca_pair"].about
+
+
+def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(tmp_path, others, monkeypatch):
+    monkeypatch.setattr("histocae.networks.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
+    colors = ((200, 100, 100), (100, 100, 200))
+    found, test = others(colors, colors, colors)
+    assert set(found) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    metrics = comparison.study(test, test, found, SETTINGS, 1) | {"left_out": {"pca_pair": "all the same"}}
+    assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
+
+
+def test_equal_errors_are_half_a_win_for_either_model():
+    table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
+    wins = comparison.matrix(table, 0.95)["wins"]
+    assert wins["tumor_data"]["tumor_model"] == 0.75
+    assert wins["normal_data"]["tumor_model"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
+def test_a_truth_of_one_kind_judges_nothing_and_says_so(shares):
+    test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
+    truth = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
+    assert truth == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
+    told = verdicts.sentences(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]) | {"truth": truth}, 0.999)
+    assert any("nothing can be judged against it" in line for line in told)
+    assert any("its 99.9% interval" in line for line in told)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_colors_are_the_histogram_and_the_mean(seed, count):
+    patches = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), np.uint8)
+
+    class Some:
+        __len__ = patches.__len__
+        take = staticmethod(patches.__getitem__)
+
+    means, histograms = baselines._colors(Some())
+    expected = [np.histogramdd(one.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for one in patches]
+    assert histograms == pytest.approx(np.array(expected), abs=1e-7)
+    assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
+
+
+# -- words
+
+
+def studied(scores):
+    """Metrics of four cases with both tissues, one slide each; scores of tumor and normal slides."""
+    rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(4)))
+    table = joined(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
+    pca = baselines.Baseline(
+        "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
+    )
+    dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
+    metrics = comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
+    return metrics | {"left_out": {"latents": "all has no latent layer"}}
+
+
+def test_what_includes_chance_is_said_to():
+    metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
+    told = verdicts.sentences(metrics, 0.95)
+    assert metrics["auroc_slide"]["low"] < 0.5 < metrics["auroc_slide"]["high"]
+    for level in discrimination.LEVELS:
+        (one,) = [line for line in told if line.startswith(f"Per {level} the AUROC is")]
+        assert "includes chance (0.5), so these data do not show" in one
+        assert f"{metrics[f'auroc_{level}']['value']:.2f}" in one
+    assert any("Labels are per slide, not per patch" in line for line in told)
+    assert any("5 components instead of the 9" in line for line in told)
+    assert any(line == "Left out, latents: all has no latent layer." for line in told)
+    assert any("do as well as the pair or better" in line and "linear models" in line for line in told)
+
+
+def test_what_the_permutation_test_does_not_grant_is_said_to():
+    told = verdicts.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
+    (slide,) = [line for line in told if line.startswith("Per slide the AUROC is")]
+    assert "1.00" in slide and "chance is not ruled out" in slide  # four pairs: 2 of 16 swaps do as well
+    wrong = verdicts.sentences(studied([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
+    assert any("points the wrong way" in line for line in wrong)
+
+
+def test_a_model_that_wins_on_both_tissues_is_pointed_out():
+    told = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
+    assert any("on 100% of tumor patches and 100% of normal ones" in line and "say tumor" in line for line in told)
+
+
+# -- heatmaps
+
+
+MICRONS = 160.0
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """The demo cohort, small, cut into patches of 16 microns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
+        made = Workspace(tmp_path_factory.mktemp("cut"))
+        patch.chdir(made.folder)
+        made.params(
+            data__source="demo",
+            data__demo={"cases": 6, "side_microns": MICRONS},
+            patches__tissue_share=0.3,
+            models=MODELS,
+            split__validation=0.25,
+            split__test=0.25,
+            tissue__bootstrap=200,
+            tissue__permutations=200,
+        )
+        return made.make().folder
+
+
+@pytest.fixture
+def cut(project, template):
+    shutil.copytree(template, project.folder, dirs_exist_ok=True)
+    return project
+
+
+MODELS = {
+    "all": {"cohort": "all", "filters": [4], "latent_features": 6},
+    "tumor": {"cohort": "tumor", "filters": [2, 4]},
+    "normal": {"cohort": "normal", "filters": [2, 4]},
+}
+
+
+def demo_source(cut):
+    return slide_source.Source(cut.folder / "data/slides", demo_spec=demo.DemoSpec(20181003, 6, MICRONS))
+
+
+def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
+    slides = cut.read("reports/patching/counts.csv").set_index("slide_id")
+    index = cut.index
+    source, seen = demo_source(cut), set()
+    for slide_id, rows in index[index["sample_type"] == TUMOR].groupby("slide_id"):
+        slide = slides.loc[slide_id]
+        seen.add(slide["mpp"])
+        thumbnail = cut.folder / f"reports/patching/thumbnails/{rows['shard'].iloc[0]}.jpg"
+        kept = heatmaps.Seen(thumbnail, slide["width"], slide["height"], slide["mpp"])
+        (view,) = heatmaps.look(source, rows, np.zeros(len(rows)), 32, kept)
+        grid, extent = heatmaps.score_grid(rows, view.shares, heatmaps.patch_side(rows, 32, slide["mpp"]))
+        # the truth as it lies in level-0 pixels, and each patch where the index says that it was cut
+        scale = round(4 / slide["mpp"])
+        truth = view.truth.repeat(scale, axis=0).repeat(scale, axis=1)
+        assert truth.shape == (slide["height"], slide["width"])
+        side = (extent[1] - extent[0]) / grid.shape[1]
+        assert side == 16 / slide["mpp"] == (extent[2] - extent[3]) / grid.shape[0]
+        shown = np.zeros(grid.shape, bool)
+        for row in rows.itertuples():
+            area = truth[row.y : row.y + round(side), row.x : row.x + round(side)]
+            at = int(row.y // side), int(row.x // side)
+            assert grid[at] == pytest.approx(area.mean()), (slide_id, at)
+            shown[at] = True
+        assert (np.isnan(grid) == ~shown).all()
+        assert 0 < np.nanmean(grid) < 1
+        # and the picture under it: the mean color of each cell is that of the patch
+        left, right, bottom, top = view.picture_extent
+        assert (left, top, right, bottom) == (0, 0, slide["width"], slide["height"])
+        patches = PatchStore(cut.folder / "data/patches").select(rows).take(np.arange(len(rows)))
+        cell = view.picture.shape[0] / (slide["height"] / side)
+        for row, patch in zip(rows.itertuples(), patches, strict=True):
+            y, x = (np.arange(round(i * cell), round((i + 1) * cell)) for i in (row.row, row.column))
+            assert view.picture[np.ix_(y, x)].mean() == pytest.approx(patch.mean(), abs=12)
+    assert seen == {0.25, 0.5}
+
+
+def test_a_wide_slide_read_in_blocks_is_the_same_picture(tmp_path, monkeypatch):
+    y, x = np.mgrid[:300, :1000]
+    picture = np.stack([x // 5, y // 2, (x + y) // 8], axis=2).astype(np.uint8)
+    path = make_data.write_slide(tmp_path / "wide.tif", picture, 0.5, pyramid=True, lossless=True)
+    with Slide(path) as slide:
+        assert len(slide.levels) > 1
+        whole = thumbnails.thumbnail(slide)
+        assert whole.shape == (144, 480, 3)
+        monkeypatch.setattr(thumbnails, "BLOCK", 70)
+        blocks = thumbnails.thumbnail(slide)
+    y, x = (np.mgrid[:144, :480] + 0.5) * 1000 / 480
+    for seen in (whole, blocks):  # each color says where it lies
+        assert np.abs(seen - np.stack([x / 5, y / 2, (x + y) / 8], axis=2)).max() < 1.6
+
+
+def test_cells_that_can_not_be_read_again_stay_white(tmp_path):
+    path = make_data.write_slide(tmp_path / "bad.tif", make_data.tissue(3, 256, 256), 0.5)
+    make_data.spoil_tiles(path, [0])
+    with Slide(path) as slide:
+        assert (thumbnails.thumbnail(slide) == 255).all()
+
+
+def test_tiles_that_were_cut_are_shown_one_under_the_other(tmp_path):
+    for i in range(6):
+        make_data.write_tile(tmp_path / f"{i}.png", make_data.tissue(i, 64, 96))
+    cells = rows_of(("s", "A", TUMOR, 6)).assign(row=[0, 0, 0, 1, 1, 1], column=[0, 1, 2] * 2)
+    rows = pd.concat([cells.assign(file=f"{i}.png") for i in range(6)])
+    scores = np.arange(36.0)
+    views = heatmaps.look(slide_source.Source(tmp_path, tiles=True), rows, scores, 32, None)
+    assert len(views) == heatmaps.MOST_TILES
+    assert (views[1].scores == [[6, 7, 8], [9, 10, 11]]).all()
+    assert views[1].scores_extent == views[1].picture_extent == (0, 96, 64, 0)
+    figure = contrast_plots.plot_heatmap(views, contrast_plots.score_scale(scores, 10), "tiles")
+    assert len(figure.axes) == 2 * heatmaps.MOST_TILES + 1  # and the bar of colors
+
+
+def test_colors_are_even_on_both_sides_of_the_threshold():
+    scale = contrast_plots.score_scale(np.array([0.0, 1, 5]), 2.0)
+    assert scale(2.0) == 0.5
+    assert (scale.vmax - 2) == pytest.approx(2 - scale.vmin)
+    assert contrast_plots.score_scale(np.zeros(3), 0.0)(0.0) == 0.5  # and all alike
+
+
+# -- the stage
+
+
+@pytest.fixture(scope="module")
+def evaluation(template):
+    """Beside the patches three untrained models, and what their evaluation leaves."""
+    from histocae import CAE
+    from histocae.cohort.balance import read_split
+    from histocae.networks import backend
+
+    backend.start()
+    store = PatchStore(template / "data/patches")
+    for number, (name, model) in enumerate(MODELS.items()):
+        backend.repeatable(number)
+        folder, reports = template / "models/trained" / name, template / "reports/models" / name / "evaluation"
+        cae = CAE((32, 32, 3), model.get("latent_features"), model["filters"])
+        cae.save(folder)
+        about = {
+            "weights": f"weights of {name}",
+            "cohort": model["cohort"],
+            "latent_features": model.get("latent_features"),
+            "latent_size": math.prod(cae.encoder.output_shape[1:]),
+            "params": {"seed": 20181003, "training": {"balance": "patches", "min_percent_tumor_nuclei": None}},
+        }
+        (folder / "training.json").write_text(json.dumps(about))
+        reports.mkdir(parents=True)
+        (reports / "metrics.json").write_text(json.dumps({"weights": about["weights"], "metrics": {}}))
+        encoded = template / "models/latents" / name
+        encoded.mkdir(parents=True)
+        known = {"model": name, "weights": about["weights"], "features": about["latent_features"]}
+        (encoded / "latents.json").write_text(json.dumps(known))
+        for split, file in (("train", None), ("validation", "per_patch_validation"), ("test", "per_patch")):
+            rows = read_split(template / f"data/splits/{split}.csv")
+            pixels = store.select(rows).take(np.arange(len(rows))).astype(np.float32) / 255
+            if known["features"]:
+                np.save(encoded / f"{split}.npy", np.asarray(cae.encoder(pixels)))
+            if file:
+                mse = ((np.asarray(cae.model(pixels)) - pixels) ** 2).mean(axis=(1, 2, 3))
+                kept = rows[["slide_id", "case_id", "sample_type", "shard", "position"]]
+                kept.assign(mse=mse.astype(float)).to_csv(reports / f"{file}.csv", index=False)
+
+
+@pytest.fixture
+def evaluated(evaluation, cut, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "tissue", ("compare tumor and normal", False))
+    return cut
+
+
+def metrics_of(project):
+    def refuse(word):
+        raise AssertionError(f"{word} in metrics.json")
+
+    return json.loads((project.folder / "reports/tissue/metrics.json").read_text(), parse_constant=refuse)
+
+
+def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
+    from histocae import CAE
+
+    shown = []
+    draw = contrast_plots.plot_pairs
+    monkeypatch.setattr(contrast_plots, "plot_pairs", lambda *how: (shown.append(how), draw(*how))[1])
+    assert not (result := evaluated.run("tissue")).code, result.lines
+    assert any("Labels are per slide" in line for line in result.lines)
+    found, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
+    assert found["pair"] == {"tumor": "tumor", "normal": "normal"} and found["left_out"] == {}
+    errors = {name: evaluated.read(f"reports/models/{name}/evaluation/per_patch.csv") for name in ("tumor", "normal")}
+    for data, kind in (("tumor_data", TUMOR), ("normal_data", NORMAL)):
+        for name, table in errors.items():
+            mean = table.loc[table["sample_type"] == kind, "mse"].mean()
+            assert found["mse"][data][f"{name}_model"] == pytest.approx(mean)
+    scores = pd.read_csv(folder / "scores.csv")
+    assert scores["score"].to_numpy() == pytest.approx(np.log(errors["normal"]["mse"] / errors["tumor"]["mse"]))
+    assert len(scores) == found["counts"]["patch"]["units"] == found["truth"]["patches"]
+    slides = pd.read_csv(folder / "slides.csv")
+    assert slides["score"].to_numpy() == pytest.approx(scores.groupby("slide_id")["score"].mean().to_numpy())
+    for level in discrimination.LEVELS:
+        area = found[f"auroc_{level}"]
+        assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
+        for one in found["baselines"].values():
+            assert set(one[f"auroc_{level}"]) == {"value", "low", "high"} and abs(one["direction"]) == 1
+    assert set(found["baselines"]) == {
+        "error_tumor_model",
+        "error_normal_model",
+        "mean_intensity",
+        "color_histogram",
+        "pca_pair",
+        "latents",
+    }
+    assert 0 < found["truth"]["tumor_patches"] < found["truth"]["patches"]
+    assert {"auroc_patch_pair", "auroc_patch_latents"} <= set(found["truth"])
+    assert set(pd.read_csv(folder / "roc.csv").columns) == {"level", "fpr", "tpr", "low", "high"}
+    assert {path.stem for path in (folder / "heatmaps").iterdir()} == set(scores["shard"])
+    assert {path.name for path in folder.glob("*.png")} == {
+        "baselines.png",
+        "errors.png",
+        "matrix.png",
+        "pairs_normal.png",
+        "pairs_tumor.png",
+        "roc.png",
+    }
+    # in the pairs each row is of the model that it names
+    for (originals, rows, title), kind in zip(shown, (TUMOR, NORMAL), strict=True):
+        assert kind in title and len(originals) == 6
+        for name in ("tumor", "normal"):
+            images, told = rows[f"{name} model"]
+            cae = CAE(path=evaluated.folder / "models/trained" / name, load=True)
+            pixels = originals.astype(np.float32) / 255
+            assert images == pytest.approx(np.asarray(cae.model(pixels)), abs=1e-5)
+            assert told == pytest.approx(((images - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-3)
+    before = evaluated.outputs("reports/tissue")
+    assert not evaluated.run("tissue").code
+    assert evaluated.outputs("reports/tissue") == before
+    assert not evaluated.leftovers()
+
+
+def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
+    reports = evaluated.folder / "reports/models/tumor/evaluation"
+    latents = evaluated.folder / "models/latents/all/latents.json"
+    text = latents.read_text()
+    latents.write_text(text.replace("weights of all", "others"))
+    assert "run dvc repro evaluate@all" in evaluated.run("tissue").told
+    latents.unlink()
+    assert "run dvc repro evaluate@all" in evaluated.run("tissue").told
+    table = pd.read_csv(reports / "per_patch_validation.csv")
+    table[::-1].to_csv(reports / "per_patch_validation.csv", index=False)
+    assert "errors of the tumor model are of other patches" in evaluated.run("tissue").told
+    (reports / "metrics.json").write_text(json.dumps({"weights": "others", "metrics": {}}))
+    assert "run dvc repro evaluate@tumor" in evaluated.run("tissue").told
+    assert not (evaluated.folder / "reports/tissue").exists() and not evaluated.leftovers()
+
+
+def test_without_a_pair_only_that_is_written(project, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "tissue", ("compare tumor and normal", False))
+    project.params(models={"all": MODELS["all"]})
+    result = project.run("tissue")
+    assert not result.code and any("models has no tumor and no normal" in line for line in result.lines)
+    assert [path.name for path in (project.folder / "reports/tissue").iterdir()] == ["metrics.json"]
+    assert metrics_of(project) == {
+        "pair": None,
+        "reason": "models has no tumor and no normal, of the pair that tissue names",
+    }

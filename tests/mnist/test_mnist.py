@@ -1,0 +1,532 @@
+"""The digits' pipeline: how they are read, what is asked of models of them, and the stages from end to end."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+
+from histocae import CAE
+from histocae.cli import MNIST
+from histocae.errors import DataError, ParamsError
+from histocae.mnist import classes, images, params, study
+from histocae.networks import backend
+from histocae.params import Section
+from histocae.params_file import load
+from histocae.pipeline import lineage
+from support.workspace import ROOT, Result, command
+
+FOLDER = ROOT / "examples" / "mnist"
+GIVEN = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
+STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+MODELS = ("notebook", "own", "pca")
+
+
+def small() -> dict:
+    """Params of a small trial on the digits that scikit-learn brings."""
+    values = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
+    values["data"] |= {"source": "digits", "train": 700}
+    values["training"] |= {"epochs": 2, "patience": 2}
+    values["models"] = {
+        "notebook": {"filters": [4], "latent_features": 6, "epochs": 3},
+        "own": {**values["models"]["own"], "filters": [8, 8], "latent_features": 6, "epochs": 3},
+        "pca": {"architecture": "pca", "latent_features": 6},
+    }
+    values["study"] |= {"models": ["own"], "sample": 100, "clusters": 12, "perplexity": 10.0}
+    values["classes"] = {"model": {"filters": [4], "latent_features": 3, "epochs": 1}, "components": [2, 8]}
+    values["compare"] = {"notebook": ["notebook"], "own": "own", "pca": "pca"}
+    return values
+
+
+def write(folder: Path, values: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def made(*commands: str) -> list[str]:
+    """Run stages that must go well; what they said."""
+    done = command(*(f"mnist {one}" for one in commands))
+    assert done.code == 0, done.lines
+    return done.lines
+
+
+def refused(*commands: str) -> str:
+    """Run stages of which the last is refused in one line."""
+    done: Result = command(*(f"mnist {one}" for one in commands))
+    return done.told
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A project in whose examples/mnist all stages have run."""
+    home = tmp_path_factory.mktemp("project")
+    (home / "MLproject").touch()
+    folder = home / "examples" / "mnist"
+    folder.mkdir(parents=True)
+    write(folder, small())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        made("data", *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
+        made("latent own", "pixels", "classes", "compare", "publish")
+    return folder
+
+
+@pytest.fixture
+def here(project, monkeypatch) -> Path:
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, small())
+    return tmp_path
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def loaded(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in [0, 1] and digits of a part, straight from the files."""
+    labels = pd.read_csv(f"data/splits/{part}.csv", sep="|")["label"].to_numpy()
+    return np.load(f"data/images/{part}.npy").astype(np.float32) / 255, labels
+
+
+# -- reading --
+
+
+@pytest.fixture(scope="module")
+def mnist(shared) -> tuple[Path, tuple[np.ndarray, ...]]:
+    return shared / "mnist", images.read("mnist", str(shared / "mnist" / "mnist.npz"))
+
+
+def test_both_forms_of_mnist_are_the_same_and_divided_as_in_the_notebook(mnist):
+    folder, arrays = mnist
+    for one, other in zip(arrays, images.read("mnist", str(folder)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    pictures, digits, test, test_digits = arrays
+    parts = images.divide(pictures, digits, GIVEN["data"]["train"], GIVEN["data"]["validation"])
+    assert [len(one[0]) for one in parts.values()] == [45_000, 5_000] and len(test) == len(test_digits) == 10_000
+    np.testing.assert_array_equal(np.concatenate([one[2] for one in parts.values()]), np.arange(50_000))
+    counts = np.bincount(np.concatenate([one[1] for one in parts.values()]))
+    assert counts.tolist() == [4932, 5678, 4968, 5101, 4859, 4506, 4951, 5175, 4842, 4988]
+
+
+def test_other_pixels_are_refused_by_name_and_other_types_of_labels_are_not(mnist, tmp_path):
+    _, (pictures, digits, test, test_digits) = mnist
+    path = tmp_path / "mine.npz"
+    held = {"x_train": pictures, "y_train": digits.astype(np.int64), "x_test": test[..., None], "y_test": test_digits}
+    np.savez(path, **held)
+    np.testing.assert_array_equal(images.read("mnist", str(path))[2], test)
+    np.savez(path, **held | {"y_test": test_digits.astype(str)})
+    with pytest.raises(DataError, match=r"mine.npz: y_test is not that of mnist: <U3 \(10000,\), expected whole"):
+        images.read("mnist", str(path))
+    spoilt = test.copy()
+    spoilt[17, 3, 3] ^= 1
+    np.savez(path, **held | {"x_test": spoilt})
+    with pytest.raises(DataError, match=r"mine.npz: x_test is not that of mnist: .*set data.path"):
+        images.read("mnist", str(path))
+
+
+def test_files_that_are_no_digits_are_refused(tmp_path):
+    def told(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            images.read("mnist", str(path))
+        return str(caught.value)
+
+    assert "nowhere is not there" in told(tmp_path / "nowhere")
+    array = tmp_path / "a.npy"
+    np.save(array, np.zeros(3))
+    np.savez(tmp_path / "some.npz", x_train=np.zeros(3))
+    (tmp_path / "text.npz").write_text("digits")
+    for name in ("a.npy", "some.npz", "text.npz"):
+        assert f"{name}: no .npz with x_train" in told(tmp_path / name)
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    assert f"{images.FILES[0]} is not there" in told(folder)
+    first = folder / images.FILES[0]
+    whole = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
+    for data in (b"", b"digits", gzip.compress(whole)[:-4], gzip.compress(whole[:-1]), gzip.compress(b"\0\0\x08")):
+        first.write_bytes(data)
+        assert images.FILES[0] in told(folder) and "get it anew" in told(folder)
+
+
+def test_without_network_the_way_out_is_told(monkeypatch):
+    backend.start()
+    import keras
+
+    def away():
+        try:
+            raise urllib.error.URLError("no route")
+        except urllib.error.URLError as error:
+            raise Exception(f"URL fetch failure: {error.reason}")  # noqa: B904 (as Keras does)
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", away)
+    with pytest.raises(DataError, match=r"could not be fetched by Keras: .*no route; without network set data.path"):
+        images.read("mnist", None)
+
+
+def test_the_small_set_is_the_published_one_and_its_parts_are_apart():
+    pictures, digits, test, _ = images.read("digits", None)
+    assert pictures.shape == (1437, 8, 8) and test.shape == (360, 8, 8) and pictures.max() == 255
+    assert set(digits) == set(range(10))
+    with pytest.raises(ParamsError, match=r"data.train: 1438 images asked for, and the set has 1437"):
+        images.divide(pictures, digits, 1438, 0.1)
+    with pytest.raises(ParamsError, match=r"data\.validation"):
+        images.divide(pictures, digits, 1, 0.1)
+
+
+# -- params --
+
+
+def test_the_committed_params_are_read():
+    read = load(FOLDER / "params.yaml", params.Params)
+    assert read.training.learning_rate == 0.002 and read.models["notebook"].latent_features == 20
+    assert read.models[read.compare.own].latent_features == 20
+    assert len(read.compare.notebook) == 3
+    assert len({read.models[name].seed for name in read.compare.notebook}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"colour": 1}, "colour: unknown key"),
+        ({"data": {"source": "digits", "path": "x", "train": 9, "validation": 0.1}}, "data.path: the digits of"),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},
+            "models.own.latent_feature: unknown key; did you mean latent_features?",
+        ),
+        ({"models": {**small()["models"], "own": {"filters": [8]}}}, "models.own.latent_features: missing"),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8] * 4, "latent_features": 3}}},
+            "models.own.filters: 4 layers",
+        ),
+        (
+            {"models": {**small()["models"], "a b": {"filters": [8], "latent_features": 3}}},
+            "models.a b: a model's name",
+        ),
+        (
+            {"compare": {"notebook": ["notebook"], "own": "mine", "pca": "pca"}},
+            "compare.own: models has no entry 'mine'",
+        ),
+        ({"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}}, "compare.pca: own has another arch"),
+        ({"study": {**small()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
+        ({"classes": {"model": {"filters": [8]}, "components": [2]}}, "classes.model.latent_features: missing"),
+        (
+            {"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
+            "models.digit-3: a run",
+        ),
+        (
+            {"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},
+            "study.models: own has one",
+        ),
+        ({"study": {**small()["study"], "sample": 7}}, "study.sample: "),
+        (
+            {"data": {"source": "digits", "path": None, "train": 9, "validation": 0.1}},
+            "data.train, data.validation: train has fewer than 2 images",
+        ),
+        (
+            {"classes": {"model": {"architecture": "pca"}, "components": [2]}},
+            "classes.model.latent_features: missing",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_params_is_told_by_its_key(empty, change, told):
+    write(empty, small() | change)
+    assert told in refused("data")
+    assert [path.name for path in empty.iterdir() if path.name != ".histocae"] == ["params.yaml"]
+
+
+# -- questions --
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60))
+def test_clusters_are_numbered_by_digit_then_purity(pairs):
+    clusters, digits = np.array(pairs).T
+    clusters = pd.factorize(clusters)[0]
+    order = study._by_digit(clusters, digits)
+    assert sorted(order) == sorted(set(clusters))
+    about = []
+    for one in order:
+        counts = np.bincount(digits[clusters == one], minlength=10)
+        about.append((counts.argmax(), -counts.max() / counts.sum()))
+    assert about == sorted(about)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000))
+def test_confusion_counts_every_image_once(seed):
+    rng = np.random.default_rng(seed)
+    digits, said = rng.integers(0, 10, (2, 50))
+    counts = study.confusion(digits, said)
+    assert counts.sum() == 50 and np.trace(counts) == (digits == said).sum()
+    assert counts[3, 7] == ((digits == 3) & (said == 7)).sum()
+
+
+def test_components_of_each_digit_tell_digits_that_lie_in_planes():
+    rng = np.random.default_rng(0)
+    planes = rng.normal(size=(10, 2, 64))
+
+    def part(count: int) -> images.Part:
+        labels = np.arange(10).repeat(count)
+        values = np.einsum("nk,nkv->nv", rng.normal(size=(len(labels), 2)), planes[labels])
+        return images.Part(np.clip(128 + 12 * values, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels)
+
+    parts = {"train": part(60), "validation": part(10), "test": part(10)}
+    found = classes.by_components(parts, [2, 1], 1)
+    assert found["components"].tolist() == [1, 2]
+    assert found["test_accuracy"].iloc[1] > 0.98 > found["test_accuracy"].iloc[0]
+
+
+def test_a_digit_without_images_is_told():
+    labels = np.arange(10).repeat(2)
+    images.check({"train": labels, "validation": labels[::2]})
+    with pytest.raises(ParamsError, match="validation has fewer than 1 images of 9; raise them"):
+        images.check({"train": labels, "validation": labels[:-2]})
+    with pytest.raises(ParamsError, match="train has fewer than 2 images of 9; raise them"):
+        images.check({"train": labels[:-1], "validation": labels})
+
+
+# -- stages --
+
+
+def test_parts_keep_the_order_of_the_set(here):
+    pictures, digits, test, test_digits = images.read("digits", None)
+    for part, rows in (("train", slice(0, 630)), ("validation", slice(630, 700))):
+        table = pd.read_csv(f"data/splits/{part}.csv", sep="|")
+        np.testing.assert_array_equal(np.load(f"data/images/{part}.npy")[..., 0], pictures[rows])
+        np.testing.assert_array_equal(table["label"], digits[rows])
+        np.testing.assert_array_equal(table["image"], np.arange(1437)[rows])
+    np.testing.assert_array_equal(np.load("data/images/test.npy")[..., 0], test)
+    np.testing.assert_array_equal(loaded("test")[1], test_digits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_errors_and_accuracies_are_those_of_the_saved_model(here, name):
+    folder = Path("reports/models") / name / "evaluation"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    cae = CAE(path=Path("models/trained") / name, load=True)
+    pixels, digits = {}, {}
+    for part in images.SPLITS:
+        pixels[part], digits[part] = loaded(part)
+        output = cae.model.predict_on_batch(pixels[part])
+        assert metrics[f"{part}_mse"] == pytest.approx(np.square(output - pixels[part]).mean(), rel=1e-4)
+    latents = {part: cae.encoder.predict_on_batch(one).astype(np.float64) for part, one in pixels.items()}
+    mean, deviation = latents["train"].mean(0), latents["train"].std(0)
+    scaled = {part: (one - mean) / np.where(deviation > 0, deviation, 1) for part, one in latents.items()}
+    about = json.loads((folder / "metrics.json").read_text())
+    fitted = LogisticRegression(C=about["strength"], class_weight="balanced", max_iter=10_000)
+    said = fitted.fit(scaled["train"], digits["train"]).predict(scaled["test"])
+    assert metrics["test_accuracy"] == pytest.approx(accuracy_score(digits["test"], said), abs=0.006)
+    assert metrics["test_accuracy_low"] < metrics["test_accuracy"] < metrics["test_accuracy_high"]
+    table = pd.read_csv(folder / "per_image.csv")
+    assert metrics["test_accuracy"] == (table["label"] == table["predicted"]).mean()
+    assert metrics["dead_latents"] == (np.ptp(latents["train"], axis=0) < 1e-5).sum()
+    report = pd.read_csv(folder / "classification.csv")
+    assert set(report["part"]) == {"train", "test"} and len(report) == 24
+
+
+def test_latents_are_mapped_and_clustered(here):
+    folder = Path("reports/models/own/latent")
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    table = pd.read_csv(folder / "clusters.csv")
+    counts = table[[f"digit_{digit}" for digit in range(10)]].to_numpy()
+    assert counts.sum() == table["images"].sum() == 360 and table["train_images"].sum() == 630
+    full = counts.sum(axis=1) > 0
+    shares = counts[full] / counts[full].sum(axis=1, keepdims=True)
+    gini = (1 - np.square(shares).sum(axis=1)) @ table["images"][full] / 360
+    assert metrics["latent_gini"] == pytest.approx(gini) and gini < metrics["latent_gini_without_clusters"]
+    where = pd.read_csv(folder / "maps.csv")
+    assert len(where) == 100 and where.notna().all(axis=None)
+    np.testing.assert_array_equal(where["label"], loaded("test")[1][where["image"]])
+    for name in ("components", "pca", "tsne", "clusters", "impurity", "gallery"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert np.ptp(np.asarray(picture.convert("L"))) > 100
+
+
+def test_an_image_is_of_the_digit_whose_model_errs_least(here):
+    table = pd.read_csv("reports/classes/errors.csv")
+    pixels, digits = loaded("test")
+    for digit in (0, 7):
+        cae = CAE(path=Path(f"models/classes/trained/digit-{digit}"), load=True)
+        errors = np.square(cae.model.predict_on_batch(pixels) - pixels).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(table[f"mse_{digit}"], errors, rtol=1e-3)
+    errors = table[[f"mse_{digit}" for digit in range(10)]].to_numpy()
+    np.testing.assert_array_equal(table["predicted"], errors.argmin(axis=1))
+    metrics = json.loads(Path("reports/classes/metrics.json").read_text())["metrics"]
+    assert metrics["test_accuracy"] == (table["predicted"] == digits).mean()
+    # principal components of each digit do well, and their number is chosen without the test images
+    linear = pd.read_csv("reports/classes/pca.csv").set_index("components")
+    assert metrics["pca_components"] == linear["validation_accuracy"].idxmax()
+    assert metrics["pca_test_accuracy"] == linear.loc[metrics["pca_components"], "test_accuracy"] > 0.9
+
+
+def test_the_figures_that_count_are_in_one_file(here):
+    found = json.loads(Path("reports/metrics.json").read_text())
+
+    def of(path: str) -> dict:
+        return json.loads((Path("reports") / path / "metrics.json").read_text())["metrics"]
+
+    notebook, own, pca = (of(f"models/{name}/evaluation") for name in MODELS)
+    assert found["seed_test_mse"] == notebook["test_mse"]
+    assert found["seed_accuracy"] == notebook["one_vs_rest_accuracy"]
+    assert found["test_mse"] == own["test_mse"] and found["accuracy"] == own["test_accuracy"]
+    assert found["pca_test_mse"] == pca["test_mse"]
+    assert found["pixel_accuracy"] == of("pixels")["test_accuracy"]
+    assert found["per_class_accuracy"] == of("classes")["test_accuracy"]
+    assert found["seconds"] == json.loads(Path("models/runs/own.json").read_text())["seconds"]
+    page = Path("reports/index.html").read_text()
+    assert page.count("data:image/webp") == 20 and f"{own['test_mse']:.5f}" in page
+    assert "{{" not in page
+
+
+def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(here):
+    from mlflow import MlflowClient
+
+    home = here.parents[1]
+    assert (home / "mlflow.db").is_file() and not (here / "mlflow.db").exists() and not (here / "mlruns").exists()
+    api = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    place = api.get_experiment_by_name("histocae-mnist").experiment_id
+
+    def all_runs() -> dict:
+        return {run.info.run_name: run for run in api.search_runs([place])}
+
+    before = all_runs()
+    digits = {f"digit-{digit}" for digit in range(10)}
+    assert set(before) == {*MODELS, *digits, "one-per-digit", "pixels", "comparison"}
+    own = before["own"]
+    assert own.data.params["model.latent_features"] == "6" and own.data.params["data.source"] == "digits"
+    assert own.data.metrics["test_accuracy"] > 0 and own.info.status == "FINISHED"
+    assert len(api.get_metric_history(own.info.run_id, "validation_loss")) == 3
+    files = {one.path for one in api.list_artifacts(own.info.run_id, "latent")}
+    assert {"latent/tsne.png", "latent/gallery.png", "latent/clusters.png"} <= files
+    pictures = [one.path for one in api.list_artifacts(own.info.run_id, "images") if one.path.endswith(".png")]
+    assert len(pictures) == 4
+    files = {one.path for one in api.list_artifacts(before["one-per-digit"].info.run_id, "classes")}
+    assert {"classes/confusion.png", "classes/reconstructions.png"} <= files
+    files = {one.path for one in api.list_artifacts(before["comparison"].info.run_id)}
+    assert {"samples.png", "index.html", "comparison.csv", "figures"} <= files
+    assert own.data.tags["mlflow.source.name"] == "histocae mnist train own"
+    assert before["digit-4"].data.tags["mlflow.source.name"] == "histocae mnist classes"
+    made("publish")
+    after = all_runs()
+    assert {one.info.run_id for one in after.values()} == {one.info.run_id for one in before.values()}
+    again = [one.path for one in api.list_artifacts(own.info.run_id, "images") if one.path.endswith(".png")]
+    assert sorted(again) == sorted(pictures)
+
+
+def test_stages_write_the_same_bytes_again_and_models_of_digits_are_not_trained_twice(here):
+    # times of a training differ, and are in models/runs, models/classes/runs and what is gathered from them
+    def everything() -> dict[str, bytes]:
+        found = outputs(here)
+        kept = [name for name in found if name.startswith(("models/", "reports/")) and "/runs/" not in name]
+        return {name: found[name] for name in kept}
+
+    before = everything()
+    # killed between its weights and its run's file: this one is trained again
+    run = Path("models/classes/runs/digit-3.json")
+    run.unlink()
+    lines = made("evaluate own", "latent own", "pixels", "classes", "publish")
+    assert run.is_file() and sum("is trained already" in line for line in lines) == 9
+    after = everything()
+    assert [name for name in before if before[name] != after[name] and name != "models/published.json"] == []
+
+
+def test_stages_out_of_turn_name_the_one_before(empty):
+    assert "data/splits/train.csv: not there yet" in refused("train own")
+    assert "run dvc repro" in refused("evaluate own")
+    assert "models has no entry 'x'" in refused("train x")
+    made("data")
+    assert "reports/pixels/metrics.json: not there yet" in refused("compare")
+    assert not Path("reports/metrics.json").exists()
+    Path("data/images/train.npy").write_bytes(b"broken")
+    assert "data/images/train.npy: can't be read" in refused("pixels")
+
+
+# -- the graph --
+
+EXEMPT = (*lineage.EXEMPT, "mnist/params", "mnist/paths")
+# what a training reports to is no reason to train again
+EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
+# what it is delivered from is settled by then
+EXEMPT_IN["publish"] = (
+    "tracking/server",
+    "networks/cae",
+    "training/loop",
+    "networks/backend",
+    "patches/store",
+    "sources/tables",
+    "identifiers",
+)
+ALSO = {stage: ("evaluation/samples.py", "tracking/trainings.py", "params.py") for stage in ("train", "classes")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_list_the_code_they_use(stage):
+    body = STAGES[stage].get("do", STAGES[stage])
+    listed = {dep.removeprefix("../../src/histocae/") for dep in body["deps"] if dep.endswith(".py")}
+    start = {f"mnist/stages/{stage}.py", *ALSO.get(stage, ())}
+    assert listed == lineage.reach(start, EXEMPT + EXEMPT_IN.get(stage, ("tracking/server",)))
+    assert body["cmd"].split()[:3] == ["histocae", "mnist", stage]
+    assert MNIST[stage][1] == ("foreach" in STAGES[stage])
+
+
+def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
+    outs = [
+        out if isinstance(out, str) else next(iter(out))
+        for stage in STAGES.values()
+        for out in stage.get("do", stage)["outs"]
+    ]
+    assert len(outs) == len(set(outs))
+    # or a `dvc pull` at the top would fail for what was never made here
+    every = [out for stage in STAGES.values() for out in stage.get("do", stage)["outs"]]
+    assert all(next(iter(out.values()))["cache"] is False for out in every)
+    assert not [(one, other) for one in outs for other in outs if one.startswith(f"{other}/")]
+    sections = [one for one in vars(params).values() if isinstance(one, type) and issubclass(one, Section)]
+    assert not {"size", "nfiles"} & {key for section in sections for key in section.model_fields}
+
+
+def test_the_pipeline_of_slides_leaves_it_alone_and_it_runs_by_its_name(tmp_path):
+    (tmp_path / "inventory").mkdir()
+    for name in ("dvc.yaml", "inventory/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "data", "models", "reports")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(FOLDER, tmp_path / "examples" / "mnist", ignore=ignore)
+    write(tmp_path / "examples" / "mnist", small())
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+
+    def dvc(*arguments: str) -> str:
+        done = subprocess.run(
+            ["dvc", *arguments],
+            cwd=tmp_path,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvc("init", "-q")
+    assert "train@all" in dvc("stage", "list") and "pixels" not in dvc("stage", "list")
+    dvc("repro", "examples/mnist/dvc.yaml:data")
+    assert (tmp_path / "examples/mnist/data/images/train.npy").is_file()

@@ -1,0 +1,737 @@
+"""The architectures beside the plain one: what they start from, what they learn, and from which patches."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocae import CAE, params, params_file
+from histocae.cohort import balance as cohorts
+from histocae.errors import DataError, HistocaeError, TrainingError
+from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.networks import backend, linear
+from histocae.networks.blocks import block_side
+from histocae.params import Network
+from histocae.patches.images import InMemory
+from histocae.patches.store import PatchStore
+from histocae.planning import networks
+from histocae.training.batches import Batches
+from histocae.training.checkpoint import State
+from support.workspace import ALL_STAGES, ROOT, Workspace
+
+backend.start()
+
+from histocae.evaluation import reconstruction  # noqa: E402
+from histocae.networks import linear_start  # noqa: E402
+from histocae.training import loop  # noqa: E402 (after the backend's chatter is held back)
+
+
+def textures(count, side=32, seed=0):
+    """Paint grainy patches, each in colors of its own; all are darker at the bottom."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 25, (count, side // 8, side // 8, 3)).repeat(8, 1).repeat(8, 2)
+    ramp = np.linspace(40, -40, side)[:, None, None]
+    picture = np.array([170, 120, 150]) + coarse + ramp + rng.normal(0, 12, (count, side, side, 3))
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def discs(count, seed, side=32):
+    """Paint one disc a patch: where it lies is no linear matter."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    at, radius = rng.uniform(4, side - 4, (2, count, 1, 1)), rng.uniform(3, 7, (count, 1, 1))
+    inside = (y - at[0]) ** 2 + (x - at[1]) ** 2 < radius**2
+    return np.where(inside[..., None], [90, 40, 120], [235, 200, 225]).astype(np.uint8)
+
+
+def scaled(images):
+    return images.astype(np.float32) / np.float32(255)
+
+
+def cut(images, side):
+    """Cut pictures into rows of blocks, one by one."""
+    starts = range(0, images.shape[1], side)
+    return np.array(
+        [one[y : y + side, x : x + side].ravel() / 255.0 for one in images for y in starts for x in starts]
+    )
+
+
+def joined(blocks, images, side):
+    """Undo `cut`."""
+    out, left = np.empty(images.shape), iter(blocks)
+    for one in out:
+        for y in range(0, images.shape[1], side):
+            for x in range(0, images.shape[1], side):
+                one[y : y + side, x : x + side] = next(left).reshape(side, side, 3)
+    return out
+
+
+def started(patches, latents, filters=(16, 16)):
+    """Give a residual CAE before its training."""
+    backend.repeatable(1)
+    shape = patches.shape
+    cae = CAE(shape, latents, filters, architecture="residual", optimizer="adamw")
+    linear_start.start_residual(cae, patches, 1)
+    return cae
+
+
+def trained(cae, patches, validation, options, checkpoint, **calls):
+    """Train a CAE in place, and give the training's state."""
+    return loop.train(
+        cae,
+        InMemory(patches),
+        InMemory(validation),
+        options,
+        State(checkpoint.name),
+        checkpoint,
+        "same",
+        **calls,
+    )
+
+
+def out(model, images):
+    """Give what a model makes of uint8 patches; for a few of them this is quicker than `predict`."""
+    return np.asarray(model(scaled(images), training=False))
+
+
+def mse(cae, images):
+    return np.square(out(cae.model, images) - scaled(images)).mean()
+
+
+def saved(cae, folder):
+    cae.save(folder)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# -- residual, before it learns --
+
+
+@given(side=st.integers(1, 24).map(lambda n: 16 * n), latents=st.integers(1, 5000))
+@settings(max_examples=300)
+def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(side, latents):
+    def each(block):
+        return latents / (side / block) ** 2
+
+    found = block_side(side, latents)
+    assert side % found == 0 and each(found) * (side // found) ** 2 == latents and each(found) % 1 == 0
+    smaller = [16 * 2**n for n in range(5) if 16 * 2**n < found]
+    assert not [block for block in smaller if side % block == 0 and each(block) % 1 == 0 and each(block) >= 8]
+    if found != side:
+        assert each(found) >= 8 and found in (16, 32, 64, 128, 256)
+
+
+@pytest.mark.parametrize(
+    ("side", "latents", "block"),
+    [(32, 32, 16), (64, 128, 16), (64, 64, 32), (64, 30, 64), (32, 7, 32), (48, 72, 16), (48, 10, 48), (16, 5, 16)],
+)
+def test_residual_starts_as_the_principal_components_of_blocks(side, latents, block):
+    assert block_side(side, latents) == block
+    seen, held_out = textures(40, side), textures(12, side, seed=1)
+    cae = started(InMemory(seen), latents)
+    assert cae.encoder.output_shape == (None, latents)
+    assert cae.decoder.output_shape == (None, side, side, 3)
+    blocks, each = cut(seen, block), latents // (side // block) ** 2
+    mean = blocks.mean(0)
+    components = np.linalg.svd(blocks - mean, full_matrices=False)[2][:each]
+    for images in (seen, held_out):
+        expected = joined(mean + (cut(images, block) - mean) @ components.T @ components, images, block)
+        np.testing.assert_allclose(out(cae.model, images), expected, atol=1e-4)
+    # whitened: each component over all blocks of the patches it was computed from
+    found = out(cae.encoder, seen).reshape(-1, each)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(found.std(0, ddof=1), 1, rtol=1e-3)
+
+
+def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
+    seen, held_out = textures(6), textures(6, seed=1)
+    cae = started(InMemory(seen), 18)  # blocks are whole patches, and six of them span five directions
+    assert block_side(32, 18) == 32
+    assert mse(cae, seen) < 1e-8
+    latents = out(cae.encoder, held_out)
+    assert np.abs(latents).max() < 100 and not latents[:, 5:].any()
+
+
+def test_the_sample_of_blocks_is_seeded_and_close_to_all_of_them(monkeypatch):
+    blocks = np.rint(cut(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255).astype(np.uint8)
+    patches, held_out = InMemory(textures(60)), InMemory(blocks)
+    exact = linear.fit_blocks(patches, 16, 8, 1)
+    monkeypatch.setattr(linear, "MOST_AT_ONCE", 80)
+    monkeypatch.setattr(linear, "BATCH", 7)
+    some, again, other = (linear.fit_blocks(patches, 16, 8, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(some.components, again.components)
+    assert not np.array_equal(some.components, other.components)
+    assert exact.errors(held_out).mean() <= some.errors(held_out).mean() < 1.1 * exact.errors(held_out).mean()
+
+
+@pytest.mark.parametrize("architecture", ["residual", "pca"])
+def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
+    patches = InMemory(textures(20))
+    made = [
+        started(patches, 32) if architecture == "residual" else linear_start.fitted_pca(patches, 8, 1)
+        for _ in range(2)
+    ]
+    first = saved(made[0], tmp_path / "a")
+    assert saved(made[1], tmp_path / "b") == first
+    loaded = CAE(path=tmp_path / "a", load=True)
+    assert loaded.params == made[0].params and loaded.params["architecture"] == architecture
+    for part in ("encoder", "model"):
+        expected, found = (out(getattr(one, part), patches.take(np.arange(20))) for one in (made[0], loaded))
+        np.testing.assert_array_equal(found, expected)
+    assert saved(loaded, tmp_path / "c") == first
+    file = tmp_path / "a/params.yaml"
+    file.write_text(file.read_text().replace(architecture, "unheard-of"))
+    with pytest.raises(HistocaeError, match="unheard-of"):
+        CAE(path=tmp_path / "a", load=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"input_shape": (40, 40, 3), "latent_features": 8, "architecture": "residual"}, "multiple of 16"),
+        ({"input_shape": (32, 48, 3), "latent_features": 8, "architecture": "residual"}, "square"),
+        ({"input_shape": (32, 32, 3), "architecture": "residual"}, "latent_features"),
+        (
+            {"input_shape": (32, 32, 3), "latent_features": 8, "filters": [8] * 3, "architecture": "residual"},
+            "two filters",
+        ),
+        ({"input_shape": (32, 32, 3), "architecture": "pca"}, "latent_features"),
+    ],
+)
+def test_what_can_not_be_built_is_a_value_error(options, told):
+    with pytest.raises(ValueError, match=told):
+        CAE(**options)
+
+
+# -- principal components --
+
+
+@given(
+    rows=st.integers(2, 30),
+    values=st.integers(1, 30),
+    rank=st.integers(1, 30),
+    wanted=st.integers(1, 30),
+    offset=st.floats(-1, 1),
+    seed=st.integers(0, 99),
+)
+def test_components_are_those_of_a_singular_value_decomposition(rows, values, rank, wanted, offset, seed):
+    rng = np.random.default_rng(seed)
+    rank, wanted = min(rank, values), min(wanted, values)
+    samples = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, values)) + offset
+    found = linear.principal(samples.astype(np.float32), wanted)
+    centered = samples - samples.mean(0)
+    singular = np.linalg.svd(centered, compute_uv=False)
+    # by as many as vary, which rounding may blur by those that hardly do
+    hardly = int(np.count_nonzero(singular[:wanted] > 0.01 * singular[0]))
+    surely = int(np.count_nonzero(singular[:wanted] > 1e-4 * singular[0]))
+    kept = len(found.components)
+    assert hardly <= kept <= max(surely, 1)
+    np.testing.assert_allclose(found.components @ found.components.T, np.eye(kept), atol=2e-3)
+    np.testing.assert_allclose(found.deviations, singular[:kept] / math.sqrt(rows - 1), rtol=0.1)
+    np.testing.assert_allclose(found.mean, samples.mean(0), atol=1e-5)
+    left = centered - centered @ found.components.T @ found.components
+    best = np.square(singular[kept:]).sum()
+    assert np.square(left).sum() <= best + 1e-3 * np.square(centered).sum()
+    largest = found.components[np.arange(kept), np.abs(found.components).argmax(1)]
+    assert (largest > 0).all()
+
+
+@pytest.mark.parametrize("count", [70, 12])  # more patches than components, and about as many
+def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
+    from sklearn.decomposition import PCA
+
+    seen, held_out = textures(count), textures(30, seed=1)
+    cae = linear_start.fitted_pca(InMemory(seen), 10, 1)
+    reference = PCA(10, svd_solver="full").fit(seen.reshape(count, -1) / 255)
+    flat = held_out.reshape(30, -1) / 255
+    expected = np.square(reference.inverse_transform(reference.transform(flat)) - flat).mean(1)
+    np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(held_out), "test"), expected, rtol=1e-3)
+    fitted = linear.fit(InMemory(seen), 10, 1)
+    np.testing.assert_allclose(fitted.errors(InMemory(held_out)), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3)
+    np.testing.assert_allclose(fitted.deviations, np.sqrt(reference.explained_variance_), rtol=1e-3)
+    kernel = cae.encoder.get_layer("latent").get_weights()[0]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(10), atol=1e-4)
+
+
+def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
+    seen = textures(9)
+    cae = linear_start.fitted_pca(InMemory(seen), 64, 1)
+    assert cae.params["latent_features"] == 8 and cae.encoder.output_shape == (None, 8)
+    assert "64 components asked for, and 9 patches allow 8" in caplog.text
+    assert mse(cae, seen) < 1e-8
+    with pytest.raises(TrainingError, match="two patches"):
+        linear_start.fitted_pca(InMemory(seen[:1]), 4, 1)
+    with pytest.raises(DataError, match="all the same"):
+        linear_start.fitted_pca(InMemory(seen[[0, 0, 0]]), 4, 1)
+
+
+def test_few_patches_of_many_values_are_done_at_once(monkeypatch):
+    seen = InMemory(textures(30))
+    exact = linear.fit(seen, 6, 1)
+    monkeypatch.setattr(linear, "MOST_VALUES", 1000)
+    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+
+
+def test_many_patches_of_few_values_are_done_at_once(monkeypatch):
+    seen = InMemory(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8))
+    exact = linear.fit(seen, 6, 1)
+    monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
+    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+
+
+def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
+    seen, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
+    exact = linear.fit(seen, 6, 1)
+    monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
+    monkeypatch.setattr(linear, "BATCH", 25)
+    some, again, other = (linear.fit(seen, 6, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(some.components, again.components)
+    assert not np.array_equal(some.components, other.components)
+    np.testing.assert_allclose(some.components @ some.components.T, np.eye(6), atol=1e-4)
+    np.testing.assert_allclose(some.mean, exact.mean, atol=1e-5)
+    assert exact.errors(seen).mean() < some.errors(seen).mean() < 1.05 * exact.errors(seen).mean()
+    assert some.errors(held_out).mean() == pytest.approx(exact.errors(held_out).mean(), rel=0.05)
+
+
+# -- training --
+
+
+def test_residual_learns_what_no_linear_map_can(tmp_path):
+    seen, held_out = discs(640, 0), discs(64, 1)
+    cae = started(InMemory(seen), 16, (32, 32))
+    start = mse(cae, held_out)
+    assert mse(linear_start.fitted_pca(InMemory(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
+    options = loop.Options(5, 16, 5, "adamw", 0.004, 1, "cosine", 1.0, True)
+    trained(cae, seen, discs(64, 2), options, tmp_path / "t")
+    assert mse(cae, held_out) < 0.93 * start
+
+
+@pytest.fixture
+def optimizers(monkeypatch):
+    """The optimizers of the trainings so far."""
+    models, on_bytes = [], loop.on_bytes
+    monkeypatch.setattr(loop, "on_bytes", lambda *of: models.append(on_bytes(*of)) or models[-1])
+    return lambda: [model.optimizer for model in models]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(10, 8), (1, 3)])
+def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, steps):
+    rates = []
+
+    def look(_):
+        rates.append(float(optimizers()[0].learning_rate))
+
+    options = loop.Options(epochs, 4, epochs, "adam", 0.01, 1, "cosine", 0.5)
+    patches = textures(4 * steps - 1, 16)
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t", on_start=look, on_epoch=look)
+    assert optimizers()[0].clipnorm == 0.5
+    assert len(rates) == epochs + 1 and rates[-1] == pytest.approx(0, abs=1e-9)
+    warm = epochs * steps // 10
+    if not warm:
+        assert rates[0] == pytest.approx(0.01)
+        return
+    np.testing.assert_allclose(rates[: warm // steps + 1], 0.01 * np.arange(0, warm + 1, steps) / warm, rtol=1e-4)
+    falling = np.arange(0, epochs * steps - warm + 1, steps) / (epochs * steps - warm)
+    np.testing.assert_allclose(rates[warm // steps :], 0.005 * (1 + np.cos(np.pi * falling)), atol=1e-7)
+
+
+def test_a_constant_rate_without_clipping_is_the_default(tmp_path, optimizers):
+    patches = textures(4, 16)
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, loop.Options(2, 4, 2, "sgd", 0.01, 1), tmp_path / "t")
+    (optimizer,) = optimizers()
+    assert float(optimizer.learning_rate) == pytest.approx(0.01) and optimizer.clipnorm is None
+
+
+class KilledError(Exception):
+    """A training was killed."""
+
+
+def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
+    patches, validation = textures(12, 16), textures(4, 16, seed=1)
+    options = loop.Options(3, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+
+    def kill(state):
+        if len(state.rows) == 2:
+            raise KilledError
+
+    undisturbed, killed, resumed = (started(InMemory(patches), 5) for _ in range(3))
+    state = trained(undisturbed, patches, validation, options, tmp_path / "undisturbed")
+    with pytest.raises(KilledError):
+        trained(killed, patches, validation, options, tmp_path / "killed", on_epoch=kill)
+    starts = []
+    again = trained(
+        resumed,
+        patches,
+        validation,
+        options,
+        tmp_path / "killed",
+        on_start=lambda state: starts.append(len(state.rows)),
+    )
+    assert starts == [1] and again.rows == state.rows and len(again.rows) == 3
+    assert saved(resumed, tmp_path / "a") == saved(undisturbed, tmp_path / "b")
+
+
+def test_shifted_inputs_grow_fewer_and_their_targets_stay():
+    images = textures(64, 16)
+    batches = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    order = np.random.default_rng([3, 1]).permutation(64)
+    moved = []
+    for i in range(len(batches)):
+        given, target = batches[i]
+        np.testing.assert_array_equal(target, images[order[16 * i : 16 * i + 16]])
+        moved.append((given != target).any(axis=(1, 2, 3)).mean())
+        for one, whole in zip(given, np.pad(target, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True):
+            places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == one).all()]
+            assert places
+    assert moved[0] > 0.7 and moved[-1] < 0.3
+    again = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    np.testing.assert_array_equal(again[2][0], batches[2][0])
+    for given, target in (Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
+        np.testing.assert_array_equal(given, target)
+
+
+def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, monkeypatch):
+    shares = []
+    real = Batches
+
+    def look(*given):
+        if len(given) == 6:
+            shares.append(given[5])
+        return real(*given)
+
+    monkeypatch.setattr(loop, "Batches", look)
+    options = loop.Options(4, 4, 4, "sgd", 0.01, 1, denoise=params.Denoise(shift=1, until=0.5))
+    patches = textures(8, 16)
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
+    assert shares == [(1, 1.0, 0.5), (1, 0.5, 0.0), (1, 0.0, 0.0), (1, 0.0, 0.0)]
+
+
+def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
+    seen, held_out = discs(640, 0), discs(64, 1)
+    backend.repeatable(1)
+    cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
+    assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
+    first = mse(cae, held_out)
+    trained(cae, seen, discs(64, 2), loop.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
+    assert mse(cae, held_out) < 0.3 * first
+    assert (out(cae.encoder, held_out) < 0).any()
+    grey = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
+    assert grey.model.output_shape == (None, 8, 8, 1)
+    for shape, latents, filters in (((30, 30, 3), 4, None), ((32, 32, 3), None, None), ((32, 32, 3), 4, [8])):
+        with pytest.raises(ValueError, match="compact needs"):
+            CAE(shape, latents, filters, architecture="compact")
+
+
+def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+
+    def epoch(number, augment, seed=1):
+        batches = Batches(InMemory(images), 16, seed, number, augment)
+        given = [batches[i] for i in range(len(batches))]
+        assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
+        return np.concatenate([x for x, _ in given])
+
+    def forms(number, seed=1):
+        """Tell in which of the eight forms each patch comes; they come in the same order as when not turned."""
+        found = []
+        for before, after in zip(epoch(number, False, seed), epoch(number, True, seed), strict=True):
+            eight = [np.rot90(one, k) for one in (before, before[:, ::-1]) for k in range(4)]
+            (which,) = [i for i, form in enumerate(eight) if np.array_equal(form, after)]
+            found.append(which)
+        return found
+
+    plain, turned = epoch(1, False), epoch(1, True)
+    assert sorted(map(bytes, plain)) == sorted(map(bytes, images)) and plain.tobytes() != images.tobytes()
+    assert set(forms(1)) == set(range(8))
+    assert forms(1) != forms(2) and forms(1) != forms(1, seed=2)
+    np.testing.assert_array_equal(epoch(1, True), turned)
+    unshuffled = Batches(InMemory(images), 16, None)
+    np.testing.assert_array_equal(np.concatenate([unshuffled[i][0] for i in range(4)]), images)
+
+
+def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
+    patches, validation = textures(23), textures(9, seed=1)
+    cae = linear_start.fitted_pca(InMemory(patches), 5, 1)
+    before = saved(cae, tmp_path / "before")
+    options = loop.Options(7, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+    state = trained(cae, patches, validation, options, tmp_path / "t")
+    assert saved(cae, tmp_path / "after") == before
+    assert [row["epoch"] for row in state.rows] == [1] and state.best_epoch == 1
+    # a batch that is not full counts by its patches, and nothing was turned
+    assert state.rows[0]["loss"] == pytest.approx(mse(cae, patches), rel=1e-5)
+    assert state.rows[0]["validation_loss"] == state.best == pytest.approx(mse(cae, validation), rel=1e-5)
+    assert trained(cae, patches, validation, options, tmp_path / "t") == state  # resumed: nothing left to do
+
+
+# -- what the models of a pair learn from --
+
+TISSUES = {"tumor": PRIMARY_TUMOR, "normal": SOLID_TISSUE_NORMAL}
+one_patch = st.tuples(
+    st.integers(0, 6), st.sampled_from(list(TISSUES.values())), st.sampled_from([math.nan, 0.0, 40.0, 80.0])
+)
+
+
+def table_of(rows):
+    table = pd.DataFrame(rows, columns=["case_id", "sample_type", "percent_tumor_nuclei"])
+    return table.assign(case_id="case-" + table["case_id"].astype(str), position=np.arange(len(table)))
+
+
+tables = (
+    st.lists(one_patch, min_size=2, max_size=60).map(table_of).filter(lambda one: one["sample_type"].nunique() == 2)
+)
+
+
+@given(
+    table=tables,
+    balance=st.sampled_from(["patches", "cases", "none"]),
+    least=st.sampled_from([None, 40.0]),
+    seed=st.integers(0, 9),
+)
+def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(table, balance, least, seed):
+    fit = table["percent_tumor_nuclei"].fillna(-1) >= (least or -1)
+    pools = {
+        "tumor": table[(table["sample_type"] == PRIMARY_TUMOR) & fit],
+        "normal": table[table["sample_type"] == SOLID_TISSUE_NORMAL],
+    }
+    assert cohorts.sample(table, "all", balance, least, seed).equals(table)
+    if pools["tumor"].empty:
+        if balance == "none":  # then a normal model does not care how many tumor patches there are
+            assert cohorts.sample(table, "normal", balance, least, seed).equals(pools["normal"])
+        for cohort in ("tumor",) if balance == "none" else TISSUES:
+            with pytest.raises(DataError, match=r"min_percent_tumor_nuclei: no tumor slide of this part"):
+                cohorts.sample(table, cohort, balance, least, seed)
+        return
+    found = {cohort: cohorts.sample(table, cohort, balance, least, seed) for cohort in TISSUES}
+    for cohort, rows in found.items():
+        assert rows.equals(pools[cohort][pools[cohort].index.isin(rows.index)])  # own rows, once, in order
+        assert rows.equals(cohorts.sample(table, cohort, balance, least, seed))
+    counts = {cohort: rows["case_id"].value_counts() for cohort, rows in found.items()}
+    if balance == "none":
+        assert all(found[cohort].equals(pools[cohort]) for cohort in TISSUES)
+    elif balance == "patches":
+        assert len(found["tumor"]) == len(found["normal"]) == min(map(len, pools.values()))
+    else:
+        assert len(found["tumor"]) == len(found["normal"])
+        cases = min(pool["case_id"].nunique() for pool in pools.values())
+        for cohort, count in counts.items():
+            assert len(count) == cases
+            there = pools[cohort]["case_id"].value_counts()
+            short = count[count < count.max() - 1]
+            assert (short == there[short.index]).all()  # only a case that has no more gives fewer
+
+
+def test_samples_of_cases_take_as_many_patches_as_the_chosen_cases_allow():
+    rows = [(case, PRIMARY_TUMOR, 80.0) for case in range(5) for _ in range(10)]
+    rows += [(case, SOLID_TISSUE_NORMAL, math.nan) for case in (5, 6) for _ in range(3 if case == 5 else 30)]
+    table = table_of(rows)
+    found = {cohort: cohorts.sample(table, cohort, "cases", None, 1)["case_id"] for cohort in TISSUES}
+    assert found["tumor"].value_counts().tolist() == [10, 10]
+    assert found["normal"].value_counts().to_dict() == {"case-6": 17, "case-5": 3}
+    draws = {tuple(cohorts.sample(table, "tumor", "cases", None, seed)["case_id"].unique()) for seed in range(20)}
+    assert len(draws) > 3
+
+
+def test_a_pair_needs_both_tissues():
+    table = table_of([(0, PRIMARY_TUMOR, 80.0), (1, PRIMARY_TUMOR, 80.0)])
+    assert len(cohorts.sample(table, "all", "patches", 90.0, 1)) == 2
+    for cohort in TISSUES:
+        for balance in ("patches", "cases", "none"):
+            with pytest.raises(DataError, match=f"no patches of {SOLID_TISSUE_NORMAL}"):
+                cohorts.sample(table, cohort, balance, None, 1)
+
+
+# -- params --
+
+GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PAIR = {
+    "all": {"filters": [8], "latent_features": 4},
+    "tumor": {"cohort": "tumor", "filters": [8]},
+    "normal": {"cohort": "normal", "filters": [8]},
+}
+
+
+def read(tmp_path, models, **changed):
+    values = copy.deepcopy(GIVEN) | {"models": models}
+    for name, value in changed.items():
+        section, key = name.split("__")
+        values[section][key] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return params_file.load(file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"tumor": {"cohort": "all", "filters": [8]}}, "models.tumor.cohort: tissue.tumor names this model"),
+        ({"normal": {"cohort": "tumor", "filters": [8]}}, "models.normal.cohort: tissue.normal names this model"),
+        (
+            {"tumor": {"cohort": "tumor", "architecture": "residual", "latent_features": 8}},
+            "tumor and normal, the pair of tissue, differ in architecture",
+        ),
+        ({"tumor": {"cohort": "tumor", "filters": [8], "loss": "mae", "kernel": 5}}, "differ in kernel and loss"),
+        ({"x": {"architecture": "pca", "latent_features": 8, "filters": [8]}}, "models.x.filters: pca has none"),
+        ({"x": {"architecture": "pca"}}, "models.x.latent_features: missing; pca needs them"),
+        ({"x": {"architecture": "pca", "latent_features": 8, "loss": "mae"}}, "models.x.loss: "),
+        ({"x": {"architecture": "pca", "latent_features": 8, "pool": 3}}, "models.x.pool: is plain's"),
+        ({"x": {"architecture": "pca", "latent_features": 49153}}, "models.x.latent_features: more than the 49152"),
+        ({"x": {"architecture": "residual"}}, "models.x.latent_features: missing; residual needs them"),
+        (
+            {"x": {"architecture": "residual", "latent_features": 8, "filters": [8] * 3}},
+            "models.x.filters: residual has two",
+        ),
+        (
+            {
+                "x": {"architecture": "pca", "latent_features": 8},
+                "y": {"architecture": "pca", "latent_features": 8, "init_from": "x"},
+            },
+            "models.y.init_from: pca is computed anew",
+        ),
+        (
+            {"x": {"architecture": "residual", "latent_features": 4, "init_from": "all"}},
+            "models.x.init_from: all has other architecture",
+        ),
+        ({"x": {}}, "models.x.filters: missing; plain needs them"),
+        ({"x": {"architecture": "dense"}}, "models.x.architecture: expected one of 'plain', 'residual', "),
+        ({"x": {"architecture": "compact"}}, "models.x.latent_features: missing; compact needs them"),
+        ({"x": {"architecture": "compact", "latent_features": 8, "filters": [8]}}, "x.filters: compact has two"),
+        ({"x": {"architecture": "compact", "latent_features": 8, "loss": "binary_crossentropy"}}, "x.loss: compact"),
+        ({"patches__pixels": 34, "x": {"architecture": "compact", "latent_features": 8}}, "multiple of 4, not 34"),
+        ({"training__denoise": {"shift": 1, "til": 0.5}}, "training.denoise.til: unknown key; did you mean until"),
+        ({"training__denoise": {"shift": 0, "until": 0.5}}, "training.denoise.shift: "),
+        ({"patches__pixels": 40, "x": {"architecture": "residual", "latent_features": 8}}, "multiple of 16, not 40"),
+        ({"tissue__latents": "nobody"}, "tissue.latents: models has no entry 'nobody'"),
+        ({"crossvalidation__folds": 5, "tumor": None, "normal": None}, "crossvalidation.folds: needs the pair"),
+        ({"training__schedule": "linear"}, "training.schedule: expected one of 'constant' or 'cosine'"),
+        ({"training__clip_norm": 0.0}, "training.clip_norm: "),
+        ({"training__balance": "slides"}, "training.balance: expected one of"),
+        ({"training__min_percent_tumor_nuclei": 101.0}, "training.min_percent_tumor_nuclei: "),
+    ],
+)
+def test_what_an_architecture_or_the_pair_does_not_allow_is_told_in_one_line(tmp_path, changed, told):
+    models = PAIR | {name: one for name, one in changed.items() if "__" not in name}
+    models = {name: one for name, one in models.items() if one is not None}
+    with pytest.raises(params.ParamsError) as refused:
+        read(tmp_path, models, **{name: one for name, one in changed.items() if "__" in name})
+    assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_pair_is_the_one_that_tissue_names(tmp_path):
+    assert read(tmp_path, PAIR).pair == ("tumor", "normal")
+    assert read(tmp_path, {"all": PAIR["all"]}).pair is None
+    twins = {name: PAIR["all"] | {"cohort": cohort} for name, cohort in (("t", "tumor"), ("n", "normal"))}
+    assert read(tmp_path, PAIR | twins, tissue__tumor="t", tissue__normal="n").pair == ("t", "n")
+
+
+# -- the stages --
+
+MODELS = {
+    "residual": {
+        "architecture": "residual",
+        "latent_features": 32,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+        "augment": True,
+    },
+    "pca": {"cohort": "tumor", "architecture": "pca", "latent_features": 500},
+    "map": {"filters": [4], "latent_features": None},
+}
+SPLITS = ("train", "validation", "test")
+
+
+def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # away: nothing here is about it
+    project.slides(*"abcdefgh")
+    small = {"training__epochs": 2, "training__batch_size": 48, "patches__max_per_slide": 40}
+    project.params(models=MODELS, **small)
+    project.make(*ALL_STAGES, *(f"{stage} {model}" for model in MODELS for stage in ("train", "evaluate")))
+    tables = {split: cohorts.read_split(project.folder / f"data/splits/{split}.csv") for split in SPLITS}
+    store = PatchStore(project.folder / "data/patches")
+    pixels = {split: store.select(table).take(np.arange(len(table))) for split, table in tables.items()}
+    learnt = len(cohorts.sample(tables["train"], "tumor", "patches", None, GIVEN["seed"]))
+    features = {"residual": 32, "pca": learnt - 1, "map": None}
+    for name in MODELS:
+        cae = CAE(path=project.folder / "models/trained" / name, load=True)
+        record = json.loads((project.folder / "models/trained" / name / "training.json").read_text())
+        assert record["latent_features"] == features[name]
+        assert record["latent_size"] == (features[name] or 16 * 16 * 4)
+        assert record["parameters"] == cae.model.count_params()
+        history = project.folder / "models/trained" / name / "history.csv"
+        assert len(pd.read_csv(history, sep="|")) == record["epochs"] == (1 if name == "pca" else 2)
+
+        folder = project.folder / "reports/models" / name / "evaluation"
+        test, validation = (pd.read_csv(folder / f"per_patch{one}.csv") for one in ("", "_validation"))
+        kept = ["slide_id", "case_id", "sample_type", "shard", "position"]
+        assert list(test.columns) == [*kept, "mse", "psnr", "ssim", "mean_color_mse"]
+        assert list(validation.columns) == [*kept, "mse"]
+        for found, split in ((test, "test"), (validation, "validation")):
+            # all sample types, whatever the model's cohort, in the order of the split
+            pd.testing.assert_frame_equal(found[kept], tables[split][kept], check_dtype=False)
+            assert np.isfinite(found.select_dtypes("number")).all(axis=None)
+            expected = np.square(out(cae.model, pixels[split]) - scaled(pixels[split])).mean(axis=(1, 2, 3))
+            np.testing.assert_allclose(found["mse"], expected, rtol=1e-4)
+
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+        assert metrics["validation_mse"] == pytest.approx(record["validation_loss"], rel=1e-3)
+        own = cohorts.learnt_from(tables["train"], record)
+        assert len(own) == record["patches"]["train"] == (learnt if name == "pca" else len(tables["train"]))
+        assert metrics["train_mse"] == pytest.approx(mse(cae, store.select(own).take(np.arange(len(own)))), rel=1e-4)
+        tested = test[test["sample_type"] == PRIMARY_TUMOR] if name == "pca" else test
+        assert metrics["test_mse"] == pytest.approx(tested["mse"].mean())
+        assert metrics["all_test_mse"] == pytest.approx(test["mse"].mean())
+
+        latents = project.folder / "models/latents" / name
+        about = json.loads((latents / "latents.json").read_text())
+        assert about == {"model": name, "weights": record["weights"], "features": features[name]}
+        assert {one.name for one in latents.iterdir()} == {
+            "latents.json",
+            *(f"{split}.npy" for split in SPLITS if features[name]),
+        }
+        for split in SPLITS if features[name] else ():
+            found = np.load(latents / f"{split}.npy")
+            assert found.dtype == np.float32 and found.shape == (len(tables[split]), features[name])
+            np.testing.assert_allclose(found, out(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
+    before = project.outputs("models", "reports")
+    project.params(models=MODELS, **small, training__min_percent_tumor_nuclei=50.0)
+    assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").told
+    assert project.outputs("models", "reports") == before
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"filters": [8, 16, 32], "latent_features": 512},
+        {"filters": [8, 16, 32, 64]},
+        {"filters": [8, 16], "latent_features": 20, "stride": 2, "kernel": 5},
+        {"architecture": "residual", "filters": [32, 64], "latent_features": 512},
+        {"architecture": "residual", "latent_features": 24},
+        {"architecture": "compact", "latent_features": 20},
+        {"architecture": "pca", "latent_features": 16},
+    ],
+)
+def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
+    entry = Network(**about)
+    counted = networks.size(entry, 64)
+    cae = CAE(
+        (64, 64, 3),
+        entry.latent_features,
+        entry.filters,
+        entry.kernel,
+        entry.stride,
+        entry.pool,
+        architecture=entry.architecture,
+    )
+    kernels = [one for part in (cae.encoder, cae.decoder) for one in part.layers if hasattr(one, "kernel")]
+    multiplied = sum(np.prod(one.kernel.shape) * np.prod(one.output.shape[1:-1], dtype=int) for one in kernels)
+    values = sum(np.prod(one.output.shape[1:]) for one in kernels)
+    assert (counted.multiplied, counted.values) == (multiplied, values)
+    assert counted.weights == cae.model.count_params() and counted.encoder.weights == cae.encoder.count_params()
+    assert counted.trained == sum(np.prod(one.shape) for one in cae.model.trainable_weights)
+    assert counted.latents == np.prod(cae.encoder.output_shape[1:])

@@ -1,0 +1,432 @@
+"""The whole pipeline, through dvc, histocae and mlflow, as a user runs it."""
+
+import html
+import json
+import re
+import signal
+import subprocess
+import time
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from histocae import CAE
+from histocae.pipeline import lineage
+from support.project import Project, imported
+
+TIMELESS = (
+    "data",
+    "models/lineage",
+    "models/trained/all",
+    "models/latents/all",
+    "reports/models/all",
+    "reports/patching",
+    "reports/set_aside.csv",
+    "reports/split.json",
+)
+
+
+def ran(output: str) -> set[str]:
+    """Stages that dvc ran; the inventory stands in a file of its own."""
+    return set(re.findall(r"Running stage '(?:inventory/dvc\.yaml:)?([^']+)'", output))
+
+
+# runs at the start of every Python process: a stage's tells at its end which modules of ours it loaded
+_MODULES = """
+import atexit, os, sys
+
+def tell():
+    own = sorted(name for name in sys.modules if name.startswith("histocae."))
+    with open(os.path.join(os.environ["MODULES_FOLDER"], "@".join(sys.argv[1:]) + ".txt"), "w") as out:
+        print(*own, sep="\\n", file=out)
+
+if os.path.basename(sys.orig_argv[1]) == "histocae":
+    atexit.register(tell)
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A project whose pipeline ran once on the demo cohort."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "modules").mkdir()
+    (folder / "modules" / "sitecustomize.py").write_text(_MODULES)
+    project = Project(folder / "project")
+    project.output = project.run(
+        "dvc", "repro", PYTHONPATH=str(folder / "modules"), MODULES_FOLDER=str(folder / "modules")
+    )
+    project.loaded = {}
+    for one in (folder / "modules").glob("*.txt"):
+        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in one.read_text().split()}
+        project.loaded.setdefault(one.stem.split("@")[0], set()).update(files)
+    return project
+
+
+@pytest.mark.parametrize("stage", lineage.STAGES)
+def test_a_stage_loads_no_module_that_its_imports_do_not_tell(done, stage):
+    """What a module loads in another way would be no part of what DVC takes for the code of a stage."""
+    start = {f"stages/{stage}.py", "cli.py", "tracking/environment.py", *lineage.ALSO.get(stage, ())}
+    loaded = {file for file in done.loaded[stage] if (lineage.PACKAGE / file).is_file()}  # not the subpackages
+    assert f"stages/{stage}.py" in loaded
+    assert loaded <= lineage.reach(start, ())
+
+
+@pytest.fixture(scope="module")
+def client(done):
+    return MlflowClient(f"sqlite:///{done.folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def runs(client):
+    experiment = client.get_experiment_by_name("histocae")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_every_stage_ran_and_said_nothing_odd(done):
+    assert {
+        "inventory",
+        "split",
+        "train@all",
+        "train@normal",
+        "evaluate@tumor",
+        "latent@all",
+        "tissue",
+        "compare",
+        "register",
+    } <= ran(done.output)
+    for word in ("Traceback", "Warning", "WARNING", "I0000", "E0000", "%|"):
+        assert word not in done.output
+
+
+def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, runs, tmp_path):
+    before = done.bytes("models", "reports", "data")
+    outputs = []
+    assert imported(lambda env: outputs.append(done.run("dvc", "repro", **env)), tmp_path / "imports") == set()
+    assert ran(outputs[0]) == {"inventory"}
+    assert done.bytes("models", "reports", "data") == before
+    assert len(client.search_runs([runs["all"].info.experiment_id])) == 4
+
+
+def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches(done):
+    table = pd.read_csv(done.folder / "reports/comparison.csv")
+    assert list(table.columns) == [
+        "model",
+        "cohort",
+        "filters",
+        "latent_features",
+        "parameters",
+        "epochs",
+        "train_mse",
+        "validation_mse",
+        "test_mse",
+        "test_psnr",
+        "test_ssim",
+        "test_patches",
+        "seconds",
+        "architecture",
+        "test_mean_color_mse",
+    ]
+    assert list(table["model"]) == ["all", "tumor", "normal"]
+    test = pd.read_csv(done.folder / "data/splits/test.csv", sep="|")
+    counts = test["sample_type"].value_counts()
+    assert list(table["test_patches"]) == [len(test), counts["Primary Tumor"], counts["Solid Tissue Normal"]]
+    patches = pd.read_csv(done.folder / "reports/models/normal/evaluation/per_patch.csv")
+    normal = patches[patches["sample_type"] == "Solid Tissue Normal"]
+    assert table.set_index("model").loc["normal", "test_mse"] == pytest.approx(normal["mse"].mean())
+    assert len(patches) == len(test)
+    slides = pd.read_csv(done.folder / "reports/models/normal/evaluation/per_slide.csv")
+    assert slides["patches"].sum() == len(test)
+
+
+def test_errors_are_those_of_the_saved_model(done):
+    """MSE from the saved weights and the store, worked out here by hand."""
+    from histocae.patches.store import PatchStore
+
+    rows = pd.read_csv(done.folder / "reports/models/all/evaluation/per_patch.csv")
+    patches = PatchStore(done.folder / "data/patches").select(rows)
+    pixels = patches.take(np.arange(5)).astype(np.float32) / 255
+    output = CAE(path=done.folder / "models/trained/all", load=True).model.predict(pixels, verbose=0)
+    assert rows["mse"][:5].to_numpy() == pytest.approx(((output - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-4)
+    assert rows["psnr"][:5].to_numpy() == pytest.approx(-10 * np.log10(rows["mse"][:5]), rel=1e-5)
+
+
+def test_the_best_epoch_is_the_one_that_was_kept(done):
+    history = pd.read_csv(done.folder / "models/trained/all/history.csv", sep="|")
+    training = json.loads((done.folder / "models/trained/all/training.json").read_text())
+    metrics = json.loads((done.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
+    assert training["best_epoch"] == history.loc[history["validation_loss"].idxmin(), "epoch"]
+    assert metrics["validation_mse"] == pytest.approx(history["validation_loss"].min(), rel=1e-3)
+
+
+def test_the_page_needs_no_other_file(done):
+    page = (done.folder / "reports/index.html").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    pictures = [*done.folder.glob("reports/tissue/**/*.png"), *done.folder.glob("reports/models/*/latent/*.png")]
+    # two of the comparison, two of samples, three of each model; of the tissue study and of latents all
+    assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(pictures)
+
+
+def test_the_page_tells_what_the_numbers_say(done):
+    """The 2x2, the AUROCs with their intervals and the caveats, as they stand in metrics.json."""
+    page = html.unescape((done.folder / "reports/index.html").read_text())
+    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
+    for models in tissue["mse"].values():
+        for value in models.values():
+            assert f"<td>{value:.5f}" in page
+    for level in ("patch", "slide", "case"):
+        one = tissue[f"auroc_{level}"]
+        assert f"{one['value']:.2f} ({one['low']:.2f}–{one['high']:.2f})" in page
+    for sentence in tissue["sentences"]:
+        assert sentence in page
+    assert "Labels are per slide" in page and "it is no diagnosis" in page
+
+
+def test_dvc_compares_metrics_and_draws_plots(done, tmp_path):
+    shown = json.loads(done.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    table = pd.read_csv(done.folder / "reports/comparison.csv").set_index("model")
+    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
+    assert shown["models"]["all"]["test_mse"] == table.loc["all", "test_mse"]
+    assert "latent_auroc_patch" in shown["models"]["all"]
+    assert shown["tissue"]["auroc_slide"] == {key: tissue["auroc_slide"][key] for key in ("value", "low", "high")}
+    done.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    drawn = (tmp_path / "plots" / "index.html").read_text()
+    assert all(name in drawn for name in ("losses_all_csv", "losses_tumor_csv", "roc_slide_csv", "test_mse_csv"))
+
+
+def test_a_run_is_flat_and_complete(done, client, runs):
+    assert set(runs) == {"all", "tumor", "normal", "pair"}
+    run = runs["all"]
+    record = json.loads((done.folder / "models/runs/all.json").read_text())
+    assert record["run_id"] == run.info.run_id
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.params["model.filters"] == "[4, 8]"
+    assert run.data.params["training.learning_rate"] == "0.002"
+    assert run.data.params["patches.mpp"] == "0.5"
+    history = pd.read_csv(done.folder / "models/trained/all/history.csv", sep="|")
+    points = client.get_metric_history(run.info.run_id, "validation_loss")
+    assert [p.step for p in points] == list(history["epoch"])
+    assert [p.value for p in points] == list(history["validation_loss"])
+    metrics = json.loads((done.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
+    assert run.data.metrics["test_mse"] == pytest.approx(metrics["test_mse"], rel=1e-12)
+    assert any(key.startswith("system/") for key in run.data.metrics)
+    locked = yaml.safe_load((done.folder / "dvc.lock").read_text())["stages"]
+    tags = run.data.tags
+    assert tags["dvc.patches.md5"] == next(o for o in locked["patches"]["outs"] if o["path"] == "data/patches")["md5"]
+    assert tags["mlflow.source.git.commit"] == done.run("git", "rev-parse", "HEAD").strip()
+    assert tags["git.dirty"] == "false"
+    assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all" and tags["devices"] == "1"
+    contexts = {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in run.inputs.dataset_inputs}
+    assert contexts["training"] == len(pd.read_csv(done.folder / "data/splits/train.csv", sep="|"))
+    assert set(contexts) == {"training", "validation", "testing"}
+    names = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
+    assert {"cae/params.yaml", "cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= names
+    pictures = {one.path for one in client.list_artifacts(run.info.run_id, "images")}
+    for step in (1, 2):
+        assert sum(f"reconstruction+step+{step}+" in name for name in pictures) == 2  # and its thumbnail
+
+
+def test_the_champion_takes_bytes_and_gives_what_the_saved_model_gives(done, client):
+    mlflow.set_tracking_uri(f"sqlite:///{done.folder / 'mlflow.db'}")
+    patches = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    for cohort in ("all", "tumor", "normal"):
+        version = client.get_model_version_by_alias(f"histocae-{cohort}", "champion")
+        assert version.tags["model"] == cohort
+        loaded = mlflow.pyfunc.load_model(f"models:/histocae-{cohort}@champion")
+        assert loaded.metadata.signature.inputs.inputs[0].type == np.dtype("uint8")
+        own = CAE(path=done.folder / "models/trained" / cohort, load=True)
+        expected = own.model.predict(patches.astype(np.float32) / 255, verbose=0)
+        np.testing.assert_allclose(loaded.predict(patches), expected, atol=1e-5)
+    pinned = mlflow.pyfunc.get_model_dependencies("models:/histocae-all@champion")
+    with open(pinned) as handle:
+        assert re.search(r"^tensorflow==[\d.]+$", handle.read(), re.MULTILINE)
+
+
+def test_the_same_params_and_data_give_the_same_bytes(done, tmp_path):
+    other = Project(tmp_path / "elsewhere")
+    other.run("dvc", "repro", "latent@all")
+    mine, others = done.bytes(*TIMELESS), other.bytes(*TIMELESS)
+    assert [name for name in mine if mine[name] != others.get(name)] == []
+    assert set(mine) == set(others)
+    former = done.bytes("reports")
+    done.run("histocae", "tissue")
+    done.run("histocae", "compare")
+    assert done.bytes("reports") == former
+
+
+def test_register_and_publish_again_change_nothing(done, client, runs):
+    def everything():
+        found = []
+        for run in client.search_runs([runs["all"].info.experiment_id]):
+            points = {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics}
+            images = sorted(one.path for one in client.list_artifacts(run.info.run_id, "images"))
+            found.append((run.info.run_id, run.info.end_time, run.data.params, points, images, run.data.tags))
+        versions = [(v.name, v.version, v.aliases) for v in client.search_model_versions()]
+        return found, versions, len(client.search_logged_models([runs["all"].info.experiment_id]))
+
+    before = everything()
+    registered = done.bytes("models/registered.json")
+    done.run("histocae", "register")
+    done.run("histocae", "publish")
+    assert everything() == before
+    assert done.bytes("models/registered.json") == registered
+
+
+def test_publish_fills_an_empty_server(done, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    done.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
+    done.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
+    new = MlflowClient(uri)
+    experiment = new.get_experiment_by_name("histocae")
+    found = new.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in found) == ["all", "normal", "pair", "tumor"]
+    assert all(run.info.status == "FINISHED" for run in found)
+    assert all(("auroc_slide" if run.info.run_name == "pair" else "test_mse") in run.data.metrics for run in found)
+
+
+@pytest.fixture
+def working(done, tmp_path):
+    """A copy of the finished project, to change."""
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder, symlinks=True)
+    copy = Project.__new__(Project)
+    copy.folder = folder
+    return copy
+
+
+def test_a_restored_training_points_to_its_own_run(working):
+    own = json.loads((working.folder / "models/runs/all.json").read_text())["run_id"]
+    working.set(**{"models.all.latent_features": 8})
+    assert "train@all" in ran(working.run("dvc", "repro", "train@all"))
+    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] != own
+    working.set(**{"models.all.latent_features": 16})
+    output = working.run("dvc", "repro", "train@all")
+    assert "is cached" in output
+    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] == own
+
+
+def test_a_new_entry_trains_and_starts_from_another(working):
+    """A model that starts from another is trained again when the first changes."""
+    second = {"cohort": "tumor", "filters": [4, 8], "init_from": "all", "epochs": 1}
+    third = {**second, "cohort": "normal", "init_from": "second"}
+    working.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
+    stages = ("train@all", "train@second", "train@third")
+    # one by one: of several targets DVC takes any first
+    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages)) == {"inventory", *stages}
+    first = working.bytes("models/trained/second")
+    working.set(**{"models.all.epochs": 1, "models.third": ...})
+    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages[:2])) == {"inventory", *stages[:2]}
+    assert working.bytes("models/trained/second") != first
+    # out of date: refused in one line, and what is there stays
+    before = working.bytes("models/trained")
+    working.set(**{"models.all.epochs": 2})
+    told = working.run("histocae", "train", "second", fails=True)
+    assert "run dvc repro train@all first" in told and "Traceback" not in told
+    assert working.bytes("models/trained") == before
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes_and_in_the_same_run(working):
+    working.set(**{"models.all.epochs": 6, "models.all.patience": 6})
+    process = subprocess.Popen(
+        ["histocae", "train", "all"],
+        cwd=working.folder,
+        env=working.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if "epoch 2/6" in line:
+            break
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    output = working.run("histocae", "train", "all")
+    assert "going on after epoch" in output and "epoch 1/6" not in output
+    resumed = working.bytes("models/trained/all")
+    assert not (working.folder / "models/checkpoints/all").exists()
+    record = json.loads((working.folder / "models/runs/all.json").read_text())
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    run = client.get_run(record["run_id"])
+    assert run.info.status == "FINISHED"
+    assert [p.step for p in client.get_metric_history(record["run_id"], "loss")] == [1, 2, 3, 4, 5, 6]
+    working.run("histocae", "train", "all")
+    assert working.bytes("models/trained/all") == resumed
+
+
+def test_a_later_evaluation_is_what_the_run_shows(working):
+    path = working.folder / "reports/models/all/evaluation/metrics.json"
+    found = json.loads(path.read_text())
+    found["metrics"]["test_mse"] /= 2
+    path.write_text(json.dumps(found))
+    working.run("histocae", "publish")
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    run = client.get_run(json.loads((working.folder / "models/runs/all.json").read_text())["run_id"])
+    assert run.data.metrics["test_mse"] == found["metrics"]["test_mse"]
+
+
+def test_publish_delivers_what_is_trained_into_the_experiment_of_today(working):
+    working.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
+    output = working.run("histocae", "publish")
+    assert "later is not trained here" in output and "4 runs are complete in experiment another" in output
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("another").experiment_id
+    assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 4
+
+
+def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_what_was_there(working):
+    before = working.bytes("models/trained", "models/runs")
+    working.set(**{"models.all.optimizer": "sgd", "models.all.learning_rate": 1e30})
+    told = working.run("histocae", "train", "all", fails=True)
+    assert re.search(r"histocae train: (loss|validation loss) is (nan|inf) .*epoch 1", told)
+    assert "Traceback" not in told
+    assert working.bytes("models/trained", "models/runs") == before
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("histocae").experiment_id
+    assert [r.info.status for r in client.search_runs([experiment], "attributes.status != 'FINISHED'")] == ["FAILED"]
+
+
+def test_a_server_that_is_away_loses_no_training(working):
+    working.set(**{"models.all.epochs": 1})
+    output = working.run("histocae", "train", "all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "the training goes on" in output and "histocae publish" in output
+    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] is None
+    working.run("histocae", "evaluate", "all")
+    working.run("histocae", "publish")
+    record = json.loads((working.folder / "models/runs/all.json").read_text())
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("histocae").experiment_id
+    found = client.search_runs([experiment], f"tags.`histocae.training_id` = '{record['training_id']}'")
+    assert len(found) == 1 and found[0].data.metrics["test_mse"] > 0
+    told = working.run("histocae", "register", fails=True, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "tracking server" in told and "Traceback" not in told
+
+
+def test_mlflow_run_trains_one_model_under_its_own_run(working):
+    working.set(**{"models.tumor.epochs": 1})
+    output = working.run("mlflow", "run", ".", "-e", "train", "-P", "model=tumor", "--env-manager", "local")
+    assert "train@tumor" in ran(output)
+    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    record = json.loads((working.folder / "models/runs/tumor.json").read_text())
+    run = client.get_run(record["run_id"])
+    parent = client.get_run(run.data.tags["parent"])
+    assert run.data.params["training.epochs"] == "1"
+    assert parent.data.tags["mlflow.project.entryPoint"] == "train" and parent.info.status == "FINISHED"
+    assert not parent.data.metrics
+
+
+def test_mlflow_run_refuses_a_model_that_is_none(working):
+    told = working.run("mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True)
+    assert "none" in told
+
+
+def test_an_unknown_model_is_told_in_one_line(working):
+    told = working.run("histocae", "train", "none", fails=True)
+    assert told == "histocae train: models has no entry 'none'; it has all, tumor, normal\n"

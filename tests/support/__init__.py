@@ -1,0 +1,1 @@
+"""What several tests share: projects, made data, servers."""

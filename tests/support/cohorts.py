@@ -1,0 +1,60 @@
+"""A patch store without images, of cases as a test wants them."""
+
+import pandas as pd
+
+from histocae.files import write_table
+from histocae.patches import store
+from histocae.sources.tables import SEED_COLUMNS
+from support.make_data import NORMAL, TUMOR
+from support.workspace import Workspace
+
+
+def rows_of(kinds: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> pd.DataFrame:
+    """Give the index rows of one case per entry, with so many slides of each of its sample types."""
+    return pd.DataFrame(
+        {
+            "case_id": f"{case:03d}",
+            "sample_type": kind,
+            "slide_id": f"{case:03d}-{kind[0]}-{slide}",
+            "position": patch,
+        }
+        for case, types in enumerate(kinds)
+        for kind in types
+        for slide in range(slides)
+        for patch in range(patches)
+    )
+
+
+def at_sites(rows: pd.DataFrame, sites: list[str]) -> pd.DataFrame:
+    """Rename the cases of `rows_of` to barcodes, case i of site i."""
+    return rows.assign(case_id=[f"TCGA-{sites[int(case)]}-{int(case):04d}" for case in rows["case_id"]])
+
+
+def cut(
+    project: Workspace,
+    kinds: list[tuple[str, ...]],
+    slides: int = 2,
+    patches: int = 5,
+    sites: list[str] | None = None,
+) -> None:
+    """Give the project a patch store and its metadata, without pictures."""
+    rows = rows_of(kinds, slides, patches)
+    if sites is not None:
+        rows = at_sites(rows, sites)
+    rows = rows.assign(
+        shard=rows["slide_id"],
+        file=rows["slide_id"] + ".tif",
+        row=rows["position"],
+        column=0,
+        x=0,
+        y=rows["position"] * 8,
+        mpp=0.5,
+        tissue_share=1.0,
+    )
+    store.write_index(project.folder / "data/patches", rows, 8, 0.5)
+    metadata = rows.drop_duplicates("slide_id").assign(disease_type="Ductal|x", percent_tumor_cells=50.0)
+    metadata = metadata.reindex(columns=[*SEED_COLUMNS, "file_name", "mpp"])
+    write_table(metadata, project.folder / "data/slides_metadata.csv")
+
+
+MIXED = [(TUMOR,)] * 9 + [(NORMAL,)] * 6 + [(TUMOR, NORMAL)] * 5

@@ -1,0 +1,427 @@
+"""A GDC of the tests' own: real HTTP on loopback, the documented forms, and faults drawn from a seed.
+
+`python tests/support/gdc_server.py FOLDER` serves the slides in a folder until it is interrupted, for trials by hand.
+"""
+
+import hashlib
+import json
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+RELEASE = "Data Release 42.0 - January 30, 2025"
+PROJECT = "TCGA-PAAD"
+TYPES = {"01": "Primary Tumor", "02": "Recurrent Tumor", "06": "Metastatic", "11": "Solid Tissue Normal"}
+STATUSES = (500, 502, 503, 504, 429, 403)
+BODY_FAULTS = (
+    "reset",
+    "truncated",
+    "wrong bytes",
+    "too long",
+    "too short",
+    "no length",
+    "chunked",
+    "ignored range",
+    "drip",
+)
+LIST_FAULTS = ("garbage", "truncated", "reset", "shrunk")
+
+
+@dataclass
+class Remote:
+    """A slide of the GDC.
+
+    `percents` and the like are given as the API would give them.
+    """
+
+    slide_id: str
+    data: bytes
+    strategy: str = "Tissue Slide"
+    access: str = "open"
+    project: str = PROJECT
+    sample_type: str | None = ""
+    percents: dict[str, Any] = field(default_factory=dict)
+    file_name: str | None = None
+    hit: dict[str, Any] = field(default_factory=dict)  # what its hit has in place of the right values
+
+    @property
+    def case_id(self) -> str:
+        return "-".join(self.slide_id.split("-")[:3])
+
+    @property
+    def sample_id(self) -> str:
+        return "-".join(self.slide_id.split("-")[:4])
+
+    @cached_property
+    def file_id(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.slide_id + (self.file_name or "")))
+
+    @property
+    def name(self) -> str:
+        return self.file_name or f"{self.slide_id}.{str(uuid.uuid5(uuid.NAMESPACE_DNS, self.slide_id)).upper()}.svs"
+
+    @cached_property
+    def md5(self) -> str:
+        return hashlib.md5(self.data, usedforsecurity=False).hexdigest()
+
+    def as_slide(self) -> dict[str, Any]:
+        return {"submitter_id": self.slide_id, "section_location": "TOP", **self.percents}
+
+    def as_hit(self, others: Iterable["Remote"]) -> dict[str, Any]:
+        """The file with its case, sample, portion and slides, those of the same sample among them."""
+        kind = TYPES.get(self.sample_id.split("-")[3][:2]) if self.sample_type == "" else self.sample_type
+        slides = [one.as_slide() for one in others if one.sample_id == self.sample_id]
+        portion = {"submitter_id": f"{self.sample_id}-01", "slides": slides}
+        sample = {"submitter_id": self.sample_id, "sample_type": kind, "portions": [{"slides": []}, portion]}
+        case = {
+            "submitter_id": self.case_id,
+            "disease_type": "Ductal and Lobular Neoplasms",
+            "project": {"project_id": self.project},
+            "samples": [sample],
+        }
+        entity = {"entity_submitter_id": self.slide_id, "entity_type": "slide"}
+        return {
+            "id": self.file_id,
+            "file_id": self.file_id,
+            "file_name": self.name,
+            "md5sum": self.md5,
+            "file_size": len(self.data),
+            "state": "released",
+            "access": self.access,
+            "data_type": "Slide Image",
+            "data_format": "SVS",
+            "experimental_strategy": self.strategy,
+            "associated_entities": [entity],
+            "cases": [case],
+        }
+
+
+class GdcServer:
+    """Serves slides under `url` while it is open.
+
+    Args:
+        slides: what it has.
+        faults: share of requests that go wrong.
+        seed: of which, and how.
+        page: most hits it grants at once.
+        rate: bytes per second of one download; None: as fast as it goes.
+        token: that opens controlled data.
+        elsewhere: address of another server that /data redirects to.
+        kinds: what can go wrong with a file's body, besides the statuses.
+
+    """
+
+    def __init__(
+        self,
+        slides: Iterable[Remote],
+        faults: float = 0.0,
+        seed: int = 0,
+        page: int = 10_000,
+        rate: float | None = None,
+        token: str | None = None,
+        elsewhere: str | None = None,
+        kinds: tuple[str, ...] = BODY_FAULTS,
+    ):
+        self.slides = list(slides)
+        self.faults, self.page, self.rate, self.token, self.elsewhere = faults, page, rate, token, elsewhere
+        self.kinds = kinds
+        self._random, self._lock = random.Random(seed), threading.Lock()
+        self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
+        self.bodies: list[dict[str, Any]] = []  # of /files
+        self.made: Counter[str] = Counter()  # faults by kind
+        self.sent = 0  # bytes of bodies of /data
+        self.active = self.most_active = 0
+        self.always: dict[str, int] = {}  # file_id: the status it always gets
+        self.status = True  # whether there is a /status
+        self.on_request: Callable[[str], object] = lambda path: None
+        self._server = _Http(("127.0.0.1", 0), _Handler)
+        self._server.gdc = self
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> "GdcServer":
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def draw(self, kinds: tuple[str, ...]) -> str | None:
+        """Decide whether a request goes wrong, and how."""
+        with self._lock:
+            if self._random.random() >= self.faults:
+                return None
+            kind = self._random.choice((*kinds, "status"))
+            self.made[kind] += 1
+            return kind
+
+    def number(self, most: int) -> int:
+        with self._lock:
+            return self._random.randrange(most)
+
+    def asked(self, path: str) -> int:
+        """Count requests of a path."""
+        return sum(one.startswith(path) for _, one, _ in self.requests)
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    gdc: GdcServer
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    @property
+    def gdc(self) -> GdcServer:
+        return self.server.gdc
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        split = urlsplit(self.path)
+        self._note()
+        if split.path == "/status" and self.gdc.status:
+            self._list({"commit": "0" * 40, "data_release": RELEASE, "status": "OK", "tag": "5.0", "version": 1})
+        elif split.path == "/files":
+            query = dict(parse_qsl(split.query))
+            if "filters" in query:
+                query["filters"] = json.loads(query["filters"])
+            self._files(query)
+        elif split.path.startswith("/files/"):
+            found = [one for one in self.gdc.slides if one.file_id == split.path.removeprefix("/files/")]
+            if found:
+                self._list({"data": {"id": found[0].file_id, "access": found[0].access}, "warnings": {}})
+            else:
+                self._status(404)
+        elif split.path.startswith("/data/"):
+            self._data(split.path.removeprefix("/data/"))
+        else:
+            self._status(404)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._note()
+        self.gdc.bodies.append(body)
+        if self.path == "/files" and self.gdc.elsewhere:
+            self._head(301, {"Location": self.gdc.elsewhere + self.path, "Content-Length": 0})
+        elif self.path == "/files":
+            self._files(body)
+        else:
+            self._status(404)
+
+    def _note(self) -> None:
+        self.gdc.requests.append((self.command, self.path, dict(self.headers)))
+        self.gdc.on_request(self.path)
+
+    def _files(self, asked: dict[str, Any]) -> None:
+        hits = [(one.as_hit(self.gdc.slides), one.hit) for one in self.gdc.slides]
+        hits = [hit | odd for hit, odd in hits if matches(hit, asked.get("filters"))]
+        key, _, direction = str(asked.get("sort", "")).partition(":")
+        if key:
+            hits.sort(key=lambda one: str(one[key]), reverse=direction == "desc")
+        begin, size = int(asked.get("from", 0)), min(int(asked.get("size", 10)), self.gdc.page)
+        fields = asked.get("fields")
+        page = [only(one, fields.split(",")) if fields else one for one in hits[begin : begin + size]]
+        pagination = {"count": len(page), "total": len(hits), "size": size, "from": begin}
+        self._list({"data": {"hits": page, "pagination": pagination}, "warnings": {}})
+
+    def _list(self, answer: dict[str, Any]) -> None:
+        fault = self.gdc.draw(LIST_FAULTS)
+        if fault == "status":
+            return self._status(STATUSES[self.gdc.number(len(STATUSES))])
+        if fault == "shrunk" and answer.get("data", {}).get("hits"):
+            hits = answer["data"]["hits"]
+            answer["data"]["hits"] = hits[: 1 + self.gdc.number(len(hits))]
+            answer["data"]["pagination"] |= {"count": len(answer["data"]["hits"])}
+        body = json.dumps(answer).encode()
+        if fault == "garbage":
+            body = b"<html>" + body[: len(body) // 2]
+        self._head(200, {"Content-Type": "application/json", "Content-Length": len(body)})
+        if fault in ("truncated", "reset"):
+            self.wfile.write(body[: len(body) // 2])
+            return self._drop(reset=fault == "reset")
+        self.wfile.write(body)
+
+    def _data(self, file_id: str) -> None:
+        slide = next((one for one in self.gdc.slides if one.file_id == file_id), None)
+        if slide is None:
+            return self._status(404)
+        if file_id in self.gdc.always:
+            return self._status(self.gdc.always[file_id])
+        if self.gdc.elsewhere:
+            self._head(302, {"Location": self.gdc.elsewhere + self.path, "Content-Length": 0})
+            return None
+        if slide.access == "controlled" and self.headers.get("X-Auth-Token") != self.gdc.token:
+            return self._status(403)
+        self._count(1)
+        try:
+            self._send(slide, self.gdc.draw(self.gdc.kinds))
+        finally:
+            self._count(-self._counted)
+        return None
+
+    _counted = 0
+
+    def _count(self, change: int) -> None:
+        with self.gdc._lock:
+            self._counted += change
+            self.gdc.active += change
+            self.gdc.most_active = max(self.gdc.most_active, self.gdc.active)
+
+    def _send(self, slide: Remote, fault: str | None) -> None:
+        if fault == "status":
+            return self._status(STATUSES[self.gdc.number(len(STATUSES))])
+        data, begin, status = slide.data, 0, 200
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": f"attachment; filename={slide.name}",
+        }
+        asked = self.headers.get("Range", "")
+        if asked.startswith("bytes=") and fault != "ignored range":
+            begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if begin >= len(data):
+                return self._status(416)
+            status = 206
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        else:
+            headers["Content-MD5"] = slide.md5
+        body = data[begin:]
+        if fault == "wrong bytes":
+            at = self.gdc.number(len(body))
+            body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
+        elif fault == "too long":
+            body += b"\0" * (1 + self.gdc.number(1000))
+        elif fault == "too short":
+            body = body[: self.gdc.number(len(body))]
+        if fault == "chunked":
+            self._head(status, headers | {"Transfer-Encoding": "chunked"})
+            for i in range(0, len(body), 10_000):
+                piece = body[i : i + 10_000]
+                self._write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            return None
+        if fault == "no length" or (fault in ("too long", "too short") and self.gdc.number(2)):
+            self._head(status, headers | {"Connection": "close"})
+            self._write(body)
+            self.close_connection = True
+            return None
+        self._head(status, headers | {"Content-Length": len(body)})
+        if fault in ("reset", "truncated"):
+            self._write(body[: self.gdc.number(len(body))])
+            return self._drop(reset=fault == "reset")
+        if fault == "drip":
+            for i in range(0, min(len(body), 4000), 50):
+                self._write(body[i : i + 50])
+                time.sleep(0.02)
+            return self._drop(reset=False)
+        self._write(body)
+
+    def _write(self, data: bytes) -> None:
+        step = 1 << 16 if self.gdc.rate is None else max(1, int(self.gdc.rate / 50))
+        with suppress(ConnectionError):
+            for i in range(0, len(data), step):
+                piece = data[i : i + step]
+                if self.gdc.rate is not None:
+                    time.sleep(1 / 50)
+                if i + step >= len(data):  # who has it all may ask for the next before this thread goes on
+                    self._count(-self._counted)
+                self.gdc.sent += len(piece)
+                self.wfile.write(piece)
+
+    def _status(self, status: int) -> None:
+        body = json.dumps({"message": f"status {status} for {self.path}", "headers": dict(self.headers)}).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": len(body)}
+        if status in (429, 503):
+            headers["Retry-After"] = 0
+        self._head(status, headers)
+        self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, object]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
+    def _drop(self, reset: bool) -> None:
+        """Close the connection in the middle of an answer, with a reset or as if it were complete."""
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.flush()
+            if reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.close()
+
+
+def matches(hit: dict[str, Any], asked: dict[str, Any] | None) -> bool:
+    """Judge a hit by a filter of the GDC's form."""
+    if asked is None:
+        return True
+    if asked["op"] in ("and", "or"):
+        each = [matches(hit, one) for one in asked["content"]]
+        return all(each) if asked["op"] == "and" else any(each)
+    wanted = asked["content"]["value"]
+    wanted = wanted if isinstance(wanted, list) else [wanted]
+    return bool(set(values(hit, asked["content"]["field"].split("."))) & set(wanted))
+
+
+def values(holder: Any, path: list[str]) -> list[Any]:
+    """All values at a dotted path, through lists."""
+    if isinstance(holder, list):
+        return [value for one in holder for value in values(one, path)]
+    if not path:
+        return [holder]
+    return values(holder[path[0]], path[1:]) if isinstance(holder, dict) and path[0] in holder else []
+
+
+def only(hit: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+    """Reduce a hit to the fields that were asked for; the id is always there."""
+    return {"id": hit["id"], **_only(hit, [one.split(".") for one in fields])}
+
+
+def _only(holder: Any, wanted: list[list[str]]) -> Any:
+    if not isinstance(holder, dict):
+        return holder
+    found = {}
+    for key, value in holder.items():
+        below = [one[1:] for one in wanted if one[0] == key]
+        if [] in below:
+            found[key] = value
+        elif below and isinstance(value, list):
+            found[key] = [_only(one, below) for one in value]
+        elif below and isinstance(value, dict):
+            found[key] = _only(value, below)
+    return found
+
+
+if __name__ == "__main__":
+    paths = sorted(Path(sys.argv[1]).iterdir())
+    kinds = ("01A-01-TS1", "11A-01-TS1")
+    remotes = [Remote(f"TCGA-AA-{i:04d}-{kinds[i % 2]}", path.read_bytes()) for i, path in enumerate(paths)]
+    with GdcServer(remotes) as server:
+        print(server.url, flush=True)
+        threading.Event().wait()

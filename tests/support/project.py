@@ -1,0 +1,123 @@
+"""A small project in a folder of its own, driven as a user drives it: dvc, histocae, mlflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("dvc.yaml", "inventory/dvc.yaml", "params.yaml", "MLproject", "python_env.yaml", ".dvcignore", ".gitignore")
+SMALL = {
+    "data.demo.cases": 6,
+    "data.demo.side_microns": 256.0,
+    "patches.pixels": 64,
+    "training.epochs": 2,
+    "training.batch_size": 16,
+    "training.picture_every": 1,
+    "tissue.bootstrap": 100,
+    "tissue.permutations": 100,
+    "models": {
+        "all": {"cohort": "all", "filters": [4, 8], "latent_features": 16},
+        "tumor": {"cohort": "tumor", "filters": [4, 8]},
+        "normal": {"cohort": "normal", "filters": [4, 8]},
+    },
+}
+
+
+class Project:
+    """A working copy: params, the pipeline and the source."""
+
+    def __init__(self, folder: Path, **overrides: object):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "inventory").mkdir(exist_ok=True)
+        for name in FILES:
+            shutil.copy(ROOT / name, folder / name)
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / "src", folder / "src", ignore=ignore)
+        self.set(**{**SMALL, **overrides})
+        self.run("git", "init", "-q")
+        self.run("dvc", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "start")
+
+    def set(self, **overrides: object) -> None:
+        """Change params.yaml; keys are dotted, a value of None is null, ... removes the key."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for dotted, value in overrides.items():
+            *sections, key = dotted.split(".")
+            at = params
+            for section in sections:
+                at = at[section]
+            if value is ...:
+                del at[key]
+            else:
+                at[key] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of its commands: no server but its own database."""
+        # TF_: TensorFlow, which tests import too, leaves how much it says to the processes that they start
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "TF_"))}
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        for role in ("AUTHOR", "COMMITTER"):
+            env |= {f"GIT_{role}_NAME": "tests", f"GIT_{role}_EMAIL": "tests@example.invalid"}
+        return env
+
+    def run(self, *command: str, fails: bool = False, **env: str) -> str:
+        """Run a command there and give all it printed; it must succeed, or fail."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=400,
+        )
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    def bytes(self, *roots: str) -> dict[str, bytes]:
+        """Read all files under some folders (or files)."""
+        found = {}
+        for root in roots:
+            path = self.folder / root
+            for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+                found[file.relative_to(self.folder).as_posix()] = file.read_bytes()
+        return found
+
+
+HEAVY = ("tensorflow", "mlflow")
+# runs at the start of every Python process; it looks before anything is loaded, however the process ends
+_TELLTALE = """
+import os, sys
+
+class Telltale:
+    def find_spec(self, name, path=None, target=None):
+        if name in os.environ["TELLTALE_NAMES"].split():
+            with open(os.environ["TELLTALE_FILE"], "a") as out:
+                print(name, "by", " ".join(sys.orig_argv), file=out)
+
+with open(os.environ["TELLTALE_FILE"], "a") as out:
+    print("", file=out)
+sys.meta_path.insert(0, Telltale())
+"""
+
+
+def imported(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
+    """Tell what heavy libraries the processes import that a call starts with an environment that it is given."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_TELLTALE)
+    told = folder / "told.txt"
+    python_path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    call({"PYTHONPATH": python_path, "TELLTALE_FILE": str(told), "TELLTALE_NAMES": " ".join(HEAVY)})
+    lines = told.read_text().split("\n")[:-1]
+    assert lines  # or it did not run
+    return {line for line in lines if line}

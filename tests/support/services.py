@@ -1,0 +1,264 @@
+"""What the tests of other machines talk to, all of it real and on this machine: sshd, Slurm, S3, an MLflow server.
+
+`python tests/support/services.py COMMAND ...` installs what is missing (as root, on Debian and its like), starts
+Slurm and runs a command with it, as `make test-remote` does. What needs no root, the tests start by themselves;
+who is not root gets what is there, and no Slurm.
+"""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+PACKAGES = {"sshd": "openssh-server", "slurmctld": "slurm-wlm", "munged": "munge", "make": "make"}
+SLURM = "HISTOCAE_TESTS_SLURM"  # set where Slurm runs: its folder
+WAIT_SECONDS = 60
+
+
+def program(name: str) -> str | None:
+    """Find a program, also where only root looks."""
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+def install() -> None:
+    """Install what is missing."""
+    missing = [package for name, package in PACKAGES.items() if program(name) is None]
+    if not missing:
+        return
+    quiet = {"env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, "check": True}
+    subprocess.run(["apt-get", "update", "-qq"], **quiet)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for(ready: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
+    """Wait until a service answers."""
+    start = time.monotonic()
+    while not ready():
+        if time.monotonic() - start > WAIT_SECONDS or (process is not None and process.poll() is not None):
+            raise RuntimeError(f"{what} does not start")
+        time.sleep(0.1)
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens."""
+    with socket.socket() as tried:
+        tried.settimeout(1)
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator[subprocess.Popen]:
+    """Run a service with all its children, its output in <name>.log."""
+    with open(folder / f"{name}.log", "ab") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(10)
+            os.killpg(process.pid, signal.SIGKILL)  # a server's children outlive it
+        except ProcessLookupError:
+            pass
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class Sshd:
+    """A machine reached by ssh: this one. `config` is the file for ssh -F, `alias` the host in it."""
+
+    alias = "gpu-box"
+
+    def __init__(self, folder: Path, port: int):
+        self.folder, self.port, self.config = folder, port, folder / "config"
+
+
+@contextmanager
+def sshd(folder: Path) -> Iterator[Sshd]:
+    """Start sshd; it needs no root, and lets its own user in."""
+    folder.mkdir(parents=True)
+    made = Sshd(folder, free_port())
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    (folder / "sshd_config").write_text(
+        f"Port {made.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nPasswordAuthentication no\n"
+        "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
+        "Subsystem sftp internal-sftp\n"
+    )
+    (folder / "known").write_text(f"[127.0.0.1]:{made.port} {(folder / 'host.pub').read_text()}")
+    made.config.write_text(
+        f"Host {made.alias}\n  HostName 127.0.0.1\n  Port {made.port}\n  User {getpass.getuser()}\n"
+        f"  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known\n"
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in
+    command = [program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config")]
+    with running(command, folder, "sshd") as process:
+        wait_for(lambda: answers(made.port), "sshd", process)
+        yield made
+
+
+@contextmanager
+def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]:
+    """Start an MLflow server that keeps runs and artifacts in a folder; give its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **env}
+    address = f"http://127.0.0.1:{port}"
+    with running(command, folder, "mlflow", **env) as process:
+        wait_for(lambda: _healthy(address), "mlflow server", process)
+        yield address
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[tuple[str, str]]:
+    """Start the tracking server of examples, which asks for passwords; give its address and that of admin."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [
+        str(Path(__file__).parents[2] / "examples/tracking_server.sh"),
+        str(folder / "kept"),
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with running(command, folder, "server", PATH=path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _healthy(address), "examples/tracking_server.sh", process)
+        yield address, (folder / "kept/admin_password").read_text().strip()
+
+
+def _healthy(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def bucket(folder: Path, name: str) -> Iterator[str]:
+    """Start an S3 server with an empty bucket; give its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], folder, "s3") as process:
+        wait_for(lambda: answers(port), "moto's server", process)
+        address = f"http://127.0.0.1:{port}"
+        request = urllib.request.Request(f"{address}/{name}", method="PUT")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+        yield address
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[None]:
+    """Start munge and a Slurm of one node that can run several jobs at once; needs root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    node, cores = socket.gethostname().split(".")[0], os.cpu_count()
+    (folder / "gres.conf").write_text(f"NodeName={node} Name=gpu File=/dev/null\n")
+    (folder / "slurm.conf").write_text(
+        f"ClusterName=tests\nSlurmctldHost={node}(127.0.0.1)\nSlurmUser=root\nSlurmdUser=root\n"
+        f"SlurmctldPort={free_port()}\nSlurmdPort={free_port()}\nAuthType=auth/munge\n"
+        f"AuthInfo=socket={folder}/munge.socket\nStateSaveLocation={folder}/state\nSlurmdSpoolDir={folder}/spool\n"
+        f"SlurmctldPidFile={folder}/slurmctld.pid\nSlurmdPidFile={folder}/slurmd.pid\n"
+        "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\nReturnToService=2\n"
+        "SchedulerType=sched/backfill\nSelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nKillWait=10\n"
+        "SlurmctldTimeout=30\nSlurmdTimeout=60\nInactiveLimit=0\nMinJobAge=20\nGresTypes=gpu\n"
+        "SlurmdParameters=config_overrides\n"
+        "SchedulerParameters=sched_interval=2,bf_interval=2\n"
+        # more cores than there are, so that two jobs and their workers find room on a small machine
+        f"NodeName={node} NodeAddr=127.0.0.1 CPUs={4 * cores} RealMemory=8000 Gres=gpu:1 State=UNKNOWN\n"
+        f"PartitionName=main Nodes={node} Default=YES MaxTime=60 State=UP OverSubscribe=NO\n"
+    )
+    for name in ("state", "spool"):
+        (folder / name).mkdir(exist_ok=True)
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    folder.chmod(0o755)
+    munge = [
+        program("munged"),
+        "--foreground",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--pid-file={folder}/munged.pid",
+        f"--seed-file={folder}/munge.seed",
+        f"--log-file={folder}/munged.txt",
+    ]
+    config = {"SLURM_CONF": str(folder / "slurm.conf")}
+    with ExitStack() as all_of_them:
+        all_of_them.enter_context(running(munge, folder, "munged"))
+        wait_for((folder / "munge.socket").exists, "munged")
+        for name in ("slurmctld", "slurmd"):
+            all_of_them.enter_context(running([program(name), "-D", "-c"], folder, name, **config))
+        wait_for(lambda: b"idle" in _sinfo(config), "Slurm")
+        yield
+
+
+def _sinfo(config: dict[str, str]) -> bytes:
+    return subprocess.run(
+        ["sinfo", "--noheader", "--format", "%T"], env=os.environ | config, capture_output=True, check=False
+    ).stdout
+
+
+def main(command: list[str]) -> int:
+    """Install, start, run a command, stop."""
+    if os.geteuid() != 0:
+        print("only root can install and start Slurm: its tests are left out", file=sys.stderr)
+        return subprocess.run(command, check=False).returncode
+    install()
+    with tempfile.TemporaryDirectory(prefix="histocae-") as folder, slurm(Path(folder) / "slurm"):
+        place = Path(folder) / "slurm"
+        env = os.environ | {"SLURM_CONF": str(place / "slurm.conf"), SLURM: str(place)}
+        return subprocess.run(command, env=env, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

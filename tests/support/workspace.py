@@ -1,0 +1,138 @@
+"""A small project in a folder, whose stages run in this process."""
+
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from histocae import cli
+from support import make_data
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "data.source": "slides",
+    "data.path": "own",
+    "data.max_failed_share": 1.0,
+    "patches.pixels": 32,
+    "executor.workers": 1,
+}
+ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command gave back: its exit code and the lines of its stderr."""
+
+    code: int
+    lines: list[str]
+
+    @property
+    def told(self) -> str:
+        """The one line that tells what is wrong."""
+        assert self.code == 1, self.lines
+        assert "Traceback" not in "".join(self.lines)
+        told = [line for line in self.lines if line.startswith("histocae ")]
+        assert len(told) == 1 and self.lines[-1] == told[0], self.lines
+        return told[0]
+
+    @property
+    def only_line(self) -> str:
+        """The same, where nothing else may be said."""
+        assert len(self.lines) == 1, self.lines
+        return self.told
+
+
+def command(*commands: str) -> Result:
+    """Run commands of histocae here one after the other, up to the first that fails."""
+    root, stderr, code = logging.getLogger(), io.StringIO(), 0
+    handlers, root.handlers = root.handlers, []  # as in a fresh process: pytest has its own
+    try:
+        with redirect_stderr(stderr):
+            for one in commands:
+                code = cli.main(one.split())
+                if code:
+                    break
+    finally:
+        root.handlers = handlers
+    return Result(code, stderr.getvalue().splitlines())
+
+
+class Workspace:
+    """A folder with params.yaml where `histocae` runs; the user's files lie in `own`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.own = folder / "own"
+        self.own.mkdir(parents=True, exist_ok=True)
+        self.params()
+
+    def params(self, **changed: object) -> None:
+        """Write params.yaml: the committed one, small, with `section__key` changed."""
+        values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        for name, value in {**SMALL, **changed}.items():
+            section = values
+            *sections, key = name.replace("__", ".").split(".")
+            for one in sections:
+                section = section[one]
+            section[key] = value
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+    def table(self, rows: Sequence[dict], **how: object) -> None:
+        """Write own/table.csv."""
+        (self.own / "table.csv").write_text(make_data.table_text(rows, **how), encoding="utf-8")
+
+    def slides(self, *names: str, **how: object) -> list[dict]:
+        """Write slides own/<name>.tif of 256 x 256 pixels with their table, and give its rows."""
+        for i, name in enumerate(names):
+            make_data.write_slide(self.own / f"{name}.tif", make_data.tissue(i, 256, 256), **{"mpp": 0.5, **how})
+        rows = [slide_row(name, i) for i, name in enumerate(names)]
+        self.table(rows)
+        return rows
+
+    def run(self, *commands: str) -> Result:
+        """Run commands one after the other, up to the first that fails."""
+        return command(*commands)
+
+    def make(self, *commands: str) -> "Workspace":
+        """Run commands (all up to the split, unless named) that must go well."""
+        result = self.run(*(commands or ALL_STAGES))
+        assert result.code == 0, result.lines
+        return self
+
+    def read(self, path: str) -> pd.DataFrame:
+        """Read an output table: `|` in data, `,` in reports."""
+        return pd.read_csv(self.folder / path, sep="|" if path.startswith("data") else ",")
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """The patch store's index."""
+        return self.read("data/patches/index.csv")
+
+    def outputs(self, *below: str) -> dict[str, bytes]:
+        """Every output file's bytes; hidden files of ours that stay outside the outputs are left out."""
+        found = {}
+        for top in below or ("data", "models", "reports"):
+            for path in sorted((self.folder / top).rglob("*")):
+                if path.is_file():
+                    found[path.relative_to(self.folder).as_posix()] = path.read_bytes()
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Files that a stage wrote aside and did not clear away."""
+        return [str(path) for path in self.folder.rglob("*") if path.name.endswith((".part", ".former"))]
+
+
+def slide_row(slide_id: str, number: int = 0, file: str | None = None, **more: object) -> dict:
+    """One row of a table of slides; cases and sample types alternate."""
+    return {
+        "slide_id": slide_id,
+        "case_id": f"case-{number}",
+        "sample_type": (make_data.TUMOR, make_data.NORMAL)[number % 2],
+        "file_name": file or f"{slide_id}.tif",
+        **more,
+    }

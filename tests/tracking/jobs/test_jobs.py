@@ -1,0 +1,279 @@
+"""What is told before a job is sent, and what of a job's end needs no machine."""
+
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient, projects
+from mlflow.cli import cli as mlflow_cli
+from ruamel.yaml import YAML
+
+from histocae.errors import RemoteError
+from histocae.remote import dvc_locks, places
+from histocae.remote.host import Host, UnreachableError
+from histocae.tracking.jobs import job_runs, pod
+from histocae.tracking.jobs.supervisor import configure
+from support.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVER = "http://127.0.0.1:9"  # where nobody listens
+
+
+@pytest.fixture
+def send(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Give what `mlflow run` says of a job that can't be sent."""
+    shutil.copy(ROOT / "MLproject", project.folder)
+    shutil.copy(ROOT / "python_env.yaml", project.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tests")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tests@example.invalid")
+    git("init", "-q")
+
+    def run(*more: str, entry: str = "train", backend: str = "histocae-ssh", **config: object) -> str:
+        about = json.dumps({"host": "nowhere.invalid", "folder": "/nowhere", **config})
+        command = ["run", ".", "-e", entry, "--backend", backend, "--backend-config", about, "--experiment-id", "0"]
+        said = io.StringIO()
+        monkeypatch.setattr("mlflow.cli._logger.error", lambda text, *some: said.write(text % some))
+        done = CliRunner().invoke(mlflow_cli, [*command, *more])
+        assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.output
+        return said.getvalue().strip("= ")
+
+    return run
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True)
+
+
+def commit() -> None:
+    git("add", "-A")
+    git("commit", "-qm", "all")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"memory": "lots"}, "memory: expected a number with K, M, G or T, as in 32G, got 'lots'"),
+        ({"time": "3 hours"}, "time: expected H:MM:SS or D-HH:MM:SS, got '3 hours'"),
+        ({"partition": "gpu"}, "partition: unknown key"),
+        ({"gpu": 1}, "gpu: unknown key; did you mean gpus?"),
+        ({"gpus": "one"}, "gpus: expected an integer, got 'one'"),
+        ({"folder": "somewhere"}, "folder: string should match"),
+        ({"folder": "/data/my box"}, "folder: string should match"),
+        ({"folder": "/data/$(true)"}, "folder: string should match"),
+        ({"devices": [0, 0]}, "devices: expected each card once, got [0, 0]"),
+        ({"time": "0:00:00"}, "time: expected some time, got '0:00:00'"),
+        ({"host": "-oProxyCommand=x"}, "host: string should match"),
+        ({"host": None}, "host: expected text, got None"),
+        ({"environment": ["NOT_SET_ANYWHERE"]}, "environment: NOT_SET_ANYWHERE is not set here"),
+        ({"dirty": "maybe"}, "dirty: expected one of 'refuse' or 'send', got 'maybe'"),
+    ],
+)
+def test_a_config_that_is_wrong_is_told_in_one_line(send, config, told):
+    assert send(**config).startswith(f"backend config: {told}")
+
+
+def test_slurm_knows_more_and_needs_no_host(send):
+    assert "devices: unknown key" in send(backend="histocae-slurm", devices=[0])
+    commit()
+    said = send(backend="histocae-slurm", host=None, partition="main", folder="/proc/nowhere", entry="main")
+    assert said.startswith("this machine: mkdir: ")
+
+
+def test_a_database_is_no_server(send, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert "sqlite:///mlflow.db, which another machine can't reach; name a server" in send()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert "sqlite:///mlflow.db, which another machine can't reach" in send()
+
+
+def test_a_project_without_a_commit_is_refused(send, project):
+    assert send(entry="main") == f"{project.folder}: no commit of a git repository; git init and commit first"
+    shutil.rmtree(".git")
+    assert send(entry="main") == f"{project.folder}: no commit of a git repository; git init and commit first"
+
+
+def test_uncommitted_changes_are_named(send):
+    commit()
+    Path("a new file").touch()
+    git("mv", "MLproject", "MLproject.former")
+    shutil.copy("MLproject.former", "MLproject")
+    said = send(entry="main")
+    assert said.startswith("uncommitted changes: ") and '"a new file"' in said
+    assert said.endswith('; commit them, or set "dirty": "send" in the backend config')
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_sent(send):
+    commit()
+    assert send("-P", "model=none").startswith("models has no entry 'none'; it has ")
+
+
+def test_a_machine_that_is_none_is_told(send):
+    commit()
+    assert send(entry="main").startswith("nowhere.invalid: ssh: Could not resolve hostname")
+
+
+def test_jobs_and_sweep_tell_a_server_that_is_away(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert f"tracking server {SERVER} can't be reached" in project.run("jobs").only_line
+    assert "gpu.json: No such file" in project.run("sweep histocae-ssh gpu.json").only_line
+    Path("gpu.json").write_text("{")
+    assert "gpu.json: not JSON" in project.run("sweep histocae-ssh gpu.json").only_line
+    Path("gpu.json").write_text('{"host": "nowhere.invalid", "folder": "~"}')
+    assert f"tracking server {SERVER} can't be reached" in project.run("sweep histocae-ssh gpu.json").only_line
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20), max_size=5))
+def test_arguments_arrive_as_they_are(words):
+    script = 'printf "%s\\0" "$@"; cat'  # which finds nothing to read, and not the rest of the script
+    assert Host(None).run(script, *words) == "".join(f"{word}\0" for word in words or [""])
+
+
+def test_a_machine_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("histocae.remote.host.ANSWER_SECONDS", 0.2)
+    with pytest.raises(UnreachableError, match=r"^this machine: no answer within 0\.2 s$"):
+        Host(None).run("sleep 20")
+
+
+ENTRY = st.fixed_dictionaries({"cmd": st.sampled_from("ab"), "params": st.none() | st.integers(0, 2)})
+STAGES = st.dictionaries(st.sampled_from(["train@a", "train@b", "split"]), ENTRY)
+
+
+@given(before=STAGES, after=STAGES, here=STAGES)
+def test_what_a_job_changed_is_taken_over_where_nothing_else_did(tmp_path_factory, before, after, here):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / ".dvc/tmp").mkdir(parents=True)
+    path = folder / "dvc.lock"
+    with open(path, "w") as handle:
+        YAML().dump({"schema": "2.0", "stages": here}, handle)
+    changed = dvc_locks.changes({"dvc.lock": before}, {"dvc.lock": after})
+    taken, left = dvc_locks.merge(folder, changed)
+    found = dvc_locks.read(folder).get("dvc.lock", {})
+    for stage in {*before, *after, *here}:
+        # (a stage that a job's commit no longer has stays)
+        job_changed = stage in after and after[stage] != before.get(stage)
+        free = here.get(stage) in (before.get(stage), after.get(stage))
+        if job_changed and free:
+            assert found[stage] == after[stage] and stage in taken
+        else:
+            assert found.get(stage) == here.get(stage)
+            assert (stage in left) == job_changed
+    again = path.read_bytes()
+    dvc_locks.merge(folder, changed)
+    assert path.read_bytes() == again
+
+
+@pytest.mark.parametrize("file", ["../dvc.lock", "/etc/dvc.lock", "params.yaml", "data/../../dvc.lock"])
+def test_a_result_changes_lock_files_of_the_project_alone(tmp_path, file):
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    with pytest.raises(RemoteError, match="is no lock file of DVC in the project"):
+        dvc_locks.merge(tmp_path, {file: {"train@a": {"before": None, "after": {}}}})
+
+
+def test_a_lock_file_that_is_no_yaml_is_told(tmp_path):
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\n")
+    with pytest.raises(RemoteError, match=r"dvc.lock: not YAML: .*; mend it, or git checkout it"):
+        dvc_locks.read(tmp_path)
+
+
+@pytest.fixture
+def server(project, monkeypatch, tmp_path) -> MlflowClient:
+    """A tracking server, and a user who has sent no job yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def job(server: MlflowClient, **tags: str) -> str:
+    """Make the run of a job that goes on."""
+    known = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
+    known |= {key.replace("_", "."): value for key, value in tags.items()}
+    return server.create_run("0", tags=known).info.run_id
+
+
+def test_what_others_write_to_the_server_is_never_run(server, project, tmp_path, capsys):
+    harm = f"touch {tmp_path / 'harm'}"
+    substituted = f"$({harm})"
+    run_id = job(
+        server, job_setup=harm, job_folder=substituted, job_host=f"-oProxyCommand={harm}", job_id=substituted
+    )
+    server.create_run("0", tags={"job.backend": "histocae-ssh"})  # of a job that is not whole
+    assert project.run("jobs").code == 0
+    assert run_id[:8] in capsys.readouterr().out
+    for action in ("log", "cancel"):
+        assert "from another machine or account" in project.run(f"jobs {action} {run_id}").told
+    assert not (tmp_path / "harm").exists() and server.get_run(run_id).info.status == "RUNNING"
+
+
+def test_how_a_job_ended_is_taken_from_its_machine_where_the_server_was_away(server, project, tmp_path):
+    run_id = job(server)
+    folder = tmp_path / "jobs" / run_id
+    folder.mkdir(parents=True)
+    changed = {"dvc.lock": {"train@a": {"before": None, "after": {"cmd": "a"}}}}
+    (folder / "end.json").write_text(json.dumps({"status": "FINISHED", "reason": None, "changed": changed}))
+    (folder / "job.json").write_text("credentials")
+    places.write(run_id, places.Place("histocae-ssh", None, None, "", str(folder), 600, None, "1"))
+    assert project.run("jobs").code == 0
+    assert server.get_run(run_id).info.status == "FINISHED"
+    assert not (folder / "job.json").exists()
+    (project.folder / ".dvc/tmp").mkdir(parents=True)
+    git("init", "-q")
+    assert "of another repository" in project.run(f"jobs fetch {run_id}").told
+    assert job_runs.result(job_runs.read(run_id)) == changed
+
+
+def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
+    dvc = Path(sys.executable).with_name("dvc")
+    subprocess.run([dvc, "init", "-q", "--no-scm"], check=True)
+    settings = {"remote.lab.password": "a#b 'c\"d", "cache.dir": "/scratch/cache", "core.analytics": "false"}
+    before = os.umask(0o022)
+    try:
+        configure(project.folder, settings)
+        configure(project.folder, {"remote.lab.url": "/data"})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path(".dvc/config.local").stat().st_mode) == 0o600
+    shown = subprocess.run([dvc, "config", "--list", "--local"], capture_output=True, text=True, check=True).stdout
+    assert set(shown.splitlines()) == {
+        "remote.lab.password=a#b 'c\"d",
+        "remote.lab.url=/data",
+        "cache.dir=/scratch/cache",
+        "core.analytics=false",
+    }
+
+
+def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(monkeypatch):
+    spec = projects.load_project(str(ROOT / "kubernetes"))
+    assert spec.docker_env["image"].startswith("registry.example/histocae")
+    assert spec.get_entry_point("train").compute_command({"model": "deep"}, None) == (
+        "python -m histocae.tracking.jobs.pod train@deep"
+    )
+    monkeypatch.chdir(ROOT)
+    config = projects._parse_kubernetes_config(json.loads(Path("kubernetes/config.json").read_text()))
+    job = config["kube-job-template"]
+    assert job["kind"] == "Job" and job["metadata"]["namespace"] == "default"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    copied = re.findall(r"^COPY (.+) \S+$", Path("kubernetes/Dockerfile").read_text(), re.MULTILINE)
+    assert copied and all(Path(one).exists() for line in copied for one in line.split())
+
+
+def test_a_pod_without_a_run_is_told(project, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert pod.main([]) == 1
+    assert capsys.readouterr().err == (
+        "histocae.tracking.jobs.pod: MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes\n"
+    )

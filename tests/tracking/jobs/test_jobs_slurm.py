@@ -1,0 +1,104 @@
+"""Jobs on a real Slurm of one node on this machine: make test-remote."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from support import services
+from support.laboratory import Laboratory, laboratory
+
+pytestmark = [
+    pytest.mark.remote,
+    pytest.mark.skipif(services.SLURM not in os.environ, reason="no Slurm: make test-remote starts one, as root"),
+]
+BACKEND = "histocae-slurm"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Laboratory:
+    with laboratory(tmp_path_factory.mktemp("laboratory")) as made:
+        yield made
+
+
+def queue(*options: str) -> str:
+    return subprocess.run(["squeue", "--noheader", *options], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("by_ssh", [False, True])
+def test_a_training_on_the_cluster_comes_back_as_if_it_were_made_here(lab, by_ssh):
+    model = "tumor" if by_ssh else "all"
+    login = {"host": lab.ssh.alias, "ssh_config": str(lab.ssh.config)} if by_ssh else {}
+    if by_ssh:
+        login["setup"] = f"export SLURM_CONF={os.environ['SLURM_CONF']}"
+    said, job = lab.send("train", f"model={model}", backend=BACKEND, partition="main", time="0:10:00", **login)
+    assert "epoch 2/2" in said and job.info.status == "FINISHED"
+    assert job.data.tags["job.id"].isdecimal() and job.data.tags["mlflow.project.backend"] == BACKEND
+    (training,) = lab.children(job.info.run_id)
+    assert training.info.status == "FINISHED" and "epoch 2/2" in lab.log_of(job.info.run_id)
+    lab.run("dvc", "pull", f"train@{model}")
+    assert f"Stage 'train@{model}' didn't change, skipping" in lab.run("dvc", "repro", f"train@{model}")
+    lab.commit("the training")
+
+
+def test_resources_reach_the_scheduler(lab):
+    options = ["--comment=from-the-config"]
+    run_id = lab.hold(BACKEND, gpus=1, cpus=2, memory="500M", time="0:05:00", partition="main", options=options)
+    job = lab.client.get_run(run_id).data.tags["job.id"]
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    asked = ("NumCPUs=2", "MinMemoryNode=500M", "TimeLimit=00:05:00", "Partition=main", "gres:gpu:1", "Comment=from-")
+    assert [one for one in asked if one not in shown] == [], shown
+    assert "devices 0" in (lab.box / "jobs" / run_id / "job.log").read_text()  # as the scheduler says
+    # the one card is taken: another job waits, and can be cancelled while it does
+    waiting = lab.send("hold", backend=BACKEND, wait=False, gpus=1)[1].info.run_id
+    assert "SCHEDULED" in next(one for one in lab.run("histocae", "jobs").splitlines() if one.startswith(waiting[:8]))
+    lab.run("histocae", "jobs", "cancel", waiting)
+    assert lab.client.get_run(waiting).info.status == "KILLED"
+    lab.run("histocae", "jobs", "cancel", run_id)
+    assert lab.client.get_run(run_id).info.status == "KILLED"
+    lab.until(lambda: not queue())
+
+
+def test_a_job_over_its_time_is_marked_before_the_scheduler_kills_it(lab):
+    _, job = lab.send("hold", backend=BACKEND, fails=True, time="0:01:00")
+    assert job.info.status == "FAILED" and job.data.tags["job.reason"] == "ended at its limit of 0:01:00"
+    assert "holding" in lab.log_of(job.info.run_id)
+
+
+def test_a_job_cancelled_by_the_scheduler_says_so(lab):
+    run_id = lab.hold(BACKEND)
+    subprocess.run(["scancel", lab.client.get_run(run_id).data.tags["job.id"]], check=True)
+    run = lab.end_of(run_id)
+    assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "ended by a signal"
+
+
+def test_a_node_that_died_is_noticed_by_the_next_look(lab):
+    run_id = lab.hold(BACKEND)
+    for process in lab.processes(run_id):
+        os.kill(process, signal.SIGKILL)
+    lab.until(lambda: not queue())
+    lab.run("histocae", "jobs")
+    run = lab.client.get_run(run_id)
+    assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
+
+
+def test_what_sbatch_refuses_is_told_in_one_line(lab):
+    said, job = lab.send("hold", backend=BACKEND, fails=True, partition="nowhere")
+    assert "Invalid partition name specified" in said and "Traceback" not in said
+    assert job.info.status == "FAILED" and "not sent: " in job.data.tags["job.reason"]
+
+
+def test_a_sweep_runs_at_once(lab):
+    lab.project.set(
+        models={
+            name: {"cohort": "all", "filters": [4], "latent_features": count, "epochs": 1}
+            for name, count in (("one", 8), ("two", 4))
+        }
+    )
+    lab.commit("models")
+    lab.run("histocae", "sweep", BACKEND, str(lab.config(BACKEND)))
+    one, two = lab.jobs()[:2]
+    assert max(one.info.start_time, two.info.start_time) < min(one.info.end_time, two.info.end_time)
+    said = lab.run("dvc", "repro", "--pull", "train@one", "train@two")
+    assert "Running stage 'train" not in said

@@ -1,0 +1,306 @@
+"""Jobs on a machine reached by ssh: a real sshd, a real tracking server, a real DVC remote, all on this machine."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from support import make_data, services
+from support.laboratory import Laboratory, laboratory
+from support.workspace import slide_row
+
+# those with the mark `remote` need no root either, but minutes that make test does not have
+pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Laboratory:
+    with laboratory(tmp_path_factory.mktemp("laboratory")) as made:
+        yield made
+
+
+@pytest.fixture
+def clean(lab):
+    """The laboratory, with what a test changes in the project undone."""
+    yield lab
+    lab.run("git", "checkout", "-q", "--", ".")
+    lab.run("git", "clean", "-qfd")
+
+
+def test_a_training_elsewhere_comes_back_as_if_it_were_made_here(lab):
+    said, job = lab.send("train", "model=all")
+    run_id, tags = job.info.run_id, job.data.tags
+    assert "epoch 2/2" in said and job.info.status == "FINISHED"
+    assert tags["mlflow.source.git.commit"] == lab.run("git", "rev-parse", "HEAD").strip()
+    assert tags["mlflow.project.backend"] == "histocae-ssh" and tags["git.dirty"] == "false"
+    (training,) = lab.children(run_id)
+    assert training.info.status == "FINISHED" and training.data.tags["model"] == "all"
+    assert training.data.tags["mlflow.source.git.commit"] == tags["mlflow.source.git.commit"]
+    assert training.data.tags["git.dirty"] == "false" and "mlflow.parentRunId" not in training.data.tags
+    assert "epoch 2/2" in lab.log_of(run_id)
+
+    assert not (lab.project.folder / "models/trained/all").exists()
+    lab.run("dvc", "pull", "train@all")
+    repeated = lab.run("dvc", "repro", "train@all")
+    assert "Stage 'train@all' didn't change, skipping" in repeated
+    assert lab.run("git", "status", "--porcelain").split() == ["M", "dvc.lock"]
+    # the lock is as DVC itself would write it
+    before = (lab.project.folder / "dvc.lock").read_bytes()
+    lab.run("dvc", "commit", "-f", "train@all")
+    assert (lab.project.folder / "dvc.lock").read_bytes() == before
+    lab.commit("the training")
+
+    place = lab.box / "jobs" / run_id
+    left = {path.name for path in place.iterdir()}
+    assert not left & {"work", "job.json"}  # neither files nor credentials stay
+
+
+def test_uncommitted_changes_are_refused_unless_they_are_to_be_sent(clean):
+    clean.project.set(**{"models.tumor.epochs": 1})
+    (clean.project.folder / "src/histocae/note.py").write_text('"""A new module."""\n')
+    count = len(clean.jobs())
+    said, _ = clean.send("train", "model=tumor", fails=True)
+    assert "uncommitted changes: params.yaml; src/histocae/note.py; commit them" in said
+    assert "Traceback" not in said and len(clean.jobs()) == count
+
+    said, job = clean.send("train", "model=tumor", dirty="send")
+    (training,) = clean.children(job.info.run_id)
+    assert training.data.params["training.epochs"] == "1"
+    for run in (job, training):
+        assert run.data.tags["git.dirty"] == "true"
+        assert run.data.tags["mlflow.source.git.commit"] == clean.run("git", "rev-parse", "HEAD").strip()
+    assert (clean.project.folder / "src/histocae/note.py").is_file()  # the tree here is as it was
+    assert "Running stage 'train" not in clean.run("dvc", "repro", "--pull", "train@tumor")
+
+
+def test_a_job_is_listed_followed_and_cancelled(lab):
+    run_id = lab.hold()
+    listed = lab.run("histocae", "jobs")
+    line = next(line for line in listed.splitlines() if line.startswith(run_id[:8]))
+    assert "hold" in line and "RUNNING" in line and f"ssh {lab.ssh.alias}" in line
+    processes = lab.processes(run_id)
+    assert len(processes) >= 3
+    assert "KILLED" in lab.run("histocae", "jobs", "cancel", run_id[:10])
+    assert lab.client.get_run(run_id).info.status == "KILLED"
+    lab.until(lambda: not lab.processes(run_id))
+    assert "killed: ended by a signal" in lab.run("histocae", "jobs", "log", run_id, fails=True)
+    assert "holding" in lab.log_of(run_id)
+
+
+def test_a_job_told_to_end_many_times_at_once_ends(lab):
+    run_id = lab.hold()
+    script, watch = lab.processes(run_id)[:2]
+    for _ in range(3000):  # some of them while it takes another one
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(watch, signal.SIGTERM)
+            os.kill(script, signal.SIGTERM)
+        time.sleep(0.0002)
+    end = lab.end_of(run_id)
+    assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "ended by a signal"
+
+
+def test_a_job_whose_watch_is_killed_is_ended_and_marked(lab):
+    run_id = lab.hold()
+    _, watch = lab.processes(run_id)[:2]
+    os.kill(watch, signal.SIGKILL)
+    end = lab.end_of(run_id)
+    assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "killed"
+    lab.until(lambda: not lab.processes(run_id))
+
+
+def test_a_machine_that_died_is_noticed_by_the_next_look(lab):
+    run_id = lab.hold()
+    for process in lab.processes(run_id):
+        os.kill(process, signal.SIGKILL)
+    assert lab.client.get_run(run_id).info.status == "RUNNING"
+    lab.run("histocae", "jobs")
+    run = lab.client.get_run(run_id)
+    assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
+
+
+def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
+    run_id = lab.hold(silence=3600)
+    place = lab.top / "state/histocae/jobs" / f"{run_id}.json"
+    # the ordinary port, where nobody listens or knows us
+    about = json.loads(place.read_text()) | {"host": "127.0.0.1", "ssh_config": "/dev/null"}
+    place.write_text(json.dumps(about))
+    said = lab.run("histocae", "jobs")
+    assert "it was heard of" in said and lab.client.get_run(run_id).info.status == "RUNNING"
+    place.write_text(json.dumps(about | {"silence": 0}))
+    lab.run("histocae", "jobs")
+    run = lab.client.get_run(run_id)
+    assert run.info.status == "FAILED" and "nothing heard for" in run.data.tags["job.reason"]
+    for process in lab.processes(run_id):
+        os.kill(process, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("entry", "config", "reason"),
+    [
+        ("hold", {"time": "0:00:03"}, "ended at its limit of 0:00:03"),
+        ("eat", {"memory": "200M"}, "ended at its limit of 200M: it used 0."),
+        ("fail", {}, "exit code 3: it went wrong"),
+        ("hold", {"gpus": 2, "devices": [0]}, "2 graphics cards asked for, and there are 1"),
+    ],
+)
+def test_a_job_that_goes_wrong_says_why(lab, entry, config, reason):
+    said, job = lab.send(entry, fails=True, **config)
+    assert job.info.status == "FAILED" and job.data.tags["job.reason"].startswith(reason)
+    assert f"{job.info.run_id}: failed: {reason}" in said and "Traceback" not in said
+    lab.until(lambda: not lab.processes(job.info.run_id))
+
+
+@pytest.mark.remote
+def test_jobs_share_graphics_cards(lab):
+    first, second = (lab.hold(gpus=1, devices=[0, 3]) for _ in range(2))
+    third = lab.send("hold", wait=False, gpus=1, devices=[0, 3])[1].info.run_id
+    shown = {run: (lab.box / "jobs" / run / "job.log").read_text() for run in (first, second)}
+    assert "devices 0" in shown[first] and "devices 3" in shown[second]
+    lab.until(lambda: lab.client.get_run(third).info.status == "RUNNING")
+    log = lab.box / "jobs" / third / "job.log"
+    assert "holding" not in log.read_text()
+    lab.run("histocae", "jobs", "cancel", first)
+    lab.until(lambda: "devices 0" in log.read_text())
+    for run in (second, third):
+        lab.run("histocae", "jobs", "cancel", run)
+
+
+def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
+    _, job = lab.send("train", "model=normal", wait=False)
+    lab.end_of(job.info.run_id)
+    clone = tmp_path / "clone"
+    lab.run("git", "clone", "-q", ".", str(clone))
+    lock = clone / "dvc.lock"
+    assert "train@normal:" not in lock.read_text()
+    folder, lab.project.folder = lab.project.folder, clone
+    try:
+        assert "dvc pull" in lab.run("histocae", "jobs", "fetch")
+    finally:
+        lab.project.folder = folder
+    assert "train@normal:" in lock.read_text()
+    assert json.loads(Path(lab.client.download_artifacts(job.info.run_id, "job/result.json")).read_text())
+
+
+@pytest.mark.remote
+def test_a_sweep_sends_every_model_at_once(clean):
+    clean.project.set(
+        models={
+            "one": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
+            "two": {"cohort": "all", "filters": [4], "latent_features": 4, "epochs": 1},
+            "more": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1, "init_from": "one"},
+        }
+    )
+    clean.commit("models")
+    clean.run("histocae", "sweep", "histocae-ssh", str(clean.config()))
+    sent = clean.jobs()[:3]
+    assert {job.info.run_name for job in sent} == {"train one", "train two", "train more"}
+    parents = {job.data.tags["parent"] for job in sent}
+    (parent,) = (clean.client.get_run(one) for one in parents)
+    assert parent.info.status == "FINISHED" and parent.info.run_name == "sweep"
+    one, two, more = (
+        next(job.info for job in sent if job.info.run_name == f"train {name}") for name in ("one", "two", "more")
+    )
+    assert max(one.start_time, two.start_time) < min(one.end_time, two.end_time) <= more.start_time
+    trainings = [run for job in sent for run in clean.children(job.info.run_id)]
+    assert {run.data.tags["model"] for run in trainings} == {"one", "two", "more"}
+    assert {run.data.tags["sweep"] for run in trainings} == parents
+    assert {run.info.experiment_id for run in trainings} != {parent.info.experiment_id}
+    said = clean.run("dvc", "repro", "--pull", "train@more", "train@two")
+    assert "Running stage 'train" not in said
+
+
+def test_an_interrupted_sending_is_concluded(lab):
+    config = lab.config(setup="sleep 10")
+    command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
+    count = len(lab.jobs())
+    env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
+    # where tests run in the background a shell may have it ignore what Ctrl-C sends
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env, **heeding)
+    lab.until(lambda: len(lab.jobs()) > count)
+    sending.send_signal(signal.SIGINT)
+    assert sending.wait(60) != 0
+    (run, *_) = lab.jobs()
+    assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "not sent: interrupted while it was sent"
+
+
+@pytest.mark.remote
+def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
+    clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
+    clean.project.set(**{"training.patience": 60})
+    clean.commit("a long training")
+    run_id = clean.send("train", "model=long", wait=False)[1].info.run_id
+    log = clean.box / "jobs" / run_id / "job.log"
+    clean.until(lambda: log.is_file() and "epoch 3/60" in log.read_text())
+    clean.run("histocae", "jobs", "cancel", run_id)
+    (training,) = clean.children(run_id)
+    assert training.info.status == "KILLED"
+    said, job = clean.send("train", "model=long")
+    assert job.info.status == "FINISHED"
+    assert "epoch 60/60" in said and not any(f"epoch {number}/60" in said for number in (1, 2, 3))
+    assert clean.client.get_run(training.info.run_id).info.status == "FINISHED"
+    assert not list((clean.box / "checkpoints").iterdir())
+
+
+@pytest.mark.remote
+def test_slides_need_not_lie_where_the_training_runs(clean):
+    own = clean.top / "own"
+    own.mkdir()
+    rows = []
+    for number in range(12):
+        make_data.write_slide(own / f"s{number}.tif", make_data.tissue(number, 256, 256), mpp=0.5)
+        rows.append(slide_row(f"s{number}", number, f"s{number}.tif"))
+    (own / "table.csv").write_text(make_data.table_text(rows))
+    models = {"all": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1}}
+    clean.project.set(**{"data.source": "slides", "data.path": str(own), "models": models})
+    clean.run("dvc", "repro", "split")
+    clean.run("dvc", "push")
+    clean.commit("own slides")
+    own.rename(clean.top / "elsewhere")
+    try:
+        _, job = clean.send("train", "model=all")
+        assert job.info.status == "FINISHED"
+        assert "no such" in clean.run("dvc", "repro", "train@all", fails=True)
+        said = clean.run("dvc", "repro", "--pull", "train@all", HISTOCAE_FILES="elsewhere")
+        assert "Running stage 'train" not in said
+    finally:
+        (clean.top / "elsewhere").rename(own)
+
+
+@pytest.mark.remote
+def test_an_environment_is_made_once_per_lock(lab):
+    lab.box = lab.top / "bare"
+    config = lab.config(wait=False)
+    command = ["mlflow", "run", ".", "-e", "fail", "--backend", "histocae-ssh", "--backend-config", str(config)]
+    with ThreadPoolExecutor(2) as both:  # at once, and one makes it
+        said = list(both.map(lambda _: lab.run(*command), range(2)))
+    assert sum("making the environment of requirements.lock" in one for one in said) == 1
+    (made,) = (one for one in (lab.box / "environments").iterdir() if one.is_dir())
+    assert (made / ".complete").is_file() and (made / "bin/histocae").is_file()
+    for job in lab.jobs()[:2]:
+        assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
+
+
+@pytest.mark.remote
+def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(clean, tmp_path):
+    _, job = clean.send("main")
+    assert job.info.status == "FINISHED"
+    clean.run("dvc", "pull")
+    said = clean.run("dvc", "repro")
+    assert said.count("Running stage") == 1 and "Running stage 'inventory" in said
+    with services.tracking(tmp_path / "other") as other:
+        clean.project.run("histocae", "publish", MLFLOW_TRACKING_URI=other)
+        client = MlflowClient(other)
+        place = client.get_experiment_by_name("histocae").experiment_id
+        found = {run.info.run_name: run for run in client.search_runs([place])}
+        models = yaml.safe_load((clean.project.folder / "params.yaml").read_text())["models"]
+        assert set(found) >= set(models)
+        assert all("test_mse" in found[name].data.metrics for name in models)

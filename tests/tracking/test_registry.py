@@ -1,0 +1,495 @@
+"""The registry: who is champion, what the pair answers, and that doing it twice changes nothing."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+
+from histocae import CAE
+from histocae.contrast import pair
+from histocae.tracking import live, runs
+from histocae.tracking import server as tracking_server
+from support import registered, services
+from support.make_data import NORMAL, TUMOR
+
+errors = st.floats(0, 1)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Everything trained, evaluated, compared and registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield registered.make(tmp_path_factory.mktemp("done") / "project", patch)
+
+
+@pytest.fixture
+def project(done, tmp_path, monkeypatch):
+    """A copy of the registered project, to change."""
+    return registered.copy(done, tmp_path / "copy", monkeypatch)
+
+
+def aliases(project, name: str) -> dict[str, str]:
+    """Alias -> model."""
+    found = project.client.get_registered_model(name).aliases
+    return {alias: project.client.get_model_version(name, str(v)).tags["model"] for alias, v in found.items()}
+
+
+def patches(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+@given(errors, errors)
+def test_the_score_is_above_zero_where_the_tumor_model_is_the_better_and_turns_round_with_the_models(one, other):
+    score = pair.score([one], [other])
+    assert score.dtype == np.float64 and np.isfinite(score).all()
+    assert score == -pair.score([other], [one])
+    assert (score > 0) == (max(other, 1e-10) > max(one, 1e-10))
+
+
+@given(st.floats(1e-6, 0.1), st.floats(1e-6, 0.1), st.floats(0.1, 10))
+def test_the_score_sees_the_ratio_of_the_errors_alone(one, other, times):
+    assert pair.score([times * one], [times * other]) == pytest.approx(pair.score([one], [other]), abs=1e-9)
+
+
+def test_all_four_have_a_champion_and_the_linear_yardstick_never_is_one(done):
+    found = done.json("models/registered.json")
+    assert set(found) == {"histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"}
+    mse = {
+        name: done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["validation_mse"]
+        for name in registered.MODELS
+    }
+    assert mse["linear"] < min(mse["all"], mse["other"])  # else this test says nothing
+    best, second = sorted(("all", "other"), key=mse.get)
+    assert aliases(done, "histocae-all") == {"champion": best, "challenger": second}
+    assert {alias: one["model"] for alias, one in found["histocae-all"].items()} == aliases(done, "histocae-all")
+    assert aliases(done, "histocae-tumor") == {"champion": "tumor"}
+    models = {one.tags.get("model") for one in done.client.search_model_versions()}
+    assert models == {"all", "other", "tumor", "normal", None}
+    runs = {run.info.run_name for run in done.client.search_runs([done.experiment])}
+    assert runs == {*registered.MODELS, "pair"}
+    assert len(done.client.search_logged_models([done.experiment])) == 5  # the yardstick's would be large
+
+
+def test_a_version_tells_what_it_is(done):
+    version = done.client.get_model_version_by_alias("histocae-all", "champion")
+    name = version.tags["model"]
+    metrics = done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]
+    assert version.tags["architecture"] == "plain" and version.tags["filters"] == "4"
+    assert version.tags["latent_features"] == str(registered.MODELS[name]["latent_features"])
+    for key in ("validation_mse", "test_mse", "test_psnr"):
+        assert float(version.tags[key]) == pytest.approx(metrics[key], rel=1e-5)
+    card = version.description
+    assert card.startswith(f"{name}, an autoencoder of patches of tumor and normal tissue: architecture plain")
+    assert f"{metrics['test_mse']:.5f}" in card
+    assert re.search(r"linear \(16 components\): validation MSE 0\.\d+, \*\*better than this model\*\*", card)
+    train = pd.read_csv(done.folder / "data/splits/train.csv", sep="|")
+    cells = (train["case_id"].nunique(), train["slide_id"].nunique(), len(train))
+    assert "| train | " + " | ".join(f"&emsp;{n}" for n in cells) + " |" in card
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+    loaded: dict = {"patches": patches(2)}
+    mlflow.set_tracking_uri(done.uri)
+    exec(code, loaded)  # noqa: S102 (what the card says to do)
+    assert loaded["pictures"].shape == (2, 32, 32, 3)
+
+
+def test_validation_decides_and_test_errors_do_not(project):
+    before = aliases(project, "histocae-all")
+    path = f"reports/models/{before['challenger']}/evaluation/metrics.json"
+    project.change(path, test_mse=1e-9, all_test_mse=1e-9)
+    project.make("register")
+    assert aliases(project, "histocae-all") == before
+    project.change(path, validation_mse=1e-9)
+    project.make("register")
+    assert aliases(project, "histocae-all") == {"champion": before["challenger"], "challenger": before["champion"]}
+    version = project.client.get_model_version_by_alias("histocae-all", "champion")
+    assert version.tags["validation_mse"] == "1e-09" and "0.00000" in version.description
+    assert len(project.client.search_model_versions("name = 'histocae-all'")) == 2
+
+
+def test_a_challenger_that_has_left_loses_its_alias(project):
+    left = aliases(project, "histocae-all")["challenger"]
+    project.params(models={name: one for name, one in registered.MODELS.items() if name != left})
+    output = project.run("register")
+    assert output.code == 0 and any("histocae-all has no challenger any more" in line for line in output.lines)
+    assert set(aliases(project, "histocae-all")) == {"champion"}
+    assert set(project.json("models/registered.json")["histocae-all"]) == {"champion"}
+
+
+def test_what_has_left_params_is_champion_no_more_but_others_of_a_shared_server_stay(project):
+    client = project.client
+    theirs = client.create_run(client.create_experiment("theirs")).info.run_id
+    version = client.create_model_version("histocae-normal", f"runs:/{theirs}/model", theirs).version
+    client.set_registered_model_alias("histocae-normal", "champion", version)
+    alone = client.create_model_version("histocae-tumor", "s3://bucket/model").version  # made by hand, of no run
+    client.set_registered_model_alias("histocae-tumor", "challenger", alone)
+    project.params(models={"all": registered.MODELS["all"]}, tissue__latents=None)
+    project.compare(pair=None, reason="models has neither of them")
+    output = project.run("register")
+    assert output.code == 0 and any("histocae-pair has no champion any more" in line for line in output.lines)
+    assert set(project.json("models/registered.json")) == {"histocae-all"}
+    assert client.get_registered_model("histocae-pair").aliases == {}
+    assert client.get_registered_model("histocae-tumor").aliases == {"challenger": alone}
+    assert client.get_registered_model("histocae-normal").aliases == {"champion": version}
+
+
+def test_a_linear_pair_is_a_yardstick_and_not_registered(project):
+    for name in ("tumor", "normal"):
+        about = project.json(f"models/trained/{name}/training.json")
+        about["model"]["architecture"] = "pca"
+        (project.folder / f"models/trained/{name}/training.json").write_text(json.dumps(about))
+    output = project.run("register")
+    assert output.code == 0 and any("the pair is linear" in line for line in output.lines)
+    assert set(project.json("models/registered.json")) == {"histocae-all"}
+
+
+def test_the_pair_gives_the_scores_of_its_two_models(done):
+    mlflow.set_tracking_uri(done.uri)
+    loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+    given = patches(70)  # more than a batch
+    table = loaded.predict(given)
+    assert list(table.columns) == ["score", "error_tumor", "error_normal", "class"]
+    scaled = given.astype(np.float32) / 255
+    for name in ("tumor", "normal"):
+        output = CAE(path=done.folder / "models/trained" / name, load=True).model.predict(scaled, verbose=0)
+        np.testing.assert_allclose(table[f"error_{name}"], ((output - scaled) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(table["score"], pair.score(table["error_tumor"], table["error_normal"]))
+    assert table["class"].tolist() == np.where(table["score"] >= 0, TUMOR, NORMAL).tolist()
+    pd.testing.assert_frame_equal(loaded.predict(given.astype(np.int64)), table)
+    pd.testing.assert_frame_equal(loaded.predict(given.tolist()), table)
+    assert loaded.predict(given[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (patches(1) / 255, "got float64"),
+        (patches(1).astype(np.float32), "got float32"),
+        (patches(1) > 9, "got bool"),
+        (patches(1).astype(str), "got <U"),
+        (patches(1)[0], "got 32 x 32 x 3"),
+        (patches(1)[..., :1], "got 1 x 32 x 32 x 1"),
+        (patches(1)[:, :16], "got 1 x 16 x 32 x 3"),
+        (patches(1).astype(int) + 255, "got numbers from 2"),
+        (patches(1).astype(int) - 256, "got numbers from -2"),
+        ([[1, 2], [3]], "lists of different lengths"),
+        (pd.DataFrame({"a": [1]}), "got DataFrame"),
+        ({"patches": patches(1)}, "got dict"),
+    ],
+)
+def test_the_pair_refuses_what_are_no_patches_in_one_line(done, given, told):
+    mlflow.set_tracking_uri(done.uri)
+    loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+    with pytest.raises(MlflowException, match=re.escape(told)) as refused:
+        loaded.predict(given)
+    assert "whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3" in refused.value.message
+    assert refused.value.get_http_status_code() == 400 and "\n" not in refused.value.message
+
+
+def test_the_pair_has_a_run_of_its_own_with_what_was_found(done):
+    (run,) = done.client.search_runs([done.experiment], "attributes.run_name = 'pair'")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["auroc_slide"] == 0.75 and run.data.metrics["auroc_slide_low"] == 0.25
+    assert run.data.metrics["accuracy_slide"] == 0.75 and run.data.metrics["mse_tumor_data_normal_model"] == 0.01
+    assert run.data.metrics["baseline/mean_intensity_auroc_slide"] == 0.75
+    for name in ("tumor", "normal"):
+        assert run.data.tags[f"{name}.run_id"] == done.json(f"models/runs/{name}.json")["run_id"]
+    assert [one.path for one in done.client.list_artifacts(run.info.run_id, "tissue")] == ["tissue/metrics.json"]
+    card = done.client.get_model_version_by_alias("histocae-pair", "champion").description
+    assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card
+
+
+def test_another_threshold_is_another_version_with_other_classes(project):
+    project.compare(threshold=1e9)
+    project.make("register")
+    versions = project.client.search_model_versions("name = 'histocae-pair'")
+    assert sorted(int(one.version) for one in versions) == [1, 2]
+    mlflow.set_tracking_uri(project.uri)
+    former, now = (mlflow.pyfunc.load_model(f"models:/histocae-pair/{i}").predict(patches(9)) for i in (1, 2))
+    assert int(project.client.get_model_version_by_alias("histocae-pair", "champion").version) == 2
+    pd.testing.assert_frame_equal(former.drop(columns="class"), now.drop(columns="class"))
+    assert set(now["class"]) == {NORMAL}
+
+
+def test_without_a_pair_none_is_registered(project):
+    project.compare(pair=None, reason="models has neither of them")
+    output = project.run("register")
+    assert output.code == 0 and any("no pair to deliver: models has neither" in line for line in output.lines)
+    assert set(project.json("models/registered.json")) == {"histocae-all", "histocae-tumor", "histocae-normal"}
+    (project.folder / "reports/tissue/metrics.json").unlink()
+    output = project.run("publish")
+    assert output.code == 0 and any("metrics.json: not there; no pair to deliver" in line for line in output.lines)
+
+
+def test_a_comparison_of_former_models_is_refused(project):
+    project.change("reports/models/normal/evaluation/metrics.json", test_mse=0.5)
+    assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").told
+
+
+def everything(project, uri: str | None = None) -> list:
+    """All that a server has of the project: runs with points, files, stamps; models; versions."""
+    client = mlflow.MlflowClient(uri or project.uri)
+    place = client.get_experiment_by_name("histocae")
+    found = [place.tags]
+    for run in client.search_runs([place.experiment_id], order_by=["attributes.run_name"]):
+        points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        files = [
+            one.path
+            for folder in ("", "images", "tissue", "evaluation")
+            for one in client.list_artifacts(run.info.run_id, folder)
+        ]
+        found.append((run.to_dictionary(), {key: [dict(p) for p in some] for key, some in points.items()}, files))
+    found += [one.to_dictionary() for one in client.search_logged_models([place.experiment_id])]
+    found += sorted((dict(one) for one in client.search_model_versions()), key=str)
+    return found + sorted((dict(one) for one in client.search_registered_models()), key=str)
+
+
+def test_register_and_publish_again_change_nothing(done):
+    before, files = everything(done), done.outputs("models/registered.json")
+    done.make("register", "publish")
+    assert everything(done) == before
+    assert done.outputs("models/registered.json") == files
+
+
+def test_publish_fills_an_empty_server_with_the_pair_too(project, tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    project.params(models={name: registered.MODELS[name] for name in ("tumor", "normal")}, tissue__latents=None)
+    output = project.run("publish")
+    assert output.code == 0 and any("3 runs are complete in experiment histocae" in line for line in output.lines)
+    before = everything(project, uri)
+    project.make("publish")
+    assert everything(project, uri) == before
+    client = mlflow.MlflowClient(uri)
+    place = client.get_experiment_by_name("histocae").experiment_id
+    (run,) = client.search_runs([place], "attributes.run_name = 'pair'")
+    assert run.data.metrics["auroc_slide"] == 0.75
+    assert len(client.search_logged_models([place])) == 3
+
+
+def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_path, monkeypatch):
+    with services.guarded(tmp_path / "server") as (address, password):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert "tracking server: " in project.run("publish").told and "401" in project.run("publish").told
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow/credentials").write_text(
+            f"[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = {password}\n"
+        )
+        count = len(registered.MODELS) + 1
+        output = project.run("publish")
+        assert f"{count} runs are complete in experiment histocae" in output.lines[-2], output.lines
+        client = mlflow.MlflowClient(address)
+        place = client.get_experiment_by_name("histocae")
+        assert place.artifact_location.startswith("mlflow-artifacts:")  # by the server, which alone needs its keys
+        found = client.search_runs([place.experiment_id])
+        assert len(found) == count and {run.info.status for run in found} == {"FINISHED"}
+        (run,) = (run for run in found if run.info.run_name == "all")
+        files = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
+        assert {"cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= files
+        project.make("register")
+        assert client.get_model_version_by_alias("histocae-pair", "champion").tags["cohort"] == "pair"
+
+
+def test_latents_are_delivered_when_they_come_and_again_when_they_change(project):
+    run_id = project.json("models/runs/all.json")["run_id"]
+    weights = project.json("models/trained/all/training.json")["weights"]
+    folder = project.folder / "reports/models/all/latent"
+    folder.mkdir()
+    for value in (0.625, 0.875):
+        metrics = {"latent_auroc_patch": value, "pixel_auroc_patch": 0.5}
+        (folder / "metrics.json").write_text(json.dumps({"weights": weights, "metrics": metrics}))
+        project.make("register")
+        assert project.client.get_run(run_id).data.metrics["latent_auroc_patch"] == value
+        versions = project.client.search_model_versions("name = 'histocae-all'")
+        (version,) = (one for one in versions if one.tags["model"] == "all")
+        assert version.tags["latent_auroc_patch"] == str(value)
+        assert f"| auroc_patch | &emsp;{value} | &emsp;0.5 |" in version.description
+    assert "latent/metrics.json" in {one.path for one in project.client.list_artifacts(run_id, "latent")}
+
+
+def test_every_chart_of_the_saved_view_finds_its_numbers_in_each_training(done):
+    view = json.loads(done.client.get_experiment(done.experiment).tags["mlflow.sharedViewState.histocae"])
+    state = json.loads(view["state"])
+    sections = {one["uuid"] for one in state["compareRunSections"]}
+    for run in done.client.search_runs([done.experiment], "attributes.run_name != 'pair'"):
+        pictures = {
+            re.match(r"images/(\w+)\+step", one.path).group(1)
+            for one in done.client.list_artifacts(run.info.run_id, "images")
+        }
+        for chart in state["compareRunCharts"]:
+            assert chart["metricSectionId"] in sections
+            metrics = {chart[key] for key in ("metricKey",) if key in chart} | set(chart.get("selectedMetrics", ()))
+            metrics |= {chart[axis]["key"] for axis in ("xaxis", "yaxis") if axis in chart}
+            assert metrics <= set(run.data.metrics), run.info.run_name
+            assert set(chart.get("selectedParams", ())) <= set(run.data.params)
+            assert set(chart.get("imageKeys", ())) <= pictures
+        for column in state["selectedColumns"]:
+            kind, key = re.fullmatch(r"(\w+)\.`(.+)`", column).groups()
+            assert kind == "attributes" or key in getattr(run.data, kind)
+
+
+def invoke(port: int, body: object, kind: str = "application/json") -> tuple[int, dict]:
+    """Send a request to a model's server; give the status and what it answers."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    url = f"http://127.0.0.1:{port}/invocations"
+    request = urllib.request.Request(url, data, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(done, tmp_path_factory):
+    """Where the served model runs: another folder, in which this package can't be imported."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "in_the_way").mkdir()
+    (folder / "in_the_way/histocae.py").write_text("raise ImportError('the model has to do without')")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTHON"))}
+    env |= {"MLFLOW_TRACKING_URI": done.uri, "PYTHONPATH": str(folder / "in_the_way")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    return {"cwd": folder, "env": env}
+
+
+def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, elsewhere, tmp_path):
+    given = patches(2).tolist()
+    (tmp_path / "input.json").write_text(json.dumps({"inputs": given}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = ["-m", "models:/histocae-pair@champion", "--env-manager", "local"]
+    log = (tmp_path / "server.log").open("w+")
+    server = subprocess.Popen(
+        ["mlflow", "models", "serve", *model, "--port", str(port)],
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        **elsewhere,
+    )
+    try:
+        # the same by `mlflow models predict`, while the server starts
+        predicted = subprocess.run(
+            ["mlflow", "models", "predict", *model, "-i", tmp_path / "input.json", "-o", tmp_path / "output.json"],
+            capture_output=True,
+            text=True,
+            **elsewhere,
+        )
+        assert predicted.returncode == 0, predicted.stderr
+        for _ in range(600):
+            with socket.socket() as knock:
+                if knock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, log.seek(0) or log.read()
+            time.sleep(0.1)
+        mlflow.set_tracking_uri(done.uri)
+        expected = mlflow.pyfunc.load_model("models:/histocae-pair@champion").predict(patches(2))
+        for key in ("inputs", "instances"):
+            status, answer = invoke(port, {key: given})
+            table = pd.DataFrame(answer["predictions"])
+            assert status == 200
+            pd.testing.assert_frame_equal(table, expected, rtol=1e-5)
+        assert json.loads((tmp_path / "output.json").read_text()) == answer
+        fractions, short, words = (patches(2) / 255).tolist(), patches(2).tolist(), patches(2).tolist()
+        short[0] = short[0][:3]
+        words[0][0][0][0] = "a lot"
+        wanted = "expected whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3; got "
+        for body, told in (
+            ({"inputs": fractions}, f"{wanted}float64"),
+            ({"instances": fractions}, f"{wanted}float64"),
+            ({"inputs": (patches(2) + 0.0).tolist()}, f"{wanted}float64"),
+            ({"inputs": (patches(2).astype(int) * 2).tolist()}, f"{wanted}numbers from "),
+            ({"inputs": patches(2)[..., :1].tolist()}, f"{wanted}2 x 32 x 32 x 1"),
+            ({"inputs": patches(2)[:, :16].tolist()}, f"{wanted}2 x 16 x 32 x 3"),
+            ({"inputs": given[0]}, f"{wanted}32 x 32 x 3"),
+            ({"inputs": words}, f"{wanted}<U"),
+            ({"inputs": []}, f"{wanted}0"),
+            ({"inputs": None}, f"{wanted}a single value"),
+            ({"inputs": short}, "inhomogeneous shape"),
+            ({"inputs": {"patches": given}}, "got dict"),
+            ({"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "got DataFrame"),
+            ({"patches": given}, "exactly one of the input fields"),
+            (b"no JSON", "valid JSON"),
+        ):
+            status, answer = invoke(port, body)
+            assert status == 400, (told, answer)
+            assert told in answer["message"] and "Traceback" not in answer["message"], answer
+        assert invoke(port, b"a,b\n1,2", "text/csv")[0] == 400
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+        log.close()
+
+
+def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
+    monkeypatch.setattr(live, "SERVER_SECONDS", 1)
+    former = mlflow.get_tracking_uri()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        start = time.perf_counter()
+        run = live.LiveRun("any", "all", "id", 0, {}, {"a": 1})
+        for epoch in range(1, 6):
+            run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, epoch)
+        assert time.perf_counter() - start < 0.5
+        run.stop("FAILED")
+        assert time.perf_counter() - start < 3
+    mlflow.set_tracking_uri(former)
+    assert run.run_id is None
+    told = [one.message for one in caplog.records if one.name == live.__name__]
+    assert len(told) == 1 and "the training goes on" in told[0]
+
+
+class Stub:
+    """A server's API that is away for one call."""
+
+    def __init__(self):
+        self.calls, self.away = [], True
+
+    def log(self, name):
+        def call(*_, **__):
+            if name == "log_metrics" and self.away:
+                self.away = False
+                raise MlflowException("away")
+            self.calls.append(name)
+            return None
+
+        return call
+
+
+def test_a_killed_run_is_ended_though_the_server_was_away_for_a_while(monkeypatch):
+    stub = Stub()
+    run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
+    api = SimpleNamespace(set_terminated=lambda _, status: stub.calls.append(status))
+    monkeypatch.setattr(live, "_load_delivery", lambda: None)
+    monkeypatch.setattr(tracking_server, "client", lambda: api)
+    monkeypatch.setattr(tracking_server, "experiment", lambda *_: "0")
+    monkeypatch.setattr(runs, "find", lambda *_: None)
+    monkeypatch.setattr(runs, "create", lambda *_: run)
+    monkeypatch.setattr(runs, "log_params", stub.log("log_params"))
+    monkeypatch.setattr(runs, "log_metrics", stub.log("log_metrics"))
+    monkeypatch.setattr(live.LiveRun, "_last_sample", lambda _: stub.calls.append("last sample"))
+    monkeypatch.setattr("mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor.start", lambda _: None)
+    begun = live.LiveRun("e", "n", "t", 0, {}, {})
+    for epoch in (1, 2):
+        begun.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, 0)
+    until = time.monotonic() + 10
+    while "log_metrics" not in stub.calls and time.monotonic() < until:
+        time.sleep(0.01)
+    begun.stop("KILLED")
+    assert stub.calls == ["log_params", "log_metrics", "last sample", "KILLED"]

@@ -1,0 +1,169 @@
+"""The fast road of training: fused layers and compiled steps do what Keras' own do, from the same weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocae import CAE
+from histocae.networks import backend
+from histocae.training.checkpoint import State
+
+backend.start()
+
+import keras  # noqa: E402 (after its chatter is held back)
+
+from histocae.networks import cae as cae_module  # noqa: E402
+from histocae.networks import fused  # noqa: E402
+from histocae.patches.images import InMemory  # noqa: E402
+from histocae.training import loop, steps  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pictures(count: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def random_weights(cae: CAE, seed: int = 0) -> CAE:
+    rng = np.random.default_rng(seed)
+    cae.model.set_weights([rng.normal(0, 0.2, one.shape) for one in cae.model.get_weights()])
+    return cae
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    kernel=st.integers(1, 5),
+    pool=st.integers(2, 3),
+    stride=st.integers(1, 2),
+    layers=st.integers(1, 2),
+    latent=st.sampled_from([None, 5]),
+    channels=st.sampled_from([1, 3]),
+    data=st.data(),
+)
+def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers, latent, channels, data):
+    step = (pool * stride) ** layers
+    sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
+    cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel, stride, pool))
+    patches = pictures(3, *sides, channels)
+    expected = cae_module.on_bytes(cae).predict_on_batch(patches)
+    np.testing.assert_allclose(fused.on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)
+    latents = cae.encoder.predict_on_batch(patches / np.float32(255))
+    encoder = steps.compiled(fused.encoder_on_bytes(cae))
+    np.testing.assert_allclose(encoder(patches), latents, atol=1e-5 * np.abs(latents).max())
+
+
+def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
+    cae = CAE((16, 16, 3), 4, [3, 4])
+    before = cae.model.get_weights()
+    small = fused.on_bytes(cae)
+    assert len(small.trainable_variables) == len(cae.model.trainable_variables)
+    small.set_weights([one + 1 for one in small.get_weights()])
+    for one, former in zip(cae.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, former + 1)
+
+
+def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
+    cae = random_weights(CAE((16, 16, 3), 8, [4, 8]))
+    patches = pictures(4, 16, 16, 3)
+    exact, coarse = (fused.on_bytes(cae, one).predict_on_batch(patches) for one in fused.PRECISIONS)
+    assert coarse.dtype == np.float32 and 0 < np.abs(coarse - exact).max() < 0.05
+    assert {one.dtype for one in fused.on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
+    with pytest.raises(ValueError, match="of architecture plain alone"):
+        fused.on_bytes(CAE((16, 16, 3), 8, architecture="compact"), "bfloat16")
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        fused.on_bytes(cae, "float16")
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "binary_crossentropy"])
+def test_steps_learn_what_keras_own_learn(loss):
+    backend.repeatable(1)
+    ours, keras_own = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
+    patches = pictures(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
+    quick = fused.on_bytes(ours)
+    optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
+    optimizer.build(quick.trainable_variables)
+    engine = steps.make(quick, optimizer, loss)
+    keras_own.model.compile(keras.optimizers.Adamax(0.01), loss)
+    scaled = patches / np.float32(255)
+    together = scaled.reshape(-1, *scaled.shape[2:])
+    history = keras_own.model.fit(together, together, batch_size=8, shuffle=False, verbose=0).history
+    losses = np.asarray(engine.learn(patches, patches), float)
+    assert losses.mean() == pytest.approx(history["loss"][0], rel=1e-4)
+    engine.settle()
+    for one, other in zip(ours.model.get_weights(), keras_own.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    again = keras_own.model.evaluate(scaled[0], scaled[0], verbose=0)
+    assert float(engine.judge(patches[0])) == pytest.approx(again, rel=1e-4)
+
+
+def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
+    backend.repeatable(1)
+    cae = random_weights(CAE((16, 16, 3), 6, [3, 4]))
+    patches = pictures(21, 16, 16, 3)
+    expected = np.square(cae_module.on_bytes(cae).predict_on_batch(patches) - patches / 255).mean()
+    # at no rate to speak of, the losses of all steps are those of the weights at the start
+    options = loop.Options(1, 8, 1, "sgd", 1e-12, 1)
+    advanced = []
+
+    class Bar:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self, n):
+            advanced.append(n)
+
+    state = loop.train(
+        cae,
+        InMemory(patches),
+        InMemory(patches),
+        options,
+        State("t"),
+        tmp_path / "t",
+        "f",
+        bar=lambda *_: Bar(),
+    )
+    assert state.rows[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert state.rows[0]["validation_loss"] == pytest.approx(expected, rel=1e-5)
+    assert sum(advanced) == 3
+
+
+def test_what_is_made_ahead_comes_in_order_and_its_errors_too():
+    assert list(steps.ahead(range(5))) == list(range(5))
+
+    def broken():
+        yield 1
+        raise OSError("gone")
+
+    made = steps.ahead(broken())
+    assert next(made) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(made)
+
+
+def test_the_benchmark_for_graphics_cards_runs_with_keras_and_a_backend_alone(tmp_path):
+    """In small, on the CPU, where nothing else of what histocae needs can be imported."""
+    barred = tmp_path / "barred"
+    barred.mkdir()
+    others = ["mlflow", "dvc", "pydantic", "yaml", "sklearn", "tqdm", "psutil", "PIL", "matplotlib"]
+    if keras.backend.backend() != "tensorflow":
+        others.append("tensorflow")
+    for name in others:
+        (barred / f"{name}.py").write_text(f"raise ImportError('{name} is not there')\n")
+    result = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/train_gpu.py", "--small", "--results", result],
+        env={**os.environ, "PYTHONPATH": f"{barred}{os.pathsep}{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "loss parity" in done.stdout and result.is_file()

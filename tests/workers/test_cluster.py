@@ -1,0 +1,218 @@
+"""Slides spread by Dask: the same bytes as by processes, whatever becomes of its workers."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client, Security
+
+from histocae.evaluation import reconstruction
+from histocae.workers import processes
+from support import services, tasks
+from support.workspace import ALL_STAGES, ROOT, Workspace
+
+SLURM = {"cores": 1, "memory": "1G", "time": "0:10:00", "partition": "main"}
+on_slurm = [
+    pytest.mark.remote,
+    pytest.mark.skipif(services.SLURM not in os.environ, reason="no Slurm: make test-remote starts one, as root"),
+]
+
+
+def refuses_strangers(params: processes.ExecutorParams) -> bool:
+    """Tell whether nobody but us can speak to the scheduler that is started."""
+    with processes.held(params):
+        ((_, address),) = processes.spread(tasks.scheduler, [0], params, "tests", "tasks")
+        assert address.startswith("tls://")
+        for stranger, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
+            with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
+                Client(stranger, security=keys, timeout=1)
+    return True
+
+
+@contextmanager
+def dask(folder: Path, **env: str) -> Iterator[str]:
+    """Start a scheduler and two workers, as an administrator would; give its address."""
+    port = services.free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])} | env
+    with ExitStack() as started:
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard"]
+        started.enter_context(services.running([*command, "--host", "127.0.0.1"], folder, "scheduler", **path))
+        services.wait_for(lambda: services.answers(port), "dask scheduler")
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+        started.enter_context(services.running([*command, "--nworkers", "2"], folder, "workers", **path))
+        yield address
+
+
+@pytest.fixture
+def cut(new_project) -> Workspace:
+    """A project whose patches were cut by processes; a second one for Dask is the working directory."""
+    made = new_project("processes")
+    made.slides("a", "b", "c", "d")
+    made.make(*ALL_STAGES[:-1])
+    return made
+
+
+def again(cut: Workspace, new_project, **params: object) -> Workspace:
+    other = new_project("dask")
+    other.slides("a", "b", "c", "d")
+    other.params(executor__kind="dask", **params)
+    return other
+
+
+def same(one: Workspace, other: Workspace) -> bool:
+    return one.outputs("data", "reports") == other.outputs("data", "reports")
+
+
+def test_dask_here_gives_the_bytes_of_processes(cut, new_project):
+    other = again(cut, new_project, executor__workers=2)
+    other.make(*ALL_STAGES[:-1])
+    assert len(other.index) > 0 and same(cut, other)
+    assert not other.leftovers()
+
+
+def test_dask_here_takes_work_from_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refuses_strangers(processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
+
+
+def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cut, new_project, tmp_path):
+    with dask(tmp_path) as address:
+        other = again(cut, new_project, executor__scheduler=address)
+        other.make(*ALL_STAGES[:-1])
+        assert len(other.index) > 0 and same(cut, other)
+        params = processes.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
+        given = [(str(tmp_path), number) for number in range(6)]
+        found = dict(processes.spread(tasks.deadly, given, params, "tests", "tasks"))
+        assert isinstance(found.pop(1), processes.WorkerDiedError)
+        assert found == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
+
+
+def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_project, tmp_path, monkeypatch):
+    monkeypatch.setattr("histocae.workers.dask_cluster.ANSWER_SECONDS", 1)
+    other = again(cut, new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
+    told = other.run("inventory", "metadata", "slides").told
+    assert "executor.scheduler: tcp://127.0.0.1:" in told and "does not answer" in told
+    monkeypatch.undo()
+    monkeypatch.chdir(other.folder)
+    monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
+    with dask(tmp_path) as address:
+        other.params(executor__kind="dask", executor__scheduler=address)
+        told = other.run("inventory", "metadata", "slides").told
+    assert "the code of the Dask worker on " in told and "is another than here; start workers" in told
+
+
+@pytest.fixture
+def trained(project, monkeypatch) -> tuple[Workspace, dict[str, bytes]]:
+    """A project with a model that was evaluated by one process, and what that gave; parts are small."""
+    monkeypatch.setattr("histocae.evaluation.inference.PART", 2 * reconstruction.BATCH)
+    project.slides(*(f"s{number}" for number in range(12)))
+    project.params(models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1)
+    project.make(*ALL_STAGES, "train all", "evaluate all")
+    assert len(project.index) > 300
+    return project, project.outputs("models/latents", "reports/models")
+
+
+def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
+    project, before = trained
+    shutil.rmtree("models/latents")
+    project.params(
+        models={"all": {"filters": [4], "latent_features": 8}},
+        training__epochs=1,
+        executor__kind="dask",
+        executor__workers=2,
+    )
+    project.make("evaluate all")
+    assert project.outputs("models/latents", "reports/models") == before
+
+
+def test_params_that_do_not_go_together_are_told(project):
+    project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
+    assert "executor: scheduler names a cluster that runs, slurm one to start" in project.run("metadata").only_line
+    project.params(executor__scheduler="127.0.0.1")
+    assert "executor.scheduler: " in project.run("metadata").only_line
+    project.params(executor__slurm={"cores": 1, "memory": "much", "time": "0:10:00"})
+    assert "executor.slurm.memory: " in project.run("metadata").only_line
+
+
+class TestSlurm:
+    pytestmark = on_slurm
+
+    def test_two_jobs_give_the_bytes_of_processes(self, cut, new_project):
+        other = again(cut, new_project, executor__workers=2, executor__slurm=SLURM)
+        other.make(*ALL_STAGES[:-1])
+        assert len(other.index) > 0 and same(cut, other)
+        assert len(list((other.folder / ".histocae/dask").glob("*.out"))) == 4  # two jobs of slides, two of patches
+        services.wait_for(lambda: not queue(), "the end of the jobs")
+
+    def test_jobs_take_work_from_nobody_else(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
+        about = {"kind": "dask", "workers": 1, "devices": 1, "scheduler": None, "slurm": slurm}
+        assert refuses_strangers(processes.ExecutorParams(**about))
+        assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
+        services.wait_for(lambda: not queue(), "the end of the jobs")
+
+    def test_a_worker_that_is_killed_loses_no_slide(self, cut, new_project):
+        other = again(cut, new_project, executor__workers=2, executor__slurm=SLURM)
+        other.make(*ALL_STAGES[:-2])
+        services.wait_for(lambda: not queue(), "the end of the jobs")
+        command = [Path(sys.executable).with_name("histocae"), "patches"]
+        stage = subprocess.Popen(command, cwd=other.folder)
+        try:
+            killed = kill_a_worker(stage)
+            assert stage.wait(120) == 0 and killed
+        finally:
+            stage.kill()
+        assert len(other.index) > 0 and same(cut, other)
+
+    def test_a_model_is_measured_and_encoded_by_jobs_as_by_one_process(self, trained):
+        project, before = trained
+        shutil.rmtree("models/latents")
+        project.params(
+            models={"all": {"filters": [4], "latent_features": 8}},
+            training__epochs=1,
+            executor__kind="dask",
+            executor__workers=2,
+            executor__slurm=SLURM | {"memory": "3G"},
+        )
+        project.make("evaluate all")
+        assert project.outputs("models/latents", "reports/models") == before
+
+    def test_what_slurm_refuses_is_told(self, cut, new_project):
+        other = again(cut, new_project, executor__slurm=SLURM | {"partition": "nowhere"})
+        told = other.run("inventory", "metadata", "slides").told
+        assert "executor.slurm: " in told and "invalid partition" in told
+
+    def test_jobs_that_end_at_once_are_noticed(self, cut, new_project):
+        other = again(cut, new_project, executor__slurm=SLURM | {"setup": "exit 1"})
+        told = other.run("inventory", "metadata", "slides").told
+        assert "all of Slurm's jobs have ended and work is left: see .histocae/dask" in told
+
+
+def queue() -> bytes:
+    return subprocess.run(["squeue", "--noheader"], capture_output=True, check=True).stdout
+
+
+def kill_a_worker(stage: subprocess.Popen) -> bool:
+    """Kill the first job's worker that has begun to work."""
+    while stage.poll() is None:
+        for process in psutil.process_iter():
+            try:
+                words = process.cmdline()
+            except psutil.Error:
+                continue
+            if "distributed.cli.dask_worker" in words:
+                for child in process.children():
+                    os.kill(child.pid, signal.SIGKILL)
+                    return True
+        time.sleep(0.1)
+    return False
