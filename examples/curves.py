@@ -15,19 +15,19 @@ from matplotlib.figure import Figure
 from histocae import paths
 from histocae.params_file import load
 from histocae.report import plots
-from histocae.tracking.record import Record
+from histocae.tracking.record import TrainingRecord
 
 
 def main(picture: Path) -> None:
     """Validation MSE by epoch, since that is what the epochs were chosen by; linear maps as levels."""
-    records = [Record(name) for name, model in load(paths.PARAMS).models.items() if model.cohort == "all"]
+    records = [TrainingRecord(name) for name, model in load(paths.PARAMS).models.items() if model.cohort == "all"]
     colors = plots.model_colors([record.name for record in records])
     figure = Figure(figsize=(10, 6), layout="constrained")
     axis = figure.subplots()
     for record in records:
         losses = record.history["validation_loss"].to_numpy()
         label = f"{record.name} (test {record.metrics['test_mse']:.4f})"
-        if record.is_yardstick:
+        if record.is_linear:
             axis.axhline(losses[0], ls=":", color=colors[record.name], label=label)
             continue
         # epochs are alike; evaluations and pictures between them are no training

@@ -5,10 +5,10 @@ import pandas as pd
 from histocae.files import read_table, sha256
 from histocae.mnist import paths as places
 from histocae.mnist.images import ALL
-from histocae.tracking.record import Record
+from histocae.tracking.record import TrainingRecord
 
 
-class DigitsRecord(Record):
+class DigitsRecord(TrainingRecord):
     """The training of a model of all digits, or of one."""
 
     publishes = "histocae mnist publish"

@@ -54,7 +54,7 @@ MOST_HEATMAPS = 12
 
 
 @dataclass(frozen=True)
-class Section:
+class ModelSection:
     """A model's part of the page: what is said of it, and its pictures."""
 
     title: str
@@ -63,7 +63,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Latents:
+class LatentSection:
     """What the study of a model's latents found, and its pictures."""
 
     model: str
@@ -108,8 +108,8 @@ class Contents:
     tissue_pictures: dict[str, Path]
     heatmaps: list[Path]
     crossvalidation: dict
-    latents: list[Latents] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
+    latents: list[LatentSection] = field(default_factory=list)
+    sections: list[ModelSection] = field(default_factory=list)
 
 
 def page(contents: Contents, parts: tuple[str, ...]) -> str:

@@ -40,7 +40,7 @@ LEVELS = ("patch", "slide", "case")
 
 
 class Trained(Protocol):
-    """A model with all that training and evaluation recorded of it (`tracking.record.Record`)."""
+    """A model with all that training and evaluation recorded of it (`tracking.record.TrainingRecord`)."""
 
     name: str
     training: dict[str, Any]
@@ -70,7 +70,7 @@ def table(records: Sequence[Trained]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"latent_features": "Int64"})
 
 
-def told(compared: pd.DataFrame) -> list[str]:
+def findings(compared: pd.DataFrame) -> list[str]:
     """Say which model of cohort all reconstructs best, and how the trained ones stand to the linear ones."""
     rows = compared[compared["cohort"] == "all"]
     if rows.empty:
@@ -95,7 +95,7 @@ def told(compared: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def told_of(record: Trained) -> str:
+def describe(record: Trained) -> str:
     """Say in short how a model was made and what it reaches."""
     training, metrics = record.training, record.metrics
     asked = training["model"]["latent_features"]

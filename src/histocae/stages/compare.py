@@ -10,15 +10,15 @@ from histocae.cohort.split import SPLITS
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
 from histocae.report import plots, summary
-from histocae.report.page import Contents, Latents, Section, page
-from histocae.tracking.record import Record
+from histocae.report.page import Contents, LatentSection, ModelSection, page
+from histocae.tracking.record import TrainingRecord
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
     """Write reports/comparison.csv, reports/metrics.json, reports/plots and reports/index.html."""
-    records = [Record(name) for name in params.models]
+    records = [TrainingRecord(name) for name in params.models]
     tissue = read_json(paths.TISSUE / "metrics.json")
     crossvalidation = read_json(paths.CROSSVALIDATION / "metrics.json")
     latents = {record.name: read_json(paths.latent(record.name) / "metrics.json") for record in records}
@@ -28,9 +28,9 @@ def run(params: Params) -> None:
     with replacing_folder(paths.PLOTS) as folder:
         summary.write_plots(folder, records, table, paths.TISSUE / "roc.csv")
     sections = [
-        Section(
+        ModelSection(
             record.name,
-            summary.told_of(record),
+            summary.describe(record),
             [paths.evaluation(record.name) / f"{one}.png" for one in ("pairs_test", "pairs_train", "errors")],
         )
         for record in records
@@ -41,7 +41,7 @@ def run(params: Params) -> None:
         # times differ from run to run; they stand in the table's file, and the page stays the same
         table=table.drop(columns="seconds"),
         asked=read_json(paths.ASKED / "query.json"),
-        told=summary.told(table),
+        told=summary.findings(table),
         split=read_json(paths.SPLIT_REPORT),
         patching=read_json(paths.PATCHING_REPORT / "summary.json"),
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), separator=","),
@@ -52,7 +52,7 @@ def run(params: Params) -> None:
         heatmaps=sorted((paths.TISSUE / "heatmaps").glob("*.png")),
         crossvalidation=crossvalidation,
         latents=[
-            Latents(name, found["metrics"], found["notes"], sorted(paths.latent(name).glob("*.png")))
+            LatentSection(name, found["metrics"], found["notes"], sorted(paths.latent(name).glob("*.png")))
             for name, found in latents.items()
             if found.get("metrics")
         ],
@@ -62,7 +62,7 @@ def run(params: Params) -> None:
     log.info("%s and %s", paths.COMPARISON, paths.PAGE)
 
 
-def _figures(records: list[Record], table: pd.DataFrame) -> list[tuple[str, str, Path]]:
+def _figures(records: list[TrainingRecord], table: pd.DataFrame) -> list[tuple[str, str, Path]]:
     colors = plots.model_colors([record.name for record in records])
     figures = {
         "latent_features": (

@@ -68,16 +68,16 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
 
     from histocae.evaluation import reconstruction
     from histocae.networks.cae import CAE
-    from histocae.tracking.record import Record
+    from histocae.tracking.record import TrainingRecord
 
     errors, learnt, size = [], [], 0
     for name in params.pair:
         keras.backend.clear_session()
         about = recipe.describe(params, name, store, place.splits)
-        done = Record(name, place).is_of(about)
+        done = TrainingRecord(name, place).is_of(about)
         cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place)
         learnt.append(balance.learnt_from(tables["train"], about))
-        size = Record(name, place).training["latent_size"]
+        size = TrainingRecord(name, place).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
             {

@@ -13,7 +13,7 @@ from histocae.identifiers import COMPARED
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
-from histocae.tracking.record import Record
+from histocae.tracking.record import TrainingRecord
 from histocae.workers.processes import held
 
 KEPT = ["slide_id", "case_id", "sample_type", "shard", "position"]
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def run(params: Params, name: str) -> None:
     """Measure the training patches it learnt from, and all validation and test patches."""
-    trained = Record(name).training
+    trained = TrainingRecord(name).training
     cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     # champions are chosen by validation errors, so that they are over the same patches for all of a cohort

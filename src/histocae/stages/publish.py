@@ -7,7 +7,7 @@ from histocae import paths
 from histocae.params import Params
 from histocae.report.plots import model_colors
 from histocae.tracking.delivery import Delivered, deliver, deliver_pair
-from histocae.tracking.record import PairRecord, Record, read_pair
+from histocae.tracking.record import PairRecord, TrainingRecord, read_pair
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], 
     """
     delivered, colors = [], model_colors(list(params.models))
     for name in names:
-        record = Record(name)
+        record = TrainingRecord(name)
         run, model_id = deliver(record, params.tracking.experiment, colors[name])
         delivered.append(Delivered(record, run.info.run_id, model_id))
     for number in range(1, (params.crossvalidation.folds or 0) + 1):
         for name in params.pair:
             if (paths.fold(number).runs / f"{name}.json").is_file():
-                deliver(Record(name, paths.fold(number)), params.tracking.experiment)
+                deliver(TrainingRecord(name, paths.fold(number)), params.tracking.experiment)
     own_runs = {one.record.name: one.run_id for one in delivered}
     pair = read_pair(own_runs)
     if pair is None:

@@ -18,7 +18,7 @@ from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
 from histocae.sources import slide_source
-from histocae.tracking.record import Record
+from histocae.tracking.record import TrainingRecord
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def run(params: Params) -> None:
 
 
 def _compare(params: Params, folder: Path) -> dict:
-    settings, seed, records = params.tissue, params.seed, [Record(name) for name in params.pair]
+    settings, seed, records = params.tissue, params.seed, [TrainingRecord(name) for name in params.pair]
     tables = {split: balance.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     validation = comparison.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
     test = comparison.join(tables["test"], *(_errors(one, "per_patch") for one in records))
@@ -88,7 +88,7 @@ def _compare(params: Params, folder: Path) -> dict:
     return metrics
 
 
-def _errors(record: Record, name: str) -> pd.DataFrame:
+def _errors(record: TrainingRecord, name: str) -> pd.DataFrame:
     if record.evaluation is None:
         remedy = f"run dvc repro evaluate@{record.name}"
         raise DataError(f"{paths.evaluation(record.name)}: not there, or not of the present weights; {remedy}")
@@ -104,7 +104,7 @@ def _latents(
     folder = paths.LATENTS / name
     file = folder / "latents.json"
     about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"weights": None}
-    if about["weights"] != Record(name).training["weights"]:
+    if about["weights"] != TrainingRecord(name).training["weights"]:
         raise DataError(f"{file}: not there, or not of the present weights; run dvc repro evaluate@{name}")
     if about["features"] is None:
         return None, {"latents": f"{name} has no latent layer"}

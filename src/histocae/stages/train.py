@@ -30,11 +30,12 @@ def train(params: Params, name: str, place: paths.Place) -> "CAE":
     store = PatchStore(paths.PATCHES)
     patches = read(params, name, store, place)
     backend.repeatable(params.seed)
-    from histocae.tracking.record import Record
+    from histocae.tracking.record import TrainingRecord
     from histocae.tracking.trainings import fit_and_keep
 
     cae, about = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
-    fit_and_keep(cae, about, patches, own, params.seed, Record(name, place), params.tracking.experiment, devices)
+    record = TrainingRecord(name, place)
+    fit_and_keep(cae, about, patches, own, params.seed, record, params.tracking.experiment, devices)
     return cae
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from histocae.cohort.split import SPLITS
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
-from histocae.tracking.record import PairRecord, Record
+from histocae.tracking.record import PairRecord, TrainingRecord
 
 PAIR = (
     "A tumor and a normal autoencoder as one model: patches in, a table of score, error_tumor, error_normal and "
@@ -35,7 +35,9 @@ def of_cohort(cohort: str) -> str:
     )
 
 
-def of_model(record: Record, name: str, ranked: Sequence[Record], yardsticks: Sequence[Record]) -> str:
+def of_model(
+    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], yardsticks: Sequence[TrainingRecord]
+) -> str:
     """Write the card of an autoencoder.
 
     Args:
@@ -53,7 +55,9 @@ def of_model(record: Record, name: str, ranked: Sequence[Record], yardsticks: Se
     return card
 
 
-def _of_model(record: Record, name: str, ranked: Sequence[Record], yardsticks: Sequence[Record]) -> str:
+def _of_model(
+    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], yardsticks: Sequence[TrainingRecord]
+) -> str:
     training = record.training
     place = [one.name for one in ranked].index(record.name) + 1
     among = f"Number {place} of {len(ranked)} by validation error" if len(ranked) > 1 else "The only candidate"
@@ -148,7 +152,7 @@ def _code(*lines: str) -> str:
     return "```python\nimport mlflow\n\n" + "\n".join(lines) + "\n```"
 
 
-def _architecture(record: Record) -> str:
+def _architecture(record: TrainingRecord) -> str:
     training = record.training
     dense = f"{training['latent_features']} latent features" if training["latent_features"] else "no dense layer"
     return (
@@ -157,7 +161,7 @@ def _architecture(record: Record) -> str:
     )
 
 
-def _source(record: Record) -> str:
+def _source(record: TrainingRecord) -> str:
     params = record.training["params"]
     source, patches = params["data"]["source"], params["patches"]
     what = "the embedded procedural demo cohort" if source == "demo" else f"source `{source}`"
@@ -172,7 +176,7 @@ def _source(record: Record) -> str:
     )
 
 
-def _patches(record: Record) -> str:
+def _patches(record: TrainingRecord) -> str:
     counts = {split: record.patches(split) for split in SPLITS}
     if any(table is None for table in counts.values()):
         return f"{_seen(record)} The tables of the split have changed since; no more can be told."
@@ -183,12 +187,12 @@ def _patches(record: Record) -> str:
     return _table(("", "cases", "slides", "patches"), rows)
 
 
-def _seen(record: Record) -> str:
+def _seen(record: TrainingRecord) -> str:
     seen = record.training["patches"]
     return f"{seen['train']:,} training patches and {seen['validation']:,} validation patches."
 
 
-def _training(record: Record) -> str:
+def _training(record: TrainingRecord) -> str:
     training, own = record.training, record.training["params"]["training"]
     start = f" It started from the weights of {first}." if (first := training["model"]["init_from"]) else ""
     return (
@@ -198,7 +202,7 @@ def _training(record: Record) -> str:
     )
 
 
-def _errors(record: Record) -> str:
+def _errors(record: TrainingRecord) -> str:
     metrics = record.metrics
     rows = [
         ["MSE (pixels in [0, 1])", *(f"{metrics[f'{split}_mse']:.5f}" for split in SPLITS)],
@@ -210,7 +214,7 @@ def _errors(record: Record) -> str:
     return _table(("", *SPLITS), rows)
 
 
-def _beside_yardsticks(record: Record, yardsticks: Sequence[Record]) -> str:
+def _beside_yardsticks(record: TrainingRecord, yardsticks: Sequence[TrainingRecord]) -> str:
     if not yardsticks:
         return ""
     lines = ["Linear yardsticks, principal components of the same patches, which are never registered:\n"]
@@ -222,7 +226,7 @@ def _beside_yardsticks(record: Record, yardsticks: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _latents(record: Record) -> str:
+def _latents(record: TrainingRecord) -> str:
     found = {} if record.latent is None else record.latent["metrics"]
     rows = []
     for key in sorted(key for key in found if key.startswith("latent_")):
@@ -235,7 +239,7 @@ def _latents(record: Record) -> str:
     )
 
 
-def _synthetic(record: Record) -> str:
+def _synthetic(record: TrainingRecord) -> str:
     demo = record.training["params"]["data"]["source"] == "demo"
     return "- Its data are synthetic: nothing it shows is about real tissue." if demo else ""
 

@@ -22,8 +22,8 @@ from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
 from histocae.networks import backend
 from histocae.tracking import pairs, runs, views
-from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, Record, flat
-from histocae.tracking.server import FAILURES, MlflowClient, client, experiment, patience, told
+from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
+from histocae.tracking.server import FAILURES, MlflowClient, call_limits, client, experiment, failure_message
 
 log = logging.getLogger(__name__)
 MODEL = "model"
@@ -39,7 +39,7 @@ RETRIES, SECONDS = 3, 60
 class Delivered(NamedTuple):
     """A model with its run on the server, and its logged model if it may be registered."""
 
-    record: Record
+    record: TrainingRecord
     run_id: str
     model_id: str | None
 
@@ -76,17 +76,17 @@ def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, s
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # two deliveries at once would each make a run
-        with FileLock(folder / "delivery.lock"), patience(RETRIES, SECONDS):
-            with patience(retries=1, timeout=10):  # is it there at all?
+        with FileLock(folder / "delivery.lock"), call_limits(RETRIES, SECONDS):
+            with call_limits(retries=1, timeout=10):  # is it there at all?
                 api = client()
                 place = experiment(api, experiment_name)
             views.save(api, place, views.VIEWS[view])
             yield api, place
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
 
 
-def deliver(record: Record, experiment_name: str, color: str | None = None) -> tuple[Run, str | None]:
+def deliver(record: TrainingRecord, experiment_name: str, color: str | None = None) -> tuple[Run, str | None]:
     """Complete a training's run on the server; doing it twice changes nothing.
 
     Args:
@@ -232,7 +232,7 @@ def _run(
     return run
 
 
-def _points(record: Record) -> list[tuple[str, float, int, int]]:
+def _points(record: TrainingRecord) -> list[tuple[str, float, int, int]]:
     points = []
     for row, stamp in zip(record.history.to_dict("records"), record.run["stamps"], strict=True):
         points += runs.epoch_points(row, stamp)
@@ -246,7 +246,7 @@ def _points(record: Record) -> list[tuple[str, float, int, int]]:
     return points + [(key, float(value), end, last) for key, value in results.items()]
 
 
-def _inputs(api: MlflowClient, run_id: str, record: Record) -> None:
+def _inputs(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     """Log the patch tables as dataset inputs; MLflow keeps equal ones once."""
     inputs = []
     for split, context in SPLIT_CONTEXTS.items():
@@ -266,17 +266,17 @@ def _inputs(api: MlflowClient, run_id: str, record: Record) -> None:
     api.log_inputs(run_id, inputs)
 
 
-def _files(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
+def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:
     """Upload the saved autoencoder; the tag comes last, and says that all of it is there."""
     if tags.get(WEIGHTS) != record.training["weights"]:
         for path in sorted(record.folder.iterdir()):
             # principal components are large and quickly computed again
-            if path.is_file() and not (record.is_yardstick and path.suffix == ".h5"):
+            if path.is_file() and not (record.is_linear and path.suffix == ".h5"):
                 api.log_artifact(run_id, str(path), "cae")
         api.set_tag(run_id, WEIGHTS, record.training["weights"])
 
 
-def _reports(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str]) -> None:
+def _reports(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:
     """Upload the evaluation and the study of the latents, and again where they gave something else since."""
     found = (
         (EVALUATION, "evaluation", record.evaluation, paths.evaluation(record.name)),
@@ -295,7 +295,7 @@ def _reports(api: MlflowClient, run_id: str, record: Record, tags: dict[str, str
         api.set_tag(run_id, stamp, state)
 
 
-def _pictures(api: MlflowClient, run_id: str, record: Record) -> None:
+def _pictures(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     known = runs.artifacts(api, run_id, "images")
     for path in sorted((record.folder / "samples").glob("epoch_*.png")):
         step = int(path.stem.removeprefix("epoch_"))
@@ -338,7 +338,7 @@ def load() -> None:
         module.save_model  # noqa: B018 (they are loaded when one of their names is looked up)
 
 
-def _autoencoder(api: MlflowClient, place: str, run_id: str, record: Record) -> str:
+def _autoencoder(api: MlflowClient, place: str, run_id: str, record: TrainingRecord) -> str:
     """Log the autoencoder with signature, input example and pinned requirements, once."""
 
     def save(model_id: str) -> None:

@@ -36,7 +36,7 @@ def default_address() -> str:
 
 
 @contextmanager
-def patience(retries: int, timeout: int) -> Iterator[None]:
+def call_limits(retries: int, timeout: int) -> Iterator[None]:
     """Bound how long one call to a server may take; MLflow reads these at each call.
 
     Args:

@@ -16,7 +16,7 @@ from histocae.networks.backend import uncollected
 from histocae.networks.cae import CAE
 from histocae.patches.images import Images
 from histocae.progress import bar
-from histocae.tracking.environment import address, patience
+from histocae.tracking.environment import address, call_limits
 from histocae.tracking.record import flat, provenance
 from histocae.training.checkpoint import State
 from histocae.training.loop import Options, train
@@ -59,7 +59,7 @@ class LiveRun:
         self._thread = threading.Thread(target=self._work, daemon=True)
         # all that MLflow would set in the thread, and what bounds its calls there
         self._patience = contextlib.ExitStack()
-        self._patience.enter_context(patience(retries=0, timeout=SERVER_SECONDS))
+        self._patience.enter_context(call_limits(retries=0, timeout=SERVER_SECONDS))
         os.environ["MLFLOW_TRACKING_URI"] = address()
         self._thread.start()
 
@@ -79,7 +79,7 @@ class LiveRun:
                 self._away = True
                 if not self._warned:
                     self._warned = True
-                    told = server.told(error)
+                    told = server.failure_message(error)
                     log.warning("%s; the training goes on, and what is missing there is delivered later", told)
 
     def _begin(self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str]) -> None:

@@ -31,7 +31,7 @@ SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "test
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingRecord:
     """One model's training as it lies on disk.
 
     Attributes:
@@ -118,14 +118,14 @@ class Record:
         return found if found["weights"] == self.training["weights"] else None
 
     @property
-    def is_yardstick(self) -> bool:
+    def is_linear(self) -> bool:
         """Whether it is a linear map to compare with, and nothing to hand on."""
         return self.training["model"]["architecture"] == "pca"
 
     @property
     def is_candidate(self) -> bool:
         """Whether it may become a version in the registry: no yardstick, no fold's model."""
-        return not self.is_yardstick and self.place.fold is None
+        return not self.is_linear and self.place.fold is None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -154,8 +154,8 @@ class Record:
 class PairRecord:
     """A tumor and a normal model, and what comparing them gave (reports/tissue/metrics.json)."""
 
-    tumor: Record
-    normal: Record
+    tumor: TrainingRecord
+    normal: TrainingRecord
     tissue: dict[str, Any]
 
     @property
@@ -204,8 +204,8 @@ def read_pair(delivered: Collection[str]) -> PairRecord | None:
     if missing := set(tissue["pair"].values()) - set(delivered):
         log.info("the pair's %s is not among the models delivered; no pair to deliver", " and ".join(sorted(missing)))
         return None
-    pair = PairRecord(Record(tissue["pair"]["tumor"]), Record(tissue["pair"]["normal"]), tissue)
-    if pair.tumor.is_yardstick:
+    pair = PairRecord(TrainingRecord(tissue["pair"]["tumor"]), TrainingRecord(tissue["pair"]["normal"]), tissue)
+    if pair.tumor.is_linear:
         log.info("the pair is linear, a yardstick; it is not registered")
         return None
     for name, record in (("tumor", pair.tumor), ("normal", pair.normal)):

@@ -10,8 +10,8 @@ from histocae.files import fingerprint
 from histocae.identifiers import COHORTS
 from histocae.tracking import cards
 from histocae.tracking.delivery import Delivered
-from histocae.tracking.record import PairRecord, Record
-from histocae.tracking.server import FAILURES, MlflowClient, MlflowException, client, patience, told
+from histocae.tracking.record import PairRecord, TrainingRecord
+from histocae.tracking.server import FAILURES, MlflowClient, MlflowException, call_limits, client, failure_message
 
 log = logging.getLogger(__name__)
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -85,12 +85,12 @@ def register_cohort(cohort: str, entries: Sequence[Delivered]) -> dict[str, Any]
     """
     name = registered_name(cohort)
     ranked = sorted(
-        (one for one in entries if not one.record.is_yardstick), key=lambda one: one.record.metrics["validation_mse"]
+        (one for one in entries if not one.record.is_linear), key=lambda one: one.record.metrics["validation_mse"]
     )
     if not ranked:
         log.info("%s: nothing but yardsticks; nothing to register", name)
         return {}
-    yardsticks = [one.record for one in entries if one.record.is_yardstick]
+    yardsticks = [one.record for one in entries if one.record.is_linear]
     crowned = dict(zip((CHAMPION, CHALLENGER), ranked, strict=False))
     with _registry() as api:
         _model(api, name, cards.of_cohort(cohort))
@@ -104,7 +104,7 @@ def register_cohort(cohort: str, entries: Sequence[Delivered]) -> dict[str, Any]
                 cards.of_model(one.record, name, [other.record for other in ranked], yardsticks),
             )
             for one in entries
-            if not one.record.is_yardstick
+            if not one.record.is_linear
         }
         named = {alias: one.record.name for alias, one in crowned.items()}
         _set_aliases(api, name, {alias: (versions[model], model) for alias, model in named.items()})
@@ -143,10 +143,10 @@ def register_pair(pair: PairRecord, run_id: str, model_id: str) -> dict[str, Any
 @contextmanager
 def _registry() -> Iterator[MlflowClient]:
     try:
-        with patience(retries=3, timeout=60):
+        with call_limits(retries=3, timeout=60):
             yield client()
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
 
 
 def _model(api: MlflowClient, name: str, about: str) -> None:
@@ -192,7 +192,7 @@ def _take(api: MlflowClient, name: str, alias: str) -> None:
     log.info("%s has no %s any more", name, alias)
 
 
-def _tags(record: Record) -> dict[str, str]:
+def _tags(record: TrainingRecord) -> dict[str, str]:
     found = record.metrics | (record.latent["metrics"] if record.latent else {})
     return {
         **_made_of(record),
@@ -202,7 +202,7 @@ def _tags(record: Record) -> dict[str, str]:
     }
 
 
-def _made_of(record: Record) -> dict[str, str]:
+def _made_of(record: TrainingRecord) -> dict[str, str]:
     """Tell architecture, data and commit."""
     training = record.training
     return {

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from histocae.tracking.environment import address, default_address, home, patience
+from histocae.tracking.environment import address, call_limits, default_address, home
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries are told as one failure
@@ -19,10 +19,10 @@ logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it checks a
 # what a server that is away, full or broken can raise: uploads raise what requests raises
 # (an OSError), a database what SQLAlchemy raises
 FAILURES = (MlflowException, OSError, SQLAlchemyError)
-__all__ = ["FAILURES", "MlflowClient", "MlflowException", "client", "experiment", "patience", "told"]
+__all__ = ["FAILURES", "MlflowClient", "MlflowException", "call_limits", "client", "experiment", "failure_message"]
 
 
-def told(error: Exception) -> str:
+def failure_message(error: Exception) -> str:
     """Tell a failure in one line."""
     if isinstance(error.__context__ or error, RequestException):
         # without a password that may stand in it

@@ -14,7 +14,7 @@ from histocae.networks.cae import CAE
 from histocae.params import Fit
 from histocae.patches.images import Images
 from histocae.tracking.live import train_live
-from histocae.tracking.record import Record
+from histocae.tracking.record import TrainingRecord
 from histocae.training import recipe
 from histocae.training.loop import Options
 
@@ -27,7 +27,7 @@ def fit_and_keep(
     patches: dict[str, Images],
     fit: Fit,
     seed: int,
-    record: Record,
+    record: TrainingRecord,
     experiment: str,
     devices: int = 1,
 ) -> None:
@@ -86,7 +86,7 @@ def fit_and_keep(
     shutil.rmtree(checkpoint)
 
 
-def _deliver(record: Record, experiment: str) -> None:
+def _deliver(record: TrainingRecord, experiment: str) -> None:
     """Complete the run now; where the server is away that is left to register or publish."""
     from histocae.tracking.delivery import deliver  # MLflow, which the live run loads while the training goes on
 

@@ -26,7 +26,7 @@ def run(params: Params) -> None:
     tens = [DigitsRecord(f"digit-{digit}", places.PLACE) for digit in range(DIGITS)]
     metrics = summary.metrics(params.compare, records, tens, pixels, ten)
     write_json(metrics, paths.METRICS)
-    curves = {name: one.history for name, one in records.items() if not one.is_yardstick}
+    curves = {name: one.history for name, one in records.items() if not one.is_linear}
     with replacing_folder(paths.FIGURES) as folder:
         plots.save(plots.plot_curves(curves, plots.model_colors(list(records))), folder / "curves.png")
     text = render(

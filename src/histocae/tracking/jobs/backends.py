@@ -13,7 +13,7 @@ from histocae.errors import HistocaeError, RemoteError
 from histocae.remote import config
 from histocae.tracking.jobs import job_runs
 from histocae.tracking.jobs.sending import Submitted, submit
-from histocae.tracking.server import FAILURES, told
+from histocae.tracking.server import FAILURES, failure_message
 
 
 class _Backend(AbstractBackend):
@@ -51,7 +51,7 @@ class _Backend(AbstractBackend):
         except HistocaeError as error:
             raise ExecutionException(" ".join(str(error).split())) from None
         except FAILURES as error:
-            raise ExecutionException(told(error)) from None
+            raise ExecutionException(failure_message(error)) from None
         return submitted
 
 

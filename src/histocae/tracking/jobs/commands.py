@@ -9,7 +9,7 @@ from histocae.errors import RemoteError, TrackingError
 from histocae.remote import tree
 from histocae.tracking.jobs import job_runs, polling
 from histocae.tracking.jobs.sweep import sweep
-from histocae.tracking.server import FAILURES, told
+from histocae.tracking.server import FAILURES, failure_message
 
 SHORT = 8  # characters of a run's id that people read and type
 
@@ -25,7 +25,7 @@ def call(given: argparse.Namespace) -> None:
     try:
         _CALLS[given.call](given)
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
 
 
 def _list(_: argparse.Namespace) -> None:

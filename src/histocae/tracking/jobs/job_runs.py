@@ -18,7 +18,7 @@ from histocae.errors import RemoteError, TrackingError
 from histocae.remote import dvc_locks, places
 from histocae.tracking.environment import address
 from histocae.tracking.record import PARENT
-from histocae.tracking.server import FAILURES, MlflowClient, client, told
+from histocae.tracking.server import FAILURES, MlflowClient, client, failure_message
 
 log = logging.getLogger(__name__)
 # tags of a job's run
@@ -42,7 +42,7 @@ def hand_on(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
         _keep(api, run_id, changed)
         _set_tags(api, run_id, {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head})
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
 
 
 def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:

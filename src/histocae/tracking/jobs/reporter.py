@@ -9,7 +9,7 @@ from pathlib import Path
 from histocae.errors import TrackingError
 from histocae.remote import dvc_locks
 from histocae.tracking.jobs.job_runs import LOG, MACHINE, REASON, SEEN, conclude
-from histocae.tracking.server import FAILURES, client, patience, told
+from histocae.tracking.server import FAILURES, call_limits, client, failure_message
 
 log = logging.getLogger(__name__)
 RETRIES, TIMEOUT = 1, 30
@@ -77,12 +77,12 @@ class Reporter:
 
     def _try(self, call: Callable[[], object]) -> str | None:
         try:
-            with patience(RETRIES, TIMEOUT):
+            with call_limits(RETRIES, TIMEOUT):
                 call()
         except FAILURES as error:
             if not self._away:
-                log.warning("%s; the job goes on", told(error))
+                log.warning("%s; the job goes on", failure_message(error))
             self._away = True
-            return told(error)
+            return failure_message(error)
         self._away = False
         return None

@@ -12,7 +12,7 @@ from histocae.progress import bar
 from histocae.remote import config
 from histocae.tracking.jobs import job_runs, polling, sending
 from histocae.tracking.record import PARENT
-from histocae.tracking.server import FAILURES, client, experiment, told
+from histocae.tracking.server import FAILURES, client, experiment, failure_message
 
 log = logging.getLogger(__name__)
 ENTRY = "train"
@@ -43,7 +43,7 @@ def sweep(params: Params, backend: str, file: Path) -> None:
         place = experiment(api, f"{params.tracking.experiment}-jobs")
         run = api.create_run(place, run_name="sweep", tags={"models": ", ".join(starts)}).info.run_id
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
     swept = _Sweep(backend, about, place, run)
     status = "FAILED"
     try:
@@ -55,7 +55,7 @@ def sweep(params: Params, backend: str, file: Path) -> None:
         swept.cancel()
         raise
     except FAILURES as error:
-        raise TrackingError(told(error)) from None
+        raise TrackingError(failure_message(error)) from None
     finally:
         api.set_terminated(run, status)
     if swept.bad:
