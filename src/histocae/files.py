@@ -136,6 +136,37 @@ def read_table(
         raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
 
 
+def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":
+    """Read a table of ours in parts, as `read_table` reads it whole.
+
+    Args:
+        path: of the table, of any length.
+        text: columns that stay strings.
+        rows: of a part; the last one may have fewer.
+
+    Yields:
+        The parts in their order; the index of each goes on where that of the former ends.
+
+    Raises:
+        DataError: an earlier stage has not written it yet.
+
+    """
+    import pandas as pd
+
+    try:
+        with pd.read_csv(
+            path,
+            sep=SEPARATOR,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values=[""],
+            chunksize=rows,
+        ) as parts:
+            yield from parts
+    except FileNotFoundError:
+        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+
+
 @contextmanager
 def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     """Give a `csv.writer` of a table that may not fit into memory; it appears if the block ends without an error.

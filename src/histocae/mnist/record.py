@@ -1,11 +1,11 @@
 """What a training on digits leaves for its MLflow run."""
 
-import pandas as pd
+from pathlib import Path
 
-from histocae.files import read_table, sha256
 from histocae.mnist import paths as places
 from histocae.mnist.images import ALL
 from histocae.tracking.record import TrainingRecord
+from histocae.tracking.split_tables import TableSummary, summarize
 
 
 class DigitsRecord(TrainingRecord):
@@ -19,14 +19,19 @@ class DigitsRecord(TrainingRecord):
         """The command that trains this model."""
         return "histocae mnist classes" if self.place == places.PLACE else f"histocae mnist train {self.name}"
 
-    def patches(self, split: str) -> pd.DataFrame | None:
-        """Give the images of a part that the model sees; None where the tables are others by now."""
-        path = self.place.splits / f"{split}.csv"
-        if not path.is_file() or sha256(path) != self.training["splits"][split]:
-            return None
-        table = read_table(path)
+    def summarize(self, path: Path, split: str) -> TableSummary:
+        """Summarize the images of a part that the model uses.
+
+        Args:
+            path: of the part's table.
+            split: train | validation | test.
+
+        Returns:
+            The summary.
+
+        """
         digit = self.training["params"]["digit"]
-        return table if digit == ALL else table[table["label"] == digit]
+        return summarize(path, lambda part: part if digit == ALL else part[part["label"] == digit])
 
     @property
     def is_candidate(self) -> bool:

@@ -1,12 +1,11 @@
 """The exact commit of a project, sent to another machine by git."""
 
-import os
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from histocae import git
 from histocae.errors import RemoteError, shortened
 from histocae.remote.host import Host
 
@@ -113,13 +112,4 @@ def has(folder: Path, commit: str) -> bool:
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    if shutil.which("git") is None:
-        raise RemoteError("no program git on this machine")
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        telling = [line for line in lines if line.startswith(("fatal:", "remote:", " ! "))]
-        raise RemoteError(f"git {arguments[0]}: {shortened(telling or lines[-1:])}")
-    return done.stdout.removesuffix("\n")
+    return git.run(*arguments, folder=folder, environment=environment)

@@ -177,13 +177,13 @@ def _source(record: TrainingRecord) -> str:
 
 
 def _patches(record: TrainingRecord) -> str:
-    counts = {split: record.patches(split) for split in SPLITS}
-    if any(table is None for table in counts.values()):
-        return f"{_seen(record)} The tables of the split have changed since; no more can be told."
-    rows = [
-        [split, *(f"{n:,}" for n in (table["case_id"].nunique(), table["slide_id"].nunique(), len(table)))]
-        for split, table in counts.items()
-    ]
+    rows = []
+    for split in SPLITS:
+        table = record.tables[split]
+        if table is None:
+            return f"{_seen(record)} The tables of the split have changed since the training."
+        counts = (table.distinct["case_id"], table.distinct["slide_id"], table.rows)
+        rows.append([split, *(f"{count:,}" for count in counts)])
     return _table(("", "cases", "slides", "patches"), rows)
 
 

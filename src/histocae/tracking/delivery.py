@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import time
 import warnings
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Run
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -24,6 +26,7 @@ from histocae.networks import backend
 from histocae.tracking import pairs, runs, views
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
 from histocae.tracking.server import FAILURES, MlflowClient, call_limits, client, experiment, failure_message
+from histocae.tracking.split_tables import TableSummary
 
 log = logging.getLogger(__name__)
 MODEL = "model"
@@ -250,20 +253,25 @@ def _inputs(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     """Log the patch tables as dataset inputs; MLflow keeps equal ones once."""
     inputs = []
     for split, context in SPLIT_CONTEXTS.items():
-        table = record.patches(split)
+        table = record.tables[split]
         if table is None:
             log.info("%s: no %s patches listed, %s has changed since", record.name, split, record.place.splits)
             continue
-        with warnings.catch_warnings():
-            # hints: integer columns (the tables have no missing integers) and what else the
-            # path could be (it is a local file)
-            warnings.simplefilter("ignore")
-            source = (record.place.splits / f"{split}.csv").as_posix()
-            digest = record.training["splits"][split][:16]
-            dataset = mlflow.data.from_pandas(table, source, name=f"{split}-{record.name}", digest=digest)
-            entity = dataset._to_mlflow_entity()
-        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", context)]))
+        dataset = _dataset(record, split, table)
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
     api.log_inputs(run_id, inputs)
+
+
+def _dataset(record: TrainingRecord, split: str, table: TableSummary) -> Dataset:
+    """Describe a table as `mlflow.data.from_pandas` would, which takes it whole."""
+    source = (record.place.splits / f"{split}.csv").as_posix()
+    digest = record.training["splits"][split][:16]
+    with warnings.catch_warnings():
+        # hints: integer columns (the tables have no missing integers) and what else the path could be (it is a file)
+        warnings.simplefilter("ignore")
+        fields = from_pandas(table.example, source, name=f"{split}-{record.name}", digest=digest).to_dict()
+    profile = {"num_rows": table.rows, "num_elements": table.rows * len(table.example.columns)}
+    return Dataset(**fields | {"profile": json.dumps(profile)})
 
 
 def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:

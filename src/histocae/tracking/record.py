@@ -1,32 +1,33 @@
-"""What a training leaves for its MLflow run: models/trained/<model> and models/runs/<model>.json."""
+"""A training on disk, from which its MLflow run is made: models/trained/<model> and models/runs/<model>.json."""
 
 import json
 import logging
 import math
 import os
-import subprocess
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from histocae import paths
-from histocae.cohort.balance import learnt_from, read_split
+from histocae import git, paths
+from histocae.cohort.balance import read_learnt
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, read_table, sha256
 from histocae.identifiers import COHORTS
+from histocae.sources.tables import TEXTS
+from histocae.tracking.split_tables import TableSummary, summarize
 
 log = logging.getLogger(__name__)
 TRAINING_ID = "histocae.training_id"
-# `mlflow run` hands its own run to the commands it starts; each training is a run of its
-# own here, and remembers that one as its parent
-PARENT = "parent"  # not mlflow.parentRunId, under which MLflow would fold the runs away
-PARENT_RUN = os.environ.pop("MLFLOW_RUN_ID", None)
-_LOCKS = ":(exclude,top,glob)**/dvc.lock"  # they change while a pipeline runs; that is its job
+# `mlflow run` sets MLFLOW_RUN_ID for the command it starts. Here each training is a run of its own, with that run as
+# its parent: in a tag of ours, since MLflow's own (mlflow.parentRunId) would fold the trainings away in its table
+PARENT = "parent"
+_LOCKS = ":(exclude,top,glob)**/dvc.lock"  # every pipeline changes them while it runs
 SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 
@@ -43,7 +44,7 @@ class TrainingRecord:
     name: str
     place: paths.Place = paths.MAIN
 
-    # what delivers its run later
+    # the command that delivers its run later
     publishes = "histocae publish"
     view = "slides"  # of its experiment, a name in `views.VIEWS`
 
@@ -52,11 +53,11 @@ class TrainingRecord:
         """The command that trains this model."""
         return f"histocae train {self.name}"
 
-    def is_of(self, about: dict[str, Any]) -> bool:
-        """Tell whether it is there, whole, and of what `recipe.describe` tells of a training."""
+    def is_of(self, description: dict[str, Any]) -> bool:
+        """Check whether the training is complete and has this description (`recipe.describe`)."""
         try:
             # a training that was killed between the two has weights without a run
-            return self.training["made_from"] == about["made_from"] and bool(self.run)
+            return bool(self.training["made_from"] == description["made_from"] and self.run)
         except TrackingError:
             return False
 
@@ -67,33 +68,33 @@ class TrainingRecord:
 
     @property
     def folder(self) -> Path:
-        """The trained model."""
+        """The folder of the trained model."""
         return self.place.trained / self.name
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """What was trained on what: training.json, the same for equal input."""
+        """What was trained on which data: training.json, the same for equal input."""
         return _read(self.folder / "training.json")
 
     @cached_property
     def filters(self) -> list[int]:
-        """Convolutions of each layer; empty for principal components."""
-        return yaml.safe_load((self.folder / "params.yaml").read_text(encoding="utf-8"))["filters"]
+        """The number of convolutions of each layer; empty for principal components."""
+        params = yaml.safe_load((self.folder / "params.yaml").read_text(encoding="utf-8"))
+        return list(params["filters"])
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """When and where it was trained: run id, times, commit.
+        """When and where the model was trained: run id, times, commit.
 
         Raises:
-            TrackingError: there is none, or it is of another training than the weights.
+            TrackingError: the file is missing, or belongs to a training with other weights.
 
         """
         file = self.place.runs / f"{self.name}.json"
-        found = _read(file)
-        if found["weights"] != self.training["weights"]:
-            told = f"{file} is of another training than the weights"
-            raise TrackingError(f"{told}; run {self.command}")
-        return found
+        content = _read(file)
+        if content["weights"] != self.training["weights"]:
+            raise TrackingError(f"{file} belongs to a training with other weights; run {self.command}")
+        return content
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -102,29 +103,29 @@ class TrainingRecord:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """What the evaluation of these weights wrote; None where there is none (yet)."""
-        return self._report(paths.evaluation(self.name))
+        """Results of the evaluation of these weights; None where there are none (yet)."""
+        return self._results(paths.evaluation(self.name))
 
     @property
     def latent(self) -> dict[str, Any] | None:
-        """What the study of these weights' latents wrote; None where there is none (yet)."""
-        return self._report(paths.latent(self.name))
+        """Results of the study of these weights' latents; None where there are none (yet)."""
+        return self._results(paths.latent(self.name))
 
-    def _report(self, folder: Path) -> dict[str, Any] | None:
+    def _results(self, folder: Path) -> dict[str, Any] | None:
         try:
-            found = _read(folder / "metrics.json")
+            content = _read(folder / "metrics.json")
         except TrackingError:
             return None
-        return found if found["weights"] == self.training["weights"] else None
+        return content if content["weights"] == self.training["weights"] else None
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is a linear map to compare with, and nothing to hand on."""
-        return self.training["model"]["architecture"] == "pca"
+        """Whether the model is a linear map (principal components), there only for comparison."""
+        return bool(self.training["model"]["architecture"] == "pca")
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it may become a version in the registry: no yardstick, no fold's model."""
+        """Whether the model may become a version in the registry: not a linear map, nor the model of a fold."""
         return not self.is_linear and self.place.fold is None
 
     @property
@@ -137,22 +138,54 @@ class TrainingRecord:
         """
         if self.evaluation is None:
             raise TrackingError(f"{self.name} is not evaluated; run dvc repro evaluate@{self.name}")
-        return self.evaluation["metrics"]
+        return dict(self.evaluation["metrics"])
 
-    def patches(self, split: str) -> pd.DataFrame | None:
-        """Give the rows of a split that the model sees; None where the tables are others by now."""
+    @cached_property
+    def tables(self) -> dict[str, TableSummary | None]:
+        """The rows of each split that the model uses, in short; None where the table has changed since."""
+        return {split: self._table(split) for split in SPLIT_CONTEXTS}
+
+    def _table(self, split: str) -> TableSummary | None:
         path = self.place.splits / f"{split}.csv"
         if not path.is_file() or sha256(path) != self.training["splits"][split]:
             return None
-        table = read_split(path)
-        if split == "test":
-            return table[table["sample_type"].isin(COHORTS[self.training["cohort"]])]
-        return learnt_from(table, self.training)
+        return self.summarize(path, split)
+
+    def summarize(self, path: Path, split: str) -> TableSummary:
+        """Summarize the rows of a split that the model uses.
+
+        Args:
+            path: of the split's table.
+            split: train | validation | test.
+
+        Returns:
+            The summary; cases and slides are counted.
+
+        """
+        select = self._select_all(split) or self._select_learnt(path)
+        return summarize(path, select, text=(*TEXTS, "shard", "file"), counted=("case_id", "slide_id"))
+
+    def _select_all(self, split: str) -> Callable[[pd.DataFrame], pd.DataFrame] | None:
+        """Select all patches of the cohort's tissues; None where the model learns from a sample of them."""
+        if split != "test" and self.training["cohort"] != "all":
+            return None
+        tissues = COHORTS[self.training["cohort"]]
+        return lambda part: part[part["sample_type"].isin(tissues)]
+
+    def _select_learnt(self, path: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
+        """Select the patches of the sample that the model learns from."""
+        positions = read_learnt(path, self.training).index.to_numpy()  # ascending
+
+        def select(part: pd.DataFrame) -> pd.DataFrame:
+            start, end = np.searchsorted(positions, (part.index[0], part.index[-1] + 1))
+            return part.loc[positions[start:end]]
+
+        return select
 
 
 @dataclass(frozen=True)
 class PairRecord:
-    """A tumor and a normal model, and what comparing them gave (reports/tissue/metrics.json)."""
+    """A tumor and a normal model, and the results of their comparison (reports/tissue/metrics.json)."""
 
     tumor: TrainingRecord
     normal: TrainingRecord
@@ -160,96 +193,102 @@ class PairRecord:
 
     @property
     def state(self) -> str:
-        """A fingerprint of all that the registered pair is made of."""
+        """A fingerprint of the weights and results of which the registered pair is made."""
         return fingerprint([self.tumor.training["weights"], self.normal.training["weights"], self.tissue])
 
     @property
     def metrics(self) -> dict[str, float]:
         """Its numbers under flat names: auroc_slide, auroc_slide_low, mse_tumor_data_normal_model ..."""
-        tissue, numbers = self.tissue, {}
+        tissue = self.tissue
+        numbers: dict[str, float] = {}
         for level, threshold in tissue["threshold"].items():
             for key in ("auroc", "auprc"):
-                of = tissue[f"{key}_{level}"]
-                numbers |= {f"{key}_{level}": of["value"]}
-                numbers |= {f"{key}_{level}_{end}": of[end] for end in ("low", "high")}
+                estimate = tissue[f"{key}_{level}"]
+                numbers |= {f"{key}_{level}": estimate["value"]}
+                numbers |= {f"{key}_{level}_{end}": estimate[end] for end in ("low", "high")}
             numbers[f"p_value_{level}"] = tissue[f"p_value_{level}"]
             numbers[f"threshold_{level}"] = threshold
             for rate in ("accuracy", "balanced_accuracy", "sensitivity", "specificity"):
                 numbers[f"{rate}_{level}"] = tissue["at_threshold"][level][rate]["value"]
-            for name, one in tissue["baselines"].items():
-                numbers[f"baseline/{name}_auroc_{level}"] = one[f"auroc_{level}"]["value"]
+            for name, baseline in tissue["baselines"].items():
+                numbers[f"baseline/{name}_auroc_{level}"] = baseline[f"auroc_{level}"]["value"]
         for data, models in tissue["mse"].items():
             numbers |= {f"mse_{data}_{model}": value for model, value in models.items()}
         return numbers
 
 
 def read_pair(delivered: Collection[str]) -> PairRecord | None:
-    """Read the pair that the tissue stage compared; None, with a word why, where there is none to deliver.
+    """Read the pair of models that the tissue stage compared.
 
     Args:
-        delivered: models whose runs are there.
+        delivered: names of the models whose runs are on the server.
+
+    Returns:
+        The pair; None, with the reason logged, where there is no pair to deliver.
 
     Raises:
-        TrackingError: it compared other models than those that are evaluated now.
+        TrackingError: the stage compared models that have been trained again since.
 
     """
+    file = paths.TISSUE / "metrics.json"
     try:
-        tissue = _read(paths.TISSUE / "metrics.json")
+        tissue = _read(file)
     except TrackingError:
-        log.info("%s: not there; no pair to deliver", paths.TISSUE / "metrics.json")
+        log.info("%s: not there; no pair to deliver", file)
         return None
     if tissue["pair"] is None:
         log.info("no pair to deliver: %s", tissue["reason"])
         return None
     if missing := set(tissue["pair"].values()) - set(delivered):
-        log.info("the pair's %s is not among the models delivered; no pair to deliver", " and ".join(sorted(missing)))
+        log.info("no pair to deliver: its model %s is not delivered", " and ".join(sorted(missing)))
         return None
     pair = PairRecord(TrainingRecord(tissue["pair"]["tumor"]), TrainingRecord(tissue["pair"]["normal"]), tissue)
     if pair.tumor.is_linear:
-        log.info("the pair is linear, a yardstick; it is not registered")
+        log.info("the pair is linear, there only for comparison; it is not registered")
         return None
     for name, record in (("tumor", pair.tumor), ("normal", pair.normal)):
         compared = tissue["mse"][f"{name}_data"][f"{name}_model"]
         if not math.isclose(compared, record.metrics["test_mse"], rel_tol=1e-6):
-            raise TrackingError(f"{paths.TISSUE / 'metrics.json'} is of another {record.name}; run dvc repro tissue")
+            raise TrackingError(f"{file} is of another {record.name}; run dvc repro tissue")
     return pair
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise TrackingError(f"{path}: no such file; run dvc repro (or dvc pull) first") from None
 
 
 def provenance() -> dict[str, str]:
-    """Tell the commit, the DVC stage and experiment and the data's md5 as run tags."""
-    tags = {PARENT: PARENT_RUN} if PARENT_RUN else {}
-    commit = _git("rev-parse", "HEAD")
-    if commit:
+    """Describe the origin of a training as run tags: commit, parent run, DVC stage and experiment, md5 of the data."""
+    tags = {}
+    if parent := os.environ.get("MLFLOW_RUN_ID"):
+        tags[PARENT] = parent
+    if commit := _git("rev-parse", "HEAD"):
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "-uno", "--", ":/", _LOCKS))).lower()
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
         if branch and branch != "HEAD":
             tags["mlflow.source.git.branch"] = branch
-    told = (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME"), ("sweep", "HISTOCAE_SWEEP"))
-    for tag, variable in told:
+    variables = (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME"), ("sweep", "HISTOCAE_SWEEP"))
+    for tag, variable in variables:
         if os.environ.get(variable):
             tags[tag] = os.environ[variable]
     return tags | _locked_md5()
 
 
 def _git(*arguments: str) -> str | None:
+    """Run git; None where it is not installed or this is not a repository, which is no reason not to train."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        return git.run(*arguments)
+    except git.GitError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _locked_md5() -> dict[str, str]:
     try:
-        # hundreds of lines: the parser in C takes a tenth of the time, where PyYAML has it
+        # dvc.lock has hundreds of lines; the parser in C, where PyYAML has it, takes a tenth of the time
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         locked = yaml.load(Path("dvc.lock").read_text(encoding="utf-8"), loader) or {}  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
@@ -263,11 +302,20 @@ def _locked_md5() -> dict[str, str]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts into dotted keys."""
-    out: dict[str, Any] = {}
+    """Flatten nested dicts into dotted keys.
+
+    Args:
+        values: nested dicts.
+        prefix: of every key.
+
+    Returns:
+        A dict without dicts in it.
+
+    """
+    pairs: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
+            pairs |= flat(value, f"{prefix}{key}.")
         else:
-            out[f"{prefix}{key}"] = value
-    return out
+            pairs[f"{prefix}{key}"] = value
+    return pairs
