@@ -261,7 +261,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, str]:
-    """Describe the origin of a training as run tags: commit, parent run, DVC stage and experiment, md5 of the data."""
+    """Describe the origin of a training as tags: commit, parent run, DVC stage and experiment, md5 of the data."""
     tags = {}
     if parent := os.environ.get("MLFLOW_RUN_ID"):
         tags[PARENT] = parent
