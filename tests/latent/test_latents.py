@@ -14,8 +14,9 @@ from sklearn.metrics import adjusted_rand_score
 from histocae import params
 from histocae.cohort.balance import read_split
 from histocae.errors import DataError
-from histocae.latent import clusters, maps, probes
+from histocae.latent import maps, probes
 from histocae.latent import study as latent_study
+from histocae.latent.clusters import cluster, cluster_gini, impurity, share_together
 from histocae.patches import store
 from histocae.statistics import classifier, discrimination
 from support.make_data import NORMAL, TUMOR
@@ -175,10 +176,10 @@ def test_dead_latents_are_counted_and_change_nothing():
 
 
 def test_gini_and_entropy_by_hand():
-    gini, entropy = clusters.impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
+    gini, entropy = impurity(np.array([[5, 5], [10, 0], [1, 3], [0, 0]]))
     np.testing.assert_allclose(gini, [0.5, 0, 0.375, np.nan])
     np.testing.assert_allclose(entropy, [1, 0, 0.25 * 2 + 0.75 * np.log2(4 / 3), np.nan])
-    assert clusters.cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
+    assert cluster_gini([0, 0, 1, 1, 1, 1], ["a", "b", "c", "c", "c", "d"]) == {0: 0.5, 1: 0.375}
 
 
 @settings(max_examples=30)
@@ -191,7 +192,7 @@ def test_pairs_in_one_cluster_are_counted_as_by_hand(rows):
             case = "same_case" if cases[i] == cases[j] else "other_case"
             hits[case if labels[i] == labels[j] else "other_tissue"].append(clusters[i] == clusters[j])
     expected = {name: float(np.mean(one)) if one else None for name, one in hits.items()}
-    assert clusters.share_together(clusters, cases, labels) == pytest.approx(expected)
+    assert share_together(clusters, cases, labels) == pytest.approx(expected)
 
 
 def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
@@ -199,15 +200,15 @@ def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
     true = rng.integers(0, 3, 90)
     points = (rng.normal(size=(90, 5)) + 30 * np.eye(5)[true]).astype(np.float32)
     labels = np.array([0, 1, 1])[true] * (np.arange(90) % 9 != 0)  # 2 and 1 nearly all tumor, 0 normal
-    found, far = clusters.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    found, far = cluster(points[:60], labels[:60], points[60:], 3, 7)
     everything = np.concatenate([found, far.argmin(axis=1)])
     assert adjusted_rand_score(true, everything) == 1
     shares = [labels[:60][found == one].mean() for one in range(3)]
     assert shares == sorted(shares, reverse=True) and shares[-1] == 0
-    again, _ = clusters.cluster(points[:60], labels[:60], points[60:], 3, 7)
+    again, _ = cluster(points[:60], labels[:60], points[60:], 3, 7)
     np.testing.assert_array_equal(found, again)
     few = points[[0, 1, 0, 1, 0]]
-    assert clusters.cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
+    assert cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
 
 
 def test_clusters_and_neighbors_do_not_depend_on_the_map():
