@@ -38,7 +38,7 @@ COMMANDS = {
 
 # of the pipeline of examples/mnist
 MNIST = {
-    "data": ("read, check and divide the digits", False),
+    "data": ("read, check and split MNIST", False),
     "train": ("train one model of all digits", True),
     "evaluate": ("measure one model's reconstructions, and tell the digits by its latents", True),
     "latent": ("map and cluster one model's latents", True),

@@ -283,10 +283,10 @@ def test_components_of_each_digit_tell_digits_that_lie_in_planes():
     rng = np.random.default_rng(0)
     planes = rng.normal(size=(10, 2, 64))
 
-    def part(count: int) -> images.Part:
+    def part(count: int) -> images.LabeledImages:
         labels = np.arange(10).repeat(count)
         values = np.einsum("nk,nkv->nv", rng.normal(size=(len(labels), 2)), planes[labels])
-        return images.Part(np.clip(128 + 12 * values, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels)
+        return images.LabeledImages(np.clip(128 + 12 * values, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels)
 
     parts = {"train": part(60), "validation": part(10), "test": part(10)}
     found = classes.by_components(parts, [2, 1], 1)

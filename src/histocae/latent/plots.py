@@ -29,7 +29,7 @@ SHOWN = 6  # neighbors of a patch
 LEGEND = [(kind, TISSUE_COLORS[kind]) for kind in COMPARED]
 
 
-def pictures(
+def study_figures(
     studies: dict[str, Study], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], model: str
 ) -> Iterator[tuple[str, Figure]]:
     """Give every picture of the study of a model, with a name for its file.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.mnist import study
-from histocae.mnist.images import DIGITS, Part
+from histocae.mnist.images import DIGITS, LabeledImages
 from histocae.networks import linear
 
 
@@ -15,7 +15,7 @@ def predicted(errors: np.ndarray) -> np.ndarray:
     return errors.argmin(axis=1)
 
 
-def by_components(parts: dict[str, Part], counts: Sequence[int], seed: int) -> pd.DataFrame:
+def by_components(parts: dict[str, LabeledImages], counts: Sequence[int], seed: int) -> pd.DataFrame:
     """Do the same with the principal components of each digit, the linear yardstick.
 
     Args:

@@ -18,7 +18,7 @@ import pandas as pd
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
-from histocae.mnist import paths as places
+from histocae.mnist import paths as mnist_paths
 from histocae.patches.images import InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
@@ -51,7 +51,7 @@ REMEDY = "set data.path to mnist.npz, or to a folder with the four idx files (.g
 
 
 @dataclass(frozen=True)
-class Part:
+class LabeledImages:
     """Images of one part of the split with their digits.
 
     Attributes:
@@ -68,10 +68,10 @@ class Part:
         """The images as a training takes them."""
         return InMemory(self.images)
 
-    def only(self, digit: int) -> "Part":
+    def only(self, digit: int) -> "LabeledImages":
         """The images of one digit."""
         own = self.labels == digit
-        return Part(self.images[own], self.labels[own])
+        return LabeledImages(self.images[own], self.labels[own])
 
 
 def read(source: str, path: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -156,7 +156,7 @@ def check(digits: dict[str, np.ndarray]) -> None:
             raise ParamsError(f"data.train, data.validation: {told}; raise them")
 
 
-def load() -> dict[str, Part]:
+def load() -> dict[str, LabeledImages]:
     """Give the parts that the stage `data` has written.
 
     Raises:
@@ -167,7 +167,7 @@ def load() -> dict[str, Part]:
 
     parts = {}
     for name in SPLITS:
-        path = places.IMAGES / f"{name}.npy"
+        path = mnist_paths.IMAGES / f"{name}.npy"
         table = read_table(TABLES / f"{name}.csv")
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -175,7 +175,7 @@ def load() -> dict[str, Part]:
             raise DataError(f"{path}: can't be read: {error}; run dvc repro data") from None
         if len(images) != len(table):
             raise DataError(f"{path}: has {len(images)} images, its table {len(table)}; run dvc repro data")
-        parts[name] = Part(images, table["label"].to_numpy(np.int64))
+        parts[name] = LabeledImages(images, table["label"].to_numpy(np.int64))
     return parts
 
 

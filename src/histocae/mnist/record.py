@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from histocae.mnist import paths as places
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist.images import ALL
 from histocae.tracking.record import TrainingRecord
 from histocae.tracking.split_tables import TableSummary, summarize
 
 
-class DigitsRecord(TrainingRecord):
+class MnistRecord(TrainingRecord):
     """The training of a model of all digits, or of one."""
 
     publishes = "histocae mnist publish"
-    view = "digits"
+    view = "mnist"
 
     @property
     def command(self) -> str:
         """The command that trains this model."""
-        return "histocae mnist classes" if self.place == places.PLACE else f"histocae mnist train {self.name}"
+        return "histocae mnist classes" if self.place == mnist_paths.PLACE else f"histocae mnist train {self.name}"
 
     def summarize(self, path: Path, split: str) -> TableSummary:
         """Summarize the images of a part that the model uses.

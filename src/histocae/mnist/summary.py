@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from histocae.mnist.params import Compare
-from histocae.mnist.record import DigitsRecord
+from histocae.mnist.record import MnistRecord
 
 
-def table(records: dict[str, DigitsRecord]) -> pd.DataFrame:
+def table(records: dict[str, MnistRecord]) -> pd.DataFrame:
     """Give one row per model of all digits."""
     rows = []
     for name, record in records.items():
@@ -38,7 +38,7 @@ def table(records: dict[str, DigitsRecord]) -> pd.DataFrame:
 
 
 def metrics(
-    named: Compare, records: dict[str, DigitsRecord], tens: list[DigitsRecord], pixels: dict, ten: dict
+    named: Compare, records: dict[str, MnistRecord], tens: list[MnistRecord], pixels: dict, ten: dict
 ) -> dict:
     """Give the figures that count.
 

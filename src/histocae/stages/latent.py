@@ -62,7 +62,7 @@ def run(params: Params, name: str) -> None:
         write_table(components, out / "components.csv", separator=",")
         write_table(latent_study.embedding_table(studies, tables["test"]), out / "embedding.csv", separator=",")
         write_table(latent_study.neighbor_table(studies, tables), out / "neighbours.csv", separator=",")
-        for file, figure in latent_plots.pictures(studies, patches, tables, name):
+        for file, figure in latent_plots.study_figures(studies, patches, tables, name):
             plots.save(figure, out / f"{file}.png")
     log.info(
         "%s: test AUROC per patch %s (pixels %s), ARI %s (%s)",

@@ -52,7 +52,7 @@ VIEWS = {
         # no bars of the MSE: MLflow labels them with two decimals
         bars=("test_psnr", "test_ssim"),
     ),
-    "digits": View(
+    "mnist": View(
         compared=("latent_size", "parameters", "seconds", "validation_mse", "test_mse", "test_accuracy"),
         columns=(
             "params.`model.architecture`",

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocae.files import read_table, replacing_folder, write_json, write_table
-from histocae.mnist import class_pictures, classes, images
-from histocae.mnist import paths as places
+from histocae.mnist import class_figures, classes, images
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist.params import Params
 from histocae.networks import backend
 from histocae.report import plots
@@ -40,31 +40,31 @@ def run(params: Params) -> None:
     some = held["test"].pictures.take(which)
     given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)
     names = [f"digit-{digit}" for digit in range(images.DIGITS)]
-    curves = {one: read_table(places.PLACE.trained / one / "history.csv") for one in names}
-    with replacing_folder(places.CLASSES_REPORT) as folder:
+    curves = {one: read_table(mnist_paths.PLACE.trained / one / "history.csv") for one in names}
+    with replacing_folder(mnist_paths.CLASSES_REPORT) as folder:
         write_table(classes.table(errors["test"], truth["test"]), folder / "errors.csv", separator=",")
         write_table(classes.reports(errors, truth), folder / "classification.csv", separator=",")
         write_table(components, folder / "pca.csv", separator=",")
         plots.save(plots.plot_curves(curves, plots.model_colors(names)), folder / "curves.png")
-        shown = class_pictures.plot_reconstructions(
+        shown = class_figures.plot_reconstructions(
             some, given_back, errors["test"][which], truth["test"][which], "Test images under all ten models"
         )
         plots.save(shown, folder / "reconstructions.png")
         reached = metrics | {"latents": params.classes.model.latent_features}
-        for file, figure in class_pictures.pictures(errors["test"], truth["test"], components, reached):
+        for file, figure in class_figures.summary_figures(errors["test"], truth["test"], components, reached):
             plots.save(figure, folder / f"{file}.png")
         write_json({"metrics": metrics}, folder / "metrics.json")
     log.info("one autoencoder per digit: accuracy %.4f", metrics["test_accuracy"])
 
 
-def _trained(params: Params, parts: dict[str, images.Part], digit: int) -> "CAE":
+def _trained(params: Params, parts: dict[str, images.LabeledImages], digit: int) -> "CAE":
     """Train the model of a digit, unless that is done."""
     from histocae.mnist.recipe import describe
-    from histocae.mnist.record import DigitsRecord
+    from histocae.mnist.record import MnistRecord
     from histocae.networks.cae import CAE
     from histocae.tracking.trainings import fit_and_keep
 
-    model, record = params.classes.model, DigitsRecord(f"digit-{digit}", places.PLACE)
+    model, record = params.classes.model, MnistRecord(f"digit-{digit}", mnist_paths.PLACE)
     about = describe(params, record.name, model, params.seed, digit)
     if record.is_of(about):
         log.info("%s is trained already", record.name)

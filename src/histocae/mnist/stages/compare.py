@@ -4,11 +4,11 @@ import logging
 
 from histocae import paths
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
-from histocae.mnist import paths as places
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist import summary
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
-from histocae.mnist.record import DigitsRecord
+from histocae.mnist.record import MnistRecord
 from histocae.report import plots
 from histocae.report.page import render
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 def run(params: Params) -> None:
     """Write reports/comparison.csv, metrics.json, figures and index.html."""
-    records = {name: DigitsRecord(name) for name in params.models}
-    pixels = read_json(places.PIXELS / "metrics.json")["metrics"]
-    ten = read_json(places.CLASSES_REPORT / "metrics.json")["metrics"]
+    records = {name: MnistRecord(name) for name in params.models}
+    pixels = read_json(mnist_paths.PIXELS / "metrics.json")["metrics"]
+    ten = read_json(mnist_paths.CLASSES_REPORT / "metrics.json")["metrics"]
     studies = {name: read_json(paths.latent(name) / "metrics.json")["metrics"] for name in params.study.models}
     table = summary.table(records)
     write_table(table, paths.COMPARISON, separator=",")
-    tens = [DigitsRecord(f"digit-{digit}", places.PLACE) for digit in range(DIGITS)]
+    tens = [MnistRecord(f"digit-{digit}", mnist_paths.PLACE) for digit in range(DIGITS)]
     metrics = summary.metrics(params.compare, records, tens, pixels, ten)
     write_json(metrics, paths.METRICS)
     curves = {name: one.history for name, one in records.items() if not one.is_linear}
@@ -37,7 +37,7 @@ def run(params: Params) -> None:
         pixels=pixels,
         classes=ten,
         studies=studies,
-        samples=places.SAMPLES,
+        samples=mnist_paths.SAMPLES,
         curves=paths.FIGURES / "curves.png",
         evaluations={name: paths.evaluation(name) for name in records},
         latents={name: paths.latent(name) for name in studies},
@@ -45,8 +45,8 @@ def run(params: Params) -> None:
             name: read_table(paths.evaluation(name) / "classification.csv", ("digit",), ",").to_dict("records")
             for name in (params.compare.notebook[0], params.compare.own)
         },
-        pixels_folder=places.PIXELS,
-        classes_folder=places.CLASSES_REPORT,
+        pixels_folder=mnist_paths.PIXELS,
+        classes_folder=mnist_paths.CLASSES_REPORT,
     )
     write_text(text, paths.PAGE)
     log.info("%s and %s", paths.METRICS, paths.PAGE)

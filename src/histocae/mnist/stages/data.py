@@ -7,7 +7,7 @@ import numpy as np
 from histocae import paths
 from histocae.files import replacing, replacing_folder, write_table
 from histocae.mnist import images
-from histocae.mnist import paths as places
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist.params import Params
 from histocae.report import plots
 
@@ -21,7 +21,7 @@ def run(params: Params) -> None:
     parts = images.divide(train, train_digits, params.data.train, params.data.validation)
     parts["test"] = (test, test_digits, np.arange(len(test)))
     images.check({name: digits for name, (_, digits, _) in parts.items()})
-    with replacing_folder(places.IMAGES) as folder:
+    with replacing_folder(mnist_paths.IMAGES) as folder:
         for name, (pictures, _, _) in parts.items():
             with replacing(folder / f"{name}.npy") as handle:
                 np.save(handle, pictures[..., None])
@@ -32,5 +32,5 @@ def run(params: Params) -> None:
     figure = plots.plot_sample_imgs(
         pictures[..., None], *GRID, color=False, labels=digits, seed=params.seed, title="Training images"
     )
-    plots.save(figure, places.SAMPLES)
+    plots.save(figure, mnist_paths.SAMPLES)
     log.info("%s", ", ".join(f"{name}: {len(one[0])} images" for name, one in parts.items()))

@@ -8,9 +8,9 @@ from histocae import paths
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.latent import probes
 from histocae.latent import study as latent_study
-from histocae.mnist import images, pictures, study
+from histocae.mnist import figures, images, study
 from histocae.mnist.params import Params
-from histocae.mnist.record import DigitsRecord
+from histocae.mnist.record import MnistRecord
 from histocae.networks import backend
 from histocae.report import plots
 from histocae.statistics import classifier
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def run(params: Params, name: str) -> None:
     """Write models/latents/<name> and reports/models/<name>/evaluation."""
-    trained = DigitsRecord(name).training
+    trained = MnistRecord(name).training
     backend.start()
     backend.repeatable(params.seed)
     from histocae.evaluation import reconstruction
@@ -62,7 +62,7 @@ def run(params: Params, name: str) -> None:
             )
             plots.save(figure, folder / f"pairs_{part}.png")
         title = f"{name}: logistic regression on the latents, test ({metrics['test_accuracy']:.3f} right)"
-        plots.save(pictures.plot_confusion(counts, title), folder / "confusion.png")
+        plots.save(figures.plot_confusion(counts, title), folder / "confusion.png")
         about = {"model": name, "weights": trained["weights"], "strength": told["strength"]}
         write_json(about | {"metrics": metrics}, folder / "metrics.json")
     log.info("%s: test MSE %.5f, accuracy %.4f", name, metrics["test_mse"], metrics["test_accuracy"])

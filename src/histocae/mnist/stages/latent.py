@@ -8,7 +8,7 @@ from histocae import paths
 from histocae.files import read_json, replacing_folder, write_json, write_table
 from histocae.latent import probes
 from histocae.latent import study as latent_study
-from histocae.mnist import images, pictures, study
+from histocae.mnist import figures, images, study
 from histocae.mnist.params import Params
 from histocae.report import plots
 
@@ -40,7 +40,7 @@ def run(params: Params, name: str) -> None:
         write_table(where, folder / "maps.csv", separator=",")
         write_table(explained, folder / "components.csv", separator=",")
         test = parts["test"]
-        for file, figure in pictures.pictures(found, test.images, test.labels, params.seed, name):
+        for file, figure in figures.latent_figures(found, test.images, test.labels, params.seed, name):
             plots.save(figure, folder / f"{file}.png")
     gini, whole = found.about["gini"], found.about["gini_without_clusters"]
     log.info("%s: Gini %.3f in the clusters, %.3f without them", name, gini, whole)

@@ -6,8 +6,8 @@ import numpy as np
 
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.latent import study as latent_study
-from histocae.mnist import images, pictures, study
-from histocae.mnist import paths as places
+from histocae.mnist import figures, images, study
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist.params import Params
 from histocae.report import plots
 
@@ -22,9 +22,9 @@ def run(params: Params) -> None:
     with latent_study.one_thread():
         told = study.classify(features, digits, params.seed, study.PIXEL_STRENGTHS)
     metrics, counts = told["metrics"], study.confusion(digits["test"], told["predicted"])
-    with replacing_folder(places.PIXELS) as folder:
+    with replacing_folder(mnist_paths.PIXELS) as folder:
         write_table(told["report"], folder / "classification.csv", separator=",")
         title = f"Logistic regression on the pixels, test ({metrics['test_accuracy']:.3f} right)"
-        plots.save(pictures.plot_confusion(counts, title), folder / "confusion.png")
+        plots.save(figures.plot_confusion(counts, title), folder / "confusion.png")
         write_json({"strength": told["strength"], "metrics": metrics}, folder / "metrics.json")
     log.info("logistic regression on %d pixels: accuracy %.4f", features["test"].shape[1], metrics["test_accuracy"])

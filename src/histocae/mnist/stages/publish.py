@@ -5,10 +5,10 @@ from pathlib import Path
 
 from histocae import paths
 from histocae.files import fingerprint, read_json, write_json
-from histocae.mnist import paths as places
+from histocae.mnist import paths as mnist_paths
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
-from histocae.mnist.record import DigitsRecord
+from histocae.mnist.record import MnistRecord
 from histocae.report import plots
 from histocae.tracking.delivery import Results, deliver, deliver_results
 
@@ -20,7 +20,7 @@ def run(params: Params) -> None:
     experiment, published = params.tracking.experiment, {}
     names = [f"digit-{digit}" for digit in range(DIGITS)]
     colors = plots.model_colors([*params.models, *names])
-    records = [DigitsRecord(name) for name in params.models] + [DigitsRecord(name, places.PLACE) for name in names]
+    records = [MnistRecord(name) for name in params.models] + [MnistRecord(name, mnist_paths.PLACE) for name in names]
     for record in records:
         run, _ = deliver(record, experiment, colors[record.name])
         published[record.name] = run.info.run_id
@@ -30,22 +30,22 @@ def run(params: Params) -> None:
         about = common | about
         tags = {"mlflow.source.name": "histocae mnist publish", "model": name}
         state = fingerprint([name, about, metrics])
-        results = Results(name, state, about, metrics, files, tags, end, DigitsRecord.view)
+        results = Results(name, state, about, metrics, files, tags, end, MnistRecord.view)
         published[name] = deliver_results(results, experiment)
-    write_json(published, places.PUBLISHED)
+    write_json(published, mnist_paths.PUBLISHED)
     log.info("%d runs in experiment %s; the page is %s", len(published), experiment, paths.PAGE)
 
 
 def _found(params: Params) -> dict[str, tuple[dict, dict, tuple[Path, ...]]]:
     """Give what was found without a training of its own: params, metrics and files, by name."""
-    classes, pixels = places.CLASSES_REPORT, places.PIXELS
+    classes, pixels = mnist_paths.CLASSES_REPORT, mnist_paths.PIXELS
     # times are in the runs of the trainings
     whole = {
         key: value
         for key, value in read_json(paths.METRICS).items()
         if isinstance(value, int | float) and not key.endswith("seconds")
     }
-    files = (places.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
+    files = (mnist_paths.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
     ten = params.classes.model_dump(exclude_none=True)
     return {
         "one-per-digit": ({"classes": ten}, read_json(classes / "metrics.json")["metrics"], (classes,)),

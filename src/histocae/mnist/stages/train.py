@@ -10,7 +10,7 @@ def run(params: Params, name: str) -> None:
     """Train a model, record it, and deliver its run."""
     backend.start()
     from histocae.mnist.recipe import describe
-    from histocae.mnist.record import DigitsRecord
+    from histocae.mnist.record import MnistRecord
     from histocae.tracking.trainings import fit_and_keep
 
     model = params.model(name)
@@ -21,4 +21,4 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(seed)
     cae = recipe.start(model, fit, pictures["train"], seed)
     about = describe(params, name, model, seed)
-    fit_and_keep(cae, about, pictures, fit, seed, DigitsRecord(name), params.tracking.experiment)
+    fit_and_keep(cae, about, pictures, fit, seed, MnistRecord(name), params.tracking.experiment)

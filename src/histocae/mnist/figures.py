@@ -16,7 +16,7 @@ PER_CLUSTER = 12
 FIXED = {"vmin": 0, "vmax": 1, "cmap": "Blues"}
 
 
-def pictures(
+def latent_figures(
     found: study.Latents, images: np.ndarray, digits: np.ndarray, seed: int, model: str
 ) -> Iterator[tuple[str, Figure]]:
     """Give every picture of the study of a model's latents, with a name for its file.

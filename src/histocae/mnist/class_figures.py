@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from histocae.latent.plots import framed, lay_out
 from histocae.mnist import classes, study
+from histocae.mnist.figures import heat, plot_confusion
 from histocae.mnist.images import DIGITS
-from histocae.mnist.pictures import heat, plot_confusion
 
 
-def pictures(
+def summary_figures(
     errors: np.ndarray, digits: np.ndarray, components: pd.DataFrame, reached: dict[str, float]
 ) -> Iterator[tuple[str, Figure]]:
     """Give the pictures of the models of one digit, with a name for the file of each.
