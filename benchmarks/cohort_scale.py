@@ -53,7 +53,10 @@ from histocae import params_file, paths, stages
 from histocae.stages import train
 from histocae.patches.store import PatchStore
 given = params_file.load(Path("params.yaml"))
-read = train.read(given, "all", PatchStore(paths.PATCHES), paths.MAIN)
+from histocae.training import recipe
+store = PatchStore(paths.PATCHES)
+description = recipe.describe(given, "all", store, paths.SPLITS, paths.TRAINED)
+read = train.read(store, paths.SPLITS, description)
 from histocae.training.batches import Batches
 batch, _ = Batches(read["train"], 32, 0, 1)[0]
 print(len(read["train"]), len(read["validation"]), batch.shape)

@@ -43,7 +43,7 @@ from histocae.training import recipe
 given, name = params_file.load(Path("params.yaml")), sys.argv[1]
 backend.start()
 own, store = given.model(name).training(given.training), PatchStore(paths.PATCHES)
-about, patches = recipe.describe(given, name, store, paths.SPLITS), {}
+about, patches = recipe.describe(given, name, store, paths.SPLITS, paths.TRAINED), {}
 for split in ("train", "validation"):
     patches[split] = store.select(learnt_from(read_split(paths.SPLITS / f"{split}.csv"), about))
 backend.repeatable(given.seed)
@@ -51,7 +51,7 @@ from histocae.evaluation.samples import write_sample
 from histocae.training.checkpoint import State
 from histocae.training.loop import Options, train
 
-cae, about = recipe.build(given, name, store, patches["train"], paths.SPLITS, paths.TRAINED)
+cae = recipe.build(given, name, patches["train"], paths.TRAINED)
 options = Options(
     own.epochs, own.batch_size, own.patience, own.optimizer, own.learning_rate, given.seed, own.schedule,
     own.clip_norm, own.augment, own.denoise, own.picture_every, precision=own.precision,

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -221,6 +222,16 @@ def sha256(path: Path) -> str:
     """Hash a file's bytes, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """Hash a file's bytes, in hex, at most once per process while its size and times stay the same."""
+    return _sha256_of_state(path.absolute(), *state(path))
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of_state(path: Path, *_state: int) -> str:
+    return sha256(path)
 
 
 def fingerprint(value: object) -> str:

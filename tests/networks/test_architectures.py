@@ -1,8 +1,10 @@
 """The architectures beside the plain one: what they start from, what they learn, and from which patches."""
 
 import copy
+import hashlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocae import CAE, params, params_file
+from histocae import CAE, files, params, params_file
 from histocae.cohort import balance as cohorts
 from histocae.errors import DataError, HistocaeError, TrainingError
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
@@ -644,6 +646,26 @@ MODELS = {
     "map": {"filters": [4], "latent_features": None},
 }
 SPLITS = ("train", "validation", "test")
+
+
+def test_a_training_hashes_each_table_of_the_split_once(project: Workspace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    project.slides(*"abcdefgh")
+    small = {"training__epochs": 1, "patches__max_per_slide": 20}
+    first = {"filters": [4], "latent_features": None}
+    project.params(models={"first": first, "second": {**first, "init_from": "first"}}, **small)
+    project.make(*ALL_STAGES, "train first")
+    files._sha256_of_state.cache_clear()
+    hashed, file_digest = [], hashlib.file_digest
+
+    def counting(handle, algorithm):
+        hashed.append(Path(handle.name))
+        return file_digest(handle, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    project.make("train second")
+    tables = [path.name for path in hashed if path.parent.name == "splits"]
+    assert sorted(tables) == sorted(f"{split}.csv" for split in SPLITS)
 
 
 def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkeypatch):

@@ -4,7 +4,7 @@ from typing import Any
 
 from histocae import paths
 from histocae.cohort.split import SPLITS
-from histocae.files import code_fingerprint, fingerprint, sha256
+from histocae.files import code_fingerprint, fingerprint, sha256_once
 from histocae.mnist import paths as mnist_paths
 from histocae.mnist.images import ALL
 from histocae.mnist.params import Params
@@ -28,8 +28,8 @@ def describe(params: Params, name: str, model: Network, seed: int, digit: int | 
     """
     fit = model.training(params.training)
     shape = model.model_dump(exclude=set(type(fit).model_fields))
-    images = {part: sha256(mnist_paths.IMAGES / f"{part}.npy") for part in ("train", "validation")}
-    splits = {part: sha256(paths.SPLITS / f"{part}.csv") for part in SPLITS}
+    images = {part: sha256_once(mnist_paths.IMAGES / f"{part}.npy") for part in ("train", "validation")}
+    splits = {part: sha256_once(paths.SPLITS / f"{part}.csv") for part in SPLITS}
     code = code_fingerprint(*recipe.CODE, "mnist/images")
     return {
         "cohort": ALL if digit == ALL else f"digit {digit}",

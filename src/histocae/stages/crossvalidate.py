@@ -73,10 +73,10 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     errors, learnt, size = [], [], 0
     for name in params.pair:
         keras.backend.clear_session()
-        about = recipe.describe(params, name, store, place.splits)
-        done = TrainingRecord(name, place).is_of(about)
-        cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place)
-        learnt.append(balance.learnt_from(tables["train"], about))
+        description = recipe.describe(params, name, store, place.splits, place.trained)
+        done = TrainingRecord(name, place).is_of(description)
+        cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place, description)
+        learnt.append(balance.learnt_from(tables["train"], description))
         size = TrainingRecord(name, place).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(

@@ -1,7 +1,8 @@
 """Stage train: one model, one MLflow run."""
 
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from histocae import paths
 from histocae.cohort.balance import read_learnt
@@ -22,29 +23,51 @@ def run(params: Params, name: str) -> None:
     train(params, name, paths.MAIN)
 
 
-def train(params: Params, name: str, place: paths.Place) -> "CAE":
-    """Train a model on a split, record it there, and deliver its run; the backend is started."""
+def train(params: Params, name: str, place: paths.Place, description: dict[str, Any] | None = None) -> "CAE":
+    """Train a model on a split, write its record and deliver its run; the backend is started.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        place: where the tables of the split lie and the outputs go.
+        description: what `recipe.describe` returns for this training; None where it is not known yet.
+
+    Returns:
+        The trained autoencoder.
+
+    """
     from histocae.training.mirrored import count
 
-    own, devices = params.model(name).training(params.training), count(params.executor.devices)
+    fit, devices = params.model(name).training(params.training), count(params.executor.devices)
     store = PatchStore(paths.PATCHES)
-    patches = read(params, name, store, place)
+    if description is None:
+        description = recipe.describe(params, name, store, place.splits, place.trained)
+    patches = read(store, place.splits, description)
     backend.repeatable(params.seed)
     from histocae.tracking.record import TrainingRecord
     from histocae.tracking.trainings import fit_and_keep
 
-    cae, about = recipe.build(params, name, store, patches["train"], place.splits, place.trained)
+    cae = recipe.build(params, name, patches["train"], place.trained)
     record = TrainingRecord(name, place)
-    fit_and_keep(cae, about, patches, own, params.seed, record, params.tracking.experiment, devices)
+    fit_and_keep(cae, description, patches, fit, params.seed, record, params.tracking.experiment, devices)
     return cae
 
 
-def read(params: Params, name: str, store: PatchStore, place: paths.Place) -> dict[str, Patches]:
-    """Give the patches that a model learns from, of training and of validation."""
-    about = recipe.describe(params, name, store, place.splits)
+def read(store: PatchStore, splits: Path, description: dict[str, Any]) -> dict[str, Patches]:
+    """Select the patches that a model learns from.
+
+    Args:
+        store: all patches.
+        splits: folder of the tables of the split.
+        description: of the training; see `recipe.describe`.
+
+    Returns:
+        The patches of `train` and of `validation`.
+
+    """
     patches = {}
     for split in ("train", "validation"):
-        rows = read_learnt(place.splits / f"{split}.csv", about)
+        rows = read_learnt(splits / f"{split}.csv", description)
         patches[split] = store.select(rows)
         log.info("%s: %d patches of %d slides", split, len(rows), patches[split].shards)
     return patches

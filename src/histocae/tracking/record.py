@@ -17,7 +17,7 @@ import yaml
 from histocae import git, paths
 from histocae.cohort.balance import read_learnt
 from histocae.errors import TrackingError
-from histocae.files import fingerprint, read_table, sha256
+from histocae.files import fingerprint, read_table, sha256_once
 from histocae.identifiers import COHORTS
 from histocae.sources.tables import TEXTS
 from histocae.tracking.split_tables import TableSummary, summarize
@@ -147,7 +147,7 @@ class TrainingRecord:
 
     def _table(self, split: str) -> TableSummary | None:
         path = self.place.splits / f"{split}.csv"
-        if not path.is_file() or sha256(path) != self.training["splits"][split]:
+        if not path.is_file() or sha256_once(path) != self.training["splits"][split]:
             return None
         return self.summarize(path, split)
 

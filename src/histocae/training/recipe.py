@@ -1,4 +1,4 @@
-"""What a training depends on, told so that equal input gives equal bytes; and the CAE it starts with."""
+"""The description of all that a training depends on, and the autoencoder it starts with."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from histocae.cohort.split import SPLITS
 from histocae.errors import TrainingError
-from histocae.files import code_fingerprint, fingerprint, sha256
+from histocae.files import code_fingerprint, fingerprint, sha256_once
 from histocae.params import Fit, Network, Params
 from histocae.patches.images import Images
-from histocae.patches.store import Patches, PatchStore
+from histocae.patches.store import PatchStore
 
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.networks.cae import CAE
@@ -35,70 +35,82 @@ CODE = (
 )
 
 
-def describe(params: Params, name: str, store: PatchStore, splits: Path) -> dict[str, Any]:
-    """Tell all that the training of a model depends on.
+def describe(params: Params, name: str, store: PatchStore, splits: Path, trained: Path) -> dict[str, Any]:
+    """Describe all that the training of a model depends on; equal input gives an equal description.
+
+    This hashes the tables of the split: call it once per training and hand the description on.
 
     Args:
         params: of the pipeline.
         name: of the model.
         store: the patches.
         splits: folder of the tables of the split.
+        trained: folder of the trained models, among them the one that this model starts from.
 
     Returns:
-        JSON-able: cohort, model, params, hashes of the splits, and `made_from`, a
-        fingerprint of all of it with the patches and the code.
+        JSON-able: cohort, model, params, hashes of the tables of the split, and `made_from`: a fingerprint of all
+        of it with the patches, the code and, with `init_from`, the weights of the first model.
+
+    Raises:
+        TrainingError: the model to start from is not trained, or was trained with other params or data.
 
     """
     model = params.model(name)
-    # not of what is asked of a model later: that may change without a new training
-    about = params.model_dump(exclude={"models", "executor", "tracking", "latent", "tissue", "crossvalidation"})
-    about["training"] = model.training(params.training).model_dump()
-    about["model"] = model.model_dump(exclude=set(about["training"])) | {"name": name}
-    record = {
+    # sections that are read only after a training: changing them must not retrain the model
+    settings = params.model_dump(exclude={"models", "executor", "tracking", "latent", "tissue", "crossvalidation"})
+    settings["training"] = model.training(params.training).model_dump()
+    settings["model"] = model.model_dump(exclude=set(settings["training"])) | {"name": name}
+    hashes = {split: sha256_once(splits / f"{split}.csv") for split in SPLITS}
+    # the tables of the split name the shards, whose names are hashes of what they were made from
+    made_from = fingerprint(
+        [model.model_dump(), settings["training"], params.seed, store.pixels, hashes, code_fingerprint(*CODE)]
+    )
+    if model.init_from is not None:
+        made_from = fingerprint([made_from, _first_weights(params, model.init_from, name, store, splits, trained)])
+    return {
         "cohort": model.cohort,
         "model": model.model_dump(),
-        "params": about,
-        "splits": {split: sha256(splits / f"{split}.csv") for split in SPLITS},
+        "params": settings,
+        "splits": hashes,
+        "made_from": made_from,
     }
-    # the splits name the shards, whose names tell what they were made from
-    record["made_from"] = fingerprint(
-        [record["model"], about["training"], params.seed, store.pixels, record["splits"], code_fingerprint(*CODE)]
-    )
-    return record
 
 
-def build(
-    params: Params, name: str, store: PatchStore, patches: Patches, splits: Path, trained: Path
-) -> "tuple[CAE, dict[str, Any]]":
-    """Build the autoencoder of a model: from scratch, or with the weights of the one it starts from.
+def _first_weights(params: Params, first: str, name: str, store: PatchStore, splits: Path, trained: Path) -> str:
+    """Return the fingerprint of the weights that a model starts from, if they fit today's params and data."""
+    message, remedy = f"models.{name}.init_from: {first}", f"run dvc repro train@{first} first"
+    try:
+        record = json.loads((trained / first / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{message} is not trained; {remedy}") from None
+    if record["made_from"] != describe(params, first, store, splits, trained)["made_from"]:
+        raise TrainingError(f"{message} was trained with other params or data; {remedy}")
+    weights: str = record["weights"]
+    return weights
+
+
+def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":
+    """Build the autoencoder of a model: untrained, or with the weights of the model it starts from.
+
+    `describe` has checked that those weights fit.
 
     Args:
         params: of the pipeline.
         name: of the model.
-        store: the patches.
         patches: those to train on, from which linear parts are computed.
-        splits: folder of the tables of the split.
         trained: folder of the trained models.
 
     Returns:
-        The autoencoder, and what `describe` tells; with `init_from`, `made_from` covers
-        the first model's weights too.
-
-    Raises:
-        TrainingError: the model to start from is not trained, or was trained with other
-            params or data.
+        The autoencoder as it is before its first epoch.
 
     """
     from histocae.networks.cae import CAE
 
     model = params.model(name)
-    record = describe(params, name, store, splits)
     cae = start(model, model.training(params.training), patches, params.seed, afresh=model.init_from is None)
     if model.init_from is not None:
-        first = _first(params, model.init_from, name, store, splits, trained)
         cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())
-        record["made_from"] = fingerprint([record["made_from"], first["weights"]])
-    return cae, record
+    return cae
 
 
 def start(model: Network, fit: Fit, patches: Images, seed: int, afresh: bool = True) -> "CAE":
@@ -131,20 +143,3 @@ def start(model: Network, fit: Fit, patches: Images, seed: int, afresh: bool = T
     if model.architecture == "residual" and afresh:
         start_residual(cae, patches, seed)
     return cae
-
-
-def _first(params: Params, first: str, name: str, store: PatchStore, splits: Path, trained: Path) -> dict[str, Any]:
-    """Read the record of the model that another starts from, if it is of today's params and data."""
-    told, remedy = f"models.{name}.init_from: {first}", f"run dvc repro train@{first} first"
-    try:
-        record = json.loads((trained / first / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TrainingError(f"{told} is not trained; {remedy}") from None
-    today = describe(params, first, store, splits)
-    before = params.model(first).init_from
-    if before is not None:
-        earlier = _first(params, before, first, store, splits, trained)
-        today["made_from"] = fingerprint([today["made_from"], earlier["weights"]])
-    if record["made_from"] != today["made_from"]:
-        raise TrainingError(f"{told} was trained with other params or data; {remedy}")
-    return record
