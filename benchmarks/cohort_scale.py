@@ -172,7 +172,9 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
         given = params_file.load(Path("params.yaml"))
         metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
         files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
-        tasks = patching._tasks(given, files, metadata, slide_source.place(given.data, given.seed, paths.SLIDE_FILES))
+        tasks = patching._tasks(
+            given, files, metadata, slide_source.from_params(given.data, given.seed, paths.SLIDE_FILES)
+        )
         drawn = rng.lognormal(0, SPREAD, len(tasks))
         counts = np.maximum(1, drawn * patches / drawn.sum()).astype(int)
         lines, ends = _lines(int(counts.max()))

@@ -243,7 +243,7 @@ class Whole(Generic[AnyNetwork]):
             raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
         return self.models[name]
 
-    def at_odds(self) -> list[str]:
+    def conflicts(self) -> list[str]:
         """Tell what each key allows by itself but not all of them together."""
         return [
             f"models.{name}: a model's name has letters, digits, _ and - only"
@@ -267,9 +267,9 @@ class Params(Section, Whole[Model]):
     executor: Executor
     tracking: Tracking
 
-    def at_odds(self) -> list[str]:
+    def conflicts(self) -> list[str]:
         """Tell what each key allows by itself but not all of them together."""
-        return super().at_odds() + _at_odds(self)
+        return super().conflicts() + _conflicts(self)
 
     @property
     def pair(self) -> tuple[str, str] | None:
@@ -278,7 +278,7 @@ class Params(Section, Whole[Model]):
         return names if all(name in self.models for name in names) else None
 
 
-def _at_odds(params: Params) -> list[str]:
+def _conflicts(params: Params) -> list[str]:
     told = [f"data.gdc.url: {one}, got {params.data.gdc.url!r}" for one in url_problems(params.data.gdc.url)]
     if params.split.validation + params.split.test >= 1:
         told.append("split: validation and test take all cases; leave some to train on")
@@ -292,8 +292,8 @@ def _at_odds(params: Params) -> list[str]:
         told.append("executor: scheduler names a cluster that runs, slurm one to start; set one of them to null")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
-        told += [f"models.{name}.{one}" for one in shape_at_odds(model, params.patches.pixels, 3)]
-        told += [f"models.{name}.{one}" for one in precision_at_odds(model, params.training)]
+        told += [f"models.{name}.{one}" for one in shape_problems(model, params.patches.pixels, 3)]
+        told += [f"models.{name}.{one}" for one in precision_problems(model, params.training)]
         if model.init_from is None:
             continue
         if model.architecture == "pca":
@@ -307,10 +307,10 @@ def _at_odds(params: Params) -> list[str]:
                 f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}; "
                 "its weights do not fit"
             )
-    return told + _tissue_at_odds(params)
+    return told + _pair_conflicts(params)
 
 
-def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
+def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
     """What of a model its architecture does not allow, for square pictures of a side and channels."""
     told = [
         f"{key}: is plain's; {model.architecture} has none"
@@ -349,7 +349,7 @@ def shape_at_odds(model: Network, pixels: int, channels: int) -> list[str]:
     return told
 
 
-def precision_at_odds(model: Network, common: Fit) -> list[str]:
+def precision_problems(model: Network, common: Fit) -> list[str]:
     """What of a model's precision its architecture does not allow."""
     precision = model.training(common).precision
     if precision == "float32" or model.architecture == "plain":
@@ -367,7 +367,7 @@ def _alike(model: Model, training: Training) -> dict[str, object]:
     }
 
 
-def _tissue_at_odds(params: Params) -> list[str]:
+def _pair_conflicts(params: Params) -> list[str]:
     told, tissue = [], params.tissue
     if params.pair is None:  # models of one tissue, or of cohort all only, are fine by themselves
         return told

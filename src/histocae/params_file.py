@@ -40,7 +40,7 @@ def load(path: Path, kind: type[AnyWhole] = Params) -> AnyWhole:
         params = kind.model_validate(raw)
     except ValidationError as error:
         raise ParamsError("; ".join(f"{path}: {explain(one, kind)}" for one in error.errors())) from None
-    for told in params.at_odds():
+    for told in params.conflicts():
         raise ParamsError(f"{path}: {told}")
     return params
 

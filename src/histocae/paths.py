@@ -42,7 +42,7 @@ CROSSVALIDATION = Path("reports/crossvalidation")
 REGISTERED = Path("models/registered.json")
 
 
-class Place(NamedTuple):  # a dataclass takes a tenth of the time of an inventory with nothing to do
+class Layout(NamedTuple):  # a dataclass takes a tenth of the time of an inventory with nothing to do
     """Where trainings on one split lie: those of the pipeline, or those of a fold of the cross-validation.
 
     Attributes:
@@ -61,13 +61,13 @@ class Place(NamedTuple):  # a dataclass takes a tenth of the time of an inventor
     fold: int | None = None
 
 
-MAIN = Place(SPLITS, TRAINED, RUNS, Path("models/checkpoints"))
+MAIN = Layout(SPLITS, TRAINED, RUNS, Path("models/checkpoints"))
 
 
-def fold(number: int) -> Place:
+def fold(number: int) -> Layout:
     """The place of a fold."""
     folder = FOLDS / f"fold-{number}"
-    return Place(folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number)
+    return Layout(folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number)
 
 
 def evaluation(model: str) -> Path:

@@ -15,8 +15,8 @@ from histocae.params import (
     Section,
     Tracking,
     Whole,
-    precision_at_odds,
-    shape_at_odds,
+    precision_problems,
+    shape_problems,
 )
 
 
@@ -71,22 +71,22 @@ class Params(Section, Whole[Model]):
     compare: Compare
     tracking: Tracking
 
-    def at_odds(self) -> list[str]:
+    def conflicts(self) -> list[str]:
         """Tell what each key allows by itself but not all of them together."""
-        return super().at_odds() + _at_odds(self)
+        return super().conflicts() + _conflicts(self)
 
 
-def _at_odds(params: Params) -> list[str]:
+def _conflicts(params: Params) -> list[str]:
     told, pixels = [], SIDES[params.data.source]
     if params.data.source == "digits" and params.data.path is not None:
         told.append("data.path: the digits of scikit-learn come with it; leave path null, or set source to mnist")
     for name, model in params.models.items():
-        told += [f"models.{name}.{one}" for one in shape_at_odds(model, pixels, 1)]
-        told += [f"models.{name}.{one}" for one in precision_at_odds(model, params.training)]
+        told += [f"models.{name}.{one}" for one in shape_problems(model, pixels, 1)]
+        told += [f"models.{name}.{one}" for one in precision_problems(model, params.training)]
         if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
             told.append(f"models.{name}: a run of its own has this name; choose another")
-    told += [f"classes.model.{one}" for one in shape_at_odds(params.classes.model, pixels, 1)]
-    told += [f"classes.model.{one}" for one in precision_at_odds(params.classes.model, params.training)]
+    told += [f"classes.model.{one}" for one in shape_problems(params.classes.model, pixels, 1)]
+    told += [f"classes.model.{one}" for one in precision_problems(params.classes.model, params.training)]
     every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
     told += [
         f"{key}.latent_features: missing; it is asked what they hold"

@@ -11,4 +11,4 @@ CLASSES = Path("models/classes")
 CLASSES_REPORT = Path("reports/classes")
 PUBLISHED = Path("models/published.json")
 # one model per digit
-PLACE = paths.Place(paths.SPLITS, CLASSES / "trained", CLASSES / "runs", Path("models/checkpoints/classes"))
+CLASSES_LAYOUT = paths.Layout(paths.SPLITS, CLASSES / "trained", CLASSES / "runs", Path("models/checkpoints/classes"))

@@ -17,7 +17,11 @@ class MnistRecord(TrainingRecord):
     @property
     def command(self) -> str:
         """The command that trains this model."""
-        return "histocae mnist classes" if self.place == mnist_paths.PLACE else f"histocae mnist train {self.name}"
+        return (
+            "histocae mnist classes"
+            if self.layout == mnist_paths.CLASSES_LAYOUT
+            else f"histocae mnist train {self.name}"
+        )
 
     def summarize(self, path: Path, split: str) -> TableSummary:
         """Summarize the images of a part that the model uses.

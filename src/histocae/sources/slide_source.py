@@ -40,7 +40,7 @@ class Source:
     keep: bool = True
     checked: bool = False
 
-    def only(self, row: pd.Series, hashes: Hashes) -> "Source":
+    def for_slide(self, row: pd.Series, hashes: Hashes) -> "Source":
         """The same source for one slide alone, given its row in the table of slides and what is known of files."""
         if self.server is None:
             return self
@@ -67,7 +67,7 @@ class Source:
             raise SlideError(f"{file}: no such file in {self.folder}")
         return path
 
-    def let_go(self, file: str) -> None:
+    def delete_fetched(self, file: str) -> None:
         """Delete a slide of the GDC that has been cut, whoever put it into our folder, unless slides are kept."""
         if self.server is not None and not self.keep:
             (self.folder / file).unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def remote_file(row: pd.Series) -> File:
     return File(row["file_name"], row["file_id"], row["md5"], int(row["size"]), access)
 
 
-def place(data: Data, seed: int, slide_files: Path) -> Source:
+def from_params(data: Data, seed: int, slide_files: Path) -> Source:
     """Say where the files of the source that `data.source` names lie.
 
     Args:
@@ -139,7 +139,7 @@ class Cohort:
     aside: list[tuple[str, str]] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
 
-    def write_asked(self, folder: Path) -> None:
+    def write_query(self, folder: Path) -> None:
         """Write the query (an empty one where nobody was asked) and, of slides of the GDC, a manifest."""
         write_json(self.asked, folder / "query.json")  # DVC warns of an empty folder
         if self.asked:

@@ -57,10 +57,10 @@ def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
 
 def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> crossvalidation.Fold:
     """Train the pair on a fold, unless that is done, and test it."""
-    place = paths.fold(number)
+    layout = paths.fold(number)
     for split, table in tables.items():
-        write_table(table, place.splits / f"{split}.csv")
-    tables = {split: balance.read_split(place.splits / f"{split}.csv") for split in SPLITS}
+        write_table(table, layout.splits / f"{split}.csv")
+    tables = {split: balance.read_split(layout.splits / f"{split}.csv") for split in SPLITS}
     store = PatchStore(paths.PATCHES)
     backend.start()
     backend.repeatable(params.seed)
@@ -73,11 +73,11 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     errors, learnt, size = [], [], 0
     for name in params.pair:
         keras.backend.clear_session()
-        description = recipe.describe(params, name, store, place.splits, place.trained)
-        done = TrainingRecord(name, place).is_of(description)
-        cae = CAE(path=place.trained / name, load=True) if done else train(params, name, place, description)
+        description = recipe.describe(params, name, store, layout.splits, layout.trained)
+        done = TrainingRecord(name, layout).is_of(description)
+        cae = CAE(path=layout.trained / name, load=True) if done else train(params, name, layout, description)
         learnt.append(balance.learnt_from(tables["train"], description))
-        size = TrainingRecord(name, place).training["latent_size"]
+        size = TrainingRecord(name, layout).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
             {

@@ -25,7 +25,7 @@ def run(params: Params) -> None:
         (row.slide_id, f"sample type {row.sample_type} is not compared", 0) for row in others.itertuples()
     ]
     with replacing_folder(paths.ASKED) as folder:
-        cohort.write_asked(folder)
+        cohort.write_query(folder)
     write_table(slides[compared], paths.METADATA)
     write_table(set_aside("metadata", aside), paths.METADATA_SET_ASIDE)
     kept = slides[compared]

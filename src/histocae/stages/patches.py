@@ -44,7 +44,7 @@ def run(params: Params) -> None:
     """Make the store and reports/patching, and gather what all stages set aside."""
     metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
-    source = slide_source.place(params.data, params.seed, paths.SLIDE_FILES)
+    source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
     records = _cut(params, source, tasks)
     before = [read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)]
@@ -77,7 +77,7 @@ def _cut(params: Params, source: slide_source.Source, tasks: list[Task]) -> dict
     for task in tasks:
         if (record := finished(task)) is not None:
             records[task.slide_id] = record
-            source.let_go(task.files[0])
+            source.delete_fetched(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("%d slides to cut, %d done before", len(todo), len(records))
     if source.server is not None:
@@ -98,7 +98,7 @@ def _cut(params: Params, source: slide_source.Source, tasks: list[Task]) -> dict
             if isinstance(result, WorkerDiedError):
                 result = Record(task.slide_id, task.name, str(result), True, 0, {})
             records[task.slide_id] = result
-            source.let_go(task.files[0])
+            source.delete_fetched(task.files[0])
         if row.too_many(result):
             log.warning("so many in a row can't be had: the others are left to the next run")
             results.close()
@@ -130,7 +130,7 @@ def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: 
             Task(
                 slide_id,
                 tuple(rows["file"]),
-                source.only(metadata.loc[slide_id], hashes),
+                source.for_slide(metadata.loc[slide_id], hashes),
                 own.get(slide_id),
                 default,
                 params.patches,

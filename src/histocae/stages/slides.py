@@ -57,7 +57,7 @@ def run(params: Params) -> None:
     Slides that are not kept are neither fetched nor looked at: that is left to where they are cut.
     """
     metadata = read_table(paths.METADATA, METADATA_TEXTS)
-    source = slide_source.place(params.data, params.seed, paths.SLIDE_FILES)
+    source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
     aside: list[tuple[str, str, int]] = []
     if source.tiles:
         files = slide_source.tile_files(params.data)
@@ -116,7 +116,7 @@ def _look_at_all(
     sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
     wanted = [
         Wanted(
-            source.only(row, hashes),
+            source.for_slide(row, hashes),
             row["slide_id"],
             row["file_name"],
             sha256s.get(row["file_name"]),

@@ -59,7 +59,7 @@ def _compare(params: Params, folder: Path) -> dict:
     )
 
     contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
-    source = slide_source.place(params.data, seed, paths.SLIDE_FILES)
+    source = slide_source.from_params(params.data, seed, paths.SLIDE_FILES)
     if not source.tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
         seen = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
         seen = levels["slide"].merge(seen[["slide_id", "width", "height", "mpp"]], on="slide_id")

@@ -23,13 +23,13 @@ def run(params: Params, name: str) -> None:
     train(params, name, paths.MAIN)
 
 
-def train(params: Params, name: str, place: paths.Place, description: dict[str, Any] | None = None) -> "CAE":
+def train(params: Params, name: str, layout: paths.Layout, description: dict[str, Any] | None = None) -> "CAE":
     """Train a model on a split, write its record and deliver its run; the backend is started.
 
     Args:
         params: of the pipeline.
         name: of the model.
-        place: where the tables of the split lie and the outputs go.
+        layout: where the tables of the split lie and the outputs go.
         description: what `recipe.describe` returns for this training; None where it is not known yet.
 
     Returns:
@@ -41,14 +41,14 @@ def train(params: Params, name: str, place: paths.Place, description: dict[str, 
     fit, devices = params.model(name).training(params.training), count(params.executor.devices)
     store = PatchStore(paths.PATCHES)
     if description is None:
-        description = recipe.describe(params, name, store, place.splits, place.trained)
-    patches = read(store, place.splits, description)
+        description = recipe.describe(params, name, store, layout.splits, layout.trained)
+    patches = read(store, layout.splits, description)
     backend.repeatable(params.seed)
     from histocae.tracking.record import TrainingRecord
     from histocae.tracking.trainings import fit_and_keep
 
-    cae = recipe.build(params, name, patches["train"], place.trained)
-    record = TrainingRecord(name, place)
+    cae = recipe.build(params, name, patches["train"], layout.trained)
+    record = TrainingRecord(name, layout)
     fit_and_keep(cae, description, patches, fit, params.seed, record, params.tracking.experiment, devices)
     return cae
 

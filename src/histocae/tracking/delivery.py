@@ -114,8 +114,8 @@ def deliver(record: TrainingRecord, experiment_name: str, color: str | None = No
             "architecture": record.training["model"]["architecture"],
             "source": record.training["params"]["data"]["source"],
         }
-        if record.place.fold is not None:
-            tags["fold"] = str(record.place.fold)
+        if record.layout.fold is not None:
+            tags["fold"] = str(record.layout.fold)
         about = record.run
         run = _run(api, place, record.label, about["training_id"], about["run_id"], about["start"], tags)
         run_id = run.info.run_id
@@ -255,7 +255,7 @@ def _inputs(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     for split, context in SPLIT_CONTEXTS.items():
         table = record.tables[split]
         if table is None:
-            log.info("%s: no %s patches listed, %s has changed since", record.name, split, record.place.splits)
+            log.info("%s: no %s patches listed, %s has changed since", record.name, split, record.layout.splits)
             continue
         dataset = _dataset(record, split, table)
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
@@ -264,7 +264,7 @@ def _inputs(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
 
 def _dataset(record: TrainingRecord, split: str, table: TableSummary) -> Dataset:
     """Describe a table as `mlflow.data.from_pandas` would, which takes it whole."""
-    source = (record.place.splits / f"{split}.csv").as_posix()
+    source = (record.layout.splits / f"{split}.csv").as_posix()
     digest = record.training["splits"][split][:16]
     with warnings.catch_warnings():
         # hints: integer columns (the tables have no missing integers) and what else the path could be (it is a file)

@@ -37,12 +37,12 @@ class TrainingRecord:
 
     Attributes:
         name: of the model.
-        place: the pipeline's own trainings, or those of a fold of the cross-validation.
+        layout: paths of the pipeline's own trainings, or of a fold of the cross-validation.
 
     """
 
     name: str
-    place: paths.Place = paths.MAIN
+    layout: paths.Layout = paths.MAIN
 
     # the command that delivers its run later
     publishes = "histocae publish"
@@ -64,12 +64,12 @@ class TrainingRecord:
     @property
     def label(self) -> str:
         """The name of its run."""
-        return self.name if self.place.fold is None else f"{self.name} fold {self.place.fold}"
+        return self.name if self.layout.fold is None else f"{self.name} fold {self.layout.fold}"
 
     @property
     def folder(self) -> Path:
         """The folder of the trained model."""
-        return self.place.trained / self.name
+        return self.layout.trained / self.name
 
     @cached_property
     def training(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class TrainingRecord:
             TrackingError: the file is missing, or belongs to a training with other weights.
 
         """
-        file = self.place.runs / f"{self.name}.json"
+        file = self.layout.runs / f"{self.name}.json"
         content = _read(file)
         if content["weights"] != self.training["weights"]:
             raise TrackingError(f"{file} belongs to a training with other weights; run {self.command}")
@@ -126,7 +126,7 @@ class TrainingRecord:
     @property
     def is_candidate(self) -> bool:
         """Whether the model may become a version in the registry: not a linear map, nor the model of a fold."""
-        return not self.is_linear and self.place.fold is None
+        return not self.is_linear and self.layout.fold is None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -146,7 +146,7 @@ class TrainingRecord:
         return {split: self._table(split) for split in SPLIT_CONTEXTS}
 
     def _table(self, split: str) -> TableSummary | None:
-        path = self.place.splits / f"{split}.csv"
+        path = self.layout.splits / f"{split}.csv"
         if not path.is_file() or sha256_once(path) != self.training["splits"][split]:
             return None
         return self.summarize(path, split)

@@ -47,7 +47,7 @@ def fit_and_keep(
         TrainingError: the loss is no longer a number.
 
     """
-    name, place = record.name, record.place
+    name, layout = record.name, record.layout
     options = Options(
         fit.epochs,
         fit.batch_size,
@@ -64,7 +64,7 @@ def fit_and_keep(
         fit.precision,
         devices,
     )
-    checkpoint = place.checkpoints / name
+    checkpoint = layout.checkpoints / name
     state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label, record.command)
     told = about | {
         "epochs": len(state.rows),
@@ -75,13 +75,13 @@ def fit_and_keep(
         "latent_size": math.prod(cae.encoder.output_shape[1:]),
         "patches": {split: len(some) for split, some in patches.items()},
     }
-    with replacing_folder(place.trained / name) as folder:
+    with replacing_folder(layout.trained / name) as folder:
         cae.save_into(folder)
         write_table(pd.DataFrame(state.rows), folder / "history.csv")
         shutil.copytree(checkpoint / "samples", folder / "samples")
         weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
         write_json({**told, "weights": weights}, folder / recipe.FILE)
-    write_json({**run, "weights": weights}, place.runs / f"{name}.json")
+    write_json({**run, "weights": weights}, layout.runs / f"{name}.json")
     _deliver(record, experiment)
     shutil.rmtree(checkpoint)
 
@@ -96,4 +96,4 @@ def _deliver(record: TrainingRecord, experiment: str) -> None:
         log.warning("%s; the training is safe under models/, `%s` delivers it later", error, record.publishes)
         return
     if run.info.run_id != record.run["run_id"]:
-        write_json({**record.run, "run_id": run.info.run_id}, record.place.runs / f"{record.name}.json")
+        write_json({**record.run, "run_id": run.info.run_id}, record.layout.runs / f"{record.name}.json")

@@ -40,7 +40,7 @@ def run(params: Params) -> None:
     some = held["test"].pictures.take(which)
     given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)
     names = [f"digit-{digit}" for digit in range(images.DIGITS)]
-    curves = {one: read_table(mnist_paths.PLACE.trained / one / "history.csv") for one in names}
+    curves = {one: read_table(mnist_paths.CLASSES_LAYOUT.trained / one / "history.csv") for one in names}
     with replacing_folder(mnist_paths.CLASSES_REPORT) as folder:
         write_table(classes.table(errors["test"], truth["test"]), folder / "errors.csv", separator=",")
         write_table(classes.reports(errors, truth), folder / "classification.csv", separator=",")
@@ -64,7 +64,7 @@ def _trained(params: Params, parts: dict[str, images.LabeledImages], digit: int)
     from histocae.networks.cae import CAE
     from histocae.tracking.trainings import fit_and_keep
 
-    model, record = params.classes.model, MnistRecord(f"digit-{digit}", mnist_paths.PLACE)
+    model, record = params.classes.model, MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT)
     about = describe(params, record.name, model, params.seed, digit)
     if record.is_of(about):
         log.info("%s is trained already", record.name)

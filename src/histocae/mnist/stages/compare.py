@@ -23,7 +23,7 @@ def run(params: Params) -> None:
     studies = {name: read_json(paths.latent(name) / "metrics.json")["metrics"] for name in params.study.models}
     table = summary.table(records)
     write_table(table, paths.COMPARISON, separator=",")
-    tens = [MnistRecord(f"digit-{digit}", mnist_paths.PLACE) for digit in range(DIGITS)]
+    tens = [MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT) for digit in range(DIGITS)]
     metrics = summary.metrics(params.compare, records, tens, pixels, ten)
     write_json(metrics, paths.METRICS)
     curves = {name: one.history for name, one in records.items() if not one.is_linear}

@@ -20,7 +20,9 @@ def run(params: Params) -> None:
     experiment, published = params.tracking.experiment, {}
     names = [f"digit-{digit}" for digit in range(DIGITS)]
     colors = plots.model_colors([*params.models, *names])
-    records = [MnistRecord(name) for name in params.models] + [MnistRecord(name, mnist_paths.PLACE) for name in names]
+    records = [MnistRecord(name) for name in params.models] + [
+        MnistRecord(name, mnist_paths.CLASSES_LAYOUT) for name in names
+    ]
     for record in records:
         run, _ = deliver(record, experiment, colors[record.name])
         published[record.name] = run.info.run_id
