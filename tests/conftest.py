@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -27,12 +28,25 @@ LONGEST = (
     "test_gdc_download",
     "test_remotes",
 )
+# parts of tests/support that start servers or run whole pipelines as processes
+STARTERS = {f"support.{name}" for name in ("gdc_server", "laboratory", "project", "registered", "services")}
+
+
+def is_slow(module: ModuleType) -> bool:
+    """Whether a file of tests takes minutes, starts a server, or runs a whole pipeline as processes."""
+    values = vars(module).values()
+    origins = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in values}
+    return not STARTERS.isdisjoint(origins) or Path(module.__file__ or "").stem in LONGEST
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the longest files first; the others keep their order."""
-    place = {name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+    """Mark the tests of slow files, and put those of the longest files first; the others keep their order."""
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+    slow_files = {item.path: is_slow(item.module) for item in items if isinstance(item, pytest.Function)}
+    for item in items:
+        if slow_files.get(item.path):
+            item.add_marker("slow")
 
 
 @pytest.fixture

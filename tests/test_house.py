@@ -1,4 +1,4 @@
-"""The files around the code: the lock, the environment, the README's commands, the command line."""
+"""The files around the code: lock, environment, commands of the README, citation, hosted CI, the command line."""
 
 import os
 import re
@@ -31,21 +31,21 @@ def test_the_lock_has_a_hash_for_everything_and_names_no_host():
 def test_the_lock_has_what_pyproject_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    names = {re.match(r"[A-Za-z0-9.-]+", one).group().lower().replace(".", "-") for one in asked}
+    names = {re.match(r"[A-Za-z0-9.-]+", requirement).group().lower().replace(".", "-") for requirement in asked}
     assert names <= {name.lower() for name in lock_entries()}
     assert project["requires-python"] == ">=3.11,<3.14"
     text = (ROOT / "pyproject.toml").read_text()
-    for one in asked:  # a line says why each is there
-        assert re.search(re.escape(f'"{one}",') + r"\s*# \S", text), one
+    for requirement in asked:  # its line says why it is there
+        assert re.search(re.escape(f'"{requirement}",') + r"\s*# \S", text), requirement
 
 
 def test_the_lock_for_graphics_cards_adds_nvidias_libraries_and_nothing_else():
     plain, cards = lock_entries(), lock_entries("requirements-gpu.lock")
     assert {name: cards[name] for name in plain} == plain
-    more = set(cards) - set(plain)
-    assert {"nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"} <= more
-    assert [name for name in more if not name.startswith("nvidia-")] == []
-    assert [name for name in more if "--hash=sha256:" not in cards[name]] == []
+    added = set(cards) - set(plain)
+    assert {"nvidia-cudnn-cu12", "nvidia-cuda-runtime-cu12"} <= added
+    assert [name for name in added if not name.startswith("nvidia-")] == []
+    assert [name for name in added if "--hash=sha256:" not in cards[name]] == []
 
 
 def test_ci_calls_the_readmes_test_command():
@@ -56,6 +56,24 @@ def test_ci_calls_the_readmes_test_command():
         if line and not line.startswith(("#", "set ", "cd "))
     ]
     assert commands == ["make test"]
+
+
+def test_hooks_and_hosted_ci_call_targets_of_the_makefile():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == ["make lint", "make test-quick"]
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make lint", "make test"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert {"lint", "format", "test", "test-quick", "coverage"} <= set(targets)
+
+
+def test_the_citation_has_the_packages_version_and_license():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["cff-version"] == "1.2.0" and citation["authors"] == [{"name": "The histocae maintainers"}]
+    assert f"## [{project['version']}] - {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_mlproject_names_entry_points_that_are_there():

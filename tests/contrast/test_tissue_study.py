@@ -337,6 +337,7 @@ def demo_source(cut):
     return slide_source.Source(cut.folder / "data/slides", demo_spec=demo.DemoSpec(20181003, 6, MICRONS))
 
 
+@pytest.mark.slow
 def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
     slides = cut.read("reports/patching/counts.csv").set_index("slide_id")
     index = cut.index
@@ -471,6 +472,7 @@ def metrics_of(project):
     return json.loads((project.folder / "reports/tissue/metrics.json").read_text(), parse_constant=refuse)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
     from histocae import CAE
 

@@ -271,6 +271,7 @@ def test_a_tsne_is_the_same_each_time_and_fits_its_perplexity_to_the_points():
     assert line.shape == (72, 2) and np.isfinite(line).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 def test_a_umap_is_the_same_each_time():
     points = made(3.0)[0]["test"]
@@ -279,6 +280,7 @@ def test_a_umap_is_the_same_each_time():
     assert np.isfinite(maps.umap(points[: maps.LEAST_POINTS], 1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dead", "level", "spread", "seed"), [(15, 5.0, 1e-3, 16), (15, 5.0, 3e-4, 3), (1, 0.0, 1e-25, 1)]
 )
@@ -377,6 +379,7 @@ def refuse_constants(name):
     raise AssertionError(f"{name} in metrics.json")
 
 
+@pytest.mark.slow
 def test_the_stage_writes_numbers_tables_and_pictures_the_same_each_time(ready):
     tables = write_latents(ready)
     ready.make("latent all")

@@ -50,6 +50,7 @@ def test_without_latent_features_there_is_no_dense_layer():
     assert not any(isinstance(layer, keras.layers.Dense) for layer in [*cae.encoder.layers, *cae.decoder.layers])
 
 
+@pytest.mark.slow
 def test_it_learns_saves_and_loads_by_path_alone(tmp_path, digits):
     path = tmp_path / "model"
     cae = CAE(input_shape=digits[0].shape, latent_features=20, filters=[8, 16], path=path)

@@ -156,6 +156,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_cut_in_the_color_asked_for(project, source):
     needed = SOURCES[source](project)

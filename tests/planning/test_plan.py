@@ -205,6 +205,7 @@ def test_a_plan_adds_up_what_the_model_says(project):
     assert made.disk == sum(one.disk for one in made.stages) > made.cache - 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows_of_the_index(project, benchmarks):
     """Ten times as many patches of as many slides: index and split take as much, a training a few bytes a row."""
     import cohort_scale

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histocae.errors import HistocaeError, SlideError
-from histocae.patches import shards
 from histocae.patches.grid import Grid
 from histocae.patches.store import PatchStore
 from histocae.slides.slide import Level, choose_level
@@ -23,7 +22,7 @@ from histocae.sources import demo
 from histocae.stages import patches as patches_stage
 from histocae.workers import processes
 from support import make_data
-from support.cut_slides import CUT, REASONS, counts, only
+from support.cut_slides import CUT, REASONS, counts, cut_or_die, only
 from support.make_data import directories, spoil_tiles, tissue, write_slide
 from support.workspace import Workspace, slide_row
 
@@ -543,13 +542,6 @@ def test_the_same_input_gives_the_same_bytes_in_another_folder(new_project, monk
 # --- workers -----------------------------------------------------------------------------------
 
 
-def cut_or_die(task: shards.Task) -> shards.Record:
-    """Cut a slide, but die like a decoder that crashes on the slide `bad`."""
-    if task.slide_id == "bad":
-        os._exit(11)
-    return shards.make_shard(task)
-
-
 def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
     project.slides("a", "bad", "c")
     project.params(executor__workers=2)
@@ -576,6 +568,7 @@ def test_tasks_whose_workers_die_are_told_and_the_others_end(project, monkeypatc
     assert all(isinstance(found[i], processes.WorkerDiedError) for i in (1, 3))
 
 
+@pytest.mark.slow
 def test_the_command_as_a_user_types_it(project):
     rows = project.slides("a", "b")
     (project.own / "b.tif").write_bytes(b"no slide")
@@ -598,6 +591,7 @@ def test_the_command_as_a_user_types_it(project):
 # --- the demo cohort, and a real slide ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_is_cut_like_any_slide_and_drawn_again_only_where_it_is_needed(project, monkeypatch):
     monkeypatch.undo()  # real processes: drawing takes a while
     monkeypatch.chdir(project.folder)

@@ -19,6 +19,7 @@ backend.start()
 
 import keras  # noqa: E402 (after its chatter is held back)
 
+pytestmark = pytest.mark.slow  # a process that simulates several devices
 CASES = Path(__file__).parents[1] / "support/mirrored_cases.py"
 # Sums of other parts differ by a few units of float32's 24 bits (2e-7 of losses, 4e-7 of the weights' way were seen);
 # bfloat16 has 8, and rounds the gradient of each part (1e-4 and 2e-3 were seen). Mistakes are far larger: parts of a

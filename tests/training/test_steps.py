@@ -149,6 +149,7 @@ def test_what_is_made_ahead_comes_in_order_and_its_errors_too():
         next(made)
 
 
+@pytest.mark.slow
 def test_the_benchmark_for_graphics_cards_runs_with_keras_and_a_backend_alone(tmp_path):
     """In small, on the CPU, where nothing else of what histocae needs can be imported."""
     barred = tmp_path / "barred"
