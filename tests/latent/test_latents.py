@@ -291,6 +291,7 @@ def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, 
     assert np.isfinite(maps.tsne(points, 10.0, 1)[0]).all()
 
 
+@pytest.mark.slow
 def test_a_umap_takes_one_feature_and_points_far_from_zero():
     rng = np.random.default_rng(16)
     points = np.c_[5 + 5e-3 * rng.normal(size=(60, 1)), np.zeros((60, 15))].astype(np.float32)
