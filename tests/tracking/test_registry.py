@@ -443,7 +443,7 @@ def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         start = time.perf_counter()
-        run = live.LiveRun("any", "all", "id", 0, {}, {"a": 1})
+        run = live.LiveRun("any", "all", training_id="id", start=0, tags={}, params={"a": 1})
         for epoch in range(1, 6):
             run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, epoch)
         assert time.perf_counter() - start < 0.5
@@ -480,12 +480,12 @@ def test_a_killed_run_is_ended_though_the_server_was_away_for_a_while(monkeypatc
     monkeypatch.setattr(tracking_server, "client", lambda: api)
     monkeypatch.setattr(tracking_server, "experiment", lambda *_: "0")
     monkeypatch.setattr(runs, "find", lambda *_: None)
-    monkeypatch.setattr(runs, "create", lambda *_: run)
+    monkeypatch.setattr(runs, "create", lambda *_, **__: run)
     monkeypatch.setattr(runs, "log_params", stub.log("log_params"))
     monkeypatch.setattr(runs, "log_metrics", stub.log("log_metrics"))
     monkeypatch.setattr(live.LiveRun, "_last_sample", lambda _: stub.calls.append("last sample"))
     monkeypatch.setattr("mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor.start", lambda _: None)
-    begun = live.LiveRun("e", "n", "t", 0, {}, {})
+    begun = live.LiveRun("e", "n", training_id="t", start=0, tags={}, params={})
     for epoch in (1, 2):
         begun.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, 0)
     until = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""From the outputs of a training, or of a pair of them, to its MLflow run: everything that is not there yet."""
+"""Deliver a training, or a pair of them, to its MLflow run: whatever the server lacks of the outputs on disk."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,25 +41,33 @@ RETRIES, SECONDS = 3, 60
 
 
 class Delivered(NamedTuple):
-    """A model with its run on the server, and its logged model if it may be registered."""
+    """A model whose run is on the server.
+
+    Attributes:
+        record: of its training.
+        run_id: of its run.
+        model_id: of its logged model; None where the model may not be registered.
+
+    """
 
     record: TrainingRecord
     run_id: str
     model_id: str | None
 
 
-class Results(NamedTuple):
-    """What was found with trained models, or without any, and goes into a run of its own.
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Results that belong to no single training, and go into a run of their own.
 
     Attributes:
         name: of the run.
-        state: a fingerprint of all that the results are made of.
+        state: a fingerprint of everything from which the results are made.
         params: nested dicts.
         metrics: by name.
-        files: tables and pictures, or folders of such.
+        files: tables and figures, or folders of them.
         tags: of the run.
-        end: milliseconds since 1970.
-        view: a name in `views.VIEWS`.
+        end: of the run, milliseconds since 1970.
+        view: of the experiment, a name in `views.VIEWS`.
 
     """
 
@@ -74,23 +83,23 @@ class Results(NamedTuple):
 
 @contextlib.contextmanager
 def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, str]]:
-    """Give a client and the experiment's id; a failure inside is told as one."""
+    """Yield a client and the experiment's id; failures of the server become a TrackingError."""
     folder = paths.SCRATCH / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # two deliveries at once would each make a run
+        # two deliveries at once would create two runs
         with FileLock(folder / "delivery.lock"), call_limits(RETRIES, SECONDS):
-            with call_limits(retries=1, timeout=10):  # is it there at all?
+            with call_limits(retries=1, timeout=10):  # an unreachable server is noticed soon
                 api = client()
-                place = experiment(api, experiment_name)
-            views.save(api, place, views.VIEWS[view])
-            yield api, place
+                experiment_id = experiment(api, experiment_name)
+            views.save(api, experiment_id, views.VIEWS[view])
+            yield api, experiment_id
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None
 
 
 def deliver(record: TrainingRecord, experiment_name: str, color: str | None = None) -> tuple[Run, str | None]:
-    """Complete a training's run on the server; doing it twice changes nothing.
+    """Complete a training's run on the server; repeating it changes nothing.
 
     Args:
         record: of the training.
@@ -98,14 +107,14 @@ def deliver(record: TrainingRecord, experiment_name: str, color: str | None = No
         color: of the run in charts, as #rrggbb.
 
     Returns:
-        The run, and the id of its logged model; None for what is never registered, which has none.
+        The run, and the id of its logged model; None where the model is never registered, and so not logged.
 
     Raises:
-        TrackingError: the server is away or refuses.
+        TrackingError: the server is unreachable or refuses.
 
     """
     start = time.perf_counter()
-    with _delivery(experiment_name, record.view) as (api, place):
+    with _delivery(experiment_name, record.view) as (api, experiment_id):
         tags = {
             **record.run["tags"],
             "mlflow.source.name": record.command,
@@ -116,8 +125,16 @@ def deliver(record: TrainingRecord, experiment_name: str, color: str | None = No
         }
         if record.layout.fold is not None:
             tags["fold"] = str(record.layout.fold)
-        about = record.run
-        run = _run(api, place, record.label, about["training_id"], about["run_id"], about["start"], tags)
+        own = record.run
+        run = _run(
+            api,
+            experiment_id,
+            record.label,
+            state=own["training_id"],
+            hint=own["run_id"],
+            start=own["start"],
+            tags=tags,
+        )
         run_id = run.info.run_id
         known = run.data.tags
         if color is not None and known.get(COLOR) != color:
@@ -126,34 +143,34 @@ def deliver(record: TrainingRecord, experiment_name: str, color: str | None = No
         runs.log_metrics(api, run_id, _points(record))
         _inputs(api, run_id, record)
         _files(api, run_id, record, known)
-        _pictures(api, run_id, record)
+        _samples(api, run_id, record)
         _reports(api, run_id, record, known)
-        model_id = _autoencoder(api, place, run_id, record) if record.is_candidate else None
-        run = _end(api, run_id, about["end"])
+        model_id = _autoencoder(api, experiment_id, run_id, record) if record.is_candidate else None
+        run = _end(api, run_id, own["end"])
     log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
     return run, model_id
 
 
 def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str]) -> tuple[Run, str]:
-    """Deliver what comparing two models gave as a run of its own, with both as one model.
+    """Deliver the comparison of two models as a run of its own, with both as one logged model.
 
-    Another comparison, or other weights, is another run.
+    Another comparison, or other weights, gets another run.
 
     Args:
-        pair: what was compared.
+        pair: both models and the results of the comparison.
         experiment_name: of MLflow.
-        own_runs: model -> run id of its training; both are there.
+        own_runs: run id of the training of each of the two models.
 
     Returns:
         The run, and the id of its logged model.
 
     Raises:
-        TrackingError: the server is away or refuses.
+        TrackingError: the server is unreachable or refuses.
 
     """
     start = time.perf_counter()
-    end = max(one.run["end"] for one in (pair.tumor, pair.normal))
-    with _delivery(experiment_name, pair.tumor.view) as (api, place):
+    end = max(record.run["end"] for record in (pair.tumor, pair.normal))
+    with _delivery(experiment_name, pair.tumor.view) as (api, experiment_id):
         tags = {
             "mlflow.source.name": "histocae tissue",
             "model": "pair",
@@ -162,42 +179,62 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
             "tumor.run_id": own_runs[pair.tumor.name],
             "normal.run_id": own_runs[pair.normal.name],
         }
-        both = dict(pair.tumor.training["params"])
-        both |= {"tissue": pair.tissue["settings"]}
-        both |= {"model": {**both["model"], "name": "pair", "cohort": "tumor and normal"}}
-        results = Results("pair", pair.state, both, pair.metrics, (paths.TISSUE,), tags, end)
-        run_id = _results(api, place, results)
+        params = dict(pair.tumor.training["params"])
+        params |= {"tissue": pair.tissue["settings"]}
+        params |= {"model": {**params["model"], "name": "pair", "cohort": "tumor and normal"}}
+        results = Results(
+            name="pair",
+            state=pair.state,
+            params=params,
+            metrics=pair.metrics,
+            files=(paths.TISSUE,),
+            tags=tags,
+            end=end,
+        )
+        run_id = _results(api, experiment_id, results)
 
         def save(model_id: str) -> None:
             with pairs.as_python_model(pair) as arguments:
                 Model.log(None, mlflow.pyfunc, name=MODEL, model_id=model_id, run_id=run_id, **arguments)
 
-        model_id = _logged(api, place, run_id, pair.state, {"cohort": "pair"}, save)
+        model_id = _logged(api, experiment_id, run_id, pair.state, {"cohort": "pair"}, save)
         run = _end(api, run_id, end)
     log.info("pair: run %s is complete, %.1f s", run_id, time.perf_counter() - start)
     return run, model_id
 
 
 def deliver_results(results: Results, experiment_name: str) -> str:
-    """Deliver what was found without a training of its own, as a run; other results are another run.
+    """Deliver results as a run; other results get another run.
+
+    Args:
+        results: of the run.
+        experiment_name: of MLflow.
 
     Returns:
         The run's id.
 
     Raises:
-        TrackingError: the server is away or refuses.
+        TrackingError: the server is unreachable or refuses.
 
     """
-    with _delivery(experiment_name, results.view) as (api, place):
-        run_id = _results(api, place, results)
+    with _delivery(experiment_name, results.view) as (api, experiment_id):
+        run_id = _results(api, experiment_id, results)
         _end(api, run_id, results.end)
     log.info("%s: run %s is complete", results.name, run_id)
     return run_id
 
 
-def _results(api: MlflowClient, place: str, results: Results) -> str:
-    run = _run(api, place, results.name, results.state, None, results.end, results.tags)
-    run_id = run.info.run_id
+def _results(api: MlflowClient, experiment_id: str, results: Results) -> str:
+    run = _run(
+        api,
+        experiment_id,
+        results.name,
+        state=results.state,
+        hint=None,
+        start=results.end,
+        tags=results.tags,
+    )
+    run_id = str(run.info.run_id)
     runs.log_params(api, run_id, flat(results.params))
     stamp = run.info.start_time
     runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in results.metrics.items()])
@@ -213,8 +250,8 @@ def _results(api: MlflowClient, place: str, results: Results) -> str:
 
 
 def _hash(files: Iterable[Path]) -> str:
-    each = [one for path in files for one in (sorted(path.rglob("*")) if path.is_dir() else [path]) if one.is_file()]
-    return fingerprint([[one.as_posix(), sha256(one)] for one in each])
+    entries = [entry for path in files for entry in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return fingerprint([[entry.as_posix(), sha256(entry)] for entry in entries if entry.is_file()])
 
 
 def _end(api: MlflowClient, run_id: str, end: int) -> Run:
@@ -224,11 +261,19 @@ def _end(api: MlflowClient, run_id: str, end: int) -> Run:
 
 
 def _run(
-    api: MlflowClient, place: str, name: str, known_as: str, hint: str | None, start: int, tags: dict[str, str]
+    api: MlflowClient,
+    experiment_id: str,
+    name: str,
+    *,
+    state: str,
+    hint: str | None,
+    start: int,
+    tags: dict[str, str],
 ) -> Run:
-    run = runs.find(api, place, known_as, hint)
+    """Find the run of a training or of results, or create it, and bring its tags up to date."""
+    run = runs.find(api, experiment_id, state, hint)
     if run is None:
-        run = runs.create(api, place, name, known_as, start, tags)
+        run = runs.create(api, experiment_id, name, training_id=state, start=start, tags=tags)
     for key, value in tags.items():
         if run.data.tags.get(key) != value:
             api.set_tag(run.info.run_id, key, value)
@@ -275,62 +320,71 @@ def _dataset(record: TrainingRecord, split: str, table: TableSummary) -> Dataset
 
 
 def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:
-    """Upload the saved autoencoder; the tag comes last, and says that all of it is there."""
+    """Upload the saved autoencoder. The tag comes last: with it, the upload is complete."""
     if tags.get(WEIGHTS) != record.training["weights"]:
         for path in sorted(record.folder.iterdir()):
-            # principal components are large and quickly computed again
+            # principal components are large, and computed again in little time
             if path.is_file() and not (record.is_linear and path.suffix == ".h5"):
                 api.log_artifact(run_id, str(path), "cae")
         api.set_tag(run_id, WEIGHTS, record.training["weights"])
 
 
 def _reports(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:
-    """Upload the evaluation and the study of the latents, and again where they gave something else since."""
-    found = (
+    """Upload the evaluation and the study of the latents, and again where their results have changed since."""
+    reports = (
         (EVALUATION, "evaluation", record.evaluation, paths.evaluation(record.name)),
         (LATENT, "latent", record.latent, paths.latent(record.name)),
     )
-    for stamp, artifacts, report, folder in found:
+    for stamp, artifacts, report, folder in reports:
         if report is None or tags.get(stamp) == (state := fingerprint(report)):
             continue
         api.log_artifacts(run_id, str(folder), artifacts)
-        # stamped now: of several values at one step the UI shows the latest
+        # with the present time: of several values at one step the UI shows the latest
         now, last = int(time.time() * 1000), record.training["epochs"]
         runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in report["metrics"].items()])
-        if stamp == EVALUATION:  # one picture that every model has, at whatever epoch it ended
-            picture = folder / "pairs_test.png"
-            runs.log_picture(api, run_id, picture, "test_reconstruction", 0, record.run["end"], set())
+        if stamp == EVALUATION:  # an image at the same step of every model, whatever its number of epochs
+            runs.log_image(
+                api,
+                run_id,
+                folder / "pairs_test.png",
+                key="test_reconstruction",
+                step=0,
+                stamp=record.run["end"],
+                known=set(),
+            )
         api.set_tag(run_id, stamp, state)
 
 
-def _pictures(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
+def _samples(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     known = runs.artifacts(api, run_id, "images")
     for path in sorted((record.folder / "samples").glob("epoch_*.png")):
         step = int(path.stem.removeprefix("epoch_"))
-        runs.log_picture(api, run_id, path, "reconstruction", step, record.run["stamps"][step - 1], known)
+        stamp = record.run["stamps"][step - 1]
+        runs.log_image(api, run_id, path, key="reconstruction", step=step, stamp=stamp, known=known)
 
 
 def _logged(
-    api: MlflowClient, place: str, run_id: str, state: str, tags: dict[str, str], save: Callable[[str], None]
+    api: MlflowClient, experiment_id: str, run_id: str, state: str, tags: dict[str, str], save: Callable[[str], None]
 ) -> str:
-    """Find the run's logged model of this state, or have it saved under a new id; give the id."""
-    for one in api.search_logged_models([place], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
-        if one.status == LoggedModelStatus.READY and one.tags.get("weights") == state:
-            return one.model_id
-        if one.status != LoggedModelStatus.READY:
-            api.delete_logged_model(one.model_id)
-    logged = api.create_logged_model(place, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags})
-    # its check of the example prints Keras' progress bar
+    """Find the run's logged model of this state, or have it saved under a new id; return the id."""
+    for model in api.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
+        if model.status == LoggedModelStatus.READY and model.tags.get("weights") == state:
+            return str(model.model_id)
+        if model.status != LoggedModelStatus.READY:
+            api.delete_logged_model(model.model_id)
+    logged = api.create_logged_model(experiment_id, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags})
+    # MLflow's check of the input example prints Keras' progress bar
     with contextlib.redirect_stdout(io.StringIO()):
         save(logged.model_id)
-    return logged.model_id
+    return str(logged.model_id)
 
 
 class _Keras:
-    """mlflow.tensorflow as `Model.log` calls it, which can then be told not to try the example.
+    """The flavor mlflow.tensorflow, logged without a check of the input example.
 
-    To load the model and serve it takes longer than to log it, at the end of each training; that it can be served is
-    for the tests.
+    The check loads the model and serves it, which takes longer than to log it. `Model.log` has a switch for it
+    (validate_serving_input), but `mlflow.tensorflow.log_model` does not pass it on (MLflow 3.17), and its
+    `save_model` does not take it. That the model can be served is tested in the tests.
     """
 
     name = "mlflow.tensorflow"
@@ -341,12 +395,12 @@ class _Keras:
 
 
 def load() -> None:
-    """Load what MLflow loads when a model is first logged."""
+    """Import the modules that MLflow otherwise imports when a model is first logged."""
     for module in (mlflow.pyfunc, mlflow.tensorflow):
-        module.save_model  # noqa: B018 (they are loaded when one of their names is looked up)
+        module.save_model  # noqa: B018 (a lazy module is imported when one of its names is looked up)
 
 
-def _autoencoder(api: MlflowClient, place: str, run_id: str, record: TrainingRecord) -> str:
+def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: TrainingRecord) -> str:
     """Log the autoencoder with signature, input example and pinned requirements, once."""
 
     def save(model_id: str) -> None:
@@ -374,4 +428,4 @@ def _autoencoder(api: MlflowClient, place: str, run_id: str, record: TrainingRec
         )
 
     tags = {"cohort": record.training["cohort"]}
-    return _logged(api, place, run_id, record.training["weights"], tags, save)
+    return _logged(api, experiment_id, run_id, record.training["weights"], tags, save)

@@ -1,4 +1,4 @@
-"""A training's run while it goes on. Nothing here ever fails or holds up the training."""
+"""A training's run while the training is running. Nothing here makes the training fail or wait."""
 
 import contextlib
 import logging
@@ -21,7 +21,8 @@ from histocae.tracking.record import flat, provenance
 from histocae.training.checkpoint import State
 from histocae.training.loop import Options, train
 
-if TYPE_CHECKING:  # MLflow takes seconds to load, and its database as many to make
+if TYPE_CHECKING:  # MLflow takes seconds to import, and its database takes seconds to create
+    from mlflow.entities import Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,10 @@ LAST_SECONDS = 20
 
 
 class LiveRun:
-    """The run of a training in progress. All that concerns MLflow, its import too, is done by a thread of its own.
+    """The run of a training in progress. A thread of its own does all the work with MLflow, and imports it.
 
     Attributes:
-        run_id: None while no server has taken the run.
+        run_id: None while no server has accepted the run.
 
     """
 
@@ -42,24 +43,35 @@ class LiveRun:
         self,
         experiment_name: str,
         name: str,
+        *,
         training_id: str,
         start: int,
         tags: dict[str, str],
         params: dict[str, object],
     ):
-        """Begin to find or make the run and to log its params; `start` in milliseconds since 1970."""
+        """Start the thread, which finds or creates the run and logs its params.
+
+        Args:
+            experiment_name: of MLflow.
+            name: of the run.
+            training_id: by which the run of a resumed training is found.
+            start: of the training, milliseconds since 1970.
+            tags: of the run.
+            params: by dotted key.
+
+        """
         self.run_id: str | None = None
-        self._over = self._away = self._warned = self._left = False
+        self._over = self._unreachable = self._warned = self._abandoned = False
         self._monitor: SystemMetricsMonitor | None = None
-        # what to call, and whether to do so even when the training is over and the server was away the last time
+        # each call, and whether to make it even after the training's end with the server unreachable at the last call
         self._calls: SimpleQueue[tuple[Callable[[], Any], bool] | None] = SimpleQueue()
         self._calls.put((lambda: self._begin(experiment_name, name, training_id, start, tags), False))
-        self._later(lambda: self._runs.log_params(self._api, self.run_id, params))
+        self._later(lambda run_id: self._runs.log_params(self._api, run_id, params))
         self._calls.put((_load_delivery, False))
         self._thread = threading.Thread(target=self._work, daemon=True)
-        # all that MLflow would set in the thread, and what bounds its calls there
-        self._patience = contextlib.ExitStack()
-        self._patience.enter_context(call_limits(retries=0, timeout=SERVER_SECONDS))
+        # set here what MLflow would set in the thread: only the thread that trains may change the environment
+        self._limits = contextlib.ExitStack()
+        self._limits.enter_context(call_limits(retries=0, timeout=SERVER_SECONDS))
         os.environ["MLFLOW_TRACKING_URI"] = address()
         self._thread.start()
 
@@ -68,83 +80,106 @@ class LiveRun:
             from histocae.tracking import runs, server
 
         self._runs, self._server = runs, server
-        while (item := self._calls.get()) is not None and not self._left:
+        while (item := self._calls.get()) is not None and not self._abandoned:
             call, always = item
-            if self._over and self._away and not always:
-                continue  # it is not waited for again
+            if self._over and self._unreachable and not always:
+                continue  # the training is over: do not wait for the server again
             try:
                 call()
-                self._away = False
+                self._unreachable = False
             except server.FAILURES as error:
-                self._away = True
+                self._unreachable = True
                 if not self._warned:
                     self._warned = True
-                    told = server.failure_message(error)
-                    log.warning("%s; the training goes on, and what is missing there is delivered later", told)
+                    message = server.failure_message(error)
+                    log.warning("%s; the training goes on, and what is missing there is delivered later", message)
 
     def _begin(self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str]) -> None:
         with uncollected():
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             self._api = self._server.client()
-        place = self._server.experiment(self._api, experiment_name)
-        run = self._runs.find(self._api, place, training_id, None)
-        resumed = run is not None
-        if self._left:
-            return  # the delivery makes the run by now
-        if not resumed:
-            run = self._runs.create(self._api, place, name, training_id, start, tags)
+        experiment_id = self._server.experiment(self._api, experiment_name)
+        former: Run | None = self._runs.find(self._api, experiment_id, training_id, None)
+        if self._abandoned:
+            return  # by now the delivery creates the run
+        if former is None:
+            run = self._runs.create(self._api, experiment_id, name, training_id=training_id, start=start, tags=tags)
         else:
+            run = former
             self._api.update_run(run.info.run_id, status="RUNNING")
         self.run_id = run.info.run_id
-        self._monitor = SystemMetricsMonitor(
-            self.run_id, sampling_interval=SAMPLING_SECONDS, samples_before_logging=1, resume_logging=resumed
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]  # MLflow has no types here
+            run.info.run_id,
+            sampling_interval=SAMPLING_SECONDS,
+            samples_before_logging=1,
+            resume_logging=former is not None,
         )
-        self._monitor.start()
+        self._monitor.start()  # type: ignore[no-untyped-call]  # MLflow has no types here
 
-    def _later(self, call: Callable[[], Any], always: bool = False) -> None:
-        """Have something logged when its turn comes, if there is a run by then."""
-        self._calls.put((lambda: call() if self.run_id is not None else None, always))
+    def _later(self, call: Callable[[str], Any], always: bool = False) -> None:
+        """Queue a call that takes the run's id; it is made if there is a run by then."""
+        self._calls.put((lambda: call(self.run_id) if self.run_id is not None else None, always))
 
     def epoch(self, row: dict[str, float], stamp: int) -> None:
-        """Log an epoch's losses."""
-        self._later(lambda: self._runs.log_metrics(self._api, self.run_id, self._runs.epoch_points(row, stamp)))
+        """Log an epoch's losses.
 
-    def picture(self, path: Path, key: str, step: int, stamp: int) -> None:
-        """Log a picture under its step."""
-        self._later(lambda: self._runs.log_picture(self._api, self.run_id, path, key, step, stamp, set()))
+        Args:
+            row: of the history.
+            stamp: the epoch's end, milliseconds since 1970.
+
+        """
+        self._later(lambda run_id: self._runs.log_metrics(self._api, run_id, self._runs.epoch_points(row, stamp)))
+
+    def image(self, path: Path, key: str, step: int, stamp: int) -> None:
+        """Log an image.
+
+        Args:
+            path: of the image.
+            key: under which the UI shows it.
+            step: the same.
+            stamp: milliseconds since 1970.
+
+        """
+        self._later(
+            lambda run_id: self._runs.log_image(self._api, run_id, path, key=key, step=step, stamp=stamp, known=set())
+        )
 
     def _last_sample(self) -> None:
-        """Stop measuring; the unfinished interval counts too, or a short training would show nothing."""
+        """Stop measuring the machine, and log the unfinished interval: a short training has no other."""
         monitor = self._monitor
         if monitor is None:
             return
-        monitor.finish()
-        monitor.collect_metrics()
-        # what a server that is away loses here are figures of the machine, nothing of the training
+        monitor.finish()  # type: ignore[no-untyped-call]  # MLflow has no types here
+        monitor.collect_metrics()  # type: ignore[no-untyped-call]  # MLflow has no types here
+        # an unreachable server loses measurements of the machine here, nothing of the training
         with contextlib.suppress(*self._server.FAILURES):
-            monitor.publish_metrics(monitor.aggregate_metrics())
-            monitor.mlflow_logger.flush()
+            monitor.publish_metrics(monitor.aggregate_metrics())  # type: ignore[no-untyped-call]  # ... here
+            monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]  # MLflow has no types here
 
     def stop(self, status: str | None) -> None:
-        """Log what is left, and stop measuring the machine; give a run a final status unless that comes later.
+        """Log what is queued, and stop measuring the machine.
 
-        A server that hangs is waited for LAST_SECONDS at most.
+        It waits LAST_SECONDS at most for a server that hangs.
+
+        Args:
+            status: final status of the run; None where the delivery sets it later.
+
         """
         self._over = True
-        self._later(self._last_sample, always=True)
-        if status is not None:
-            self._later(lambda: self._api.set_terminated(self.run_id, status), always=True)
+        self._later(lambda _: self._last_sample(), always=True)
+        if (final := status) is not None:
+            self._later(lambda run_id: self._api.set_terminated(run_id, final), always=True)
         self._calls.put(None)
         self._thread.join(LAST_SECONDS)
         if self._thread.is_alive():
-            self._left = True  # it ends after the call that it is at, and till then needs the environment as it is
+            self._abandoned = True  # it ends after its current call, and needs the environment as it is until then
         else:
-            self._patience.close()
+            self._limits.close()
 
 
 def _load_delivery() -> None:
-    """Load what the end of the training needs."""
+    """Import the modules that the end of the training needs."""
     with uncollected():
         from histocae.tracking import delivery
 
@@ -155,8 +190,9 @@ def train_live(
     cae: CAE,
     patches: dict[str, Images],
     options: Options,
+    *,
     checkpoint: Path,
-    record: dict[str, Any],
+    description: dict[str, Any],
     experiment_name: str,
     name: str,
     command: str,
@@ -164,30 +200,38 @@ def train_live(
     """Train with a live run beside it.
 
     Args:
-        cae: trained in place; ends with the weights of its best epoch.
+        cae: trained in place; it ends with the weights of its best epoch.
         patches: `train` and `validation`.
         options: how to train.
-        checkpoint: folder of what a killed training goes on from; its `samples/` get the
-            pictures of the epochs.
-        record: what `recipe.describe` tells of the training.
+        checkpoint: folder from which a killed training resumes; its `samples/` get the images of the epochs.
+        description: of the training, by `recipe.describe`.
         experiment_name: of MLflow.
         name: of the run.
         command: that trains the model.
 
     Returns:
-        The training's end, and what models/runs/<model>.json keeps of it.
+        The state at the training's end, and the content of models/runs/<model>.json.
 
     Raises:
         TrainingError: the loss is no longer a number.
 
     """
     live: list[LiveRun] = []
-    # rounding depends on it
+    # rounding depends on the number of devices
     tags = {**provenance(), "devices": str(options.devices)}
 
     def on_start(state: State) -> None:
-        about = {**tags, "mlflow.source.name": command, "model": name, "cohort": record["cohort"]}
-        live.append(LiveRun(experiment_name, name, state.training_id, state.start, about, flat(record["params"])))
+        run_tags = {**tags, "mlflow.source.name": command, "model": name, "cohort": description["cohort"]}
+        live.append(
+            LiveRun(
+                experiment_name,
+                name,
+                training_id=state.training_id,
+                start=state.start,
+                tags=run_tags,
+                params=flat(description["params"]),
+            )
+        )
 
     def sample(epoch: int) -> Path:
         return checkpoint / "samples" / f"epoch_{epoch:03d}.png"
@@ -200,7 +244,7 @@ def train_live(
         epoch, stamp = len(state.rows), state.stamps[-1]
         live[0].epoch(state.rows[-1], stamp)
         if options.shows(epoch):
-            live[0].picture(sample(epoch), "reconstruction", epoch, stamp)
+            live[0].image(sample(epoch), "reconstruction", epoch, stamp)
 
     fresh = State(training_id=str(uuid.uuid4()), start=int(time.time() * 1000))
     try:
@@ -211,7 +255,7 @@ def train_live(
             options,
             fresh,
             checkpoint,
-            record["made_from"],
+            description["made_from"],
             on_start,
             on_epoch,
             on_saved,

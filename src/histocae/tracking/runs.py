@@ -1,4 +1,4 @@
-"""Runs: found again by their training, filled in batches, the same however often it is done."""
+"""Runs: found by their training, filled in batches; repeating a call changes nothing."""
 
 import getpass
 import os
@@ -19,7 +19,21 @@ THUMBNAIL = 256  # pixels, as MLflow's own
 
 
 def find(api: MlflowClient, experiment_id: str, training_id: str, hint: str | None) -> Run | None:
-    """Find the run of a training: by the id it had, else by its tag."""
+    """Find the run of a training.
+
+    Args:
+        api: client of the server.
+        experiment_id: where to look.
+        training_id: in the run's tag.
+        hint: id of the run that the training had; it is tried first.
+
+    Returns:
+        The run; None if there is none.
+
+    Raises:
+        MlflowException: the server refuses.
+
+    """
     if hint is not None:
         try:
             run = api.get_run(hint)
@@ -31,23 +45,36 @@ def find(api: MlflowClient, experiment_id: str, training_id: str, hint: str | No
             same = same and run.info.experiment_id == experiment_id
             if same and run.info.lifecycle_stage == "active":
                 return run
-    found = api.search_runs(
+    matches = api.search_runs(
         [experiment_id], f"tags.`{TRAINING_ID}` = '{training_id}'", max_results=1, order_by=["start_time"]
     )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def create(
-    api: MlflowClient, experiment_id: str, name: str, training_id: str, start: int, tags: dict[str, str]
+    api: MlflowClient, experiment_id: str, name: str, *, training_id: str, start: int, tags: dict[str, str]
 ) -> Run:
-    """Make a flat run; `start` in milliseconds since 1970."""
-    about = {
+    """Create a run without a parent in MLflow's sense.
+
+    Args:
+        api: client of the server.
+        experiment_id: of the run.
+        name: of the run.
+        training_id: by which the run is found again.
+        start: milliseconds since 1970.
+        tags: of the run.
+
+    Returns:
+        The run.
+
+    """
+    all_tags = {
         TRAINING_ID: training_id,
         "mlflow.user": _user(),
         "mlflow.source.type": "LOCAL",
         **tags,
     }
-    return api.create_run(experiment_id, start_time=start, run_name=name, tags=about)
+    return api.create_run(experiment_id, start_time=start, run_name=name, tags=all_tags)
 
 
 def _user() -> str:
@@ -58,7 +85,14 @@ def _user() -> str:
 
 
 def log_params(api: MlflowClient, run_id: str, params: dict[str, object]) -> None:
-    """Log params; those already there stay as they are."""
+    """Log params; those that the run has stay as they are.
+
+    Args:
+        api: client of the server.
+        run_id: of the run.
+        params: by dotted key.
+
+    """
     known = api.get_run(run_id).data.params
     new = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items() if key not in known]
     for start in range(0, len(new), PARAMS_BATCH):
@@ -66,35 +100,73 @@ def log_params(api: MlflowClient, run_id: str, params: dict[str, object]) -> Non
 
 
 def log_metrics(api: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
-    """Log (key, value, timestamp in ms, step) points; MLflow keeps equal points once."""
+    """Log points of metrics; MLflow keeps equal points once.
+
+    Args:
+        api: client of the server.
+        run_id: of the run.
+        points: key, value, timestamp (milliseconds since 1970) and step of each.
+
+    """
     metrics = [Metric(key, value, stamp, step) for key, value, stamp, step in points]
     for start in range(0, len(metrics), BATCH):
         api.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
 def epoch_points(row: dict[str, float], stamp: int) -> list[tuple[str, float, int, int]]:
-    """Give the points of one epoch's row of the history."""
+    """Make the points of an epoch's losses.
+
+    Args:
+        row: of the history.
+        stamp: the epoch's end, milliseconds since 1970.
+
+    Returns:
+        Points as `log_metrics` takes them.
+
+    """
     return [(key, row[key], stamp, int(row["epoch"])) for key in ("loss", "validation_loss")]
 
 
-def log_picture(api: MlflowClient, run_id: str, path: Path, key: str, step: int, stamp: int, known: set[str]) -> None:
-    """Log a picture for the UI's image grid, once: `MlflowClient.log_image` would add another.
+def log_image(
+    api: MlflowClient, run_id: str, path: Path, *, key: str, step: int, stamp: int, known: set[str]
+) -> None:
+    """Log an image for the image grid of MLflow's UI once; `MlflowClient.log_image` would add a copy at each call.
 
-    The name has the form that log_image gives, with an id derived from the run and step.
+    The file's name has the form that `log_image` gives, with an id derived from run, key and step.
+
+    Args:
+        api: client of the server.
+        run_id: of the run.
+        path: of the image.
+        key: under which the UI shows it.
+        step: the same.
+        stamp: milliseconds since 1970.
+        known: images that the run has, which are not sent again.
+
     """
     unique = uuid.uuid5(uuid.NAMESPACE_URL, f"histocae:{run_id}:{key}:{step}")
     stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{stamp}+{unique}"
     if {f"images/{stem}.png", f"images/{stem}+compressed.webp"} <= known:
         return
-    with tempfile.TemporaryDirectory() as folder, Image.open(path) as picture:
-        small = picture.copy()
+    with tempfile.TemporaryDirectory() as folder, Image.open(path) as image:
+        small = image.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture.save(Path(folder) / f"{stem}.png")
+        image.save(Path(folder) / f"{stem}.png")
         small.save(Path(folder) / f"{stem}+compressed.webp")
         api.log_artifacts(run_id, folder, "images")
     api.set_tag(run_id, "mlflow.loggedImages", "True")
 
 
 def artifacts(api: MlflowClient, run_id: str, folder: str) -> set[str]:
-    """List the files of one artifact folder."""
-    return {one.path for one in api.list_artifacts(run_id, folder) if not one.is_dir}
+    """List the files in one artifact folder.
+
+    Args:
+        api: client of the server.
+        run_id: of the run.
+        folder: of its artifacts.
+
+    Returns:
+        Paths of the files, without those of subfolders.
+
+    """
+    return {entry.path for entry in api.list_artifacts(run_id, folder) if not entry.is_dir}

@@ -1,7 +1,7 @@
-"""How the runs look when they are opened: a saved view of MLflow's UI, the same for everybody.
+"""A saved view of MLflow's UI: which charts and columns it shows of an experiment's runs, the same for everybody.
 
-MLflow keeps saved views as tags of the experiment: `mlflow.sharedViewState.<key>` holds a
-name and the state of the page (its source: sharing of views, in the UI of MLflow 3.17).
+MLflow keeps a saved view in a tag of the experiment: `mlflow.sharedViewState.<key>` holds its name and the state of
+the page. This is how the UI of MLflow 3.17 shares views; MLflow has no call for it.
 """
 
 import json
@@ -16,12 +16,12 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of the runs of an experiment.
+    """What the UI shows of the runs of an experiment.
 
     Attributes:
         compared: metrics on the chart of all models.
         columns: of the table of runs.
-        error: the metric that is drawn against time and latents.
+        error: metric that is drawn against time and number of latents.
         bars: metrics that are drawn as bars.
 
     """
@@ -34,7 +34,7 @@ class View:
 
 VIEWS = {
     "slides": View(
-        # of all test patches, whatever the model's cohort: only so are all models comparable
+        # errors on all test patches, whatever the model's cohort: only these compare all models
         compared=("latent_size", "parameters", "seconds", "all_test_ssim", "validation_mse", "all_test_mse"),
         columns=(
             "params.`model.architecture`",
@@ -73,18 +73,25 @@ VIEWS = {
 
 
 def save(api: MlflowClient, experiment_id: str, view: View) -> None:
-    """Give the experiment the view; nothing changes if it has it already."""
+    """Save a view with an experiment; nothing changes if it is there already.
+
+    Args:
+        api: client of the server.
+        experiment_id: of the experiment.
+        view: which charts and columns it has.
+
+    """
     value = json.dumps({"name": "Comparison", "createdAt": 0, "updatedAt": 0, "state": json.dumps(_state(view))})
     if api.get_experiment(experiment_id).tags.get(TAG) != value:
         api.set_experiment_tag(experiment_id, TAG, value)
 
 
 def _state(view: View) -> dict[str, Any]:
-    wide, pictures, narrow = "histocae-parallel", "histocae-pictures", "histocae-charts"
+    wide, images, narrow = "histocae-parallel", "histocae-pictures", "histocae-charts"
     charts = [
         _chart("PARALLEL", wide, selectedParams=["model.architecture"], selectedMetrics=list(view.compared)),
-        _chart("IMAGE", pictures, imageKeys=["test_reconstruction"], step=0, showRunParams=False),
-        _chart("IMAGE", pictures, imageKeys=["reconstruction"], step=1, showRunParams=False),
+        _chart("IMAGE", images, imageKeys=["test_reconstruction"], step=0, showRunParams=False),
+        _chart("IMAGE", images, imageKeys=["reconstruction"], step=1, showRunParams=False),
         _line("validation_loss", narrow),
         _line("loss", narrow),
         _scatter("seconds", view.error, narrow),
@@ -93,12 +100,12 @@ def _state(view: View) -> dict[str, Any]:
     ]
     sections = [
         {"uuid": wide, "name": "All models", "columns": 1, "cardHeight": 420},
-        {"uuid": pictures, "name": "Reconstructions", "columns": 1, "cardHeight": 660},
+        {"uuid": images, "name": "Reconstructions", "columns": 1, "cardHeight": 660},
         {"uuid": narrow, "name": "Errors", "columns": 2, "cardHeight": 360},
     ]
     return {
-        "compareRunCharts": [{**one, "uuid": f"histocae-{i}"} for i, one in enumerate(charts)],
-        "compareRunSections": [{"display": True, "isReordered": True, **one} for one in sections],
+        "compareRunCharts": [{**chart, "uuid": f"histocae-{i}"} for i, chart in enumerate(charts)],
+        "compareRunSections": [{"display": True, "isReordered": True, **section} for section in sections],
         "isAccordionReordered": True,
         "runsHiddenMode": "SHOW_ALL",
         "selectedColumns": list(view.columns),
@@ -107,8 +114,8 @@ def _state(view: View) -> dict[str, Any]:
     }
 
 
-def _chart(kind: str, section: str, **more: object) -> dict[str, Any]:
-    return {"type": kind, "metricSectionId": section, "deleted": False, "isGenerated": False, **more}
+def _chart(kind: str, section: str, **settings: object) -> dict[str, Any]:
+    return {"type": kind, "metricSectionId": section, "deleted": False, "isGenerated": False, **settings}
 
 
 def _line(metric: str, section: str) -> dict[str, Any]:

@@ -32,7 +32,16 @@ def run(params: Params) -> None:
         about = common | about
         tags = {"mlflow.source.name": "histocae mnist publish", "model": name}
         state = fingerprint([name, about, metrics])
-        results = Results(name, state, about, metrics, files, tags, end, MnistRecord.view)
+        results = Results(
+            name=name,
+            state=state,
+            params=about,
+            metrics=metrics,
+            files=files,
+            tags=tags,
+            end=end,
+            view=MnistRecord.view,
+        )
         published[name] = deliver_results(results, experiment)
     write_json(published, mnist_paths.PUBLISHED)
     log.info("%d runs in experiment %s; the page is %s", len(published), experiment, paths.PAGE)
