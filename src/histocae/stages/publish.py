@@ -1,4 +1,4 @@
-"""Command publish: deliver the runs of all trained models, to whichever server is named now."""
+"""Command publish: deliver the runs of all trained models to the tracking server that is set now."""
 
 import logging
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Fill a tracking server from the outputs; what is there already stays as it is."""
+    """Complete the runs on the server from the outputs; complete ones stay as they are."""
     trained = [name for name in params.models if (paths.TRAINED / name).is_dir()]
     for name in params.models:
         if name not in trained:
@@ -26,8 +26,15 @@ def run(params: Params) -> None:
 def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], tuple[PairRecord, str, str] | None]:
     """Deliver models, and the pair if there is one.
 
+    Args:
+        params: of the pipeline.
+        names: of the models, all trained.
+
     Returns:
-        What was delivered of each model; the pair with its run's and its logged model's id.
+        Each model with its run; the pair with the ids of its run and of its logged model, or None.
+
+    Raises:
+        TrackingError: the server is unreachable or refuses, or outputs do not belong together.
 
     """
     delivered, colors = [], model_colors(list(params.models))
@@ -39,7 +46,7 @@ def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], 
         for name in params.pair:
             if (paths.fold(number).runs / f"{name}.json").is_file():
                 deliver(TrainingRecord(name, paths.fold(number)), params.tracking.experiment)
-    own_runs = {one.record.name: one.run_id for one in delivered}
+    own_runs = {entry.record.name: entry.run_id for entry in delivered}
     pair = read_pair(own_runs)
     if pair is None:
         return delivered, None

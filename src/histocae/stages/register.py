@@ -8,14 +8,14 @@ from histocae.tracking import registry
 
 
 def run(params: Params) -> None:
-    """Choose by validation error; test errors only report."""
+    """Register all models; their order is by validation error, and test errors have no influence."""
     delivered, pair = deliver_all(params, params.models)
     registered = {}
-    for cohort in dict.fromkeys(one.record.training["cohort"] for one in delivered):
-        entries = [one for one in delivered if one.record.training["cohort"] == cohort]
-        if crowned := registry.register_cohort(cohort, entries):
-            registered[registry.registered_name(cohort)] = crowned
+    for cohort in dict.fromkeys(entry.record.training["cohort"] for entry in delivered):
+        entries = [entry for entry in delivered if entry.record.training["cohort"] == cohort]
+        if aliases := registry.register_cohort(cohort, entries):
+            registered[registry.registered_name(cohort)] = aliases
     if pair is not None:
         registered[registry.PAIR] = registry.register_pair(*pair)
-    registry.depose(set(registered), params.tracking.experiment)
+    registry.remove_aliases(set(registered), params.tracking.experiment)
     write_json(registered, paths.REGISTERED)
