@@ -49,7 +49,16 @@ def train(params: Params, name: str, layout: paths.Layout, description: dict[str
 
     cae = recipe.build(params, name, patches["train"], layout.trained)
     record = TrainingRecord(name, layout)
-    fit_and_keep(cae, description, patches, fit, params.seed, record, params.tracking.experiment, devices)
+    fit_and_keep(
+        cae,
+        description,
+        patches,
+        fit=fit,
+        seed=params.seed,
+        record=record,
+        experiment=params.tracking.experiment,
+        devices=devices,
+    )
     return cae
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mlflow.models import ModelSignature
@@ -18,6 +18,9 @@ from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.networks import backend
 from histocae.tracking.record import PairRecord
 
+if TYPE_CHECKING:  # Keras is imported once the backend has been started
+    from histocae.networks.cae import CAE
+
 SERVED = Path(__file__).with_name("served_pair.py")
 PACKAGES = ("mlflow", "tensorflow", "numpy", "pandas")
 COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double", "class": "string"}
@@ -25,22 +28,30 @@ COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double",
 
 @contextmanager
 def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
-    """Save the pair, and give the arguments with which `mlflow.pyfunc` takes it, while its files are there."""
+    """Save the pair in a temporary folder.
+
+    Args:
+        pair: both models and the results of their comparison.
+
+    Yields:
+        Arguments for `Model.log` with `mlflow.pyfunc`; the files in them are deleted afterwards.
+
+    """
     backend.start()
     from histocae.networks.cae import CAE
 
-    caes = [CAE(path=one.folder, load=True) for one in (pair.tumor, pair.normal)]
+    caes = [CAE(path=record.folder, load=True) for record in (pair.tumor, pair.normal)]
     shape = tuple(caes[0].params["input_shape"])
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         _save_errors(caes, shape, here / "pair" / "errors")
-        about = {
+        description = {
             "pixels": shape[0],
             "threshold": pair.tissue["threshold"]["patch"],
             "tumor": PRIMARY_TUMOR,
             "normal": SOLID_TISSUE_NORMAL,
         }
-        write_json(about, here / "pair" / "pair.json")
+        write_json(description, here / "pair" / "pair.json")
         shutil.copyfile(scoring.__file__, here / "histocae_pair.py")
         yield {
             "python_model": str(SERVED),
@@ -52,10 +63,10 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
         }
 
 
-def _save_errors(caes: list, shape: tuple[int, ...], folder: Path) -> None:
-    """Save a function of uint8 patches that gives both models' MSE, as the evaluation measures it.
+def _save_errors(caes: "list[CAE]", shape: tuple[int, ...], folder: Path) -> None:
+    """Save a function of uint8 patches that returns both models' MSE, as the evaluation measures it.
 
-    As TensorFlow's own format: loading it takes no Keras and none of this package.
+    It is saved in TensorFlow's own format, which loads without Keras and without this package.
     """
     import keras
     import tensorflow as tf

@@ -1,10 +1,11 @@
 """The registered pair as MLflow runs it: patches in, a table of scores out.
 
-MLflow copies this file into the model ("models from code") and runs it where the model is
-loaded. Beside it lie `histocae_pair.py`, a copy of histocae/pair.py, and what
-`tracking.pairs` saved: it needs TensorFlow, and nothing else of this package. The model has
-no input schema on purpose: MLflow would turn fractions in a JSON request into bytes
-silently, and [0, 1] into black patches. It is `checked` that decides.
+MLflow copies this file into the model ("models from code") and runs it where the model is loaded. Beside it lie
+`histocae_pair.py`, a copy of histocae/contrast/pair.py, and the files that `tracking.pairs` saved. It needs
+TensorFlow, and nothing else of this package.
+
+The model has no input schema on purpose. With one, MLflow would turn fractions in a JSON request into bytes without
+a word, so that values in [0, 1] would become black patches. `checked` decides instead.
 """
 
 import json
@@ -14,70 +15,85 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from numpy.typing import NDArray
 
 BATCH = 64
 
 
-class Pair(mlflow.pyfunc.PythonModel):
-    """Score patches by which of two autoencoders gives them back better."""
+class Pair(PythonModel):
+    """Score patches by which of two autoencoders reconstructs them better."""
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Load both autoencoders and the threshold."""
         import tensorflow as tf
-        from histocae_pair import score
+        from histocae_pair import score  # type: ignore[import-not-found]  # the copy that lies beside this file
 
         folder = Path(context.artifacts["pair"])
         self._models = tf.saved_model.load(str(folder / "errors"))
         self._score = score
-        self._about = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
+        self._settings = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
 
-    def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: np.ndarray) -> pd.DataFrame:
+    def predict(self, context: PythonModelContext, model_input: np.ndarray) -> pd.DataFrame:
         """Score patches.
 
         Args:
             context: of the model.
-            model_input: uint8 (or other integers from 0 to 255), N x pixels x pixels x 3.
+            model_input: uint8 (or other integers from 0 to 255), shape (n, pixels, pixels, 3).
 
         Returns:
-            Per patch: score (above the threshold, or on it: tumor), error_tumor and
-            error_normal (mean squared errors, pixels in [0, 1]), class.
+            A row per patch: score (at or above the threshold: tumor), error_tumor and error_normal (mean squared
+            errors, pixels in [0, 1]), class.
 
         Raises:
-            MlflowException: no such patches; a server answers 400.
+            MlflowException: the input is something else; a server answers 400.
 
         """
-        about = self._about
-        patches = checked(model_input, about["pixels"])
+        settings = self._settings
+        patches = checked(model_input, settings["pixels"])
         parts = [self._models.errors(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
         tumor, normal = np.concatenate([np.empty((2, 0)), *parts], axis=1)
         score = self._score(tumor, normal)
-        kinds = np.where(score >= about["threshold"], about["tumor"], about["normal"])
+        classes = np.where(score >= settings["threshold"], settings["tumor"], settings["normal"])
         return pd.DataFrame(
-            {"score": score, "error_tumor": tumor, "error_normal": normal, "class": kinds.astype(object)}
+            {"score": score, "error_tumor": tumor, "error_normal": normal, "class": classes.astype(object)}
         )
 
 
-def checked(given: object, pixels: int) -> np.ndarray:
-    """Give patches as uint8; anything else is refused in one line."""
-    wanted = f"whole numbers from 0 to 255 (uint8), N x {pixels} x {pixels} x 3"
-    if not isinstance(given, np.ndarray | list):
-        raise _refused(f"expected one array of patches, {wanted}; got {type(given).__name__}")
+def checked(data: object, pixels: int) -> NDArray[np.uint8]:
+    """Check that data are patches.
+
+    Args:
+        data: an array, or nested lists.
+        pixels: of a side of a patch.
+
+    Returns:
+        uint8, shape (n, pixels, pixels, 3).
+
+    Raises:
+        MlflowException: the data are something else; the message is one line.
+
+    """
+    expected = f"whole numbers from 0 to 255 (uint8), N x {pixels} x {pixels} x 3"
+    if not isinstance(data, np.ndarray | list):
+        raise _refused(f"expected one array of patches, {expected}; got {type(data).__name__}")
     try:
-        patches = np.asarray(given)
+        patches = np.asarray(data)
     except ValueError:
-        raise _refused(f"expected patches of one shape, {wanted}; got lists of different lengths") from None
+        raise _refused(f"expected patches of one shape, {expected}; got lists of different lengths") from None
     if patches.shape[1:] != (pixels, pixels, 3):
         shape = " x ".join(str(n) for n in patches.shape) or "a single value"
-        raise _refused(f"expected {wanted}; got {shape}")
+        raise _refused(f"expected {expected}; got {shape}")
     if patches.dtype.kind not in "iu":
-        raise _refused(f"expected {wanted}; got {patches.dtype} (values in [0, 1]: give round(255 x value))")
+        raise _refused(f"expected {expected}; got {patches.dtype} (values in [0, 1]: give round(255 x value))")
     if patches.size and not (patches.min() >= 0 and patches.max() <= 255):
-        raise _refused(f"expected {wanted}; got numbers from {patches.min()} to {patches.max()}")
+        raise _refused(f"expected {expected}; got numbers from {patches.min()} to {patches.max()}")
     return patches.astype(np.uint8)
 
 
 def _refused(line: str) -> MlflowException:
-    return MlflowException.invalid_parameter_value(line)
+    error: MlflowException = MlflowException.invalid_parameter_value(line)
+    return error
 
 
 mlflow.models.set_model(Pair())

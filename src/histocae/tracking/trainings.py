@@ -1,4 +1,4 @@
-"""A training from before its first epoch to its files and its delivered run."""
+"""Train a model, write its files, and deliver its run."""
 
 import logging
 import math
@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 def fit_and_keep(
     cae: CAE,
-    about: dict[str, Any],
+    description: dict[str, Any],
     patches: dict[str, Images],
+    *,
     fit: Fit,
     seed: int,
     record: TrainingRecord,
@@ -34,14 +35,14 @@ def fit_and_keep(
     """Train a CAE, write its folder and its run's file, and deliver its run.
 
     Args:
-        cae: as it is before the first epoch; ends with the weights of its best epoch.
-        about: what `recipe.describe` tells of the training.
+        cae: before its first epoch; it ends with the weights of its best epoch.
+        description: of the training, by `recipe.describe`.
         patches: `train` and `validation`.
         fit: how to train.
-        seed: of the order of patches, and of their turning.
-        record: of what is to be written; what is there is replaced.
+        seed: of the order of patches, and of their augmentation.
+        record: of the training; files that are there are replaced.
         experiment: of MLflow.
-        devices: that share each batch; as `mirrored.count` gives it.
+        devices: number of devices that share each batch; see `mirrored.count`.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -49,46 +50,55 @@ def fit_and_keep(
     """
     name, layout = record.name, record.layout
     options = Options(
-        fit.epochs,
-        fit.batch_size,
-        fit.patience,
-        fit.optimizer,
-        fit.learning_rate,
-        seed,
-        fit.schedule,
-        fit.clip_norm,
-        fit.augment,
-        fit.denoise,
-        fit.picture_every,
-        Path("logs") / name if fit.tensorboard else None,
-        fit.precision,
-        devices,
+        epochs=fit.epochs,
+        batch_size=fit.batch_size,
+        patience=fit.patience,
+        optimizer=fit.optimizer,
+        learning_rate=fit.learning_rate,
+        seed=seed,
+        schedule=fit.schedule,
+        clip_norm=fit.clip_norm,
+        augment=fit.augment,
+        denoise=fit.denoise,
+        picture_every=fit.picture_every,
+        tensorboard=Path("logs") / name if fit.tensorboard else None,
+        precision=fit.precision,
+        devices=devices,
     )
     checkpoint = layout.checkpoints / name
-    state, run = train_live(cae, patches, options, checkpoint, about, experiment, record.label, record.command)
-    told = about | {
+    state, run = train_live(
+        cae,
+        patches,
+        options,
+        checkpoint=checkpoint,
+        description=description,
+        experiment_name=experiment,
+        name=record.label,
+        command=record.command,
+    )
+    training = description | {
         "epochs": len(state.rows),
         "best_epoch": state.best_epoch,
         "validation_loss": state.best,
         "parameters": cae.model.count_params(),
         "latent_features": cae.params["latent_features"],
         "latent_size": math.prod(cae.encoder.output_shape[1:]),
-        "patches": {split: len(some) for split, some in patches.items()},
+        "patches": {split: len(images) for split, images in patches.items()},
     }
     with replacing_folder(layout.trained / name) as folder:
         cae.save_into(folder)
         write_table(pd.DataFrame(state.rows), folder / "history.csv")
         shutil.copytree(checkpoint / "samples", folder / "samples")
         weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
-        write_json({**told, "weights": weights}, folder / recipe.FILE)
+        write_json({**training, "weights": weights}, folder / recipe.FILE)
     write_json({**run, "weights": weights}, layout.runs / f"{name}.json")
     _deliver(record, experiment)
     shutil.rmtree(checkpoint)
 
 
 def _deliver(record: TrainingRecord, experiment: str) -> None:
-    """Complete the run now; where the server is away that is left to register or publish."""
-    from histocae.tracking.delivery import deliver  # MLflow, which the live run loads while the training goes on
+    """Complete the run; where the server is unreachable, register or publish does it later."""
+    from histocae.tracking.delivery import deliver  # it needs MLflow, which the live run imports during the training
 
     try:
         run, _ = deliver(record, experiment)

@@ -73,5 +73,7 @@ def _trained(params: Params, parts: dict[str, images.LabeledImages], digit: int)
     fit = model.training(params.training)
     backend.repeatable(params.seed)
     cae = recipe.start(model, fit, pictures["train"], params.seed)
-    fit_and_keep(cae, about, pictures, fit, params.seed, record, params.tracking.experiment)
+    fit_and_keep(
+        cae, about, pictures, fit=fit, seed=params.seed, record=record, experiment=params.tracking.experiment
+    )
     return cae

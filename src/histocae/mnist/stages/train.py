@@ -21,4 +21,6 @@ def run(params: Params, name: str) -> None:
     backend.repeatable(seed)
     cae = recipe.start(model, fit, pictures["train"], seed)
     about = describe(params, name, model, seed)
-    fit_and_keep(cae, about, pictures, fit, seed, MnistRecord(name), params.tracking.experiment)
+    fit_and_keep(
+        cae, about, pictures, fit=fit, seed=seed, record=MnistRecord(name), experiment=params.tracking.experiment
+    )
