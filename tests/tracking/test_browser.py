@@ -127,6 +127,6 @@ def test_the_registry_shows_a_champion_and_its_card(look, project, name):
     text = words(look(f"#/models/{name}?workflowType=machine_learning"))
     assert "@ champion" in text and ("@ challenger" in text) == (name == "histocae-all")
     page = look(f"#/models/{name}/versions/{version}?workflowType=machine_learning")
-    assert all(f"{title}</h2>" in page for title in ("Data", "What it is not for", "How to call it"))
+    assert all(f"{title}</h2>" in page for title in ("Data", "Limits", "How to call it"))
     assert "<table" in page and "&amp;emsp;" not in page
     assert f"models:/{name}@champion" in words(page)

@@ -105,7 +105,7 @@ def test_a_version_tells_what_it_is(done):
     loaded: dict = {"patches": patches(2)}
     mlflow.set_tracking_uri(done.uri)
     exec(code, loaded)  # noqa: S102 (what the card says to do)
-    assert loaded["pictures"].shape == (2, 32, 32, 3)
+    assert loaded["images"].shape == (2, 32, 32, 3)
 
 
 def test_validation_decides_and_test_errors_do_not(project):

@@ -1,29 +1,30 @@
-"""Model cards: what a version in the registry is, in Markdown, from its records alone.
+"""Model cards: the description of a version in the registry, in Markdown, from its records alone.
 
-After Mitchell et al. 2019, Model Cards for Model Reporting (FAT*, arXiv:1810.03993): what it
-is, what it was made from, how good it is, what it is not for, how to call it.
+After Mitchell et al. 2019, Model Cards for Model Reporting (FAT*, arXiv:1810.03993): what the model is, its data,
+its training, its measured quality, its limits, and how to call it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from histocae.cohort.split import SPLITS
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 PAIR = (
-    "A tumor and a normal autoencoder as one model: patches in, a table of score, error_tumor, error_normal and "
-    "class out. `champion` is the pair that the pipeline compared last; each version's description is its card."
+    "A tumor and a normal autoencoder as one model. It takes patches and returns a table with score, error_tumor, "
+    "error_normal and class. `champion` is the pair that the pipeline compared last. Each version's description is "
+    "its model card."
 )
-LONGEST = 5000  # what a registry in PostgreSQL or MySQL takes as a description
+LONGEST = 5000  # characters of a description that a registry in PostgreSQL or MySQL takes
 _TISSUES = {"all": "tumor and normal tissue", "tumor": "tumor tissue", "normal": "normal tissue"}
-_COLORS = {"rgb": "as scanned", "grey": "turned grey", "macenko": "stain-normalised (Macenko)"}
+_COLORS = {"rgb": "as scanned", "grey": "converted to grey", "macenko": "stain-normalized (Macenko)"}
 _LABELS = (
-    "- Labels are per slide, not per patch: a patch of a tumor slide can show normal tissue, and counts as tumor all "
-    "the same."
+    "- Labels are per slide, not per patch. A patch of a tumor slide may show normal tissue, and still counts as "
+    "tumor."
 )
 _NOT_FOR = (
-    "- Not for diagnosis. It was judged on the test slides named above and on nothing else; other scanners, stains, "
-    "organs and magnifications are other data."
+    "- Not for diagnosis. The model was evaluated on the test slides named above only. Other scanners, stains, organs "
+    "and magnifications are different data."
 )
 
 
@@ -31,12 +32,12 @@ def of_cohort(cohort: str) -> str:
     """Describe a cohort's registered model."""
     return (
         f"Autoencoders of patches of {_TISSUES[cohort]}. `champion` has the smallest validation error, `challenger` "
-        "the second smallest; test errors have no say. Each version's description is its card."
+        "the second smallest; test errors have no influence. Each version's description is its model card."
     )
 
 
 def of_model(
-    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], yardsticks: Sequence[TrainingRecord]
+    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], linear: Sequence[TrainingRecord]
 ) -> str:
     """Write the card of an autoencoder.
 
@@ -44,10 +45,13 @@ def of_model(
         record: of the model.
         name: of its registered model.
         ranked: the cohort's candidates, the best on validation first.
-        yardsticks: the cohort's linear models.
+        linear: the cohort's linear maps, for comparison; as many are shown as fit in.
+
+    Returns:
+        Markdown of up to LONGEST characters.
 
     """
-    shown = list(yardsticks)
+    shown = list(linear)
     card = _of_model(record, name, ranked, shown)
     while len(card) > LONGEST and shown:
         shown.pop()
@@ -56,31 +60,31 @@ def of_model(
 
 
 def _of_model(
-    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], yardsticks: Sequence[TrainingRecord]
+    record: TrainingRecord, name: str, ranked: Sequence[TrainingRecord], linear: Sequence[TrainingRecord]
 ) -> str:
     training = record.training
-    place = [one.name for one in ranked].index(record.name) + 1
-    among = f"Number {place} of {len(ranked)} by validation error" if len(ranked) > 1 else "The only candidate"
+    rank = [candidate.name for candidate in ranked].index(record.name) + 1
+    standing = f"It is number {rank} of {len(ranked)}" if len(ranked) > 1 else "It is the only candidate"
     pixels = training["params"]["patches"]["pixels"]
     return _joined(
         f"{record.name}, an autoencoder of patches of {_TISSUES[training['cohort']]}: {_architecture(record)}",
-        f"It gives a patch back from {training['latent_size']:,} numbers; it has {3 * pixels**2:,}. "
-        f"{among} in its cohort.",
+        f"It reconstructs a patch from {training['latent_size']:,} latents; a patch has {3 * pixels**2:,} values. "
+        f"{standing} in its cohort by validation error.",
         "## Data",
         _source(record),
         _patches(record),
         "## Training",
         _training(record),
-        "## How well it gives patches back",
+        "## Reconstruction",
         _errors(record),
-        _beside_yardsticks(record, yardsticks),
+        _beside_linear(record, linear),
         _latents(record),
-        "## What it is not for",
+        "## Limits",
         _lines(_LABELS, _NOT_FOR, _synthetic(record)),
         "## How to call it",
         _code(
             f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-            f"pictures = model.predict(patches)  # uint8, N x {pixels} x {pixels} x 3 -> float32 in about [0, 1]",
+            f"images = model.predict(patches)  # uint8, N x {pixels} x {pixels} x 3 -> float32 in about [0, 1]",
         ),
     )
 
@@ -89,35 +93,39 @@ def of_pair(pair: PairRecord, name: str) -> str:
     """Write the card of a pair.
 
     Args:
-        pair: both models and how they compare.
+        pair: both models and the results of their comparison.
         name: of its registered model.
 
+    Returns:
+        Markdown of up to LONGEST characters.
+
     """
-    told = [f"- {sentence}" for sentence in pair.tissue["sentences"]]
-    card = _of_pair(pair, name, told)
+    findings = [f"- {sentence}" for sentence in pair.tissue["sentences"]]
+    card = _of_pair(pair, name, findings)
     while len(card) > LONGEST:
-        told = [*told[:-2], "- More is said in reports/tissue/metrics.json."]
-        card = _of_pair(pair, name, told)
+        findings = [*findings[:-2], "- More findings are in reports/tissue/metrics.json."]
+        card = _of_pair(pair, name, findings)
     return card
 
 
-def _of_pair(pair: PairRecord, name: str, told: Sequence[str]) -> str:
+def _of_pair(pair: PairRecord, name: str, findings: Sequence[str]) -> str:
     tissue, pixels = pair.tissue, pair.tumor.training["params"]["patches"]["pixels"]
+    records = (pair.tumor, pair.normal)
     return _joined(
         f"{pair.tumor.name} and {pair.normal.name}, two autoencoders: one trained on tumor, one on normal tissue.",
-        "The score of a patch is log(error_normal) - log(error_tumor): the higher, the more it looks like tumor. "
-        f"From the threshold on, {tissue['threshold']['patch']:.4f}, fixed on validation cases, its class is "
-        f"{PRIMARY_TUMOR}, else {SOLID_TISSUE_NORMAL}.",
-        *(f"{one.name}: {_architecture(one)}" for one in (pair.tumor, pair.normal)),
+        "The score of a patch is log(error_normal) - log(error_tumor): the higher it is, the more the patch looks "
+        f"like tumor. At or above the threshold of {tissue['threshold']['patch']:.4f}, the class is {PRIMARY_TUMOR}; "
+        f"below it, {SOLID_TISSUE_NORMAL}. The threshold was chosen on validation cases.",
+        *(f"{record.name}: {_architecture(record)}" for record in records),
         "## Data",
         _source(pair.tumor),
-        *(f"{one.name}: {_seen(one)}" for one in (pair.tumor, pair.normal)),
-        "## How well it tells tumor from normal",
+        *(f"{record.name}: {_counts(record)}" for record in records),
+        "## Discrimination of tumor and normal",
         _discrimination(pair),
         "Mean squared errors of the test patches:",
         _matrix(pair),
-        _lines(*told),
-        "## What it is not for",
+        _lines(*findings),
+        "## Limits",
         _lines(_NOT_FOR, _synthetic(pair.tumor)),
         "## How to call it",
         _code(
@@ -128,8 +136,8 @@ def _of_pair(pair: PairRecord, name: str, told: Sequence[str]) -> str:
         f"```\nmlflow models serve -m models:/{name}@champion --env-manager local --port 5001\n"
         "curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' "
         "-d '{\"inputs\": [[[[231, 180, 205], ...'\n```",
-        f"`inputs` are whole numbers from 0 to 255, N x {pixels} x {pixels} x 3; anything else is answered with 400 "
-        "and the reason.",
+        f"`inputs` are whole numbers from 0 to 255, N x {pixels} x {pixels} x 3. The server answers anything else "
+        "with status 400 and the reason.",
     )
 
 
@@ -143,9 +151,9 @@ def _lines(*lines: str) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # MLflow shows tables without any space between columns
-    first, *others = ([one[0], *(f"&emsp;{cell}" for cell in one[1:])] for one in (header, *rows))
-    lines = [first, ["---"] * len(header), *others]
-    return "\n".join("| " + " | ".join(one) + " |" for one in lines)
+    first, *rest = ([row[0], *(f"&emsp;{cell}" for cell in row[1:])] for row in (header, *rows))
+    lines = [first, ["---"] * len(header), *rest]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _code(*lines: str) -> str:
@@ -164,15 +172,17 @@ def _architecture(record: TrainingRecord) -> str:
 def _source(record: TrainingRecord) -> str:
     params = record.training["params"]
     source, patches = params["data"]["source"], params["patches"]
-    what = "the embedded procedural demo cohort" if source == "demo" else f"source `{source}`"
-    same = (
-        " (what it is given has to be made so first: `histocae.patches.color`)" if patches["color"] != "rgb" else ""
+    cohort = "the procedural demo cohort" if source == "demo" else f"source `{source}`"
+    convert = (
+        " Convert other patches in the same way first, by `histocae.patches.color`."
+        if patches["color"] != "rgb"
+        else ""
     )
     # tiles keep a resolution of their own
     scale = f" at {patches['mpp']:g} microns per pixel" if source != "tiles" else ""
     return (
-        f"From {what}: patches of {patches['pixels']} pixels{scale}, colors "
-        f"{_COLORS[patches['color']]}{same}. No {params['split']['together']} is in two parts of the split."
+        f"From {cohort}: patches of {patches['pixels']} pixels{scale}, colors {_COLORS[patches['color']]}.{convert} "
+        f"Each {params['split']['together']} is in one part of the split only."
     )
 
 
@@ -181,23 +191,23 @@ def _patches(record: TrainingRecord) -> str:
     for split in SPLITS:
         table = record.tables[split]
         if table is None:
-            return f"{_seen(record)} The tables of the split have changed since the training."
+            return f"{_counts(record)} The tables of the split have changed since the training."
         counts = (table.distinct["case_id"], table.distinct["slide_id"], table.rows)
         rows.append([split, *(f"{count:,}" for count in counts)])
     return _table(("", "cases", "slides", "patches"), rows)
 
 
-def _seen(record: TrainingRecord) -> str:
-    seen = record.training["patches"]
-    return f"{seen['train']:,} training patches and {seen['validation']:,} validation patches."
+def _counts(record: TrainingRecord) -> str:
+    patches = record.training["patches"]
+    return f"{patches['train']:,} training patches and {patches['validation']:,} validation patches."
 
 
 def _training(record: TrainingRecord) -> str:
-    training, own = record.training, record.training["params"]["training"]
+    training, fit = record.training, record.training["params"]["training"]
     start = f" It started from the weights of {first}." if (first := training["model"]["init_from"]) else ""
     return (
-        f"{training['epochs']} of at most {own['epochs']} epochs, batches of {own['batch_size']}, {own['optimizer']} "
-        f"at {own['learning_rate']:g} ({own['schedule']}), loss {training['model']['loss']}; the weights are those "
+        f"{training['epochs']} of at most {fit['epochs']} epochs, batches of {fit['batch_size']}, {fit['optimizer']} "
+        f"at {fit['learning_rate']:g} ({fit['schedule']}), loss {training['model']['loss']}. The weights are those "
         f"of epoch {training['best_epoch']}, the best on validation.{start}"
     )
 
@@ -214,39 +224,40 @@ def _errors(record: TrainingRecord) -> str:
     return _table(("", *SPLITS), rows)
 
 
-def _beside_yardsticks(record: TrainingRecord, yardsticks: Sequence[TrainingRecord]) -> str:
-    if not yardsticks:
+def _beside_linear(record: TrainingRecord, linear: Sequence[TrainingRecord]) -> str:
+    if not linear:
         return ""
-    lines = ["Linear yardsticks, principal components of the same patches, which are never registered:\n"]
-    for one in yardsticks:
-        other = one.metrics["validation_mse"]
-        verdict = "**better than this model**" if other < record.metrics["validation_mse"] else "worse"
-        size = f"{one.training['latent_size']:,} components"
-        lines.append(f"- {one.name} ({size}): validation MSE {other:.5f}, {verdict}.")
+    lines = ["For comparison, principal components of the same patches (linear maps, which are never registered):\n"]
+    for baseline in linear:
+        error = baseline.metrics["validation_mse"]
+        verdict = "**better than this model**" if error < record.metrics["validation_mse"] else "worse"
+        size = f"{baseline.training['latent_size']:,} components"
+        lines.append(f"- {baseline.name} ({size}): validation MSE {error:.5f}, {verdict}.")
     return "\n".join(lines)
 
 
 def _latents(record: TrainingRecord) -> str:
-    found = {} if record.latent is None else record.latent["metrics"]
+    metrics = {} if record.latent is None else record.latent["metrics"]
     rows = []
-    for key in sorted(key for key in found if key.startswith("latent_")):
-        what = key.removeprefix("latent_")
-        rows.append([what, f"{found[key]:.4g}", f"{found[f'pixel_{what}']:.4g}" if f"pixel_{what}" in found else ""])
+    for key in sorted(key for key in metrics if key.startswith("latent_")):
+        name = key.removeprefix("latent_")
+        pixels = f"{metrics[f'pixel_{name}']:.4g}" if f"pixel_{name}" in metrics else ""
+        rows.append([name, f"{metrics[key]:.4g}", pixels])
     if not rows:
         return ""
-    return "What the latents hold, beside as many principal components of the pixels:\n\n" + _table(
+    return "The latents, and the same number of principal components of the pixels:\n\n" + _table(
         ("test patches", "latents", "pixels"), rows
     )
 
 
 def _synthetic(record: TrainingRecord) -> str:
     demo = record.training["params"]["data"]["source"] == "demo"
-    return "- Its data are synthetic: nothing it shows is about real tissue." if demo else ""
+    return "- The data are synthetic: the results say nothing about real tissue." if demo else ""
 
 
 def _discrimination(pair: PairRecord) -> str:
-    def cell(one: dict) -> str:
-        return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+    def cell(estimate: Mapping[str, float]) -> str:
+        return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
     levels = ("patch", "slide", "case")
     tissue = pair.tissue
@@ -256,7 +267,7 @@ def _discrimination(pair: PairRecord) -> str:
         for rate in ("accuracy", "sensitivity", "specificity")
     ]
     counts = [tissue["counts"][level] for level in levels]
-    rows.append(["units, tumor + normal", *(f"{one['positive']:,} + {one['negative']:,}" for one in counts)])
+    rows.append(["units, tumor + normal", *(f"{count['positive']:,} + {count['negative']:,}" for count in counts)])
     return _table(("test cases", *(f"per {level}" for level in levels)), rows)
 
 
