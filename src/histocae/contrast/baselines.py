@@ -4,6 +4,7 @@ What has a direction gets it on training or validation cases; test cases only re
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from histocae.contrast import pair
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.networks import linear
+from histocae.patches.images import batches
 from histocae.patches.store import Patches, PatchStore
 from histocae.statistics import classifier, discrimination
 
@@ -145,10 +147,8 @@ def _colors(patches: Patches) -> tuple[np.ndarray, np.ndarray]:
     """
     means, histograms = np.empty(len(patches)), np.empty((len(patches), 512), np.float32)
     place = np.array([64, 8, 1], np.float32)
-    for start in range(0, len(patches), BATCH):
-        which = np.arange(start, min(start + BATCH, len(patches)))
-        for at, patch in zip(which, patches.take(which), strict=True):
-            means[at] = patch.mean()
-            bins = ((patch >> 5) @ place).astype(np.intp).ravel()
-            histograms[at] = np.bincount(bins, minlength=512) / len(bins)
+    for position, patch in enumerate(chain.from_iterable(batches(patches, BATCH))):
+        means[position] = patch.mean()
+        bins = ((patch >> 5) @ place).astype(np.intp).ravel()
+        histograms[position] = np.bincount(bins, minlength=512) / len(bins)
     return means, histograms

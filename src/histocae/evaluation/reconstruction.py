@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from histocae.networks.cae import CAE
 from histocae.networks.fused import on_bytes
-from histocae.patches.images import Images
+from histocae.patches.images import Images, batches
 from histocae.progress import bar
 from histocae.training.steps import ahead
 
@@ -49,8 +49,8 @@ def _over(patches: Images, label: str | None, measure: Callable[[tf.Tensor], tf.
     """Apply a measure, compiled, to all patches batch by batch; float64."""
     compiled = tf.function(measure, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)])
     starts = range(0, len(patches), BATCH)
-    batches = ahead(patches.take(np.arange(start, min(start + BATCH, len(patches)))) for start in starts)
-    parts = [compiled(next(batches)).numpy() for _ in bar(starts, label, "batches")]
+    ahead_of_use = ahead(batches(patches, BATCH))
+    parts = [compiled(next(ahead_of_use)).numpy() for _ in bar(starts, label, "batches")]
     return np.concatenate(parts).astype(np.float64)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from histocae.files import replacing, replacing_folder, write_json
 from histocae.networks import fused
 from histocae.networks.cae import CAE
-from histocae.patches.images import Images
+from histocae.patches.images import Images, batches
 from histocae.progress import bar
 from histocae.training import steps
 
@@ -51,9 +51,9 @@ def encode(cae: CAE, patches: Images, label: str | None, out: np.ndarray | None 
         out = np.empty((len(patches), *cae.encoder.output_shape[1:]), np.float32)
     encoder = steps.compiled(fused.encoder_on_bytes(cae))
     starts = range(0, len(patches), BATCH)
-    batches = steps.ahead(patches.take(np.arange(start, min(start + BATCH, len(patches)))) for start in starts)
+    ahead_of_use = steps.ahead(batches(patches, BATCH))
     for start in bar(starts, label, "batches"):
-        batch = next(batches)
+        batch = next(ahead_of_use)
         out[start : start + len(batch)] = encoder(batch)
     return out
 

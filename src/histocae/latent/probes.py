@@ -9,6 +9,7 @@ Distances are taken between features as they are. Scaled to one variance, near-d
 components that hold next to nothing would weigh as much as the leading ones.
 """
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image
 from histocae.errors import DataError
 from histocae.identifiers import PRIMARY_TUMOR
 from histocae.params import Tissue
+from histocae.patches.images import batches
+from histocae.patches.sampling import draw
 from histocae.patches.store import Patches
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
@@ -233,19 +236,10 @@ def pixel_features(
 
 def _reduced(patches: Patches, side: int) -> np.ndarray:
     out = np.empty((len(patches), side, side, 3), np.uint8)
-    for start in range(0, len(patches), 1024):
-        batch = patches.take(np.arange(start, min(start + 1024, len(patches))))
-        for place, one in enumerate(batch, start):
-            out[place] = Image.fromarray(one).resize((side, side), Image.Resampling.BOX)
+    for position, patch in enumerate(chain.from_iterable(batches(patches, 1024))):
+        out[position] = Image.fromarray(patch).resize((side, side), Image.Resampling.BOX)
     return out
 
 
 def _flat(patches: np.ndarray) -> np.ndarray:
     return patches.reshape(len(patches), -1).astype(np.float32) / np.float32(255)
-
-
-def draw(count: int, most: int, seed: int) -> np.ndarray:
-    """Draw at most `most` of `count` positions, sorted, int64."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))

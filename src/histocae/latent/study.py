@@ -14,6 +14,7 @@ from histocae.latent import probes
 from histocae.latent.clusters import cluster, impurity, share_together
 from histocae.latent.maps import LEAST_POINTS, tsne, umap
 from histocae.params import Latent, Tissue
+from histocae.patches.sampling import draw
 from histocae.statistics import discrimination
 
 EXPLAINED = 0.9
@@ -113,7 +114,7 @@ def study(
     in_train, far = cluster(train, labels["train"], test, latent.clusters, seed)
     clusters = far.argmin(axis=1)
     table = _cluster_table(in_train, clusters, far.shape[1], tables["test"])
-    sample = probes.draw(len(test), latent.sample, seed)
+    sample = draw(len(test), latent.sample, seed)
     maps, mapped = _maps(test[sample], latent, seed)
     asked, _ = probes.nearest(train, test[sample], NEIGHBORS)
     queries = _queries(tables["test"], seed)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histocae.latent import probes
 from histocae.latent.clusters import cluster, impurity
 from histocae.latent.maps import tsne
 from histocae.mnist.images import DIGITS
+from histocae.patches.sampling import draw
 from histocae.statistics import classifier
 from histocae.statistics.intervals import wilson
 
@@ -142,7 +142,7 @@ def study(
 
     train, test = (features[part].astype(np.float64) for part in ("train", "test"))
     components = PCA(svd_solver="covariance_eigh").fit(train)
-    chosen = probes.draw(len(test), sample, seed)
+    chosen = draw(len(test), sample, seed)
     in_train, far = cluster(features["train"], digits["train"], features["test"], clusters, seed, numbering=_by_digit)
     found = far.argmin(axis=1)
     table = _table(in_train, found, digits["test"], far.shape[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histocae.errors import DataError
-from histocae.patches.images import Images
+from histocae.patches.images import Images, batches
 
 log = logging.getLogger(__name__)
 BATCH = 1024
@@ -44,7 +44,7 @@ class Linear:
     def errors(self, patches: Images) -> np.ndarray:
         """Give each patch's mean squared error of reconstruction, float64."""
         parts = []
-        for batch in _batches(patches):
+        for batch in batches(patches, BATCH):
             centered = _flat(batch) - self.mean
             # what is left over is orthogonal to what is kept, so the picture itself is not needed
             left = np.square(centered).sum(1, dtype=np.float64)
@@ -114,12 +114,13 @@ def fit_blocks(patches: Images, side: int, components: int, seed: int) -> Linear
     per_patch = (patches.shape[0] // side) ** 2
     drawn = np.sort(rng.permutation(len(chosen) * per_patch)[:most])
     samples = np.empty((len(drawn), values), np.float32)
-    at = 0
-    for start in range(0, len(chosen), BATCH):
-        blocks = _blocks(patches.take(chosen[start : start + BATCH]), side)
-        mine = drawn[(drawn >= start * per_patch) & (drawn < start * per_patch + len(blocks))]
-        samples[at : at + len(mine)] = blocks[mine - start * per_patch]
+    at = first = 0  # the next sample, and the number of the batch's first block
+    for batch in batches(patches, BATCH, chosen):
+        blocks = _blocks(batch, side)
+        mine = drawn[(drawn >= first) & (drawn < first + len(blocks))]
+        samples[at : at + len(mine)] = blocks[mine - first]
         at += len(mine)
+        first += len(blocks)
     found = principal(samples, components)
     lacking = components - len(found.components)
     return Linear(
@@ -178,11 +179,6 @@ def _linear(mean: np.ndarray, components: np.ndarray, variances: np.ndarray) -> 
         np.ascontiguousarray(components, np.float32),
         np.sqrt(variances).astype(np.float32),
     )
-
-
-def _batches(patches: Images):
-    for start in range(0, len(patches), BATCH):
-        yield patches.take(np.arange(start, min(start + BATCH, len(patches))))
 
 
 def _blocks(batch: np.ndarray, side: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from histocae.errors import SlideError
+from histocae.patches.sampling import draw
 from histocae.patches.tissue import cell_shares, tissue_mask
 from histocae.slides.slide import Reading, Slide, choose_level, reduce_box
 
@@ -134,7 +135,7 @@ def plan_patches(grid: Grid, overview: Overview, tissue_share: float, cap: int |
     shares = cell_shares(tissue_mask(overview.picture), grid.rows, grid.columns)
     wanted = (shares >= tissue_share) | overview.unread
     rows, columns = np.nonzero(wanted)
-    chosen = sample(len(rows), cap, seed)
+    chosen = draw(len(rows), cap, seed)
     counts = {
         "background": int(wanted.size - len(rows)),
         "border": grid.partial,
@@ -143,13 +144,6 @@ def plan_patches(grid: Grid, overview: Overview, tissue_share: float, cap: int |
     }
     rows, columns = rows[chosen], columns[chosen]
     return Plan(rows, columns, shares[rows, columns], overview.unread[rows, columns], counts)
-
-
-def sample(count: int, cap: int | None, seed: list[int]) -> np.ndarray:
-    """Choose at most `cap` of `count` things, seeded, in their order."""
-    if cap is None or count <= cap:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, cap, replace=False))
 
 
 def read_patches(slide: Slide, grid: Grid, plan: Plan, pixels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

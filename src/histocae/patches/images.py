@@ -1,41 +1,85 @@
-"""Images of one size, wherever they lie."""
+"""Images of one size, whether they are in memory or in files."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Images(Protocol):
-    """Images of one size in a given order: what a training reads, wherever they lie.
+    """Images of one size in a given order, wherever they are stored: what a training reads.
 
     Attributes:
-        shape: height, width and channels of one.
+        shape: height, width and channels of an image.
 
     """
 
     shape: tuple[int, int, int]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Count the images."""
 
-    def take(self, which: np.ndarray) -> np.ndarray:
-        """Read those at some positions; uint8, len(which) x height x width x channels."""
+    def take(self, which: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Read the images at some positions.
+
+        Args:
+            which: integers, shape (n,): positions, in any order.
+
+        Returns:
+            uint8, shape (n, height, width, channels), in the order of `which`.
+
+        """
 
 
 class InMemory:
     """Images that are all in memory, or in one memory-mapped array."""
 
-    def __init__(self, pictures: np.ndarray):
-        """Take pictures as they are; uint8, n x height x width x channels."""
-        if pictures.dtype != np.uint8 or pictures.ndim != 4:
-            told = f"{pictures.dtype}, {pictures.shape}"
-            raise ValueError(f"pictures are uint8, n x height x width x channels, not {told}")
-        self._pictures = pictures
-        self.shape: tuple[int, int, int] = pictures.shape[1:]
+    def __init__(self, images: NDArray[np.uint8]):
+        """Wrap an array.
+
+        Args:
+            images: uint8, shape (n, height, width, channels).
+
+        Raises:
+            ValueError: the array has another type or number of dimensions.
+
+        """
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"images are uint8, shape (n, height, width, channels), not {images.dtype}, {images.shape}"
+            )
+        self._images = images
+        self.shape: tuple[int, int, int] = images.shape[1:]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
-    def take(self, which: np.ndarray) -> np.ndarray:
-        """Read those at some positions, in the order asked for; uint8."""
-        return self._pictures[which]
+    def take(self, which: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Read the images at some positions.
+
+        Args:
+            which: integers, shape (n,): positions, in any order.
+
+        Returns:
+            uint8, shape (n, height, width, channels), in the order of `which`.
+
+        """
+        return self._images[which]
+
+
+def batches(images: Images, size: int, which: NDArray[np.integer[Any]] | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Read images batch by batch.
+
+    Args:
+        images: any number.
+        size: of a batch; the last one may be smaller.
+        which: integers, shape (n,): positions to read, in this order; None: all, in order.
+
+    Yields:
+        uint8, shape (n, height, width, channels), with n at most `size`.
+
+    """
+    positions = np.arange(len(images)) if which is None else which
+    for start in range(0, len(positions), size):
+        yield images.take(positions[start : start + size])

@@ -29,8 +29,8 @@ from histocae.patches.grid import (
     plan_patches,
     read_overview,
     read_patches,
-    sample,
 )
+from histocae.patches.sampling import draw
 from histocae.patches.store import ShardWriter, open_shard, shard_name
 from histocae.patches.tiles import TilePatches, cut_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
@@ -311,7 +311,7 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
     if params.tiles == "cut" and params.max_per_slide is not None:
         # the sample is of all the slide's patches, so they are counted first
         total = sum(len(one.rows) for _, one in _each_tile(task, Counter(), lambda _: None))
-        chosen = set(sample(total, params.max_per_slide, task.sampling))
+        chosen = set(draw(total, params.max_per_slide, task.sampling))
     at = 0
     for file, tile in _each_tile(task, counts, fail):
         counts.update(tile.counts)
@@ -358,10 +358,10 @@ def _draw(overview: Overview, plan: Plan, path: Path) -> None:
     scale = min(PICTURE_PIXELS / max(height, width), 6.0)
     picture = Image.fromarray(overview.picture)
     picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
+    canvas = ImageDraw.Draw(picture)
     side = MASK_PIXELS * scale
     for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True):
         x, y = column * side, row * side
-        draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
+        canvas.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
     with replacing(path) as handle:
         picture.save(handle, "PNG", compress_level=1)

@@ -28,6 +28,7 @@ from histocae.workers.processes import WorkerDiedError, spread, threads_each
 CODE = (
     "patches/color",
     "patches/grid",
+    "patches/sampling",
     "patches/shards",
     "patches/store",
     "patches/tiles",

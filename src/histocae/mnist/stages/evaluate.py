@@ -12,6 +12,7 @@ from histocae.mnist import figures, images, study
 from histocae.mnist.params import Params
 from histocae.mnist.record import MnistRecord
 from histocae.networks import backend
+from histocae.patches.sampling import draw
 from histocae.report import plots
 from histocae.statistics import classifier
 
@@ -51,7 +52,7 @@ def run(params: Params, name: str) -> None:
         write_table(table, folder / "per_image.csv", separator=",")
         write_table(told["report"], folder / "classification.csv", separator=",")
         for part in ("train", "test"):
-            some = held[part].take(probes.draw(len(held[part]), PAIRS, params.seed))
+            some = held[part].take(draw(len(held[part]), PAIRS, params.seed))
             figure = plots.plot_paired_imgs(
                 some,
                 reconstruct(cae, some),
