@@ -15,7 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 BATCH = 64
@@ -34,7 +34,9 @@ class Pair(PythonModel):
         self._score = score
         self._settings = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
 
-    def predict(self, context: PythonModelContext, model_input: np.ndarray) -> pd.DataFrame:
+    def predict(  # type: ignore[override]  # MLflow also takes a method without params
+        self, context: PythonModelContext, model_input: np.ndarray
+    ) -> pd.DataFrame:
         """Score patches.
 
         Args:
