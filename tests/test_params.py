@@ -135,7 +135,7 @@ def test_several_faults_are_told_in_one_line(project):
         ("models.all.filters", 8, "models.all.filters: expected a list, got 8"),
         ("models.all.filters", [8, "16"], "models.all.filters.1: expected an integer, got '16'"),
         ("models.all.filters", [8] * 8, "models.all.filters: 8 layers"),
-        ("models.all.init_from", "tumor", "models.all.init_from: expected a model that stands before it"),
+        ("models.all.init_from", "tumor", "models.all.init_from: expected a model above this entry"),
         ("models.tumor.init_from", "tumor", "models.tumor.init_from: "),
         ("models.a/b", {"filters": [8]}, "models.a/b: "),
         ("models.1", {"filters": [8], "stride": 0}, "models.1.stride: "),
@@ -208,7 +208,7 @@ def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_so
         ("streams", 0, "streams: input should be greater than or equal to 1, got 0"),
         ("tries", None, "tries: expected an integer, got None"),
         ("slides", "TCGA-AA-0001-01A-01-TS1", "slides: expected a list, got 'TCGA-AA-0001-01A-01-TS1'"),
-        ("manifest", "./data/gdc/gdc_manifest.txt", "manifest: ./data/gdc/gdc_manifest.txt is made anew"),
+        ("manifest", "./data/gdc/gdc_manifest.txt", "manifest: ./data/gdc/gdc_manifest.txt is rewritten"),
         ("per_class", 0, "per_class: input should be greater than or equal to 1, got 0"),
     ],
 )

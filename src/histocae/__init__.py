@@ -1,11 +1,13 @@
 """Experiment-tracked convolutional autoencoders on histology slides."""
 
+from typing import Any
+
 __version__ = "0.1.0"
 __all__ = ["CAE", "__version__"]
 
 
-def __getattr__(name: str):
-    # `from histocae import CAE` works without making every command pay for keras
+def __getattr__(name: str) -> Any:
+    # loaded when used first: commands without a model do not wait for Keras
     if name == "CAE":
         from histocae.networks.cae import CAE
 

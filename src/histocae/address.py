@@ -1,4 +1,4 @@
-"""Addresses of servers."""
+"""Addresses of servers: which are allowed."""
 
 import ipaddress
 import re
@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 
 def url_problems(url: str) -> list[str]:
+    """List what is wrong with the address of a server of slides: it is https, without credentials."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # a port that is no number shows here

@@ -1,20 +1,29 @@
-"""The errors a user can do something about. Each is one line: what, where, remedy.
+"""The errors that a user can remedy. Each is one line: the problem, where it is, the remedy.
 
-The command line prints them without a traceback and exits with 1; anything else that
-is raised is a bug and keeps its traceback.
+The command line prints them without a traceback and exits with 1. Any other exception
+is a bug and keeps its traceback.
 """
 
 from collections.abc import Sequence
 
 
-def shortened(told: Sequence[str], most: int = 3) -> str:
-    """Join the first of many reasons, and say how many more there are."""
-    more = f"; and {len(told) - most} more" if len(told) > most else ""
-    return "; ".join(told[:most]) + more
+def shortened(reasons: Sequence[str], most: int = 3) -> str:
+    """Join the first reasons and count the rest.
+
+    Args:
+        reasons: any number of them.
+        most: of them that are spelled out.
+
+    Returns:
+        The first reasons, and where there are more, their number.
+
+    """
+    rest = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + rest
 
 
 class HistocaeError(Exception):
-    """Base of all errors that are told in one line."""
+    """Base of all errors that are reported in one line."""
 
 
 class ParamsError(HistocaeError):
@@ -30,15 +39,19 @@ class SlideError(HistocaeError):
 
 
 class DataError(HistocaeError):
-    """The data as a whole do not allow what was asked for."""
+    """The data as a whole do not allow the command."""
+
+
+class YamlError(DataError):
+    """A file does not hold YAML."""
 
 
 class FetchError(HistocaeError):
-    """Something could not be got from a server: what is missing is asked for again by the next run."""
+    """Something could not be fetched from a server; the next run tries again."""
 
 
 class StuckError(FetchError):
-    """The same, for a reason that may well keep all else too: the network, the server, the disk."""
+    """Fetching failed for a reason that likely holds for all files: the network, the server or the disk."""
 
 
 class StoreError(HistocaeError):
@@ -46,12 +59,12 @@ class StoreError(HistocaeError):
 
 
 class TrainingError(HistocaeError):
-    """A training can't start or can't go on."""
+    """A training can't start or continue."""
 
 
 class TrackingError(HistocaeError):
-    """The tracking server did not take what it was asked to take."""
+    """The tracking server is unreachable or refused a request."""
 
 
 class RemoteError(HistocaeError):
-    """Another machine, or a job on it, did not do what it was asked to do."""
+    """Another machine is unreachable, or a command or job on it failed."""

@@ -1,8 +1,12 @@
-"""Files that appear whole: written aside in the same folder, flushed, renamed."""
+"""Reading, writing and hashing of files.
+
+A file or folder appears whole: it is written aside in the same folder, flushed, then renamed.
+"""
 
 import csv
 import glob
 import hashlib
+import io
 import json
 import operator
 import os
@@ -13,17 +17,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from histocae.errors import DataError
+from histocae.errors import DataError, YamlError
 
 if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
     import pandas as pd
 
-# the separator of every table in data/ (the seeds' habit); tables in reports/ use a comma
+# the separator of every table in data/, as in the notebooks this began with; tables in reports/ use a comma
 SEPARATOR = "|"
+_REMEDY = "run the stages before this one: dvc repro"
 
 
 def _aside(path: Path) -> Path:
-    """Name a place beside `path` to write to, and clear away what killed processes left there."""
+    """Return a path beside `path` to write to, and delete what killed processes left there."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         owner = stale.name.removeprefix(f".{path.name}.").split(".")[0]
         if owner == str(os.getpid()) or not (owner.isdecimal() and _runs(int(owner))):
@@ -34,19 +39,28 @@ def _aside(path: Path) -> Path:
 def _runs(process: int) -> bool:
     try:
         import psutil
-    except ImportError:  # where only a training runs, on a machine with keras alone
+    except ImportError:  # a machine that only trains may have no more than keras
         return True
     return psutil.pid_exists(process)
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """Open a file that takes `path`'s place only if the block ends without an error."""
+def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that replaces `path` only if the block ends without an error.
+
+    Args:
+        path: of the file; missing folders are made.
+        mode: "wb" for bytes, "w" for UTF-8 text whose line ends stay as they are.
+
+    Yields:
+        The open file.
+
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
-        with open(aside, mode, **text) as handle:
+        with open(aside, mode, encoding=encoding, newline=newline) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -57,7 +71,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that takes `path`'s place only if the block ends without an error."""
+    """Make an empty folder that replaces `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     aside.mkdir()
@@ -82,31 +96,104 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write UTF-8 text whole."""
+    """Write UTF-8 text whole.
+
+    Args:
+        text: its line ends stay as they are.
+        path: of the file.
+
+    """
     with replacing(path, "w") as handle:
         handle.write(text)
 
 
 def write_json(value: object, path: Path) -> None:
-    """Write JSON whole, with sorted keys; NaN and infinity raise ValueError."""
+    """Write JSON whole, with sorted keys.
+
+    Args:
+        value: of plain dicts, lists, texts and numbers.
+        path: of the file.
+
+    Raises:
+        ValueError: the value holds NaN or infinity, which JSON does not have.
+
+    """
     write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", path)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that an earlier stage wrote.
 
     Raises:
-        DataError: an earlier stage has not written it yet.
+        DataError: the file is missing or damaged.
 
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
+
+
+def read_json_or_none(path: Path) -> Any:
+    """Read a JSON file that may not be there; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a file of YAML 1.2, as DVC reads it: `1e-3` is a number, `on` is text, keys are unique.
+
+    Raises:
+        YamlError: the file holds no such YAML.
+        OSError: the file is missing or can't be read.
+
+    """
+    from ruamel.yaml import YAML, YAMLError  # not there on a machine that only trains
+
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
+        raise YamlError(f"{path}: not YAML: {_yaml_problem(error)}") from None
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Say in one line what is wrong and where, without the library's advice to its caller."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return " ".join(str(error).split()).replace('"<unicode string>"', "the file")
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def write_yaml(value: object, path: Path) -> None:
+    """Write YAML whole, with sorted keys and one entry per line.
+
+    Args:
+        value: of plain dicts, lists, texts and numbers.
+        path: of the file.
+
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    text = io.StringIO()
+    yaml.dump(value, text)
+    write_text(text.getvalue(), path)
 
 
 def write_table(table: "pd.DataFrame", path: Path, separator: str = SEPARATOR) -> None:
-    """Write a table whole; floats keep every digit they need to be read back the same."""
+    """Write a table whole; floats keep every digit that reading them back exactly needs.
+
+    Args:
+        table: without its index.
+        path: of the file.
+        separator: of columns.
+
+    """
     with replacing(path, "w") as handle:
         table.to_csv(handle, sep=separator, index=False, lineterminator="\n")
 
@@ -114,12 +201,19 @@ def write_table(table: "pd.DataFrame", path: Path, separator: str = SEPARATOR) -
 def read_table(
     path: Path, text: Iterable[str] = (), separator: str = SEPARATOR, columns: dict[str, str] | None = None
 ) -> "pd.DataFrame":
-    """Read a table of ours; the columns in `text` stay strings (a slide may be called 0012).
+    """Read a table that a stage wrote; an empty cell is missing.
 
-    With `columns` only these are read, each with its dtype; the others take no memory.
+    Args:
+        path: of the table.
+        text: columns that stay strings: a slide may be called 0012.
+        separator: of columns.
+        columns: the only columns to read, each with its dtype; the rest takes no memory. None for all.
+
+    Returns:
+        The table.
 
     Raises:
-        DataError: an earlier stage has not written it yet.
+        DataError: the table is not there yet.
 
     """
     import pandas as pd
@@ -128,28 +222,28 @@ def read_table(
         return pd.read_csv(
             path,
             sep=separator,
-            dtype=columns or dict.fromkeys(text, str),
+            dtype=columns or dict.fromkeys(text, "str"),
             usecols=columns,
             keep_default_na=False,
             na_values=[""],
         )
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
 
 
 def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":
-    """Read a table of ours in parts, as `read_table` reads it whole.
+    """Read a table in parts, as `read_table` reads it whole.
 
     Args:
         path: of the table, of any length.
         text: columns that stay strings.
-        rows: of a part; the last one may have fewer.
+        rows: of a part; the last part may have fewer.
 
     Yields:
-        The parts in their order; the index of each goes on where that of the former ends.
+        The parts in their order, with the row numbers of the whole table as index.
 
     Raises:
-        DataError: an earlier stage has not written it yet.
+        DataError: the table is not there yet.
 
     """
     import pandas as pd
@@ -165,14 +259,20 @@ def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) 
         ) as parts:
             yield from parts
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; run the stages before this one: dvc repro") from None
+        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
 
 
 @contextmanager
 def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """Give a `csv.writer` of a table that may not fit into memory; it appears if the block ends without an error.
+    """Open a table that may not fit into memory, to be written row by row as `write_table` would write it.
 
-    Rows of text come out as `write_table` writes them.
+    Args:
+        path: of the table; it appears if the block ends without an error.
+        columns: names of the columns.
+
+    Yields:
+        A `csv.writer`.
+
     """
     with replacing(path, "w") as handle:
         writer = csv.writer(handle, delimiter=SEPARATOR, lineterminator="\n")
@@ -181,51 +281,57 @@ def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Any]:
 
 
 def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Read some columns (two or more) of a table of ours row by row, as the text that stands there.
+    """Read some columns of a table row by row.
+
+    Args:
+        path: of the table.
+        columns: names of two or more columns.
+
+    Yields:
+        The cells of a row in these columns, as text.
 
     Raises:
-        DataError: an earlier stage has not written it yet, or it is damaged.
+        DataError: the table is not there yet, lacks a column, or is damaged.
 
     """
-    remedy = "run the stages before this one: dvc repro"
     try:
         with open(path, encoding="utf-8", newline="") as handle:
             rows = csv.reader(handle, delimiter=SEPARATOR)
             head = next(rows, [])
             if missing := [name for name in columns if name not in head]:
-                raise DataError(f"{path}: no column {missing[0]!r}; {remedy}")
+                raise DataError(f"{path}: no column {missing[0]!r}; {_REMEDY}")
             yield from map(operator.itemgetter(*map(head.index, columns)), rows)
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; {remedy}") from None
+        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
     except IndexError:
-        raise DataError(f"{path}: row {rows.line_num} ends too early; {remedy}") from None
+        raise DataError(f"{path}: row {rows.line_num} ends too early; {_REMEDY}") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: row {rows.line_num} can't be read: {error}; {remedy}") from None
+        raise DataError(f"{path}: row {rows.line_num} can't be read: {error}; {_REMEDY}") from None
 
 
 def parts_of(path: Path) -> list[Path]:
-    """List the files that make up a slide: itself, and for MIRAX those of the folder beside it."""
+    """List the files of a slide: the file itself, and for MIRAX those of the folder beside it."""
     beside = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and beside.is_dir():
-        return [path, *sorted(one for one in beside.rglob("*") if one.is_file())]
+        return [path, *sorted(file for file in beside.rglob("*") if file.is_file())]
     return [path]
 
 
 def state(path: Path) -> list[int]:
-    """Tell bytes and times of a file, in ns, by which a change of it is noticed without reading it."""
+    """Return size (bytes) and times (ns) of a file, which show that it changed without reading it."""
     stat = path.stat()
-    # the time of the last change of the inode too: a copy that keeps the old time is noticed
+    # ctime too: it also changes where a copy keeps the old mtime
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def sha256(path: Path) -> str:
-    """Hash a file's bytes, in hex."""
+    """Return the SHA-256 of a file in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sha256_once(path: Path) -> str:
-    """Hash a file's bytes, in hex, at most once per process while its size and times stay the same."""
+    """Return the SHA-256 of a file in hex, computed once per process while the file's size and times stay."""
     return _sha256_of_state(path.absolute(), *state(path))
 
 
@@ -235,11 +341,11 @@ def _sha256_of_state(path: Path, *_state: int) -> str:
 
 
 def fingerprint(value: object) -> str:
-    """Hash a JSON-able value, in hex; the order of dict keys does not matter."""
+    """Return the SHA-256 of a value of plain dicts, lists, texts and numbers; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def code_fingerprint(*names: str) -> str:
-    """Hash the source of modules of this package: what they make depends on it."""
+    """Return the SHA-256 of the source of some modules of this package, named without suffix."""
     folder = Path(__file__).parent
     return fingerprint([[name, sha256(folder / f"{name}.py")] for name in sorted(names)])

@@ -1,8 +1,8 @@
 """TCGA barcodes and the GDC's sample types.
 
 Barcode: TCGA-<site>-<participant>-<sample type><vial>-<portion>[-<slide>]
-(GDC Encyclopedia, "TCGA Barcode"). The case is the first three fields, the sample the
-first four. The demo cohort uses the same form under the project DEMO.
+(GDC Encyclopedia, "TCGA Barcode"). The first three fields name the case, the first four
+the sample. The demo cohort uses the same form under the project DEMO.
 """
 
 import re
@@ -108,12 +108,16 @@ _BARCODE = re.compile(r"(TCGA|DEMO)-[A-Z0-9]{2}-[A-Z0-9]{4}(-[0-9]{2}[A-Z](-.+)?
 
 
 def sample_type(word: str) -> str | None:
-    """GDC's spelling of a sample type, whatever its case; None for a word GDC does not know."""
+    """Return the GDC's spelling of a sample type in any case; None for a word that the GDC does not have."""
     return _BY_LOWER.get(" ".join(word.split()).lower())
 
 
 def sample_of(slide_id: str) -> str | None:
-    """The sample barcode (TCGA-XX-XXXX-01A) inside a slide's; None where it is no barcode."""
+    """Return the sample barcode inside a slide's barcode; None where it is no barcode.
+
+    >>> sample_of("TCGA-A6-2671-01A-01-TS1")
+    'TCGA-A6-2671-01A'
+    """
     if not _BARCODE.fullmatch(slide_id):
         return None
     fields = slide_id.split("-")
@@ -121,26 +125,26 @@ def sample_of(slide_id: str) -> str | None:
 
 
 def slide_of(file_name: str) -> str:
-    """The slide's barcode in a file name of the form <barcode>.<uuid>.svs."""
+    """Return the slide's barcode in a file name of the form <barcode>.<uuid>.svs."""
     return file_name.split(".", 1)[0]
 
 
 def case_of(slide_id: str) -> str | None:
-    """The case's barcode (TCGA-XX-XXXX) inside a slide's; None where it is no barcode."""
+    """Return the case's barcode (TCGA-XX-XXXX) inside a slide's barcode; None where it is no barcode."""
     return "-".join(slide_id.split("-")[:3]) if _BARCODE.fullmatch(slide_id) else None
 
 
 def sample_type_of(slide_id: str) -> str | None:
-    """The sample type that a slide's barcode says by its code; None where it says none."""
+    """Return the sample type that a slide's barcode encodes; None where it is no barcode or the code is unknown."""
     sample = sample_of(slide_id)
     return SAMPLE_CODES.get(sample.split("-")[3][:2]) if sample else None
 
 
 def strategy_of(slide_id: str) -> str | None:
-    """The GDC's experimental strategy that a slide's barcode says: frozen or diagnostic; None where neither."""
+    """Return the GDC's experimental strategy that a slide's barcode encodes; None where it encodes none."""
     return STRATEGIES.get(slide_id.rsplit("-", 1)[-1][:2].upper()) if _BARCODE.fullmatch(slide_id) else None
 
 
 def site_of(case_id: str) -> str | None:
-    """The tissue-source site (XX of TCGA-XX-XXXX) inside a case's barcode; None where it is no barcode."""
+    """Return the tissue source site (XX of TCGA-XX-XXXX) in a case's barcode; None where it is no barcode."""
     return case_id.split("-")[1].upper() if _BARCODE.fullmatch(case_id) else None

@@ -1,4 +1,4 @@
-"""params.yaml, typed. Unknown, missing and ill-typed keys are told by name."""
+"""params.yaml, typed. Unknown, missing and ill-typed keys are reported by name."""
 
 import os
 import re
@@ -9,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from histocae.address import url_problems
 from histocae.errors import ParamsError
-from histocae.identifiers import COMPARED
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Part = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -20,16 +19,21 @@ Schedule = Literal["constant", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 Balance = Literal["patches", "cases", "none"]
 Optimizer = Literal["adamax", "adam", "adamw", "nadam", "rmsprop", "sgd"]
+Compared = Literal["Primary Tumor", "Solid Tissue Normal"]  # as identifiers.COMPARED
 
 
 class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no silent conversion, no change after."""
+    """A section of params.yaml: no unknown keys, no silent conversion of types, no change once read."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    def conflicts(self) -> list[str]:
+        """List the values that are allowed each, but not together; each text begins with the key."""
+        return []
+
 
 class Demo(Section):
-    """The embedded cohort."""
+    """The demo cohort."""
 
     cases: Annotated[int, Field(ge=6)]
     side_microns: Annotated[float, Field(ge=128, multiple_of=4, allow_inf_nan=False)]
@@ -41,7 +45,7 @@ class Gdc(Section):
     url: str
     project: Annotated[str, Field(min_length=1)]
     strategy: Literal["Tissue Slide", "Diagnostic Slide"]
-    sample_types: Annotated[list[Literal[COMPARED]], Field(min_length=1)]
+    sample_types: Annotated[list[Compared], Field(min_length=1)]
     per_class: Count | None
     per_case: Count | None
     slides: Annotated[list[str], Field(min_length=1)] | None
@@ -59,7 +63,7 @@ class Data(Section):
     source: Literal["demo", "gdc", "slides", "tiles"]
     path: str
     table: str
-    mpp: float | None  # out of range counts as missing, like a slide's own
+    mpp: float | None  # microns per pixel; out of range counts as missing, as in a slide's own header
     max_failed_share: Share
     keep_slides: bool
     demo: Demo
@@ -67,7 +71,7 @@ class Data(Section):
 
 
 class Patches(Section):
-    """What a patch is and which ones are kept."""
+    """How patches are extracted, and which of them are kept."""
 
     pixels: Annotated[int, Field(ge=8)]
     mpp: Positive
@@ -79,22 +83,22 @@ class Patches(Section):
 
 
 class Split(Section):
-    """Shares of the cases, and what is never torn apart."""
+    """Shares of the cases in validation and test; cases or whole sites stay together."""
 
-    validation: Part
-    test: Part
+    validation: Fraction
+    test: Fraction
     together: Literal["case", "site"]
 
 
 class Denoise(Section):
-    """Inputs that are shifted at random while the target stays where it is, at first all and then ever fewer."""
+    """Inputs are shifted at random while their targets stay; the share of shifted inputs falls to 0 by `until`."""
 
     shift: Count  # pixels, at most
-    until: Annotated[float, Field(gt=0, le=1)]
+    until: Annotated[float, Field(gt=0, le=1)]  # share of the epochs
 
 
 class Fit(Section):
-    """How an autoencoder is trained on given pictures."""
+    """How an autoencoder is trained."""
 
     epochs: Count
     batch_size: Count
@@ -121,7 +125,7 @@ class Training(Fit):
 
 
 class Network(Section):
-    """One architecture, and what it sets apart from the common `Fit`."""
+    """One architecture, and the settings of its training that differ from the common `Fit`."""
 
     architecture: Literal["plain", "residual", "compact", "pca"] = "plain"
     filters: Annotated[list[Count], Field(min_length=1)] | None = None
@@ -142,9 +146,9 @@ class Network(Section):
     precision: Precision | None = None
 
     def training(self, common: AnyFit) -> AnyFit:
-        """The training settings of this model: its own where given, else the common ones.
+        """Return the training settings of this model: its own where set, else the common ones.
 
-        A null that stands in the entry counts as given where null means something.
+        A null in the entry counts as set where null switches something off.
         """
         own = {
             key: value
@@ -158,7 +162,7 @@ AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 class Model(Network):
-    """An architecture and the patches it sees."""
+    """An architecture and the patches that it is trained on."""
 
     cohort: Literal["all", "tumor", "normal"] = "all"
     init_from: str | None = None
@@ -166,9 +170,9 @@ class Model(Network):
     min_percent_tumor_nuclei: Percent | None = None
 
 
-# settings of a training that null switches off
+# settings of a training that a null switches off
 NULLABLE = ("clip_norm", "denoise", "min_percent_tumor_nuclei")
-# what decides the shapes of a model's weights
+# keys that decide the shapes of a model's weights
 SHAPE = ("architecture", "filters", "latent_features", "kernel", "stride", "pool")
 
 
@@ -182,24 +186,24 @@ class Latent(Section):
 
 
 class Tissue(Section):
-    """The pair of models that is compared, and how sure one wants to be."""
+    """The pair of models that is compared, and the precision of the comparison."""
 
     tumor: str
     normal: str
     latents: str | None
     bootstrap: Annotated[int, Field(ge=100)]
     permutations: Annotated[int, Field(ge=100)]
-    confidence: Part
+    confidence: Fraction
 
 
 class Crossvalidation(Section):
-    """Folds of cases, each tested on once and validated on once; null: one split only."""
+    """Number of folds of cases: each fold is the test set once and the validation set once; null: one split only."""
 
     folds: Annotated[int, Field(ge=3)] | None
 
 
 class SlurmWorkers(Section):
-    """What a job of Slurm that works on slides is given."""
+    """Resources of a Slurm job that works on slides."""
 
     cores: Count
     memory: Annotated[str, Field(pattern=r"^[1-9]\d*[MGT]$")]
@@ -212,7 +216,7 @@ class SlurmWorkers(Section):
 
 
 class Executor(Section):
-    """How slides are spread over workers, and a training over graphics cards."""
+    """How slides are distributed over workers, and a training over GPUs."""
 
     kind: Literal["processes", "dask"]
     workers: Count | None
@@ -227,13 +231,13 @@ class Tracking(Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
-class Whole(Generic[AnyNetwork]):
-    """All params of a pipeline that trains named models."""
+class NamedModels(Generic[AnyNetwork]):
+    """The `models` of a pipeline's params: architectures by name."""
 
     models: dict[str, AnyNetwork]
 
     def model(self, name: str) -> AnyNetwork:
-        """One entry of `models`.
+        """Return one entry of `models`.
 
         Raises:
             ParamsError: there is no such entry.
@@ -243,8 +247,8 @@ class Whole(Generic[AnyNetwork]):
             raise ParamsError(f"models has no entry {name!r}; it has {', '.join(self.models)}")
         return self.models[name]
 
-    def conflicts(self) -> list[str]:
-        """Tell what each key allows by itself but not all of them together."""
+    def name_conflicts(self) -> list[str]:
+        """List the names of models that can't be names of files and runs."""
         return [
             f"models.{name}: a model's name has letters, digits, _ and - only"
             for name in self.models
@@ -252,7 +256,7 @@ class Whole(Generic[AnyNetwork]):
         ]
 
 
-class Params(Section, Whole[Model]):
+class Params(Section, NamedModels[Model]):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -268,97 +272,118 @@ class Params(Section, Whole[Model]):
     tracking: Tracking
 
     def conflicts(self) -> list[str]:
-        """Tell what each key allows by itself but not all of them together."""
-        return super().conflicts() + _conflicts(self)
+        """List the values that are allowed each, but not together; each text begins with the key."""
+        return self.name_conflicts() + _conflicts(self)
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """Names of the tumor and the normal model that are compared; None where `models` lacks one."""
+        """Names of the tumor and the normal model that are compared; None where `models` lacks either."""
         names = (self.tissue.tumor, self.tissue.normal)
         return names if all(name in self.models for name in names) else None
 
 
 def _conflicts(params: Params) -> list[str]:
-    told = [f"data.gdc.url: {one}, got {params.data.gdc.url!r}" for one in url_problems(params.data.gdc.url)]
+    conflicts = [
+        f"data.gdc.url: {problem}, got {params.data.gdc.url!r}" for problem in url_problems(params.data.gdc.url)
+    ]
     if params.split.validation + params.split.test >= 1:
-        told.append("split: validation and test take all cases; leave some to train on")
+        conflicts.append("split: validation and test take all cases; leave some to train on")
     if params.crossvalidation.folds is not None and params.pair is None:
-        told.append("crossvalidation.folds: needs the pair of models that tissue names")
+        conflicts.append("crossvalidation.folds: needs the pair of models that tissue names")
     for key in ("table", "manifest"):
         file = getattr(params.data.gdc, key)
         if file is not None and Path(os.path.normpath(file)).is_relative_to("data/gdc"):
-            told.append(f"data.gdc.{key}: {file} is made anew by what reads it; copy it elsewhere")
+            conflicts.append(f"data.gdc.{key}: {file} is rewritten by the stage that reads it; copy it elsewhere")
     if params.executor.scheduler is not None and params.executor.slurm is not None:
-        told.append("executor: scheduler names a cluster that runs, slurm one to start; set one of them to null")
+        conflicts.append("executor: scheduler names a running cluster, slurm starts one; set either to null")
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
-        told += [f"models.{name}.{one}" for one in shape_problems(model, params.patches.pixels, 3)]
-        told += [f"models.{name}.{one}" for one in precision_problems(model, params.training)]
+        problems = shape_problems(model, params.patches.pixels, 3) + precision_problems(model, params.training)
+        conflicts += [f"models.{name}.{problem}" for problem in problems]
         if model.init_from is None:
             continue
         if model.architecture == "pca":
-            told.append(f"models.{name}.init_from: pca is computed anew")
+            conflicts.append(f"models.{name}.init_from: pca is computed from the patches, not from other weights")
         if model.init_from not in names[:position]:
-            told.append(f"models.{name}.init_from: expected a model that stands before it, got {model.init_from!r}")
+            conflicts.append(f"models.{name}.init_from: expected a model above this entry, got {model.init_from!r}")
             continue
         first = params.models[model.init_from]
         if differing := [key for key in SHAPE if getattr(model, key) != getattr(first, key)]:
-            told.append(
-                f"models.{name}.init_from: {model.init_from} has other {' and '.join(differing)}; "
+            conflicts.append(
+                f"models.{name}.init_from: {model.init_from} differs in {' and '.join(differing)}; "
                 "its weights do not fit"
             )
-    return told + _pair_conflicts(params)
+    return conflicts + _pair_conflicts(params)
 
 
 def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
-    """What of a model its architecture does not allow, for square pictures of a side and channels."""
-    told = [
-        f"{key}: is plain's; {model.architecture} has none"
+    """List the values of a model that its architecture does not allow.
+
+    Args:
+        model: the architecture.
+        pixels: side of its square images.
+        channels: of its images.
+
+    Returns:
+        Texts of the form `key: problem`.
+
+    """
+    problems = [
+        f"{key}: only plain has this key; {model.architecture} has not"
         for key in ("kernel", "stride", "pool")
         if model.architecture != "plain" and getattr(model, key) != Model.model_fields[key].default
     ]
     if model.architecture == "plain":
         if model.filters is None:
-            told.append("filters: missing; plain needs them")
+            problems.append("filters: missing; plain needs them")
         elif pixels % (model.pool * model.stride) ** len(model.filters):
-            told.append(
+            problems.append(
                 f"filters: {len(model.filters)} layers each divide the side by "
                 f"{model.pool * model.stride}, which {pixels} pixels do not allow"
             )
-        return told
+        return problems
     if model.latent_features is None:
-        told.append(f"latent_features: missing; {model.architecture} needs them")
+        problems.append(f"latent_features: missing; {model.architecture} needs them")
     elif model.latent_features > channels * pixels**2:
-        told.append(f"latent_features: more than the {channels * pixels**2} values of a patch")
+        problems.append(f"latent_features: more than the {channels * pixels**2} values of a patch")
     if model.loss != "mse" and model.architecture != "compact":
-        told.append(f"loss: {model.architecture} starts from the least squares; its loss is mse")
+        problems.append(f"loss: {model.architecture} starts from a least-squares fit; its loss is mse")
     if model.architecture == "residual":
         if model.filters is not None and len(model.filters) != 2:
-            told.append("filters: residual has two, at an eighth and a sixteenth of the side")
+            problems.append("filters: residual has two, at an eighth and a sixteenth of the side")
         if pixels % 16:
-            told.append(f"architecture: residual needs a side (pixels) that is a multiple of 16, not {pixels}")
+            problems.append(f"architecture: residual needs a side (pixels) that is a multiple of 16, not {pixels}")
     elif model.architecture == "compact":
         if model.filters is not None and len(model.filters) != 2:
-            told.append("filters: compact has two, at a half and a quarter of the side")
+            problems.append("filters: compact has two, at a half and a quarter of the side")
         if pixels % 4:
-            told.append(f"architecture: compact needs a side that is a multiple of 4, not {pixels}")
+            problems.append(f"architecture: compact needs a side that is a multiple of 4, not {pixels}")
         if model.loss == "binary_crossentropy":
-            told.append("loss: compact has no sigmoid, which binary_crossentropy needs")
+            problems.append("loss: compact has no sigmoid, which binary_crossentropy needs")
     elif model.filters is not None:
-        told.append("filters: pca has none")
-    return told
+        problems.append("filters: pca has none")
+    return problems
 
 
 def precision_problems(model: Network, common: Fit) -> list[str]:
-    """What of a model's precision its architecture does not allow."""
+    """List what is wrong with the precision that a model is trained in.
+
+    Args:
+        model: the architecture.
+        common: the training settings of all models.
+
+    Returns:
+        At most one text of the form `key: problem`.
+
+    """
     precision = model.training(common).precision
     if precision == "float32" or model.architecture == "plain":
         return []
-    return [f"precision: {precision} is plain's; set it to float32 in the entry of this {model.architecture} model"]
+    return [f"precision: only plain has {precision}; set float32 in the entry of this {model.architecture} model"]
 
 
 def _alike(model: Model, training: Training) -> dict[str, object]:
-    """What the two models of a pair have in common."""
+    """Return the settings in which the two models of a pair have to agree."""
     common = model.training(training)
     return {
         **{key: getattr(model, key) for key in (*SHAPE, "loss")},
@@ -368,26 +393,29 @@ def _alike(model: Model, training: Training) -> dict[str, object]:
 
 
 def _pair_conflicts(params: Params) -> list[str]:
-    told, tissue = [], params.tissue
-    if params.pair is None:  # models of one tissue, or of cohort all only, are fine by themselves
-        return told
+    conflicts: list[str] = []
+    tissue = params.tissue
+    if params.pair is None:  # models without a counterpart are allowed; nothing is compared then
+        return conflicts
     if tissue.latents is not None and tissue.latents not in params.models:
-        told.append(f"tissue.latents: models has no entry {tissue.latents!r}")
+        conflicts.append(f"tissue.latents: models has no entry {tissue.latents!r}")
     pair = [params.models[name] for name in params.pair]
     for name, model in zip(params.pair, pair, strict=True):
         if params.crossvalidation.folds is not None and model.init_from is not None:
-            told.append(
-                f"models.{name}.init_from: with crossvalidation.folds a model starts from nothing, since "
-                f"{model.init_from} has seen cases that a fold tests on"
+            conflicts.append(
+                f"models.{name}.init_from: not with crossvalidation.folds: {model.init_from} was "
+                "trained on cases that a fold tests on"
             )
     for key, model in zip(("tumor", "normal"), pair, strict=True):
         if model.cohort != key:
             name = getattr(tissue, key)
-            told.append(f"models.{name}.cohort: tissue.{key} names this model, so it is {key}, not {model.cohort}")
+            conflicts.append(
+                f"models.{name}.cohort: tissue.{key} names this model; expected {key}, got {model.cohort}"
+            )
     alike = [_alike(model, params.training) for model in pair]
     if differing := [key for key in alike[0] if alike[0][key] != alike[1][key]]:
-        told.append(
+        conflicts.append(
             f"models: {tissue.tumor} and {tissue.normal}, the pair of tissue, differ in {' and '.join(differing)}; "
-            "they have to be alike, or a difference between them says nothing about tissue"
+            "they must not, or a difference of their errors says nothing about tissue"
         )
-    return told
+    return conflicts

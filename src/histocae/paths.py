@@ -1,6 +1,6 @@
-"""Where the pipeline keeps things, relative to the working directory.
+"""Paths of the pipeline's files, relative to the working directory.
 
-Only stages and the tracking of their outputs use these; the core is handed paths.
+Only stages and the tracking of their outputs use these; other code gets paths as arguments.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ INVENTORY = Path("data/inventory.csv")
 CODE = Path("data/code")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")
-ASKED = Path("data/gdc")  # what the GDC was asked, and a manifest
+ASKED = Path("data/gdc")  # the query to the GDC, and a manifest
 METADATA_SET_ASIDE = Path("data/set_aside/metadata.csv")
 SLIDES = Path("data/slides.csv")
 SLIDES_SET_ASIDE = Path("data/set_aside/slides.csv")
-SLIDE_FILES = Path("data/slides")  # the bytes; outside DVC, made again when missing
+SLIDE_FILES = Path("data/slides")  # the slides themselves; outside DVC, made or fetched again where missing
 PATCHES = Path("data/patches")
 PATCHING_REPORT = Path("reports/patching")
 SET_ASIDE = Path("reports/set_aside.csv")
@@ -42,15 +42,15 @@ CROSSVALIDATION = Path("reports/crossvalidation")
 REGISTERED = Path("models/registered.json")
 
 
-class Layout(NamedTuple):  # a dataclass takes a tenth of the time of an inventory with nothing to do
-    """Where trainings on one split lie: those of the pipeline, or those of a fold of the cross-validation.
+class Layout(NamedTuple):  # a dataclass would take a tenth of the time of an inventory with nothing to do
+    """Folders of the trainings on one split: of the pipeline, or of a fold of the cross-validation.
 
     Attributes:
         splits: tables of the split.
         trained: folder of trained models.
-        runs: what differs from run to run, one file a model.
-        checkpoints: outside DVC: what a killed training goes on from.
-        fold: its number, from 1; None for the pipeline's own.
+        runs: run id, times and commit of each training, one file per model.
+        checkpoints: from which a killed training resumes; outside DVC.
+        fold: its number, from 1; None for the pipeline's own split.
 
     """
 
@@ -65,16 +65,16 @@ MAIN = Layout(SPLITS, TRAINED, RUNS, Path("models/checkpoints"))
 
 
 def fold(number: int) -> Layout:
-    """The place of a fold."""
+    """Return the folders of a fold of the cross-validation, numbered from 1."""
     folder = FOLDS / f"fold-{number}"
     return Layout(folder / "splits", folder / "trained", folder / "runs", MAIN.checkpoints / f"fold-{number}", number)
 
 
 def evaluation(model: str) -> Path:
-    """The folder of a model's evaluation."""
+    """Return the folder of a model's evaluation."""
     return MODEL_REPORTS / model / "evaluation"
 
 
 def latent(model: str) -> Path:
-    """The folder of the study of a model's latents."""
+    """Return the folder of the study of a model's latents."""
     return MODEL_REPORTS / model / "latent"

@@ -1,13 +1,41 @@
-"""Progress for people at a terminal; silence elsewhere, where the log lines tell enough."""
+"""Progress bars and amounts of bytes for people at a terminal. Elsewhere no bar shows; log lines report progress."""
 
 import shutil
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:  # tqdm is generic for type checkers only
+    Bar = tqdm[object]
+Item = TypeVar("Item")
+_UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
-def bytes_bar(label: str, total: int, position: int) -> tqdm:
-    """Make a progress bar of bytes, on a line of its own below others; it shows only on a terminal."""
+
+def format_bytes(size: float) -> str:
+    """Return an amount of bytes in decimal units, with three digits.
+
+    >>> format_bytes(1234567)
+    '1.23 MB'
+    """
+    for unit, name in _UNITS:
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} B"
+
+
+def bytes_bar(label: str, total: int, position: int) -> "Bar":
+    """Make a progress bar of bytes that shows only on a terminal.
+
+    Args:
+        label: what the bytes are.
+        total: all bytes.
+        position: line of the bar, 0 for the uppermost.
+
+    Returns:
+        The bar; its `update` takes a number of bytes.
+
+    """
     return tqdm(
         desc=label,
         total=total,
@@ -20,12 +48,23 @@ def bytes_bar(label: str, total: int, position: int) -> tqdm:
     )
 
 
-def bar(things: Iterable | None, label: str | None, unit: str, total: int | None = None) -> tqdm:
-    """Wrap an iterable in a progress bar that shows only on a terminal, and not without a label."""
-    # a terminal may say that it has no columns or lines, and tqdm would then draw nothing
+def bar(items: Iterable[Item] | None, label: str | None, unit: str, total: int | None = None) -> "tqdm[Item]":
+    """Make a progress bar that shows only on a terminal.
+
+    Args:
+        items: the bar advances as they are iterated; None where the caller advances it.
+        label: what is done; None for no bar.
+        unit: what is counted, in the plural.
+        total: number of items, where `items` does not know it.
+
+    Returns:
+        The bar, to be iterated in place of `items`.
+
+    """
+    # a terminal may report 0 columns or lines, and tqdm would then draw nothing
     columns, lines = shutil.get_terminal_size()
     return tqdm(
-        things,
+        items,
         desc=label,
         unit=f" {unit}",
         total=total,

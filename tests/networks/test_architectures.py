@@ -581,7 +581,7 @@ def read(tmp_path, models, **changed):
         ({"x": {"architecture": "pca", "latent_features": 8, "filters": [8]}}, "models.x.filters: pca has none"),
         ({"x": {"architecture": "pca"}}, "models.x.latent_features: missing; pca needs them"),
         ({"x": {"architecture": "pca", "latent_features": 8, "loss": "mae"}}, "models.x.loss: "),
-        ({"x": {"architecture": "pca", "latent_features": 8, "pool": 3}}, "models.x.pool: is plain's"),
+        ({"x": {"architecture": "pca", "latent_features": 8, "pool": 3}}, "models.x.pool: only plain has this key"),
         ({"x": {"architecture": "pca", "latent_features": 49153}}, "models.x.latent_features: more than the 49152"),
         ({"x": {"architecture": "residual"}}, "models.x.latent_features: missing; residual needs them"),
         (
@@ -593,11 +593,11 @@ def read(tmp_path, models, **changed):
                 "x": {"architecture": "pca", "latent_features": 8},
                 "y": {"architecture": "pca", "latent_features": 8, "init_from": "x"},
             },
-            "models.y.init_from: pca is computed anew",
+            "models.y.init_from: pca is computed from the patches",
         ),
         (
             {"x": {"architecture": "residual", "latent_features": 4, "init_from": "all"}},
-            "models.x.init_from: all has other architecture",
+            "models.x.init_from: all differs in architecture",
         ),
         ({"x": {}}, "models.x.filters: missing; plain needs them"),
         ({"x": {"architecture": "dense"}}, "models.x.architecture: expected one of 'plain', 'residual', "),

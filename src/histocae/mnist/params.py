@@ -9,12 +9,12 @@ from histocae.mnist.images import SIDES
 from histocae.params import (
     Count,
     Fit,
+    Fraction,
+    NamedModels,
     Network,
-    Part,
     Positive,
     Section,
     Tracking,
-    Whole,
     precision_problems,
     shape_problems,
 )
@@ -26,7 +26,7 @@ class Data(Section):
     source: Literal["mnist", "digits"]
     path: str | None
     train: Count
-    validation: Part
+    validation: Fraction
 
 
 class Model(Network):
@@ -59,7 +59,7 @@ class Compare(Section):
     pca: str
 
 
-class Params(Section, Whole[Model]):
+class Params(Section, NamedModels[Model]):
     """The whole of it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -73,7 +73,7 @@ class Params(Section, Whole[Model]):
 
     def conflicts(self) -> list[str]:
         """Tell what each key allows by itself but not all of them together."""
-        return super().conflicts() + _conflicts(self)
+        return self.name_conflicts() + _conflicts(self)
 
 
 def _conflicts(params: Params) -> list[str]:

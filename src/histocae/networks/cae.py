@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from histocae.errors import HistocaeError
-from histocae.files import replacing_folder
+from histocae.files import read_yaml, replacing_folder, write_yaml
 from histocae.networks.architectures import BUILDERS
 from histocae.networks.blocks import FILTERS
 
@@ -135,9 +135,7 @@ class CAE:
 
     def save_into(self, folder: Path) -> None:
         """Write the three files into an existing folder."""
-        import yaml  # not there on a machine that only trains
-
-        (folder / PARAMS_FILE).write_text(yaml.safe_dump(self.params, sort_keys=True), encoding="utf-8")
+        write_yaml(self.params, folder / PARAMS_FILE)
         self.encoder.save_weights(folder / ENCODER_FILE)
         self.decoder.save_weights(folder / DECODER_FILE)
 
@@ -158,14 +156,10 @@ def _pair(value: Sequence[int] | int) -> list[int]:
 def _read_params(path: Path | None) -> dict:
     if path is None:
         raise ValueError("CAE(load=True) needs a path")
-    import yaml
-
     try:
-        params = yaml.safe_load((path / PARAMS_FILE).read_text(encoding="utf-8"))
+        params = read_yaml(path / PARAMS_FILE)
     except FileNotFoundError:
         raise HistocaeError(f"{path}: no saved CAE here ({PARAMS_FILE} is missing)") from None
-    except yaml.YAMLError as error:
-        raise HistocaeError(f"{path / PARAMS_FILE}: not YAML: {error}") from None
     missing = [key for key in KEYS if not isinstance(params, dict) or key not in params]
     if missing:
         raise HistocaeError(f"{path / PARAMS_FILE}: {', '.join(missing)} missing; is this a saved CAE?")

@@ -4,7 +4,6 @@ A shard is complete when its record is there and says what it was made from; a r
 was killed goes on with the slides that are not.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from histocae.errors import DataError, SlideError, StoreError
-from histocae.files import fingerprint, read_table, replacing, write_json, write_table
+from histocae.files import fingerprint, read_json_or_none, read_table, replacing, write_json, write_table
 from histocae.params import Patches as PatchParams
 from histocae.patches import color
 from histocae.patches.grid import (
@@ -152,11 +151,8 @@ def finished(task: Task) -> Record | None:
 
 
 def _finished(task: Task) -> Record | None:
-    try:
-        record = json.loads((task.shards / f"{task.name}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    if record.pop("fingerprint") != task.fingerprint:
+    record = read_json_or_none(task.shards / f"{task.name}.json")
+    if record is None or record.pop("fingerprint") != task.fingerprint:
         return None
     record = Record(**record)
     if record.reason and record.reason != NO_TISSUE and task.source.keep:

@@ -4,7 +4,6 @@ The format is written up in docs/patch-store.md; only this module knows it.
 """
 
 import hashlib
-import json
 import math
 import weakref
 from collections import Counter, OrderedDict
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.errors import StoreError
-from histocae.files import read_cells, read_table, replacing, table_writer, write_json, write_table
+from histocae.files import read_cells, read_json_or_none, read_table, replacing, table_writer, write_json, write_table
 
 VERSION = 1
 MANIFEST = "store.json"
@@ -160,10 +159,7 @@ class PatchStore:
 
         """
         self.folder = folder
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            manifest = None
+        manifest = read_json_or_none(folder / MANIFEST)
         if not isinstance(manifest, dict):
             raise StoreError(f"{folder}: no patch store here; run dvc repro patches")
         if manifest.get("version") != VERSION:

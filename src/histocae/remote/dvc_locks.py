@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from histocae import params_file
-from histocae.errors import RemoteError
-from histocae.files import write_text
+from histocae.errors import RemoteError, YamlError
+from histocae.files import read_yaml, write_text
 
 NAME = "dvc.lock"
 # file -> stage -> its entry in dvc.lock before (None: it had none) and after
@@ -126,10 +126,9 @@ def _target(file: str, stage: str) -> str:
 
 def _stages(path: Path) -> dict[str, Any]:
     try:
-        return (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-    except YAMLError as error:
-        told = " ".join(str(error).split())
-        raise RemoteError(f"{path}: not YAML: {told}; mend it, or git checkout it") from None
+        return (read_yaml(path) or {}).get("stages", {})
+    except YamlError as error:
+        raise RemoteError(f"{error}; mend it, or git checkout it") from None
 
 
 def _update(path: Path, fresh: dict[str, Any]) -> None:

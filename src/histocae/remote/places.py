@@ -3,14 +3,13 @@
 The tracking server tells people of a job; what is executed for it is never taken from there, where others can write.
 """
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from histocae.files import write_json
+from histocae.files import read_json_or_none, write_json
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def write(run_id: str, place: Place) -> None:
 
 def read(run_id: str) -> Place | None:
     """Give a job's place; None for one that this user did not send from this machine."""
-    try:
-        found = json.loads(_file(run_id).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    found = read_json_or_none(_file(run_id))
+    if found is None:
         return None
     return Place(**{**found, "sender": tuple(found["sender"]) if found["sender"] else None})

@@ -1,13 +1,12 @@
 """Stage latent: what one model's latents hold, and what plain pixels hold in their place."""
 
-import json
 import logging
 
 from histocae import paths
 from histocae.cohort.balance import read_split
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError
-from histocae.files import replacing_folder, write_json, write_table
+from histocae.files import read_json_or_none, replacing_folder, write_json, write_table
 from histocae.latent import probes
 from histocae.latent import study as latent_study
 from histocae.params import Params
@@ -19,10 +18,9 @@ log = logging.getLogger(__name__)
 def run(params: Params, name: str) -> None:
     """Write reports/models/<name>/latent: metrics, tables and pictures, or why there are none."""
     folder = paths.LATENTS / name
-    try:
-        about = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder / 'latents.json'}: not there yet; run dvc repro evaluate@{name}") from None
+    about = read_json_or_none(folder / "latents.json")
+    if about is None:
+        raise DataError(f"{folder / 'latents.json'}: not there yet; run dvc repro evaluate@{name}")
     about = {key: about[key] for key in ("model", "weights", "features")}
     if about["features"] is None:
         _without(name, about, "the model has no latent layer")

@@ -1,6 +1,5 @@
 """Stage tissue: tumor against normal, by the pair of models and by simpler means."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
 from histocae.contrast import baselines, comparison, verdicts
 from histocae.errors import DataError
-from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.files import read_json_or_none, read_table, replacing_folder, write_json, write_table
 from histocae.latent import study as latent_study
 from histocae.networks import backend
 from histocae.params import Params
@@ -103,8 +102,8 @@ def _latents(
         return None, {"latents": "tissue.latents names no model"}
     folder = paths.LATENTS / name
     file = folder / "latents.json"
-    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"weights": None}
-    if about["weights"] != TrainingRecord(name).training["weights"]:
+    about = read_json_or_none(file)
+    if about is None or about["weights"] != TrainingRecord(name).training["weights"]:
         raise DataError(f"{file}: not there, or not of the present weights; run dvc repro evaluate@{name}")
     if about["features"] is None:
         return None, {"latents": f"{name} has no latent layer"}

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from histocae import git, paths
 from histocae.cohort.balance import read_learnt
 from histocae.errors import TrackingError
-from histocae.files import fingerprint, read_table, sha256_once
+from histocae.files import fingerprint, read_table, read_yaml, sha256_once
 from histocae.identifiers import COHORTS
 from histocae.sources.tables import TEXTS
 from histocae.tracking.split_tables import TableSummary, summarize
@@ -79,7 +78,7 @@ class TrainingRecord:
     @cached_property
     def filters(self) -> list[int]:
         """The number of convolutions of each layer; empty for principal components."""
-        params = yaml.safe_load((self.folder / "params.yaml").read_text(encoding="utf-8"))
+        params = read_yaml(self.folder / "params.yaml")
         return list(params["filters"])
 
     @cached_property
@@ -288,9 +287,7 @@ def _git(*arguments: str) -> str | None:
 
 def _locked_md5() -> dict[str, str]:
     try:
-        # dvc.lock has hundreds of lines; the parser in C, where PyYAML has it, takes a tenth of the time
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        locked = yaml.load(Path("dvc.lock").read_text(encoding="utf-8"), loader) or {}  # noqa: S506 (a SafeLoader)
+        locked = read_yaml(Path("dvc.lock")) or {}
     except FileNotFoundError:
         return {}
     tags = {}

@@ -1,6 +1,5 @@
 """What a killed training resumes from."""
 
-import json
 import logging
 import math
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from histocae.files import write_json
+from histocae.files import read_json_or_none, write_json
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +57,7 @@ def save(model: keras.Model, state: State, folder: Path, fingerprint: str, bette
 
 def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
     """Take up a checkpoint of the same training; drop any other."""
-    try:
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        saved = {}
+    saved = read_json_or_none(folder / "state.json") or {}
     if saved.pop("fingerprint", None) != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -1,12 +1,11 @@
 """The description of all that a training depends on, and the autoencoder it starts with."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocae.cohort.split import SPLITS
 from histocae.errors import TrainingError
-from histocae.files import code_fingerprint, fingerprint, sha256_once
+from histocae.files import code_fingerprint, fingerprint, read_json_or_none, sha256_once
 from histocae.params import Fit, Network, Params
 from histocae.patches.images import Images
 from histocae.patches.store import PatchStore
@@ -79,10 +78,9 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path, trained
 def _first_weights(params: Params, first: str, name: str, store: PatchStore, splits: Path, trained: Path) -> str:
     """Return the fingerprint of the weights that a model starts from, if they fit today's params and data."""
     message, remedy = f"models.{name}.init_from: {first}", f"run dvc repro train@{first} first"
-    try:
-        record = json.loads((trained / first / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TrainingError(f"{message} is not trained; {remedy}") from None
+    record = read_json_or_none(trained / first / FILE)
+    if record is None:
+        raise TrainingError(f"{message} is not trained; {remedy}")
     if record["made_from"] != describe(params, first, store, splits, trained)["made_from"]:
         raise TrainingError(f"{message} was trained with other params or data; {remedy}")
     weights: str = record["weights"]

@@ -1,0 +1,83 @@
+"""Files: YAML as DVC reads it, saved models' params to the byte, JSON that may not be there."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histocae import files
+from histocae.errors import DataError, YamlError
+
+MODELS = {
+    "plain": {
+        "architecture": "plain",
+        "decoder": None,
+        "filters": [8, 16, 32],
+        "input_shape": [128, 128, 3],
+        "kernel": [3, 3],
+        "latent_features": 512,
+        "lossfn": "mse",
+        "optimizer": "adamax",
+        "pool": [2, 2],
+        "stride": 1,
+    },
+    "without latents": {"filters": [8], "latent_features": None, "lossfn": "binary_crossentropy"},
+    "linear": {"architecture": "pca", "filters": [], "input_shape": [28, 28, 1], "latent_features": 40},
+}
+words = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=12)
+saved = st.dictionaries(words, st.none() | st.integers() | words | st.lists(st.integers(), max_size=4), max_size=6)
+
+
+@pytest.mark.parametrize("params", MODELS.values(), ids=MODELS)
+def test_params_of_saved_models_are_written_as_before(tmp_path, params):
+    files.write_yaml(params, tmp_path / "params.yaml")
+    # models of former versions were written by PyYAML
+    assert (tmp_path / "params.yaml").read_text() == yaml.safe_dump(params, sort_keys=True)
+    assert files.read_yaml(tmp_path / "params.yaml") == params
+
+
+@given(value=saved)
+def test_yaml_comes_back_as_it_was_written(tmp_path_factory, value):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    files.write_yaml(value, file)
+    assert files.read_yaml(file) == value
+
+
+def test_yaml_is_read_as_dvc_reads_it(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("rate: 1e-3\nlarge: +1E5\nswitch: on\ntime: 12:00:00\nnothing:\n")
+    expected = {"rate": 0.001, "large": 100000.0, "switch": "on", "time": "12:00:00", "nothing": None}
+    assert files.read_yaml(file) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [1\n", "line 2"),
+        ("a: 1\na: 2\n", 'duplicate key "a"'),
+        ("a: 1\n\tb: 2\n", "line 2, column 1"),
+        ("a: 2020-99-99\n", "month"),
+        ("a: \x00\n", "control characters"),
+        ("a: *b\n", "line 1, column 4"),
+    ],
+)
+def test_what_is_no_yaml_is_reported_in_one_line(tmp_path, text, problem):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(YamlError) as caught:
+        files.read_yaml(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: not YAML: ") and problem in message and "\n" not in message
+
+
+def test_json_that_is_missing_or_damaged(tmp_path):
+    file = tmp_path / "x.json"
+    assert files.read_json_or_none(file) is None
+    with pytest.raises(DataError, match="not there yet; run the stages before"):
+        files.read_json(file)
+    file.write_text('{"a": ')
+    assert files.read_json_or_none(file) is None
+    with pytest.raises(DataError, match="can't be read"):
+        files.read_json(file)
+    files.write_json({"a": 1}, file)
+    assert files.read_json(file) == files.read_json_or_none(file) == {"a": 1}
