@@ -110,7 +110,7 @@ def test_code_that_is_no_python_is_told_in_one_line(inventoried):
     path.write_bytes(former + b"def (\n")
     told = project.run("histocae", "inventory", fails=True, PYTHONPATH=str(folder))
     path.write_bytes(former)
-    assert f"{path}: line {len(former.splitlines()) + 1}: invalid syntax; mend it" in told
+    assert f"{path}: line {len(former.splitlines()) + 1}: invalid syntax; fix it" in told
     assert "Traceback" not in told
     assert project.bytes("data/code") == before
 

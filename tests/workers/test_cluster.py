@@ -97,17 +97,17 @@ def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cu
 
 
 def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_project, tmp_path, monkeypatch):
-    monkeypatch.setattr("histocae.workers.dask_cluster.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("histocae.workers.dask_cluster.CONNECT_SECONDS", 1)
     other = again(cut, new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
     told = other.run("inventory", "metadata", "slides").told
-    assert "executor.scheduler: tcp://127.0.0.1:" in told and "does not answer" in told
+    assert "executor.scheduler: tcp://127.0.0.1:" in told and "is unreachable" in told
     monkeypatch.undo()
     monkeypatch.chdir(other.folder)
     monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
     with dask(tmp_path) as address:
         other.params(executor__kind="dask", executor__scheduler=address)
         told = other.run("inventory", "metadata", "slides").told
-    assert "the code of the Dask worker on " in told and "is another than here; start workers" in told
+    assert "the Dask worker on " in told and "than this process; start workers" in told
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ class TestSlurm:
     def test_jobs_that_end_at_once_are_noticed(self, cut, new_project):
         other = again(cut, new_project, executor__slurm=SLURM | {"setup": "exit 1"})
         told = other.run("inventory", "metadata", "slides").told
-        assert "all of Slurm's jobs have ended and work is left: see .histocae/dask" in told
+        assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in told
 
 
 def queue() -> bytes:

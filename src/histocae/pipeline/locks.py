@@ -1,4 +1,4 @@
-"""Two processes never write the same outputs: a killed `dvc` can leave its stage running."""
+"""Locks of stages: a killed `dvc` can leave its stage running, and two processes must not write the same outputs."""
 
 import logging
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def stage_lock(name: str) -> Iterator[None]:
-    """Hold the lock of a stage; wait, and say so, while another process holds it."""
+    """Hold the lock of a stage; while another process holds it, log that and wait."""
     folder = SCRATCH / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("another process is running this stage here; waiting for it to end")
+        log.warning("another process is running this stage; waiting for it")
         lock.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Work on many slides spread by Dask: over a cluster that runs, jobs of Slurm, or workers of this machine."""
+"""Work on many slides, distributed by Dask: over a running cluster, jobs of Slurm, or workers of this machine."""
 
 import logging
 import os
@@ -10,62 +10,63 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-from dask_jobqueue import SLURMCluster
+from dask_jobqueue.slurm import SLURMCluster
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security, wait
-from tqdm import tqdm
 
 from histocae.errors import DataError
 from histocae.files import code_fingerprint, write_text
 from histocae.params import Executor as ExecutorParams
 from histocae.paths import PACKAGE, SCRATCH
 
+if TYPE_CHECKING:
+    from histocae.progress import Bar
+
 log = logging.getLogger(__name__)
-LOGS = SCRATCH / "dask"  # what Slurm's jobs say
-UNDER_WAY = 256  # tasks that the scheduler has at once, at most
-ANSWER_SECONDS = 30
-LOOK_SECONDS = 10  # between two looks at whether there are workers
-SUBMIT_LOOKS = 6  # by which sbatch has taken the jobs
+LOGS = SCRATCH / "dask"  # of Slurm's jobs
+MAX_SUBMITTED = 256  # tasks that the scheduler has at once
+CONNECT_SECONDS = 30
+POLL_SECONDS = 10  # between two checks for workers
+SUBMIT_POLLS = 6  # after so many checks, sbatch has taken the jobs
 SETTINGS = {
-    # a worker has no task in advance: so few are suspects when it dies
+    # a worker gets no task in advance: when it dies, few tasks are suspects
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 1,
     "distributed.worker.daemon": False,  # a task may start processes
-    "distributed.comm.timeouts.connect": f"{ANSWER_SECONDS}s",
+    "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
 }
-
-
 _HELD: list[Client] = []
 
 
-class _StrangerError(Exception):
-    """A worker's code or folder is another than here."""
+class _OtherEnvironmentError(Exception):
+    """A worker runs other code than this process, or does not have its folder."""
 
 
 def spread(
-    function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, cores: int, progress: tqdm
+    function: Callable[[Any], Any], tasks: Sequence[Any], params: ExecutorParams, cores: int, progress: "Bar"
 ) -> Generator[tuple[int, Any], None, list[int]]:
-    """Run a function over tasks on workers of Dask, which see the same files under the same paths.
+    """Run a function over tasks on workers of Dask, which have the same files under the same paths.
 
-    Dask gives a task whose worker died to another one; one that saw several die is tried once more alone.
+    Dask moves a task whose worker died to another worker. A task on which several workers died is tried once more,
+    alone.
 
     Args:
-        function: of a module; what it is given and gives is pickled.
+        function: defined in a module; its argument and its result are pickled.
         tasks: its arguments.
-        params: which cluster.
+        params: the section `executor` of params.yaml.
         cores: of this machine.
-        progress: of the tasks.
+        progress: bar of the tasks.
 
     Yields:
-        The task's position and its result, in the order in which they end.
+        The task's position and its result, in the order in which tasks end.
 
     Returns:
-        The tasks whose workers died each time.
+        Positions of the tasks whose workers died each time.
 
     Raises:
-        DataError: the cluster does not answer, runs other code, or has no workers any more.
+        DataError: the cluster is unreachable, runs other code, or has no workers left.
 
     """
     with nullcontext(_HELD[-1]) if _HELD else _client(params, cores) as client:
@@ -74,26 +75,30 @@ def spread(
             again: list[int] = []
             for position in died:
                 again += yield from _all(client, function, tasks, [position], progress)
-        except _StrangerError as error:
+        except _OtherEnvironmentError as error:
             raise DataError(str(error)) from None
         except CancelledError:
-            raise DataError("the Dask scheduler has gone; run this again: what is finished stays") from None
+            raise DataError("the Dask scheduler has ended; run this again: finished slides are kept") from None
     return again
 
 
 def _all(
-    client: Client, function: Callable, tasks: Sequence[Any], positions: Sequence[int], progress: tqdm
+    client: Client,
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    positions: Sequence[int],
+    progress: "Bar",
 ) -> Generator[tuple[int, Any], None, list[int]]:
-    """Yield results; give the tasks that could not be done, since their workers died."""
+    """Yield positions and results; return the positions of tasks whose workers died."""
     died: list[int] = []
-    running: dict[Future, int] = {}
+    running: dict[Future[Any], int] = {}
     waiting = iter(positions)
-    here = os.getcwd()  # noqa: PTH109 (the same text there)
+    here = os.getcwd()  # noqa: PTH109 (compared as text by workers)
     try:
         while True:
-            for position in islice(waiting, UNDER_WAY - len(running)):
+            for position in islice(waiting, MAX_SUBMITTED - len(running)):
                 call = (here, code(), function, tasks[position])
-                running[client.submit(_there, call, pure=False)] = position
+                running[client.submit(_run_on_worker, call, pure=False)] = position
             if not running:
                 return died
             for future in _ended(client, list(running)):
@@ -109,69 +114,80 @@ def _all(
         client.cancel(list(running))
 
 
-def _ended(client: Client, futures: list[Future]) -> list[Future]:
+def _ended(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:
     """Wait until some tasks have ended.
 
     Raises:
-        DataError: there is no worker, and none will come.
+        DataError: there is no worker, and no job waits that would start a worker.
 
     """
-    looks = 0
+    polls = 0
     while True:
         try:
-            return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
+            return list(wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             if client.scheduler_info()["n_workers"]:
                 continue
-        if isinstance(client.cluster, SLURMCluster) and not _queued(client.cluster, looks):
-            raise DataError(f"all of Slurm's jobs have ended and work is left: see {LOGS}; then run this again")
-        if not looks:
+        if isinstance(client.cluster, SLURMCluster) and not _queued(client.cluster, polls):
+            raise DataError(f"all jobs of Slurm have ended before the work was done: see {LOGS}; then run this again")
+        if not polls:
             log.info("waiting for workers")
-        looks += 1
+        polls += 1
 
 
-def _queued(cluster: SLURMCluster, looks: int) -> bool:
-    """Tell whether a job of the cluster waits or runs; yes, where Slurm does not answer."""
+def _queued(cluster: SLURMCluster, polls: int) -> bool:
+    """Return whether a job of the cluster waits or runs; True where Slurm does not answer."""
     ids = [job.job_id for job in cluster.workers.values() if getattr(job, "job_id", None)]
     if not ids:
-        return looks < SUBMIT_LOOKS
-    ask = ["squeue", "--noheader", "--format", "%i", "--jobs", ",".join(ids)]
-    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+        return polls < SUBMIT_POLLS
+    command = ["squeue", "--noheader", "--format", "%i", "--jobs", ",".join(ids)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return "Invalid job id" not in done.stderr
     return bool(done.stdout.strip())
 
 
 def _refused(script: str) -> str | None:
-    """Tell why Slurm would not take a job."""
+    """Return why Slurm would refuse a job; None where it would take the job."""
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
         return "no programs sbatch and squeue on this machine"
     tried = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
     return " ".join(tried.stderr.split()) if tried.returncode else None
 
 
-def _there(call: tuple[str, str, Callable, Any]) -> Any:
+def _run_on_worker(call: tuple[str, str, Callable[[Any], Any], Any]) -> Any:
     """Run a task on a worker, in the project's folder."""
     folder, expected, function, task = call
     if code() != expected:
-        told = f"the code of the Dask worker on {os.uname().nodename} ({PACKAGE}) is another than here"
-        raise _StrangerError(f"{told}; start workers in this environment, anew after a change")
+        raise _OtherEnvironmentError(
+            f"the Dask worker on {os.uname().nodename} runs other code ({PACKAGE}) than this process; start workers "
+            "in this environment, again after each change"
+        )
     try:
         os.chdir(folder)
     except OSError:
-        raise _StrangerError(f"the Dask worker on {os.uname().nodename} does not see {folder}") from None
+        raise _OtherEnvironmentError(f"the Dask worker on {os.uname().nodename} has no folder {folder}") from None
     return function(task)
 
 
 @cache
 def code() -> str:
-    """Hash this package's code."""
-    return code_fingerprint(*(one.relative_to(PACKAGE).with_suffix("").as_posix() for one in PACKAGE.rglob("*.py")))
+    """Return a hash of this package's code."""
+    return code_fingerprint(*(file.relative_to(PACKAGE).with_suffix("").as_posix() for file in PACKAGE.rglob("*.py")))
 
 
 @contextmanager
 def held(params: ExecutorParams, cores: int) -> Iterator[None]:
-    """Keep one cluster for all that is spread meanwhile: its workers keep what they have loaded."""
+    """Keep one cluster for all `spread` in this block; its workers keep the modules that they have loaded.
+
+    Args:
+        params: the section `executor` of params.yaml.
+        cores: of this machine.
+
+    Yields:
+        Nothing.
+
+    """
     with _client(params, cores) as client:
         _HELD.append(client)
         try:
@@ -183,15 +199,15 @@ def held(params: ExecutorParams, cores: int) -> Iterator[None]:
 @contextmanager
 def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
     for name in ("", ".client", ".worker", ".nanny", ".scheduler"):
-        # a worker that died is told by what becomes of its task, a scheduler by the end
+        # the death of a worker or of the scheduler is reported by `spread`
         logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS):
         if params.scheduler is not None:
             try:
-                client = Client(params.scheduler, timeout=ANSWER_SECONDS)
+                client = Client(params.scheduler, timeout=CONNECT_SECONDS)
             except (OSError, ValueError) as error:
                 problem = str(error).splitlines()[0]
-                raise DataError(f"executor.scheduler: {params.scheduler} does not answer: {problem}") from None
+                raise DataError(f"executor.scheduler: {params.scheduler} is unreachable: {problem}") from None
             with client:
                 yield client
             return
@@ -202,10 +218,10 @@ def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
 
 @contextmanager
 def _keys(folder: Path) -> Iterator[Security]:
-    """Make keys for one cluster, in files that its jobs read: who may speak to a scheduler may run anything."""
+    """Make TLS keys for one cluster, in files for its jobs: without keys anybody could run code on the cluster."""
     made = {key: text for key, text in Security.temporary().get_tls_config_for_role("worker").items() if text}
-    with tempfile.TemporaryDirectory(prefix="keys-", dir=folder) as place:
-        files = {key: str(Path(place) / key) for key in made}
+    with tempfile.TemporaryDirectory(prefix="keys-", dir=folder) as keys:
+        files = {key: str(Path(keys) / key) for key in made}
         for key, text in made.items():
             write_text(text, Path(files[key]))
         roles = {
@@ -239,17 +255,17 @@ def _cluster(params: ExecutorParams, cores: int, keys: Security) -> LocalCluster
             *slurm.setup.splitlines(),
             f'cd "{folder}"',
             f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"',
-            # a model on a worker takes the cores of its job, where Slurm does not keep it to them
+            # for Slurm that does not confine a job to its cores: a model would take all cores of the machine
             f"export OMP_NUM_THREADS={slurm.cores} TF_NUM_INTRAOP_THREADS={slurm.cores}",
         ],
-        # a task uses all of a job's cores by threads of its own
+        # one task at a time: it uses all cores of the job by its own threads
         worker_extra_args=["--nthreads", "1", "--no-dashboard"],
         scheduler_options={"dashboard_address": None},
         local_directory=slurm.scratch,
         job_name="histocae",
         security=keys,
     )
-    # what Slurm refuses would be told in the background alone
+    # dask_jobqueue would only log a refusal
     problem = _refused(cluster.job_script())
     if problem is not None:
         cluster.close()

@@ -1,4 +1,4 @@
-"""How work on many slides is spread: processes of this machine, or Dask."""
+"""Work on many slides, distributed over processes of this machine or over Dask."""
 
 import math
 import multiprocessing
@@ -11,12 +11,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from histocae.params import Executor as ExecutorParams
 from histocae.progress import bar
+
+if TYPE_CHECKING:
+    from histocae.progress import Bar
 
 DIED = "the process that read it died"
 
@@ -33,24 +36,32 @@ def spread(
     unit: str,
     fetching: int | None = None,
 ) -> Generator[tuple[int, Any], None, None]:
-    """Run a function over tasks in worker processes: of this machine, or of Dask (see `cluster.spread`).
+    """Run a function over tasks in worker processes of this machine, or of Dask (see `dask_cluster.spread`).
 
-    Here there are as many as `executor.workers` says, else one per core. Where each first fetches something,
-    `fetching` of them at once, there are no fewer than that, since they wait for the network most of the time, and
-    no more than twice that, since what they fetch fills the disk.
+    There are `executor.workers` processes, else one per core. With `fetching` there are at least that many, since
+    they mostly wait for the network, and at most twice that many, since fetched slides fill the disk.
 
-    A task whose worker dies is tried once more by itself; where that worker dies too,
-    its result is a `WorkerDiedError`, and the other tasks go on.
+    A task whose worker dies is tried once more, alone. If that worker dies too, its result is a `WorkerDiedError`;
+    the remaining tasks are not affected.
+
+    Args:
+        function: defined in a module; its argument and its result are pickled.
+        tasks: its arguments.
+        params: the section `executor` of params.yaml.
+        label: of the progress bar.
+        unit: of the progress bar: what the tasks are, in the plural.
+        fetching: number of downloads that run at once, where each task first fetches a slide.
 
     Yields:
-        The task's position and its result, in the order in which they end.
+        The task's position and its result, in the order in which tasks end.
 
     """
     with bar(None, label, unit, len(tasks)) as progress:
         if params.kind == "dask" and tasks:
             from histocae.workers import dask_cluster  # Dask takes a second to load
 
-            for position in (yield from dask_cluster.spread(function, tasks, params, _cores(), progress)):
+            lost = yield from dask_cluster.spread(function, tasks, params, count_cores(), progress)
+            for position in lost:
                 progress.update()
                 yield position, WorkerDiedError(DIED)
             return
@@ -69,45 +80,55 @@ def spread(
 
 @contextmanager
 def held(params: ExecutorParams) -> Iterator[None]:
-    """Keep the workers of a cluster for all that is spread meanwhile; processes of this machine come and go."""
+    """Keep the workers of a Dask cluster for all `spread` in this block; processes of this machine are not kept."""
     if params.kind == "processes":
         yield
         return
     from histocae.workers import dask_cluster
 
-    with dask_cluster.held(params, _cores()):
+    with dask_cluster.held(params, count_cores()):
         yield
 
 
 def threads_each(tasks: int, params: ExecutorParams, fetching: int | None = None) -> int:
-    """How many threads of its own each task may run, so that few tasks use all cores as well; see `spread`."""
+    """Return how many threads each task may start, so that few tasks use all cores too.
+
+    Args:
+        tasks: number of tasks.
+        params: the section `executor` of params.yaml.
+        fetching: as `spread` takes it.
+
+    Returns:
+        Threads per task.
+
+    """
     if params.kind == "dask":
         return params.slurm.cores if params.slurm is not None else 1
-    return max(1, _cores() // max(1, min(tasks, _workers(params, fetching))))
+    return max(1, count_cores() // max(1, min(tasks, _workers(params, fetching))))
 
 
 def _workers(params: ExecutorParams, fetching: int | None) -> int:
     bounds = (1, math.inf) if fetching is None else (fetching, 2 * fetching)
-    return params.workers or int(min(max(_cores(), bounds[0]), bounds[1]))
+    return params.workers or int(min(max(count_cores(), bounds[0]), bounds[1]))
 
 
 def _until_death(
-    function: Callable, tasks: Sequence[Any], todo: list[int], workers: int, progress: tqdm
+    function: Callable[[Any], Any], tasks: Sequence[Any], todo: list[int], workers: int, progress: "Bar"
 ) -> Generator[tuple[int, Any], None, tuple[set[int], set[int]]]:
-    """Yield results until all are done or a worker dies.
+    """Yield results until all tasks have ended or a worker dies.
 
     Returns:
-        The tasks that ended, and those that were under way when a worker died.
+        The positions of tasks that ended, and of those that were running when a worker died.
 
     """
     workers = min(workers, len(todo))
     ended: set[int] = set()
     waiting = iter(todo)
     with _pool(workers) as pool:
-        running: dict[Future, int] = {}
+        running: dict[Future[Any], int] = {}
         try:
             while True:
-                # no more under way than there are workers: so few are suspects when one dies
+                # no more tasks than workers: when a worker dies, few tasks are suspects
                 for position in islice(waiting, workers - len(running)):
                     running[pool.submit(function, tasks[position])] = position
                 if not running:
@@ -122,7 +143,7 @@ def _until_death(
         except BrokenProcessPool:
             return ended, set(running.values())
         except (KeyboardInterrupt, GeneratorExit):
-            # at once: what a worker leaves half done it leaves aside, for the next run to clear away or to go on with
+            # at once: a worker writes aside, and the next run deletes or continues a half-written file
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
@@ -130,25 +151,26 @@ def _until_death(
             pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    """Count the cores this process may use: a cluster's job has fewer than its machine."""
+def count_cores() -> int:
+    """Return the number of cores that this process may use; a cluster's job has fewer than its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin() -> None:
-    """Prepare a worker: it ends with its parent, however that ended, and leaves Ctrl-C to it."""
+    """Prepare a worker process: it ends with its parent, however that ends, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # its default is a semaphore of the system, which a worker that is killed would leave behind
+    # the default lock is a semaphore of the system, which a killed worker would leave behind
     tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    wait_for([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
 
 
 def _pool(workers: int) -> Executor:
     # a fresh interpreter each: forking a process that runs threads can hang
-    # and Ctrl-C is the main process' to answer, in one line
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
