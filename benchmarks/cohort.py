@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from histocae.identifiers import PRIMARY_TUMOR
 from histocae.patches.store import PatchStore, ShardWriter, write_index
 from histocae.slides.slide import Slide
 from histocae.sources import demo
@@ -33,7 +34,12 @@ def store(folder: Path, cut: list[np.ndarray], times: int = 1) -> PatchStore:
     for i, patches in enumerate(cut * times):
         with ShardWriter(folder / "shards" / f"slide-{i}.npy", PIXELS) as shard:
             shard.append(patches)
-        about = {"slide_id": f"slide-{i}", "case_id": f"case-{i}", "sample_type": demo.TUMOR, "shard": f"slide-{i}"}
+        about = {
+            "slide_id": f"slide-{i}",
+            "case_id": f"case-{i}",
+            "sample_type": PRIMARY_TUMOR,
+            "shard": f"slide-{i}",
+        }
         others = {"file": "", "row": 0, "column": 0, "x": 0, "y": 0, "mpp": MPP, "tissue_share": 1.0}
         rows.append(pd.DataFrame({**about, "position": np.arange(len(patches)), **others}))
     write_index(folder, pd.concat(rows, ignore_index=True), PIXELS, MPP)

@@ -122,7 +122,7 @@ def patches(fit: Fit, folder: Path) -> None:
         [
             Sample(
                 f"a slide of {width} x {height} pixels, {kept[path]} patches, one thread",
-                model.cutting(1, kept[path], model.PIXELS),
+                model.extracting(1, kept[path], model.PIXELS),
                 seconds,
                 path == made[-1],
             )
@@ -305,7 +305,7 @@ def studies(fit: Fit, folder: Path) -> None:
             work = model.judging(entry, train // 2 + other), model.measuring(entry, other, model.PIXELS)
             evaluations.append(_run(at, "evaluate", name) - model.total(fit.values, *work) / cores())
         what = f"tumor against normal, {train + 2 * other} patches"
-        pairs.append(Sample(what, model.telling(train + 2 * other), [_run(at, "tissue") for _ in range(2)]))
+        pairs.append(Sample(what, model.comparing(train + 2 * other), [_run(at, "tissue") for _ in range(2)]))
         reports = at / "reports/models/tumor/evaluation"
         written = sum((reports / f"{one}.csv").stat().st_size for one in ("per_patch", "per_patch_validation"))
     fit.know("train_start", statistics.median(trainings), min(trainings), max(trainings))

@@ -13,9 +13,10 @@ from histocae import params_file
 from histocae.cohort.balance import read_learnt
 from histocae.params import Params
 from histocae.planning import figures, model, plan
-from histocae.planning.cohort import Known, demo_slides
+from histocae.planning.cohort import CohortSize
 from histocae.planning.stage import Machine
 from histocae.sources import demo
+from histocae.sources.demo_cases import count_slides
 from support.cohorts import MIXED, cut
 from support.workspace import Workspace
 
@@ -175,7 +176,7 @@ def test_a_plan_imports_nothing_heavy(project):
 
 def test_the_demo_is_as_large_as_it_is_planned():
     for cases in (*range(6, 15), 26):
-        assert demo_slides(cases) == len(demo.cohort(demo.DemoSpec(1, cases, 128.0)))
+        assert count_slides(cases) == len(demo.cohort(demo.DemoSpec(1, cases, 128.0)))
 
 
 def test_the_package_has_what_was_measured_and_the_docs_quote_it(benchmarks):
@@ -195,9 +196,9 @@ def test_a_plan_adds_up_what_the_model_says(project):
     measured = {name: one["value"] for name, one in figures.measured()["coefficients"].items()}
     assumed = {name: one["value"] for name, one in figures.assumed().items()}
     parts = {part: {"all": 600, "tumor": 500, "normal": 100} for part in ("train", "validation", "test")}
-    made = plan.make(given, Known("slides", 10, 1e9, 1800, parts, {}), measured, assumed, Machine(4, 2))
+    made = plan.make(given, CohortSize("slides", 10, 1e9, 1800, parts, {}), measured, assumed, Machine(4, 2))
     of = {one.name: one for one in made.stages}
-    cutting = model.total(measured, model.cutting(10, 1800, 32)) / 4
+    cutting = model.total(measured, model.extracting(10, 1800, 32)) / 4
     assert of["patches"].hours(Machine(4, 1)) * 3600 == pytest.approx(
         cutting + model.total(measured, model.indexing(10, 1800))
     )

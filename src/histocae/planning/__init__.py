@@ -1,1 +1,1 @@
-"""What a run will take: disk, hours and money, from measured coefficients, before it is started."""
+"""Estimates of the disk, hours and money of a run, from measured coefficients, before the run is started."""

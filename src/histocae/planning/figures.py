@@ -1,7 +1,7 @@
-"""The numbers that a plan stands on: measured coefficients, and prices and assumptions with their origin.
+"""The numbers that a plan is computed from: measured coefficients, and prices and assumptions with their origin.
 
-Both are files beside this one. measured.json is what `python benchmarks/scale.py` writes; each value of
-assumptions.json can be given on the command line.
+Both are files beside this module. `python benchmarks/scale.py` writes measured.json; options of the command line
+override values of assumptions.json.
 """
 
 import json
@@ -16,11 +16,13 @@ ASSUMED = FOLDER / "assumptions.json"
 
 @cache
 def measured() -> dict[str, Any]:
-    """Read what benchmarks/scale.py measured; not to be changed by the caller."""
-    return json.loads(MEASURED.read_text(encoding="utf-8"))
+    """Read the measurements of benchmarks/scale.py; not to be changed by the caller."""
+    values: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
+    return values
 
 
 @cache
 def assumed() -> dict[str, dict[str, Any]]:
     """Read prices and assumptions: value, unit and origin of each; not to be changed by the caller."""
-    return json.loads(ASSUMED.read_text(encoding="utf-8"))
+    values: dict[str, dict[str, Any]] = json.loads(ASSUMED.read_text(encoding="utf-8"))
+    return values

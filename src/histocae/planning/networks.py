@@ -1,4 +1,4 @@
-"""Work and weights of an architecture, counted layer by layer without Keras, which takes seconds to load."""
+"""Operations and weights of an architecture, counted layer by layer without Keras, which takes seconds to load."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ CHANNELS = 3
 
 
 @dataclass
-class Part:
+class LayerSums:
     """Sums over the layers of an encoder or decoder.
 
     Attributes:
-        multiplied: multiplications and additions of a patch, forward.
-        values: numbers that its layers give, of a patch.
-        weights: all of them, biases too.
-        trained: those that a training changes.
+        multiplied: multiplications and additions per patch, forward.
+        values: outputs of all layers per patch.
+        weights: all weights, with biases.
+        trained: weights that a training changes.
 
     """
 
@@ -26,32 +26,42 @@ class Part:
     weights: int = 0
     trained: int = 0
 
-    def layer(self, places: int, given: int, out: int, *, trained: bool = True, bias: bool = True) -> None:
-        """Count a layer that makes `out` values of `given` ones at so many places, by the same weights."""
-        own = given * out + out * bias
-        self.multiplied += places * given * out
-        self.values += places * out
+    def layer(self, positions: int, inputs: int, out: int, *, trained: bool = True, bias: bool = True) -> None:
+        """Count a layer that computes `out` values from `inputs` values at each position, with the same weights.
+
+        Args:
+            positions: number of positions.
+            inputs: values per position.
+            out: values per position.
+            trained: False for fixed weights.
+            bias: False for a layer without.
+
+        """
+        own = inputs * out + out * bias
+        self.multiplied += positions * inputs * out
+        self.values += positions * out
         self.weights += own
         self.trained += own * trained
 
 
 @dataclass
 class Size:
-    """Of an autoencoder.
+    """Operations and weights of an autoencoder.
 
     Attributes:
-        encoder, decoder: its parts.
+        encoder: sums over its layers.
+        decoder: sums over its layers.
         latents: numbers that a patch is encoded into.
 
     """
 
-    encoder: Part = field(default_factory=Part)
-    decoder: Part = field(default_factory=Part)
+    encoder: LayerSums = field(default_factory=LayerSums)
+    decoder: LayerSums = field(default_factory=LayerSums)
     latents: int = 0
 
     @property
     def weights(self) -> int:
-        """All weights."""
+        """All weights, with biases."""
         return self.encoder.weights + self.decoder.weights
 
     @property
@@ -61,17 +71,26 @@ class Size:
 
     @property
     def multiplied(self) -> int:
-        """Multiplications and additions of a patch there and back."""
+        """Multiplications and additions per patch, through encoder and decoder."""
         return self.encoder.multiplied + self.decoder.multiplied
 
     @property
     def values(self) -> int:
-        """Numbers that all layers give of a patch."""
+        """Outputs of all layers per patch."""
         return self.encoder.values + self.decoder.values
 
 
 def size(model: Network, pixels: int) -> Size:
-    """Count the layers of a model for square RGB patches of a side in pixels; its params are at no odds."""
+    """Count the layers of a model.
+
+    Args:
+        model: its architecture, checked by `params.shape_problems`.
+        pixels: side of its square RGB patches.
+
+    Returns:
+        Operations and weights.
+
+    """
     filters = model.filters if model.filters is not None else FILTERS[model.architecture]
     return {"plain": _plain, "residual": _residual, "compact": _compact, "pca": _pca}[model.architecture](
         model, list(filters), pixels
@@ -95,36 +114,43 @@ def _plain(model: Network, filters: list[int], pixels: int) -> Size:
     return size
 
 
-def _skip(part: Part, places: int, filters: int) -> None:
+def _skip(part: LayerSums, positions: int, filters: int) -> None:
     for _ in range(2):
-        part.layer(places, 9 * filters, filters)
+        part.layer(positions, 9 * filters, filters)
 
 
-def _corrected_linear(part: Part, places: int, given: int, out: int) -> None:
-    part.layer(places, given, out, trained=False)
-    part.layer(places, given, out, bias=False)
+def _corrected_linear(part: LayerSums, positions: int, inputs: int, out: int) -> None:
+    part.layer(positions, inputs, out, trained=False)
+    part.layer(positions, inputs, out, bias=False)
+
+
+def _latents(model: Network) -> int:
+    if model.latent_features is None:
+        raise ValueError(f"{model.architecture} has latent_features")
+    return model.latent_features
 
 
 def _residual(model: Network, filters: list[int], pixels: int) -> Size:
     fine, coarse = filters
-    block = block_side(pixels, model.latent_features)
+    latents = _latents(model)
+    block = block_side(pixels, latents)
     blocks = (pixels // block) ** 2
-    each, wide = model.latent_features // blocks, (block // COARSE) ** 2
-    fine_places, coarse_places = (pixels // FINE) ** 2, (pixels // COARSE) ** 2
-    size = Size(latents=model.latent_features)
+    each, wide = latents // blocks, (block // COARSE) ** 2
+    at_fine, at_coarse = (pixels // FINE) ** 2, (pixels // COARSE) ** 2
+    size = Size(latents=latents)
     part = size.encoder
-    part.layer(fine_places, CHANNELS * FINE**2, fine)
-    _skip(part, fine_places, fine)
-    part.layer(coarse_places, fine * (COARSE // FINE) ** 2, coarse)
-    _skip(part, coarse_places, coarse)
+    part.layer(at_fine, CHANNELS * FINE**2, fine)
+    _skip(part, at_fine, fine)
+    part.layer(at_coarse, fine * (COARSE // FINE) ** 2, coarse)
+    _skip(part, at_coarse, coarse)
     part.layer(blocks, coarse * wide, each)
     _corrected_linear(part, blocks, CHANNELS * block**2, each)
     part = size.decoder
     part.layer(blocks, each, coarse * wide)
-    _skip(part, coarse_places, coarse)
-    part.layer(coarse_places, coarse, fine * (COARSE // FINE) ** 2)
-    _skip(part, fine_places, fine)
-    part.layer(fine_places, fine, CHANNELS * FINE**2)
+    _skip(part, at_coarse, coarse)
+    part.layer(at_coarse, coarse, fine * (COARSE // FINE) ** 2)
+    _skip(part, at_fine, fine)
+    part.layer(at_fine, fine, CHANNELS * FINE**2)
     _corrected_linear(part, blocks, each, CHANNELS * block**2)
     return size
 
@@ -132,7 +158,7 @@ def _residual(model: Network, filters: list[int], pixels: int) -> Size:
 def _compact(model: Network, filters: list[int], pixels: int) -> Size:
     fine, coarse = filters
     half, quarter = (pixels // 2) ** 2, (pixels // 4) ** 2
-    size = Size(latents=model.latent_features)
+    size = Size(latents=_latents(model))
     part = size.encoder
     part.layer(half, 9 * 4 * CHANNELS, fine)
     part.layer(quarter, 4 * fine, coarse)
@@ -148,7 +174,7 @@ def _compact(model: Network, filters: list[int], pixels: int) -> Size:
 
 
 def _pca(model: Network, filters: list[int], pixels: int) -> Size:
-    size, values = Size(latents=model.latent_features), math.prod((pixels, pixels, CHANNELS))
+    size, values = Size(latents=_latents(model)), math.prod((pixels, pixels, CHANNELS))
     size.encoder.layer(1, values, size.latents, trained=False)
     size.decoder.layer(1, size.latents, values, trained=False)
     return size

@@ -1,4 +1,4 @@
-"""What one stage takes, and all of them together, on machines and at prices."""
+"""Disk, hours and money of one stage, and of all stages together."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,12 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Machine:
-    """What the work is spread over.
+    """The machines that the work is distributed over.
 
     Attributes:
         cores: of each machine.
         jobs: machines that work at once.
-        gpu_patches: that one graphics card learns from in a second; None: trainings run on cores.
+        gpu_patches: patches per second that one GPU learns from; None: trainings run on cores.
 
     """
 
@@ -21,19 +21,19 @@ class Machine:
     gpu_patches: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage takes.
+    """The cost of one stage.
 
     Attributes:
-        name: as `dvc repro` has it.
-        things: what it goes through, and how many there are.
-        disk: bytes that it leaves.
-        alone: core-seconds that nothing shortens: one process.
-        shared: core-seconds that cores share.
-        units: jobs that `shared` can be divided among, at most.
-        gpu: hours of a graphics card.
-        kept: DVC has it, and with it a copy in its cache.
+        name: as in dvc.yaml.
+        things: its inputs in words, with their number.
+        disk: bytes of its outputs.
+        alone: core-seconds of a single process.
+        shared: core-seconds that are divided among cores.
+        units: the most jobs that `shared` can be divided among.
+        gpu: hours of a GPU.
+        kept: DVC keeps a copy of the outputs in its cache.
 
     """
 
@@ -47,25 +47,46 @@ class Stage:
     kept: bool = True
 
     def hours(self, machine: Machine, jobs: int = 1) -> float:
-        """Hours on so many of the machines at once."""
+        """Return the hours until the stage has ended.
+
+        Args:
+            machine: that does the work.
+            jobs: number of such machines that share the work.
+
+        Returns:
+            Hours.
+
+        """
         return (self.alone + self.shared / machine.cores / min(jobs, self.units)) / HOUR + self.gpu
 
     def money(self, machine: Machine, prices: dict[str, float], jobs: int) -> float:
-        """Price of its hours: whole machines are paid for as long as they work, the card alone where there is one."""
+        """Return the price of the stage's hours.
+
+        Whole machines are paid while they work; a training on a GPU pays for the GPU alone.
+
+        Args:
+            machine: that does the work.
+            prices: `core_hour` and `gpu_hour`.
+            jobs: number of such machines that share the work.
+
+        Returns:
+            Money in the currency of `prices`.
+
+        """
         spread = min(jobs, self.units)
         alone, shared = self.alone / HOUR, self.shared / machine.cores / spread / HOUR
         return (alone + shared * spread) * machine.cores * prices["core_hour"] + self.gpu * prices["gpu_hour"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """All stages, and what a store and a job are like.
+    """The cost of all stages.
 
     Attributes:
         stages: in the order of the pipeline.
-        models: names of the stages of each model, which wait for each other.
-        store: sizes of the patch store and of its tables.
-        memory: bytes that a process holds which goes through all patches, by stage.
+        models: by model the names of its stages, which run one after another.
+        store: sizes of the patch store and of its tables, and of a job's share of them.
+        memory: by stage the bytes that a process holds for all patches.
 
     """
 
@@ -77,20 +98,23 @@ class Plan:
     @property
     def disk(self) -> float:
         """Bytes in the working folder."""
-        return sum(one.disk for one in self.stages)
+        return sum(stage.disk for stage in self.stages)
 
     @property
     def cache(self) -> float:
-        """Bytes of DVC's cache, where the file system can't share them."""
-        return sum(one.disk for one in self.stages if one.kept)
+        """Bytes of DVC's cache, where the file system can't share blocks between copies."""
+        return sum(stage.disk for stage in self.stages if stage.kept)
 
     def hours(self, machine: Machine) -> float:
-        """Hours until all is done where each stage has one machine and waits for the one before."""
-        return sum(one.hours(machine) for one in self.stages)
+        """Return the hours until all stages have ended on one machine, one after another."""
+        return sum(stage.hours(machine) for stage in self.stages)
 
     def hours_spread(self, machine: Machine) -> float:
-        """Hours until all is done where slides and models are spread over the machines, long models first."""
-        each = {one.name: one.hours(machine, machine.jobs) for one in self.stages}
+        """Return the hours until all stages have ended where slides and models are shared by all machines.
+
+        Each model goes to the machine that is free first, models that take long before the others.
+        """
+        each = {stage.name: stage.hours(machine, machine.jobs) for stage in self.stages}
         busy = [0.0] * machine.jobs
         chains = [sum(each.pop(name) for name in names) for names in self.models.values()]
         for hours in sorted(chains, reverse=True):

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.sources.demo_cases import SITES, samples_of
 from histocae.sources.demo_tissue import TRUTH_MICRONS, draw, match, noise, region, resize
 
 VERSION = 1  # raise when the pictures or the table change: file names change with it
-SITES = ("S1", "S2", "S3", "S4")
-TUMOR, NORMAL = "Primary Tumor", "Solid Tissue Normal"
-SAMPLES = {TUMOR: "01", NORMAL: "11"}
+SAMPLES = {PRIMARY_TUMOR: "01", SOLID_TISSUE_NORMAL: "11"}
 DISEASES = ("Adenomas and Adenocarcinomas", "Ductal and Lobular Neoplasms")
 TILE = 256
 # Optical density per unit of stain in R, G, B, and what a site does to it
@@ -63,13 +63,10 @@ def _roster(spec: DemoSpec) -> pd.DataFrame:
     if spec.side_microns < 128 or spec.side_microns % TRUTH_MICRONS:
         raise ValueError(f"a demo slide's side is a multiple of 4 microns from 128 on, not {spec.side_microns}")
     rng = _rng(spec, "roster")
-    # Tumor only, normal only, both: every site meets each before it meets one again, which keeps
-    # the classes in equal shares at every site
     numbers = rng.permutation(np.arange(1, spec.cases + 1))
     samples = []
     for i, number in enumerate(numbers):
-        site = (i // 3) % len(SITES)
-        kinds = [(TUMOR,), (NORMAL,), (TUMOR, NORMAL)][i % 3]
+        site, kinds = samples_of(i)
         case = f"DEMO-{SITES[site]}-{number:04d}"
         samples += [(site, kind, case, f"{case}-{SAMPLES[kind]}A") for kind in kinds]
     table = pd.DataFrame(samples, columns=["site", "sample_type", "case_id", "sample_id"])
@@ -130,7 +127,7 @@ def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[np.ndarray
     score = np.maximum(*hills) * rim + 0.13 * noise(rng, size, 1, size / 5) + 0.03 * noise(rng, size, 1, size / 20)
     everywhere = np.ones((size, size), bool)
     tissue = region(np.where(rim > 0.25, score, -1), everywhere, rng.uniform(0.57, 0.67), pieces=2)
-    if sample_type == NORMAL:
+    if sample_type == SOLID_TISSUE_NORMAL:
         return tissue, np.full_like(tissue, -1e3)
     score = noise(rng, size, 1, size / 3.2) + 0.2 * noise(rng, size, 1, size / 12)
     return tissue, region(score, tissue > 0, rng.uniform(0.50, 0.72), pieces=3)
