@@ -1,18 +1,20 @@
-"""Images: sample grids, originals beside reconstructions, curves and histograms.
+"""Figures: grids of images, originals beside reconstructions, loss curves and histograms.
 
-Every function gives a matplotlib figure and shows nothing by itself; `save` writes it the
-same to the byte each time.
+Every function returns a matplotlib figure and displays nothing; `save` writes the same bytes each time.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import AutoLocator, LogLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
 
 from histocae.files import replacing
 
@@ -25,63 +27,71 @@ ARCHITECTURES = {
 TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
-def read_images(filenames: Sequence[str], directory: str | Path) -> np.ndarray:
-    """Read picture files of one size.
+def read_images(filenames: Sequence[str], directory: str | Path) -> NDArray[np.float32]:
+    """Read image files of one size.
+
+    Args:
+        filenames: of the images.
+        directory: in which they lie.
 
     Returns:
-        float32 in [0, 1], n x height x width x channels.
+        float32 in [0, 1], shape (n, height, width, channels).
 
     """
     from PIL import Image
 
-    return np.stack([np.asarray(Image.open(Path(directory) / name)) for name in filenames]).astype(
-        np.float32
-    ) / np.float32(255)
+    images = np.stack([np.asarray(Image.open(Path(directory) / name)) for name in filenames])
+    return images.astype(np.float32) / np.float32(255)
 
 
 def plot_sample_imgs(
-    images: np.ndarray,
+    images: NDArray[Any],
     n_rows: int = 2,
     n_cols: int = 6,
+    *,
     size: float = 2.0,
     color: bool = True,
     shuffle: bool = True,
-    labels: Sequence | None = None,
+    labels: Sequence[object] | None = None,
     seed: int = 0,
     title: str | None = None,
 ) -> Figure:
     """Show a grid of images.
 
     Args:
-        images: n x height x width x channels, uint8 or floats in [0, 1].
-        n_rows: of the grid.
-        n_cols: of the grid.
+        images: uint8 or floats in [0, 1], shape (n, height, width, channels).
+        n_rows: number of rows of the grid.
+        n_cols: number of columns of the grid.
         size: of one image, in inches.
         color: RGB; False shows the first channel in grey.
         shuffle: choose at random (seeded) instead of the first ones.
         labels: a title for each image.
         seed: of the choice.
-        title: of the whole.
+        title: of the figure.
+
+    Returns:
+        The figure.
 
     """
     chosen = _choose(len(images), n_rows * n_cols, shuffle, seed)
     figure = Figure(figsize=(n_cols * size, n_rows * size + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(n_rows, n_cols, squeeze=False).ravel()
-    for axis, at in zip(axes, [*chosen, *[None] * (len(axes) - len(chosen))], strict=True):
+    for axis in axes:
         axis.axis("off")
-        if at is not None:
-            _show(axis, images[at], color)
-            if labels is not None:
-                axis.set_title(str(labels[at]), fontsize=9, parse_math=False)
+    for axis, i in zip(axes, chosen, strict=False):
+        _show(axis, images[i], color)
+        if labels is not None:
+            axis.set_title(str(labels[i]), fontsize=9, parse_math=False)
     if title:
         figure.suptitle(title, parse_math=False)  # a name with dollar signs is no formula
     return figure
 
 
 def plot_paired_imgs(
-    X: np.ndarray,  # noqa: N803 (the seeds' names)
-    Y: np.ndarray,  # noqa: N803
+    X: NDArray[Any],  # noqa: N803 (the names in the notebooks with which the project began)
+    Y: NDArray[Any],  # noqa: N803
     N: int = 6,  # noqa: N803
+    *,
     orient: str = "v",
     size: float = 2.0,
     color: bool = True,
@@ -93,16 +103,22 @@ def plot_paired_imgs(
     """Show originals beside their reconstructions.
 
     Args:
-        X: originals, n x height x width x channels, uint8 or floats in [0, 1].
+        X: originals, uint8 or floats in [0, 1], shape (n, height, width, channels).
         Y: reconstructions, of the same shape.
-        N: how many pairs.
+        N: number of pairs.
         orient: "v": each original above its reconstruction; "h": beside it.
         size: of one image, in inches.
         color: RGB; False shows the first channel in grey.
         shuffle: choose at random (seeded) instead of the first ones.
         seed: of the choice.
-        title: of the whole.
-        names: what the two are called.
+        title: of the figure.
+        names: of originals and reconstructions.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: orient is neither "v" nor "h".
 
     """
     if orient not in ("h", "v"):
@@ -112,10 +128,10 @@ def plot_paired_imgs(
     shape = (2, count) if orient == "v" else (count, 2)
     figure = Figure(figsize=(shape[1] * size + 0.3, shape[0] * size + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
-    for place, at in enumerate(chosen):
+    for position, i in enumerate(chosen):
         for side, images in enumerate((X, Y)):
-            axis = axes[side, place] if orient == "v" else axes[place, side]
-            _show(axis, images[at], color)
+            axis = axes[side, position] if orient == "v" else axes[position, side]
+            _show(axis, images[i], color)
     for side, name in enumerate(names):
         if orient == "v":
             axes[side, 0].set_ylabel(name)
@@ -130,7 +146,16 @@ def plot_paired_imgs(
 
 
 def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]) -> Figure:
-    """Show each model's training loss (dashed) and validation loss over epochs, on a log axis."""
+    """Show each model's training loss (dashed) and validation loss over epochs, on a log axis.
+
+    Args:
+        histories: by model; columns epoch, loss, validation_loss.
+        colors: by model.
+
+    Returns:
+        The figure.
+
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     for name, history in histories.items():
@@ -138,7 +163,9 @@ def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]
         axis.plot(history["epoch"], history["loss"], "--", lw=1, color=colors[name])
     axis.set(xlabel="epoch", ylabel="loss (pixels in [0, 1])", yscale="log")
     plain_numbers(axis.yaxis)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs = AutoLocator()
+    whole_epochs.set_params(integer=True)
+    axis.xaxis.set_major_locator(whole_epochs)
     title = "validation\n(dashed: training)"
     figure.legend(*axis.get_legend_handles_labels(), title=title, frameon=False, loc="outside right center")
     axis.grid(alpha=0.3, which="both")
@@ -149,29 +176,32 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
     """Show test MSE against the number of latents; linear models of growing size are joined by a line.
 
     Args:
-        table: columns model, architecture, latent_features (missing: no latent layer, left out), test_mse.
+        table: columns model, architecture, latent_features, test_mse; models without latent_features are left out.
+
+    Returns:
+        The figure.
 
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     rows = table[table["latent_features"].notna()].sort_values("latent_features")
-    for name, some in rows.groupby("architecture", sort=True):
-        latents = some["latent_features"].astype(float)
+    for name, group in rows.groupby("architecture", sort=True):
+        latents = group["latent_features"].astype(float)
         color, marker, line = ARCHITECTURES[name]
-        axis.plot(latents, some["test_mse"], marker, ls=line, ms=7, color=color, label=name)
-    # of models of one size every second one's name stands to the left: errors may be close
+        axis.plot(latents, group["test_mse"], marker, ls=line, ms=7, color=color, label=name)
+    # among models of one size, every second name is written to the left: their errors may be close
     turn = rows.sort_values("test_mse").groupby("latent_features").cumcount() % 2
     for i, row in rows.iterrows():
-        place = {"xytext": (-7, -3), "ha": "right"} if turn[i] else {"xytext": (7, -3), "ha": "left"}
-        at = (float(row["latent_features"]), row["test_mse"])
-        axis.annotate(row["model"], at, textcoords="offset points", fontsize=8, **place)
+        offset, align = ((-7, -3), "right") if turn[i] else ((7, -3), "left")
+        point = (float(row["latent_features"]), row["test_mse"])
+        axis.annotate(row["model"], point, xytext=offset, ha=align, textcoords="offset points", fontsize=8)
     axis.set(xlabel="latents", ylabel="test MSE (pixels in [0, 1])", xscale="log", yscale="log")
     ticks: list[int] = []
-    for one in sorted(set(rows["latent_features"].astype(int)), reverse=True):
-        if not ticks or one * 1.2 < ticks[-1]:  # closer ones would be written over one another
-            ticks.append(one)
+    for latents in sorted(set(rows["latent_features"].astype(int)), reverse=True):
+        if not ticks or latents * 1.2 < ticks[-1]:  # closer labels would overlap
+            ticks.append(latents)
     axis.minorticks_off()
-    axis.set_xticks(ticks, [str(one) for one in ticks])
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
     plain_numbers(axis.yaxis)
     axis.margins(x=0.2, y=0.15)
     axis.grid(alpha=0.3)
@@ -181,49 +211,66 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Write 0.002, 0.005, 0.01 beside a logarithmic axis in place of powers of ten, of which it may have none."""
+    """Label a logarithmic axis with 0.002, 0.005, 0.01 ...: there may be no power of ten in its range."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def plot_errors(measured: pd.DataFrame, title: str) -> Figure:
-    """Show histograms of the patches' MSE by sample type."""
+    """Show histograms of the patches' MSE by sample type.
+
+    Args:
+        measured: a row per patch; columns mse, sample_type.
+        title: of the figure.
+
+    Returns:
+        The figure.
+
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    edges = np.histogram_bin_edges(measured["mse"], bins=40)
+    edges = np.histogram_bin_edges(measured["mse"], bins=40).tolist()
     for name, rows in measured.groupby("sample_type"):
         label = f"{name} ({len(rows)} patches, mean {rows['mse'].mean():.5f})"
         axis.hist(rows["mse"], edges, alpha=0.55, color=TISSUE_COLORS[name], label=label)
     axis.set(xlabel="mean squared error of a patch (pixels in [0, 1])", ylabel="patches", title=title)
-    axis.legend(frameon=False, loc="upper right")  # to look for the best place takes long
+    axis.legend(frameon=False, loc="upper right")  # finding the best location takes long
     return figure
 
 
 def model_colors(names: Sequence[str]) -> dict[str, str]:
-    """Give each model a colour of its own."""
+    """Choose a color for each model, as #rrggbb."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    palette = [*colormaps["tab10"].colors, *colormaps["tab20b"].colors]
+    palette = [colormaps[name](i) for name, count in (("tab10", 10), ("tab20b", 20)) for i in range(count)]
     return {name: to_hex(palette[i % len(palette)]) for i, name in enumerate(names)}
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> None:
-    """Write a figure as PNG, whole and without the time of day."""
+    """Write a figure as PNG, without the time of day.
+
+    Args:
+        figure: to write.
+        path: of the file, which appears only when it is complete.
+        dpi: pixels per inch.
+
+    """
     FigureCanvasAgg(figure)
     with replacing(path) as handle:
         figure.savefig(handle, format="png", dpi=dpi, metadata={"Software": None})
 
 
-def _choose(count: int, wanted: int, shuffle: bool, seed: int) -> list[int]:
-    wanted = min(count, wanted)
+def _choose(count: int, limit: int, shuffle: bool, seed: int) -> list[int]:
+    limit = min(count, limit)
     if not shuffle:
-        return list(range(wanted))
-    return np.random.default_rng(seed).choice(count, wanted, replace=False).tolist()
+        return list(range(limit))
+    chosen: list[int] = np.random.default_rng(seed).choice(count, limit, replace=False).tolist()
+    return chosen
 
 
-def _show(axis, image: np.ndarray, color: bool) -> None:
+def _show(axis: Axes, image: NDArray[Any], color: bool) -> None:
     if color:
         axis.imshow(image)
     else:
