@@ -24,6 +24,7 @@ SLIDES_SET_ASIDE = Path("data/set_aside/slides.csv")
 SLIDE_FILES = Path("data/slides")  # the slides themselves; outside DVC, made or fetched again where missing
 PATCHES = Path("data/patches")
 PATCHING_REPORT = Path("reports/patching")
+PREVIEWS = PATCHING_REPORT / "thumbnails"  # and what else later figures show of a slide
 SET_ASIDE = Path("reports/set_aside.csv")
 SPLITS = Path("data/splits")
 SPLIT_REPORT = Path("reports/split.json")

@@ -10,16 +10,17 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from histocae import cli
-from histocae.contrast import baselines, comparison, heatmaps, verdicts
+from histocae.contrast import baselines, comparison, heatmaps, truth, verdicts
 from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError
 from histocae.params import Tissue
+from histocae.patches import previews
 from histocae.patches.store import SHARDS, PatchStore, ShardWriter, write_index
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
-from histocae.sources import demo, slide_source
 from histocae.statistics import discrimination
 from histocae.workers import processes
 from support import make_data
@@ -333,45 +334,41 @@ MODELS = {
 }
 
 
-def demo_source(cut):
-    return slide_source.Source(cut.folder / "data/slides", demo_spec=demo.DemoSpec(20181003, 6, MICRONS))
-
-
 @pytest.mark.slow
 def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
     slides = cut.read("reports/patching/counts.csv").set_index("slide_id")
-    index = cut.index
-    source, seen = demo_source(cut), set()
+    index, mpps = cut.index, set()
+    folder = cut.folder / "reports/patching/thumbnails"
+    all_shares = truth.tumor_shares(folder, index, slides.reset_index(), 32)
     for slide_id, rows in index[index["sample_type"] == TUMOR].groupby("slide_id"):
         slide = slides.loc[slide_id]
-        seen.add(slide["mpp"])
-        thumbnail = cut.folder / f"reports/patching/thumbnails/{rows['shard'].iloc[0]}.jpg"
-        kept = heatmaps.Seen(thumbnail, slide["width"], slide["height"], slide["mpp"])
-        (view,) = heatmaps.look(source, rows, np.zeros(len(rows)), 32, kept)
-        grid, extent = heatmaps.score_grid(rows, view.shares, heatmaps.patch_side(rows, 32, slide["mpp"]))
+        mpps.add(slide["mpp"])
+        view = heatmaps.slide_view(folder, rows, np.zeros(len(rows)), 32, slide)
+        side = truth.patch_side(rows, 32, slide["mpp"])
+        grid, extent = heatmaps.score_grid(rows, all_shares[rows.index], side)
         # the truth as it lies in level-0 pixels, and each patch where the index says that it was cut
         scale = round(4 / slide["mpp"])
-        truth = view.truth.repeat(scale, axis=0).repeat(scale, axis=1)
-        assert truth.shape == (slide["height"], slide["width"])
+        tumor = view.truth.repeat(scale, axis=0).repeat(scale, axis=1)
+        assert tumor.shape == (slide["height"], slide["width"])
         side = (extent[1] - extent[0]) / grid.shape[1]
         assert side == 16 / slide["mpp"] == (extent[2] - extent[3]) / grid.shape[0]
         shown = np.zeros(grid.shape, bool)
         for row in rows.itertuples():
-            area = truth[row.y : row.y + round(side), row.x : row.x + round(side)]
+            area = tumor[row.y : row.y + round(side), row.x : row.x + round(side)]
             at = int(row.y // side), int(row.x // side)
             assert grid[at] == pytest.approx(area.mean()), (slide_id, at)
             shown[at] = True
         assert (np.isnan(grid) == ~shown).all()
         assert 0 < np.nanmean(grid) < 1
         # and the picture under it: the mean color of each cell is that of the patch
-        left, right, bottom, top = view.picture_extent
+        left, right, bottom, top = view.image_extent
         assert (left, top, right, bottom) == (0, 0, slide["width"], slide["height"])
         patches = PatchStore(cut.folder / "data/patches").select(rows).take(np.arange(len(rows)))
-        cell = view.picture.shape[0] / (slide["height"] / side)
+        cell = view.image.shape[0] / (slide["height"] / side)
         for row, patch in zip(rows.itertuples(), patches, strict=True):
             y, x = (np.arange(round(i * cell), round((i + 1) * cell)) for i in (row.row, row.column))
-            assert view.picture[np.ix_(y, x)].mean() == pytest.approx(patch.mean(), abs=12)
-    assert seen == {0.25, 0.5}
+            assert view.image[np.ix_(y, x)].mean() == pytest.approx(patch.mean(), abs=12)
+    assert mpps == {0.25, 0.5}
 
 
 def test_a_wide_slide_read_in_blocks_is_the_same_picture(tmp_path, monkeypatch):
@@ -396,18 +393,73 @@ def test_cells_that_can_not_be_read_again_stay_white(tmp_path):
         assert (thumbnails.thumbnail(slide) == 255).all()
 
 
-def test_tiles_that_were_cut_are_shown_one_under_the_other(tmp_path):
-    for i in range(6):
-        make_data.write_tile(tmp_path / f"{i}.png", make_data.tissue(i, 64, 96))
-    cells = rows_of(("s", "A", TUMOR, 6)).assign(row=[0, 0, 0, 1, 1, 1], column=[0, 1, 2] * 2)
-    rows = pd.concat([cells.assign(file=f"{i}.png") for i in range(6)])
-    scores = np.arange(36.0)
-    views = heatmaps.look(slide_source.Source(tmp_path, tiles=True), rows, scores, 32, None)
-    assert len(views) == heatmaps.MOST_TILES
+def test_extracted_tiles_are_shown_one_under_the_other(project):
+    tiles = [make_data.tissue(i, 64, 96) for i in range(6)]
+    tiles.insert(0, np.full((64, 96, 3), make_data.GLASS, np.uint8))  # gives no patch
+    large = make_data.tissue(9, 640, 960)
+    names = ("glass", "0", "1", "large", "3", "4", "5")
+    for name, tile in zip(names, [*tiles[:3], large, *tiles[4:]], strict=True):
+        make_data.write_tile(project.own / f"{name}.png", tile)
+    row = {"slide_id": "s", "case_id": "A", "sample_type": TUMOR}
+    project.table([row | {"path": f"{name}.png"} for name in names])
+    project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.3)
+    rows = project.make("inventory", "metadata", "slides", "patches").index
+    assert "glass.png" not in set(rows["file"])
+    folder = project.folder / "reports/patching/thumbnails"
+    scores = np.arange(float(len(rows)))
+    views = heatmaps.tile_views(folder, rows, scores, 32)
+    assert len(views) == previews.MOST_TILES
+    # the pixels of the tile itself, or where it is large of its thumbnail
+    assert (views[1].image == tiles[2]).all()
+    small = Image.fromarray(large)
+    small.thumbnail((480, 480))
+    assert (views[2].image == np.asarray(small)).all()
+    assert views[2].image_extent == (0, 960, 640, 0)
     assert (views[1].scores == [[6, 7, 8], [9, 10, 11]]).all()
-    assert views[1].scores_extent == views[1].picture_extent == (0, 96, 64, 0)
+    assert views[1].scores_extent == views[1].image_extent == (0, 96, 64, 0)
     figure = contrast_plots.plot_heatmap(views, contrast_plots.score_scale(scores, 10), "tiles")
-    assert len(figure.axes) == 2 * heatmaps.MOST_TILES + 1  # and the bar of colors
+    assert len(figure.axes) == 2 * previews.MOST_TILES + 1  # and the bar of colors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["truth.png", "jpg"])
+def test_a_shard_without_its_previews_is_made_again(cut, suffix):
+    before = cut.outputs("reports/patching", "data/patches")
+    (lost,) = list((cut.folder / "reports/patching/thumbnails").glob(f"*.{suffix}"))[:1]
+    if suffix == "truth.png":
+        slide_id = previews.shard_of(lost).rpartition(".")[0]
+        (source,) = (cut.folder / "data/slides").glob(f"{slide_id}.*.truth.png")
+        assert lost.read_bytes() == source.read_bytes()
+    lost.unlink()
+    (lost.parent / "former.0123abcd.tiles.json").write_text("[]")
+    cut.make("patches")
+    assert cut.outputs("reports/patching", "data/patches") == before
+
+
+def test_tiles_without_their_thumbnails_are_extracted_again(project):
+    make_data.write_tile(project.own / "a.png", make_data.tissue(1, 64, 96))
+    project.table([{"slide_id": "s", "case_id": "A", "sample_type": TUMOR, "path": "a.png"}])
+    project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.3)
+    before = project.make("inventory", "metadata", "slides", "patches").outputs("reports/patching", "data/patches")
+    kept = [name for name in before if "thumbnails" in name]
+    assert [name.split(".", 2)[2] for name in kept] == ["tile-1.png", "tiles.json"]
+    for name in kept:
+        (project.folder / name).unlink()
+        assert project.make("patches").outputs("reports/patching", "data/patches") == before
+    project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.31)
+    after = project.make("patches").outputs("reports/patching/thumbnails")
+    assert len(after) == 2 and not set(after) & set(before)  # those of the former shard are gone
+
+
+@pytest.mark.slow
+def test_a_demo_slide_without_its_truth_is_set_aside(cut):
+    (truth_file,) = list((cut.folder / "data/slides").glob("*.truth.png"))[:1]
+    (lost,) = (cut.folder / "reports/patching/thumbnails").glob(f"{truth_file.name.split('.')[0]}.*.truth.png")
+    truth_file.unlink()
+    lost.unlink()
+    cut.make("patches")
+    aside = cut.read("reports/set_aside.csv")
+    assert "its truth mask" in aside["reason"].iloc[0] and "delete the slide" in aside["reason"].iloc[0]
 
 
 def test_colors_are_even_on_both_sides_of_the_threshold():

@@ -40,7 +40,7 @@ CHANGES = {
     "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
     "training/mirrored.py": {"train", "crossvalidate"},
     "stages/split.py": {"split"},
-    "sources/gdc/client.py": {"metadata", "slides", "patches", "tissue"},
+    "sources/gdc/client.py": {"metadata", "slides", "patches"},
     "report/templates/index.html": {"compare"},
     "tracking/registry.py": {"register"},
     "tracking/trainings.py": {"train", "crossvalidate"},

@@ -1,146 +1,117 @@
-"""Scores where they belong: on the grid of patches, over the slide or tile that they were cut from.
+"""Scores on the grid of patches, over the thumbnail of the slide or tile that the patches were extracted from.
 
-All places are in level-0 pixels of the slide (of a tile: its own pixels), from the top left corner.
+Positions are in level-0 pixels of the slide (of a tile: in its own pixels), from the top left corner.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
-from histocae.patches.tiles import read_tile
-from histocae.slides.thumbnails import LONGEST
-from histocae.sources import demo
-from histocae.sources.demo_tissue import TRUTH_MICRONS
-from histocae.sources.slide_source import Source
+from histocae.contrast.truth import patch_side
+from histocae.errors import DataError
+from histocae.patches import previews
 
-MOST_TILES = 4  # of a slide that was given as tiles
-Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matplotlib wants it
+Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matplotlib takes it
 
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of one slide or tile.
+    """A slide or tile as a heatmap shows it.
 
     Attributes:
-        picture: uint8, height x width x 3: all of it, small.
-        picture_extent: where that lies.
-        scores: float64, rows x columns; NaN where there is no patch.
-        scores_extent: where those lie.
-        truth: bool, height x width, tumor or not, over the picture's extent; None where unknown.
-        shares: float64, the part of each patch that is tumor, in the order of its rows; likewise.
+        image: uint8, shape (height, width, 3): all of it, small.
+        image_extent: the area that the image covers.
+        scores: float64, shape (rows, columns); NaN where there is no patch.
+        scores_extent: the area that the scores cover.
+        truth: bool, shape (height, width), True where tumor, over the image's extent; None where unknown.
 
     """
 
-    picture: np.ndarray
-    picture_extent: Extent
-    scores: np.ndarray
+    image: NDArray[np.uint8]
+    image_extent: Extent
+    scores: NDArray[np.float64]
     scores_extent: Extent
-    truth: np.ndarray | None = None
-    shares: np.ndarray | None = None
+    truth: NDArray[np.bool_] | None = None
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What was kept of a slide when its patches were cut.
-
-    Attributes:
-        thumbnail: picture of all of it.
-        width, height: level-0 pixels.
-        mpp: microns per level-0 pixel.
-
-    """
-
-    thumbnail: Path
-    width: int
-    height: int
-    mpp: float
-
-
-def look(source: Source, rows: pd.DataFrame, scores: np.ndarray, pixels: int, seen: Seen | None) -> list[View]:
-    """Put the scores of a slide's patches over its picture.
+def slide_view(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int, slide: pd.Series) -> View:
+    """Lay the scores of a slide's patches over its thumbnail.
 
     Args:
-        source: of the slide.
-        rows: slide_id, file, row, column and mpp of its patches.
-        scores: one per patch.
+        folder: of previews.
+        rows: shard, row, column and mpp of each patch of the slide.
+        scores: float64, shape (patches,).
         pixels: side of a patch, in its own pixels.
-        seen: the slide itself, which may have been let go; None for tiles.
+        slide: width and height (level-0 pixels) and mpp (microns per level-0 pixel) of the slide.
 
     Returns:
-        One view; of cut tiles one each of the first four.
+        The view of the slide.
 
     Raises:
-        SlideError: a tile is not there or can't be opened.
+        DataError: the thumbnail is missing.
 
     """
+    shard = str(rows["shard"].iloc[0])
+    grid, area = score_grid(rows, scores, patch_side(rows, pixels, slide["mpp"]))
+    image = _read_image(previews.thumbnail_file(folder, shard))
+    extent = (0.0, float(slide["width"]), float(slide["height"]), 0.0)
+    return View(image, extent, grid, area, previews.read_truth(folder, shard))
+
+
+def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int) -> list[View]:
+    """Lay the scores of patches over the thumbnails of the tiles that they were extracted from.
+
+    Args:
+        folder: of previews.
+        rows: shard, file, row and column of each patch of a slide.
+        scores: float64, shape (patches,).
+        pixels: side of a patch.
+
+    Returns:
+        A view of each tile whose thumbnail was kept.
+
+    Raises:
+        DataError: a thumbnail is missing.
+
+    """
+    shard = str(rows["shard"].iloc[0])
+    tiles = previews.read_tiles(folder, shard)
+    if tiles is None:
+        raise DataError(f"{folder}: the thumbnails of the tiles of {shard} are missing; run dvc repro patches")
     views = []
-    for file, part in list(rows.groupby("file", sort=False))[:MOST_TILES]:
-        own = scores[(rows["file"] == file).to_numpy()]
-        if seen is None:
-            picture = read_tile(source.fetch(part["slide_id"].iloc[0], file))
-            extent = (0.0, float(picture.width), float(picture.height), 0.0)
-            picture.thumbnail((LONGEST, LONGEST))
-            views.append(View(np.asarray(picture), extent, *score_grid(part, own, pixels)))
-            continue
-        side = patch_side(part, pixels, seen.mpp)
-        with Image.open(seen.thumbnail) as picture:
-            extent = (0.0, float(seen.width), float(seen.height), 0.0)
-            view = View(np.asarray(picture.convert("RGB")), extent, *score_grid(part, own, side))
-        if source.demo_spec is not None:
-            path = source.fetch(part["slide_id"].iloc[0], file)
-            truth = demo.truth_mask(path.with_suffix(".truth.png"))
-            view = replace(view, truth=truth, shares=truth_shares(truth, part, side, TRUTH_MICRONS / seen.mpp))
-        views.append(view)
+    for number, tile in enumerate(tiles, 1):
+        own = (rows["file"] == tile.file).to_numpy()
+        image = _read_image(previews.tile_file(folder, shard, number))
+        extent = (0.0, float(tile.width), float(tile.height), 0.0)
+        views.append(View(image, extent, *score_grid(rows[own], scores[own], pixels)))
     return views
 
 
-def score_grid(rows: pd.DataFrame, scores: np.ndarray, side: float) -> tuple[np.ndarray, Extent]:
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not there; run dvc repro patches") from None
+
+
+def score_grid(rows: pd.DataFrame, scores: NDArray[np.float64], side: float) -> tuple[NDArray[np.float64], Extent]:
     """Lay scores on the grid of their patches.
 
     Args:
         rows: row and column of each patch.
-        scores: one per patch.
-        side: of a patch.
+        scores: float64, shape (patches,).
+        side: of a patch, in level-0 pixels.
 
     Returns:
-        float64, rows x columns, NaN where there is no patch; and where it lies.
+        float64, shape (rows, columns), NaN where there is no patch; and the area that the grid covers.
 
     """
     row, column = rows["row"].to_numpy(), rows["column"].to_numpy()
     grid = np.full((row.max() + 1, column.max() + 1), np.nan)
     grid[row, column] = scores
     return grid, (0.0, grid.shape[1] * side, grid.shape[0] * side, 0.0)
-
-
-def patch_side(rows: pd.DataFrame, pixels: int, mpp: float) -> float:
-    """Give the side of a slide's patches.
-
-    Args:
-        rows: mpp of its patches.
-        pixels: side of a patch, in its own pixels.
-        mpp: microns per level-0 pixel of the slide.
-
-    """
-    return pixels * float(rows["mpp"].iloc[0]) / mpp
-
-
-def truth_shares(truth: np.ndarray, rows: pd.DataFrame, side: float, pixel: float) -> np.ndarray:
-    """Measure the part of each patch that is tumor.
-
-    Args:
-        truth: bool, height x width.
-        rows: row and column of each patch.
-        side: of a patch.
-        pixel: side of a pixel of the truth.
-
-    Returns:
-        float64 in [0, 1].
-
-    """
-    corners = rows[["row", "column"]].to_numpy()
-    first, end = (np.rint(one * side / pixel).astype(int) for one in (corners, corners + 1))
-    boxes = zip(first.tolist(), end.tolist(), strict=True)
-    return np.array([truth[top:bottom, left:right].mean() for (top, left), (bottom, right) in boxes])

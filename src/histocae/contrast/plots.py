@@ -10,15 +10,15 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from histocae.contrast.comparison import DATA, TRUE_SHARE, methods
-from histocae.contrast.heatmaps import Seen, View, look
+from histocae.contrast.heatmaps import View, slide_view, tile_views
 from histocae.contrast.pair import MODELS
 from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
 from histocae.progress import bar
 from histocae.report.plots import TISSUE_COLORS, save
-from histocae.sources.slide_source import Source
 from histocae.statistics.discrimination import LEVELS, auroc
 
 if TYPE_CHECKING:
@@ -53,43 +53,41 @@ def write_pictures(
 
 def write_heatmaps(
     folder: Path,
-    source: Source,
-    thumbnails: Path,
+    previews: Path,
     test: pd.DataFrame,
     slides: pd.DataFrame,
+    *,
     pixels: int,
     threshold: float,
-) -> np.ndarray | None:
+    tiles: bool,
+    shares: NDArray[np.float64] | None,
+) -> None:
     """Write a heatmap <shard>.png of each slide.
 
     Args:
         folder: to write to.
-        source: of the slides.
-        thumbnails: folder of the slides' thumbnails, named <shard>.jpg.
-        test: what `contrast.join` gave.
-        slides: slide_id, sample_type, score and called of each slide; but for tiles width, height and mpp as well.
-        pixels: side of a patch.
+        previews: folder of the slides' thumbnails and truth masks; see `patches.previews`.
+        test: the test patches, as `comparison.join` returns them.
+        slides: slide_id, sample_type, score, called, width and height (level-0 pixels) and mpp (microns per
+            level-0 pixel) of each slide; the last three are empty for tiles.
+        pixels: side of a patch, in its own pixels.
         threshold: of the score per patch.
-
-    Returns:
-        The part of each test patch that is truly tumor, float64; None where that is not known.
+        tiles: the patches were extracted from pre-cut tiles.
+        shares: float64, shape (patches,): share of each test patch that is truly tumor; None where unknown.
 
     """
-    scale, about, shares = score_scale(test["score"].to_numpy(), threshold), slides.set_index("slide_id"), []
+    scale, by_id = score_scale(test["score"].to_numpy(), threshold), slides.set_index("slide_id")
     for shard, rows in bar(test.groupby("shard"), "heatmaps", "slides"):
-        slide, scores = about.loc[rows["slide_id"].iloc[0]], rows["score"].to_numpy()
-        place = thumbnails / f"{shard}.jpg"
-        seen = None if source.tiles else Seen(place, slide["width"], slide["height"], slide["mpp"])
-        views = look(source, rows, scores, pixels, seen)
+        slide, scores = by_id.loc[rows["slide_id"].iloc[0]], rows["score"].to_numpy()
+        if tiles:
+            views = tile_views(previews, rows, scores, pixels)
+        else:
+            views = [slide_view(previews, rows, scores, pixels, slide)]
         title = f"{slide.name}: {slide['sample_type']}, score {slide['score']:.3f}, called {slide['called']}"
         more = rows["file"].nunique() - len(views)
         title += f" ({more} more tiles not shown)" * (more > 0)
-        of_truth = None
-        if views[0].shares is not None:
-            shares.append(pd.Series(views[0].shares, rows.index))
-            of_truth = _of_truth(views[0].shares >= TRUE_SHARE, scores)
+        of_truth = None if shares is None else _of_truth(shares[rows.index.to_numpy()] >= TRUE_SHARE, scores)
         save(plot_heatmap(views, scale, title, of_truth), folder / f"{shard}.png")
-    return pd.concat(shares).sort_index().to_numpy() if shares else None
 
 
 def _of_truth(tumor: np.ndarray, scores: np.ndarray) -> str:
@@ -280,15 +278,15 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
     """
     colors = LinearSegmentedColormap.from_list("tissue", SCALE)
     count = 2 + (of_truth is not None)
-    height, width = views[0].picture.shape[:2]
+    height, width = views[0].image.shape[:2]
     size = (3.6 * count + 1.2, min(7.0, 3.6 * height / width) * len(views) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(views), count, squeeze=False)
     for row, view in zip(axes, views, strict=True):
-        grey = np.repeat(view.picture.mean(axis=2, keepdims=True), 3, axis=2) / 255
+        grey = np.repeat(view.image.mean(axis=2, keepdims=True), 3, axis=2) / 255
         faint = 1 - 0.35 * (1 - grey)
-        for axis, picture in zip(row, (view.picture, faint, faint), strict=False):
-            axis.imshow(picture, extent=view.picture_extent)
+        for axis, image in zip(row, (view.image, faint, faint), strict=False):
+            axis.imshow(image, extent=view.image_extent)
             axis.set_xticks([])
             axis.set_yticks([])
         how = {"extent": view.scores_extent, "interpolation": "nearest"}
@@ -296,10 +294,10 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
         if view.truth is not None:
             tint = np.zeros((*view.truth.shape, 4))
             tint[view.truth] = (0.70, 0.21, 0.29, 0.75)
-            row[2].imshow(tint, extent=view.picture_extent, interpolation="nearest")
+            row[2].imshow(tint, extent=view.image_extent, interpolation="nearest")
             _outline(row[2], view)
         for axis in row:  # an image laid over another sets the limits to its own
-            left, right, bottom, top = view.picture_extent
+            left, right, bottom, top = view.image_extent
             axis.set(xlim=(left, right), ylim=(bottom, top))
     for axis, name in zip(axes[0], ("picture", "score of its patches", of_truth), strict=False):
         axis.set_title(name, fontsize=10)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from histocae.errors import DataError, SlideError, StoreError
 from histocae.files import fingerprint, read_json_or_none, read_table, replacing, write_json, write_table
 from histocae.params import Patches as PatchParams
-from histocae.patches import color
+from histocae.patches import color, previews
 from histocae.patches.grid import (
     MASK_PIXELS,
     Grid,
@@ -34,7 +34,7 @@ from histocae.patches.store import ShardWriter, open_shard, shard_name
 from histocae.patches.tiles import TilePatches, cut_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
 from histocae.slides.slide import Slide, in_range
-from histocae.slides.thumbnails import thumbnail
+from histocae.slides.thumbnails import LONGEST, thumbnail
 from histocae.sources.slide_source import Source
 
 NO_TISSUE = "shows no tissue"
@@ -57,7 +57,7 @@ class Task:
         seed: of the sample, where there is a cap.
         shards: folder of the shards.
         pictures: folder for the overview pictures.
-        thumbnails: folder for the thumbnails.
+        thumbnails: folder for what is kept for later figures; see `patches.previews`.
         made_from: fingerprint of the slide's bytes and the code that reads them.
         by_default: the slide does not say, so that default_mpp counts: known when it has been opened.
         threads: that decode; the shard does not depend on it.
@@ -169,8 +169,20 @@ def _finished(task: Task) -> Record | None:
                 return None
     except (StoreError, DataError):
         return None
-    pictures = (task.pictures / f"{task.name}.png", task.thumbnails / f"{task.name}.jpg")
-    return record if record.level is None or all(one.is_file() for one in pictures) else None
+    return record if _all_kept(task, record) else None
+
+
+def _all_kept(task: Task, record: Record) -> bool:
+    """Check that what figures need of a slide is there: overview, thumbnails and the demo's truth mask."""
+    if task.source.tiles:
+        needed = record.kept and task.params.tiles == "cut"
+        return not needed or previews.read_tiles(task.thumbnails, task.name) is not None
+    if record.level is None:
+        return True
+    images = [task.pictures / f"{task.name}.png", previews.thumbnail_file(task.thumbnails, task.name)]
+    if task.source.demo_spec is not None:
+        images.append(previews.truth_file(task.thumbnails, task.name))
+    return all(image.is_file() for image in images)
 
 
 def read_rows(shards: Path, record: Record) -> pd.DataFrame:
@@ -212,6 +224,7 @@ def make_shard(task: Task) -> Record:
     if not kept:
         (task.shards / f"{task.name}.npy").unlink()
         (task.shards / f"{task.name}.csv").unlink(missing_ok=True)
+        previews.remove_tiles(task.thumbnails, task.name)
     else:
         write_table(_table(rows), task.shards / f"{task.name}.csv")
     counts["kept"] = kept
@@ -254,7 +267,8 @@ def _normalize(path: Path, pixels: int) -> None:
 
 def _read_slide(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
     try:
-        with Slide(task.source.fetch(task.slide_id, task.files[0]), task.threads) as slide:
+        path = task.source.fetch(task.slide_id, task.files[0])
+        with Slide(path, task.threads) as slide:
             size = slide.levels[0]
             about |= {"width": size.width, "height": size.height}
             mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
@@ -265,14 +279,24 @@ def _read_slide(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
             plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling)
             counts.update(plan.counts)
             _draw(overview, plan, task.pictures / f"{task.name}.png")
-            with replacing(task.thumbnails / f"{task.name}.jpg") as handle:
+            with replacing(previews.thumbnail_file(task.thumbnails, task.name)) as handle:
                 Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
+            if task.source.demo_spec is not None:
+                _keep_truth(path, task)
             yield from _planned(task, slide, grid, plan, counts)
     except SlideError as error:
         counts["unread"] = counts["kept"] - counts["read"]
         fail(str(error))
     finally:
         counts.pop("read", None)
+
+
+def _keep_truth(slide: Path, task: Task) -> None:
+    """Keep the truth mask that the demo wrote beside a slide."""
+    truth = slide.with_suffix(".truth.png")
+    if not truth.is_file():
+        raise SlideError(f"its truth mask {truth} is missing; delete the slide, and the demo writes both")
+    previews.write_truth(truth, task.thumbnails, task.name)
 
 
 def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) -> Found:
@@ -306,10 +330,12 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
     chosen = None
     if params.tiles == "cut" and params.max_per_slide is not None:
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(one.rows) for _, one in _each_tile(task, Counter(), lambda _: None))
+        total = sum(len(one.rows) for _, _, one in _each_tile(task, Counter(), lambda _: None))
         chosen = set(draw(total, params.max_per_slide, task.sampling))
+    previews.remove_tiles(task.thumbnails, task.name)
+    shown: list[previews.TilePreview] = []
     at = 0
-    for file, tile in _each_tile(task, counts, fail):
+    for file, picture, tile in _each_tile(task, counts, fail):
         counts.update(tile.counts)
         take = np.ones(len(tile.rows), bool)
         if chosen is not None:
@@ -318,6 +344,10 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
         at += len(tile.rows)
         if not take.any():
             continue
+        if params.tiles == "cut" and len(shown) < previews.MOST_TILES:  # a tile that is one patch needs no heatmap
+            shown.append(previews.TilePreview(file, picture.width, picture.height))
+            picture.thumbnail((LONGEST, LONGEST))
+            previews.write_tile(task.thumbnails, task.name, len(shown), picture)
         row, column = tile.rows[take], tile.columns[take]
         yield (
             {
@@ -331,16 +361,20 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
             },
             tile.patches[take],
         )
+    if shown:
+        previews.write_tiles(task.thumbnails, task.name, shown)
 
 
-def _each_tile(task: Task, counts: Counter, fail: Callable[[str], None]) -> Iterator[tuple[str, TilePatches]]:
+def _each_tile(
+    task: Task, counts: Counter, fail: Callable[[str], None]
+) -> Iterator[tuple[str, Image.Image, TilePatches]]:
     for file in task.files:
         try:
             picture = read_tile(task.source.fetch(task.slide_id, file))
             if task.params.tiles == "reduce":
-                yield file, reduce_tile(picture, file, task.params.pixels)
+                yield file, picture, reduce_tile(picture, file, task.params.pixels)
             else:
-                yield file, cut_tile(picture, file, task.params.pixels, task.params.tissue_share)
+                yield file, picture, cut_tile(picture, file, task.params.pixels, task.params.tissue_share)
         except SlideError as error:
             fail(str(error))
             counts["unread"] += 1  # a tile that can't be read has an unknown number of cells

@@ -17,7 +17,7 @@ from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
-from histocae.patches import store
+from histocae.patches import previews, store
 from histocae.patches.shards import Record, Task, finished, make_shard
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import InARow
@@ -28,6 +28,7 @@ from histocae.workers.processes import WorkerDiedError, spread, threads_each
 CODE = (
     "patches/color",
     "patches/grid",
+    "patches/previews",
     "patches/sampling",
     "patches/shards",
     "patches/store",
@@ -61,7 +62,7 @@ def run(params: Params) -> None:
     names = {record.shard for record in records.values()}
     _remove_others(paths.PATCHES / store.SHARDS, names)
     _remove_others(paths.PATCHING_REPORT / "slides", names)
-    _remove_others(paths.PATCHING_REPORT / "thumbnails", names)
+    _remove_others(paths.PREVIEWS, names)
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", count, sum(record.kept > 0 for record in records.values()))
@@ -138,7 +139,7 @@ def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: 
                 params.seed,
                 paths.PATCHES / store.SHARDS,
                 paths.PATCHING_REPORT / "slides",
-                paths.PATCHING_REPORT / "thumbnails",
+                paths.PREVIEWS,
                 fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
             )
         )
@@ -158,7 +159,7 @@ def _rows(records: dict[str, Record], metadata: pd.DataFrame) -> Iterator[tuple[
 def _remove_others(folder: Path, names: set[str]) -> None:
     """Delete what belongs to slides that have changed or left, and what a killed run left."""
     for file in folder.iterdir() if folder.is_dir() else ():
-        if file.stem not in names:
+        if previews.shard_of(file) not in names:
             file.unlink()
 
 

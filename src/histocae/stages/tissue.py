@@ -9,14 +9,13 @@ import pandas as pd
 from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
-from histocae.contrast import baselines, comparison, verdicts
+from histocae.contrast import baselines, comparison, truth, verdicts
 from histocae.errors import DataError
 from histocae.files import read_json_or_none, read_table, replacing_folder, write_json, write_table
 from histocae.latent import study as latent_study
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
-from histocae.sources import slide_source
 from histocae.tracking.record import TrainingRecord
 
 log = logging.getLogger(__name__)
@@ -58,21 +57,23 @@ def _compare(params: Params, folder: Path) -> dict:
     )
 
     contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
-    source = slide_source.from_params(params.data, seed, paths.SLIDE_FILES)
-    if not source.tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
-        seen = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
-        seen = levels["slide"].merge(seen[["slide_id", "width", "height", "mpp"]], on="slide_id")
-        shares = contrast_plots.write_heatmaps(
-            folder / "heatmaps",
-            source,
-            paths.PATCHING_REPORT / "thumbnails",
-            test,
-            seen,
-            params.patches.pixels,
-            metrics["threshold"]["patch"],
-        )
+    tiles = store.mpp is None
+    if not tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
+        sizes = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
+        slides = levels["slide"].merge(sizes[["slide_id", "width", "height", "mpp"]], on="slide_id")
+        shares = truth.tumor_shares(paths.PREVIEWS, test, slides, store.pixels)
         if shares is not None:
             metrics["truth"] = comparison.against_truth(test, shares, others, settings, seed)
+        contrast_plots.write_heatmaps(
+            folder / "heatmaps",
+            paths.PREVIEWS,
+            test,
+            slides,
+            pixels=store.pixels,
+            threshold=metrics["threshold"]["patch"],
+            tiles=tiles,
+            shares=shares,
+        )
     metrics["sentences"] = verdicts.sentences(metrics, settings.confidence)
     kept = [*comparison.KEPT, "error_tumor", "error_normal", "score", "probability"]
     named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}

@@ -1,0 +1,182 @@
+"""What is kept of a slide when its patches are extracted, for later figures: by then its files may be deleted.
+
+All of it lies in one folder (reports/patching/thumbnails), in files named after the slide's shard:
+
+- `<shard>.jpg`: thumbnail of the slide;
+- `<shard>.truth.png`: the demo's truth mask of the slide;
+- `<shard>.tiles.json`, `<shard>.tile-1.png`, ...: of pre-cut tiles, thumbnails of the first that gave patches.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from histocae.files import replacing, write_json
+
+MOST_TILES = 4  # thumbnails of a slide that consists of pre-cut tiles
+# a shard's name ends with a fingerprint, so that nothing of it looks like these
+_SUFFIXES = re.compile(r"(\.truth|\.tiles|\.tile-\d+)?\.[a-z]+$")
+
+
+@dataclass(frozen=True)
+class TilePreview:
+    """A tile whose thumbnail was kept.
+
+    Attributes:
+        file: the tile as its table names it.
+        width: of the tile itself, in pixels.
+        height: of the tile itself, in pixels.
+
+    """
+
+    file: str
+    width: int
+    height: int
+
+
+def thumbnail_file(folder: Path, shard: str) -> Path:
+    """Name the thumbnail of a slide.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the slide's shard.
+
+    Returns:
+        The path of a JPEG file.
+
+    """
+    return folder / f"{shard}.jpg"
+
+
+def truth_file(folder: Path, shard: str) -> Path:
+    """Name the truth mask of a slide; the file is there for slides of the demo cohort only.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the slide's shard.
+
+    Returns:
+        The path of a PNG file.
+
+    """
+    return folder / f"{shard}.truth.png"
+
+
+def tile_file(folder: Path, shard: str, number: int) -> Path:
+    """Name the thumbnail of a tile.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the shard of the tile's slide.
+        number: of the tile, from 1.
+
+    Returns:
+        The path of a PNG file.
+
+    """
+    return folder / f"{shard}.tile-{number}.png"
+
+
+def _tiles_file(folder: Path, shard: str) -> Path:
+    return folder / f"{shard}.tiles.json"
+
+
+def shard_of(file: Path) -> str:
+    """Name the shard that a kept file belongs to."""
+    return _SUFFIXES.sub("", file.name)
+
+
+def write_truth(source: Path, folder: Path, shard: str) -> None:
+    """Copy a truth mask, byte for byte.
+
+    Args:
+        source: the mask, a PNG file.
+        folder: of what is kept.
+        shard: name of the slide's shard.
+
+    """
+    with replacing(truth_file(folder, shard)) as handle:
+        handle.write(source.read_bytes())
+
+
+def read_truth(folder: Path, shard: str) -> NDArray[np.bool_] | None:
+    """Read the truth mask of a slide.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the slide's shard.
+
+    Returns:
+        bool, shape (height, width), True where a pixel is tumor; the mask covers the whole slide. None where no
+        truth is known.
+
+    """
+    try:
+        with Image.open(truth_file(folder, shard)) as image:
+            return np.asarray(image) > 127
+    except FileNotFoundError:
+        return None
+
+
+def write_tile(folder: Path, shard: str, number: int, thumbnail: Image.Image) -> None:
+    """Write the thumbnail of a tile without loss.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the shard of the tile's slide.
+        number: of the tile, from 1.
+        thumbnail: the tile, small.
+
+    """
+    with replacing(tile_file(folder, shard, number)) as handle:
+        thumbnail.save(handle, "PNG", compress_level=1)
+
+
+def write_tiles(folder: Path, shard: str, tiles: list[TilePreview]) -> None:
+    """List the tiles whose thumbnails were written: the last step, by which they count as complete.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the shard of the tiles' slide.
+        tiles: in the order of their numbers.
+
+    """
+    write_json([asdict(tile) for tile in tiles], _tiles_file(folder, shard))
+
+
+def read_tiles(folder: Path, shard: str) -> list[TilePreview] | None:
+    """List the tiles whose thumbnails were kept.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the shard of the tiles' slide.
+
+    Returns:
+        At most `MOST_TILES`, in the order of the shard; None where the list or a thumbnail is missing.
+
+    """
+    try:
+        rows = json.loads(_tiles_file(folder, shard).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    tiles = [TilePreview(**row) for row in rows]
+    there = all(tile_file(folder, shard, number).is_file() for number in range(1, len(tiles) + 1))
+    return tiles if there else None
+
+
+def remove_tiles(folder: Path, shard: str) -> None:
+    """Delete the thumbnails of tiles and their list, where there are any.
+
+    Args:
+        folder: of what is kept.
+        shard: name of the shard of the tiles' slide.
+
+    """
+    _tiles_file(folder, shard).unlink(missing_ok=True)
+    for number in range(1, MOST_TILES + 1):
+        tile_file(folder, shard, number).unlink(missing_ok=True)
