@@ -585,6 +585,7 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
     assert not evaluated.leftovers()
 
 
+@pytest.mark.slow
 def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
     reports = evaluated.folder / "reports/models/tumor/evaluation"
     latents = evaluated.folder / "models/latents/all/latents.json"
