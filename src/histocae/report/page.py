@@ -1,9 +1,10 @@
-"""The page: one self-contained HTML file that tells what was asked, on which data, and what came out."""
+"""The report page: one self-contained HTML file with the questions, the data and the results."""
 
 import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -28,109 +29,112 @@ TITLES = {
 }
 DIGITS = {"test_psnr": 2, "test_ssim": 3}
 LEVELS = {"patch": "patches", "slide": "slides", "case": "cases by tissue"}
-# what is told of latents, its key, and the key of the same of pixels
+# rows of the table of latents: label, metric of the latents, the same metric of the pixels
 LATENT_ROWS = [
-    ("AUROC per patch of a logistic regression on the class", "latent_auroc_patch", "pixel_auroc_patch"),
+    ("AUROC per patch of a logistic regression on the tissue", "latent_auroc_patch", "pixel_auroc_patch"),
     ("… per slide", "latent_auroc_slide", "pixel_auroc_slide"),
     ("… per case and tissue", "latent_auroc_case", "pixel_auroc_case"),
     *(
         (f"R² of {name}, per slide", f"latent_r2_{name}", f"pixel_r2_{name}")
         for name in ("percent_tumor_nuclei", "percent_tumor_cells", "percent_normal_cells", "percent_stromal_cells")
     ),
-    ("share of the nearest patches of other cases that have the same tissue", "latent_neighbors", "pixel_neighbors"),
-    ("clusters against tissue: ARI (0 chance, 1 the same)", "latent_ari", "pixel_ari"),
+    (
+        "share of the nearest patches of other cases with the same tissue",
+        "latent_neighbors",
+        "pixel_neighbors",
+    ),
+    ("clusters against tissue: ARI (0: chance, 1: identical)", "latent_ari", "pixel_ari"),
     ("… NMI", "latent_nmi", "pixel_nmi"),
-    ("… Gini impurity (0: clusters of one tissue)", "latent_gini", "pixel_gini"),
+    ("… Gini impurity (0: each cluster is of one tissue)", "latent_gini", "pixel_gini"),
     ("… entropy, bits", "latent_entropy", "pixel_entropy"),
     ("clusters against cases: ARI", "latent_ari_case", "pixel_ari_case"),
     ("principal components for 90 % of the variance", "pca_components_90", "pixel_components_90"),
-    ("latents that never change", "latent_dead", None),
+    ("latents with the same value for all patches", "latent_dead", None),
 ]
 COUNTS = {"pca_components_90", "pixel_components_90", "latent_dead"}
 QUALITY = 85
-MOST_PIXELS = 16_383  # of a side of a WebP
-# beyond so many the page would be too heavy to send; all lie in the folder
-MOST_HEATMAPS = 12
+MOST_PIXELS = 16_383  # of a side of a WebP image
+MOST_HEATMAPS = 12  # more would make the page too large to send; the folder has all
 
 
 @dataclass(frozen=True)
 class ModelSection:
-    """A model's part of the page: what is said of it, and its pictures."""
+    """A model's part of the page: a description and figures."""
 
     title: str
     text: str
-    pictures: list[Path]
+    figures: list[Path]
 
 
 @dataclass(frozen=True)
 class LatentSection:
-    """What the study of a model's latents found, and its pictures."""
+    """Results and figures of the study of a model's latents."""
 
     model: str
     metrics: dict[str, float]
     notes: list[str]
-    pictures: list[Path]
+    figures: list[Path]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contents:
-    """All that the page shows.
+    """The contents of the page.
 
     Attributes:
         params: of the pipeline.
         table: the comparison, one row per model.
-        asked: what the GDC was asked and its release; empty for other sources.
-        told: sentences on the comparison of architectures.
-        split: what reports/split.json holds.
-        patching: counts of cells by what became of them.
-        set_aside: what was set aside, with its reason.
-        samples: pictures of test patches per tissue.
-        figures: title, caption and picture of each figure on the comparison.
-        tissue: what reports/tissue/metrics.json holds.
-        tissue_pictures: by name.
+        query: the query to the GDC and its release; empty for other sources.
+        findings: sentences on the comparison of architectures.
+        split: content of reports/split.json.
+        patching: numbers of grid cells by outcome.
+        set_aside: slides that were set aside, with the reasons.
+        samples: figures of test patches per tissue.
+        figures: title, caption and file of each figure on the comparison.
+        tissue: content of reports/tissue/metrics.json.
+        tissue_figures: by name.
         heatmaps: of the test slides.
-        crossvalidation: what reports/crossvalidation/metrics.json holds.
-        latents: one per model that has some.
+        crossvalidation: content of reports/crossvalidation/metrics.json.
+        latents: one per model with a latent layer.
         sections: one per model.
 
     """
 
     params: Params
     table: pd.DataFrame
-    asked: dict
-    told: list[str]
-    split: dict
-    patching: dict
+    query: dict[str, Any]
+    findings: list[str]
+    split: dict[str, Any]
+    patching: dict[str, Any]
     set_aside: pd.DataFrame
     samples: list[Path]
     figures: list[tuple[str, str, Path]]
-    tissue: dict
-    tissue_pictures: dict[str, Path]
+    tissue: dict[str, Any]
+    tissue_figures: dict[str, Path]
     heatmaps: list[Path]
-    crossvalidation: dict
+    crossvalidation: dict[str, Any]
     latents: list[LatentSection] = field(default_factory=list)
     sections: list[ModelSection] = field(default_factory=list)
 
 
-def page(contents: Contents, parts: tuple[str, ...]) -> str:
+def page(contents: Contents, splits: tuple[str, ...]) -> str:
     """Render the page.
 
     Args:
-        contents: what it shows.
-        parts: names of the parts of the split, in their order.
+        contents: of the page.
+        splits: names of the splits, in their order.
 
     Returns:
         HTML that needs no other file.
 
     """
     shown = contents.table[list(TITLES)]
-    measured = {key for one in contents.latents for key in one.metrics}
+    measured = {key for section in contents.latents for key in section.metrics}
     return render(
         "index.html",
         **vars(contents) | {"set_aside": contents.set_aside.to_dict("records")},
         titles=[TITLES[name] for name in shown.columns],
         rows=[[_cell(name, value) for name, value in row.items()] for row in shown.to_dict("records")],
-        parts=parts,
+        splits=splits,
         levels=LEVELS,
         latent_rows=[
             (label, *keys, _count if COUNTS & set(keys) else _number)
@@ -142,7 +146,16 @@ def page(contents: Contents, parts: tuple[str, ...]) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of this package; HTML that needs no other file."""
+    """Fill a template of this package.
+
+    Args:
+        template: name of the file.
+        values: of its variables; images are paths, which the filter `embedded` embeds.
+
+    Returns:
+        HTML that needs no other file.
+
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("histocae.report"),
         autoescape=True,
@@ -154,10 +167,10 @@ def render(template: str, **values: object) -> str:
     return environment.get_template(template).render(**values)
 
 
-def _spread(things: list[Path], most: int) -> list[Path]:
-    """Choose evenly among things where there are too many."""
-    count = min(len(things), most)
-    return [things[i * len(things) // count] for i in range(count)]
+def _spread(files: list[Path], most: int) -> list[Path]:
+    """Choose files at even distances where there are too many."""
+    count = min(len(files), most)
+    return [files[i * len(files) // count] for i in range(count)]
 
 
 def _cell(name: str, value: object) -> str:
@@ -178,20 +191,20 @@ def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _interval(one: dict, digits: int = 2) -> str:
-    if one["low"] is None:  # one case has no spread
-        return f"{one['value']:.{digits}f}"
-    return f"{one['value']:.{digits}f} ({one['low']:.{digits}f}–{one['high']:.{digits}f})"
+def _interval(estimate: dict[str, Any], digits: int = 2) -> str:
+    if estimate["low"] is None:  # a single case has no interval
+        return f"{estimate['value']:.{digits}f}"
+    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f}–{estimate['high']:.{digits}f})"
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _embedded(path: Path) -> str:
-    """Embed a picture; WebP takes a fraction of what PNG would."""
-    held = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.thumbnail((MOST_PIXELS, MOST_PIXELS))  # does nothing to smaller ones
-        picture.convert("RGB").save(held, "WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(held.getvalue()).decode()
+    """Embed an image as WebP, which takes a fraction of the bytes of PNG."""
+    content = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((MOST_PIXELS, MOST_PIXELS))  # smaller images stay as they are
+        image.convert("RGB").save(content, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()

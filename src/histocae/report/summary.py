@@ -1,4 +1,4 @@
-"""The comparison of all models in figures and sentences, for the page and for DVC."""
+"""The comparison of all models in numbers and sentences, for the page and for DVC."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ COLUMNS = [
     "architecture",
     "test_mean_color_mse",
 ]
-# of each model, for DVC; all there is stands in the reports of each
+# metrics of each model that `dvc metrics` shows; each model's reports have all
 COMPARED = (
     "train_mse",
     "validation_mse",
@@ -40,85 +40,134 @@ LEVELS = ("patch", "slide", "case")
 
 
 class Trained(Protocol):
-    """A model with all that training and evaluation recorded of it (`tracking.record.TrainingRecord`)."""
+    """A model with the records of its training and evaluation (`tracking.record.TrainingRecord`)."""
 
-    name: str
-    training: dict[str, Any]
-    run: dict[str, Any]
-    metrics: dict[str, float]
-    history: pd.DataFrame
-    filters: list[int]
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Content of training.json."""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """When and where it was trained."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of its evaluation."""
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch."""
+
+    @property
+    def filters(self) -> list[int]:
+        """Number of convolutions of each layer."""
 
 
 def table(records: Sequence[Trained]) -> pd.DataFrame:
-    """Give one row per model, with the columns of `COLUMNS`."""
+    """Make the table of all models.
+
+    Args:
+        records: of the models.
+
+    Returns:
+        One row per model, with the columns `COLUMNS`.
+
+    """
     rows = []
     for record in records:
         model, metrics = record.training["model"], record.metrics
-        about = {
+        description = {
             "model": record.name,
             "cohort": model["cohort"],
             "architecture": model["architecture"],
-            "filters": "-".join(str(one) for one in record.filters),
+            "filters": "-".join(str(count) for count in record.filters),
             "latent_features": record.training["latent_features"],
             "parameters": record.training["parameters"],
             "epochs": record.training["epochs"],
             "seconds": record.run["seconds"],
         }
-        measured = {key: metrics.get(key) for key in COLUMNS if key not in about}
-        rows.append({**about, **measured, "test_patches": int(metrics["test_patches"])})
+        measured = {key: metrics.get(key) for key in COLUMNS if key not in description}
+        rows.append({**description, **measured, "test_patches": int(metrics["test_patches"])})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"latent_features": "Int64"})
 
 
 def findings(compared: pd.DataFrame) -> list[str]:
-    """Say which model of cohort all reconstructs best, and how the trained ones stand to the linear ones."""
+    """Compare the models of cohort all with each other and with principal components, in sentences.
+
+    Args:
+        compared: the table of all models.
+
+    Returns:
+        Sentences; none where no model is of cohort all.
+
+    """
     rows = compared[compared["cohort"] == "all"]
     if rows.empty:
         return []
     best = rows.loc[rows["validation_mse"].idxmin()]
     sentences = [
-        f"Of the models of cohort all, {best['model']} has the least validation error; its test MSE is "
-        f"{best['test_mse']:.5f}, {best['test_mse'] / best['test_mean_color_mse']:.2f} times that of giving back "
-        "nothing but the mean color of each patch."
+        f"Of the models of cohort all, {best['model']} has the smallest validation error. Its test MSE is "
+        f"{best['test_mse']:.5f}, {best['test_mse'] / best['test_mean_color_mse']:.2f} times the MSE of each patch's "
+        "mean color alone."
     ]
     linear = rows[rows["architecture"] == "pca"]
     for _, row in rows[(rows["architecture"] != "pca") & rows["latent_features"].notna()].iterrows():
-        as_large = linear[linear["latent_features"] == row["latent_features"]]
-        if len(as_large):
-            other = as_large.iloc[0]
-            ratio = row["test_mse"] / other["test_mse"]
+        same_size = linear[linear["latent_features"] == row["latent_features"]]
+        if len(same_size):
+            baseline = same_size.iloc[0]
+            ratio = row["test_mse"] / baseline["test_mse"]
             verdict = "" if ratio < 1 else "; a linear map of the same size is no worse"
             sentences.append(
-                f"{row['model']} has {ratio:.2f} times the test MSE of {other['model']}, principal components "
-                f"of as many latents{verdict}."
+                f"{row['model']} has {ratio:.2f} times the test MSE of {baseline['model']}, the same number of "
+                f"principal components{verdict}."
             )
     return sentences
 
 
 def describe(record: Trained) -> str:
-    """Say in short how a model was made and what it reaches."""
+    """Describe a model's training and its test error in a few sentences."""
     training, metrics = record.training, record.metrics
-    asked = training["model"]["latent_features"]
+    configured = training["model"]["latent_features"]
     text = f"Cohort {training['cohort']}, architecture {training['model']['architecture']}"
-    if training["latent_features"] != asked:
-        text += f", {training['latent_features']} latents instead of {asked}, since the patches allow no more"
+    if training["latent_features"] != configured:
+        text += f", {training['latent_features']} latents instead of {configured}, since the patches allow no more"
     if training["epochs"] > 1 or training["model"]["architecture"] != "pca":
         text += f", best epoch {training['best_epoch']} of {training['epochs']}"
     return (
-        f"{text}. Learnt from {training['patches']['train']:,} patches. Test MSE {metrics['test_mse']:.5f}; giving "
-        f"back only the mean color of each patch would have {metrics['test_mean_color_mse']:.5f}."
+        f"{text}. Trained on {training['patches']['train']:,} patches. Test MSE {metrics['test_mse']:.5f}; the mean "
+        f"color of each patch alone has {metrics['test_mean_color_mse']:.5f}."
     )
 
 
-def metrics(records: Sequence[Trained], latents: dict[str, dict], tissue: dict, crossvalidation: dict) -> dict:
-    """Gather what `dvc metrics` shows: per model, of the pair, and of its cross-validation."""
+def metrics(
+    records: Sequence[Trained],
+    latents: dict[str, dict[str, Any]],
+    tissue: dict[str, Any],
+    crossvalidation: dict[str, Any],
+) -> dict[str, Any]:
+    """Gather the metrics that `dvc metrics` shows: of each model, of the pair, and of its cross-validation.
+
+    Args:
+        records: of the models.
+        latents: results of the study of latents, by model.
+        tissue: content of reports/tissue/metrics.json.
+        crossvalidation: content of reports/crossvalidation/metrics.json.
+
+    Returns:
+        Nested dicts, for JSON.
+
+    """
     gathered: dict[str, Any] = {"models": {}}
     for record in records:
-        found = {**record.metrics, **latents[record.name]["metrics"]}
-        gathered["models"][record.name] = {key: found[key] for key in COMPARED if key in found}
+        measured = {**record.metrics, **latents[record.name]["metrics"]}
+        gathered["models"][record.name] = {key: measured[key] for key in COMPARED if key in measured}
     if tissue["pair"] is not None:
         gathered["tissue"] = _discrimination(tissue) | {
-            name: {key: one["value"] for key, one in _discrimination(baseline).items()}
+            name: {key: estimate["value"] for key, estimate in _discrimination(baseline).items()}
             for name, baseline in tissue["baselines"].items()
         }
     if crossvalidation["folds"] is not None:
@@ -126,12 +175,20 @@ def metrics(records: Sequence[Trained], latents: dict[str, dict], tissue: dict, 
     return gathered
 
 
-def _discrimination(found: dict) -> dict:
-    return {f"auroc_{level}": found[f"auroc_{level}"] for level in LEVELS}
+def _discrimination(results: dict[str, Any]) -> dict[str, Any]:
+    return {f"auroc_{level}": results[f"auroc_{level}"] for level in LEVELS}
 
 
 def write_plots(folder: Path, records: Sequence[Trained], compared: pd.DataFrame, roc: Path) -> None:
-    """Write what `dvc plots` draws: losses per model, errors of all models, ROC curves of the pair."""
+    """Write the tables that `dvc plots` draws: losses per model, errors of all models, ROC curves of the pair.
+
+    Args:
+        folder: an empty one.
+        records: of the models.
+        compared: the table of all models.
+        roc: table of the ROC curves; where it is missing, none are written.
+
+    """
     (folder / "losses").mkdir()
     for record in records:
         write_table(record.history, folder / "losses" / f"{record.name}.csv", separator=",")

@@ -31,30 +31,30 @@ def run(params: Params) -> None:
         ModelSection(
             record.name,
             summary.describe(record),
-            [paths.evaluation(record.name) / f"{one}.png" for one in ("pairs_test", "pairs_train", "errors")],
+            [paths.evaluation(record.name) / f"{name}.png" for name in ("pairs_test", "pairs_train", "errors")],
         )
         for record in records
     ]
     first = paths.evaluation(records[0].name)
     contents = Contents(
         params=params,
-        # times differ from run to run; they stand in the table's file, and the page stays the same
+        # the seconds differ from run to run: the table's file has them, and the page stays the same
         table=table.drop(columns="seconds"),
-        asked=read_json(paths.ASKED / "query.json"),
-        told=summary.findings(table),
+        query=read_json(paths.ASKED / "query.json"),
+        findings=summary.findings(table),
         split=read_json(paths.SPLIT_REPORT),
         patching=read_json(paths.PATCHING_REPORT / "summary.json"),
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), separator=","),
-        samples=[one for one in (first / "samples_tumor.png", first / "samples_normal.png") if one.is_file()],
+        samples=[file for file in (first / "samples_tumor.png", first / "samples_normal.png") if file.is_file()],
         figures=_figures(records, table),
         tissue=tissue,
-        tissue_pictures={one.stem: one for one in sorted(paths.TISSUE.glob("*.png"))},
+        tissue_figures={file.stem: file for file in sorted(paths.TISSUE.glob("*.png"))},
         heatmaps=sorted((paths.TISSUE / "heatmaps").glob("*.png")),
         crossvalidation=crossvalidation,
         latents=[
-            LatentSection(name, found["metrics"], found["notes"], sorted(paths.latent(name).glob("*.png")))
-            for name, found in latents.items()
-            if found.get("metrics")
+            LatentSection(name, study["metrics"], study["notes"], sorted(paths.latent(name).glob("*.png")))
+            for name, study in latents.items()
+            if study.get("metrics")
         ],
         sections=sections,
     )
@@ -67,13 +67,12 @@ def _figures(records: list[TrainingRecord], table: pd.DataFrame) -> list[tuple[s
     figures = {
         "latent_features": (
             "Test error against the number of latents",
-            "Cohort all. Below and to the left is better; what a linear map of the same size reaches is joined by "
-            "a line.",
+            "Cohort all. Lower and further to the left is better. A line joins the linear maps.",
             plots.plot_sizes(table[table["cohort"] == "all"]),
         ),
         "curves": (
             "Losses over the epochs",
-            "Validation (full) and training (dashed). The weights of the best validation epoch are kept.",
+            "Validation (solid) and training (dashed). The weights of the best epoch on validation are kept.",
             plots.plot_curves({r.name: r.history for r in records if len(r.history) > 1}, colors),
         ),
     }
