@@ -23,7 +23,7 @@ TITLES = {
     "train_mse": "train MSE",
     "validation_mse": "validation MSE",
     "test_mse": "test MSE",
-    "test_mean_color_mse": "mean color's MSE",
+    "test_mean_color_mse": "MSE of the mean color",
     "test_psnr": "test PSNR (dB)",
     "test_ssim": "test SSIM",
 }
@@ -49,7 +49,7 @@ LATENT_ROWS = [
     ("… entropy, bits", "latent_entropy", "pixel_entropy"),
     ("clusters against cases: ARI", "latent_ari_case", "pixel_ari_case"),
     ("principal components for 90 % of the variance", "pca_components_90", "pixel_components_90"),
-    ("latents with the same value for all patches", "latent_dead", None),
+    ("dead latents (the same value for all training patches)", "latent_dead", None),
 ]
 COUNTS = {"pca_components_90", "pixel_components_90", "latent_dead"}
 QUALITY = 85

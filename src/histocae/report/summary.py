@@ -120,10 +120,10 @@ def findings(compared: pd.DataFrame) -> list[str]:
         if len(same_size):
             baseline = same_size.iloc[0]
             ratio = row["test_mse"] / baseline["test_mse"]
-            verdict = "" if ratio < 1 else "; a linear map of the same size is no worse"
+            verdict = "" if ratio < 1 else "; the linear map is at least as good"
             sentences.append(
-                f"{row['model']} has {ratio:.2f} times the test MSE of {baseline['model']}, the same number of "
-                f"principal components{verdict}."
+                f"The test MSE of {row['model']} is {ratio:.2f} times that of {baseline['model']}, a linear map with "
+                f"the same number of latents{verdict}."
             )
     return sentences
 
