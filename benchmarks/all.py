@@ -28,6 +28,7 @@ def main() -> int:
         "seeds",
         "seeds_training",
         "slides",
+        "split_tables",
         "train_gpu",
     }
     for script in sorted(one for one in harness.FOLDER.glob("*.py") if one.stem not in others):

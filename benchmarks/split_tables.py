@@ -1,0 +1,115 @@
+"""What the end of a training and `register` read of the tables of a split: seconds and peak memory.
+
+    python benchmarks/split_tables.py                  # 10^7 rows of training, a third as many of each of the others
+    python benchmarks/split_tables.py --rows 100000
+
+The tables are drawn, with TCGA's barcodes; there are no patches. Each reading runs in a process of its own. Its
+memory is its peak resident set (VmHWM), MLflow and pandas included. The tables of 10^7 rows take 4 GB below --folder,
+where nothing is left.
+"""
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from harness import FOLDER
+
+from histocae import paths
+from histocae.cohort.split import SPLITS
+from histocae.files import SEPARATOR, sha256, write_json
+from histocae.patches.store import PLACE_COLUMNS
+from histocae.sources.tables import SEED_COLUMNS
+
+ROWS = 10_000_000
+PATCHES = 3333  # of a slide, on average
+SPREAD = 0.6  # of the logarithm of the patches of a slide
+NORMAL = 0.15  # share of the slides
+WIDTH = 200  # of a slide's grid, in patches
+MODELS = ("all", "tumor")  # all rows, and a balanced sample of those of one tissue
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=ROWS, help="of the table of training")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables lie while it runs")
+    parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)  # in the child
+    options = parser.parse_args()
+    if options.model:
+        read(options.model)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        draw(Path(folder), options.rows)
+        for model in MODELS:
+            command = [sys.executable, str(Path(__file__).resolve()), "--model", model]
+            subprocess.run(command, cwd=folder, check=True)
+
+
+def read(model: str) -> None:
+    """Read the tables as the end of a training does, in this process; print rows, seconds and MiB."""
+    from histocae.tracking import delivery
+    from histocae.tracking.record import TrainingRecord
+
+    class Server:
+        """Takes what is sent, and keeps nothing."""
+
+        def log_inputs(self, run_id: str, inputs: list) -> None:
+            print(f"{len(inputs)} tables of model {model}")
+
+    record = TrainingRecord(model)
+    start = time.perf_counter()
+    delivery._inputs(Server(), "run", record)  # its tables are kept for the model card
+    seconds = time.perf_counter() - start
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    rows = sum(table.rows for table in record.tables.values())
+    print(f"{model:6s} {rows:12,} rows {seconds:8.1f} s {peak:8.0f} MiB", flush=True)
+
+
+def draw(folder: Path, rows: int) -> None:
+    """Write tables of a split, and what a training of each model on them would have left."""
+    rng = np.random.default_rng(1)
+    slides = 0
+    for split in SPLITS:
+        path = folder / paths.SPLITS / f"{split}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left = rows if split == "train" else rows // 3
+        with open(path, "w", encoding="utf-8") as handle:
+            handle.write(SEPARATOR.join((*SEED_COLUMNS, "shard", *PLACE_COLUMNS)) + "\n")
+            while left:
+                count = min(left, int(rng.lognormal(0, SPREAD) * min(PATCHES, max(1, rows // 300))) + 1)
+                handle.writelines(_lines(slides, count, rng))
+                left -= count
+                slides += 1
+    settings = {"training": {"balance": "patches", "min_percent_tumor_nuclei": None}, "seed": 1}
+    splits = {split: sha256(folder / paths.SPLITS / f"{split}.csv") for split in SPLITS}
+    for model in MODELS:
+        training = {"cohort": model, "splits": splits, "params": settings}
+        write_json(training, folder / paths.TRAINED / model / "training.json")
+
+
+def _lines(slide: int, count: int, rng: np.random.Generator) -> list[str]:
+    normal = rng.random() < NORMAL
+    case = f"TCGA-{slide // 36 % 10}{'ABCDEFGHIJ'[slide % 10]}-{slide // 2:04d}"
+    sample = f"{case}-{'11' if normal else '01'}A"
+    name = f"{sample}-01-TS{slide % 9}"
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    nuclei = "" if slide % 50 == 0 else str(0.0 if normal else float(rng.integers(50, 100)))
+    kind = "Solid Tissue Normal" if normal else "Primary Tumor"
+    percents = (100.0 * normal, float(rng.integers(40)), 0.0 if normal else 80.0, nuclei)
+    cells = (case, sample, name, "Adenomas and Adenocarcinomas", kind, *percents, f"{name}.{mark}")
+    head = SEPARATOR.join(str(cell) for cell in cells)
+    lines = []
+    for i in range(count):
+        row, column = divmod(i, WIDTH)
+        position = (i, f"{name}.{mark}.svs", row, column, column * 128, row * 128, 0.5, 0.5 + i % 33 / 64)
+        lines.append(SEPARATOR.join((head, *map(str, position))) + "\n")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
