@@ -1,0 +1,83 @@
+"""Tables of the split: read in parts, their summary is that of the whole table."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.data.pandas_dataset import from_pandas
+
+from histocae import files
+from histocae.cohort import balance
+from histocae.files import sha256, write_json, write_table
+from histocae.paths import MAIN
+from histocae.tracking import delivery, split_tables
+from histocae.tracking.record import TrainingRecord
+from support.make_data import NORMAL, TUMOR
+
+
+def write_tables(cohort: str, balanced: str) -> None:
+    """Write a split's tables with every kind of column, and the description of a training on them."""
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 1000), ("validation", 300), ("test", 1)):
+        slide = np.sort(rng.integers(20, size=rows))
+        table = pd.DataFrame(
+            {
+                "case_id": [f"{number // 2:04d}" for number in slide],  # a text that looks like a number
+                "slide_id": [f"{number:04d}" for number in slide],
+                "disease_type": np.where(slide % 3 == 0, None, "Adenomas"),
+                "sample_type": np.where(slide % 4 == 0, NORMAL, TUMOR),
+                "percent_tumor_nuclei": np.where(slide == 19, np.nan, 50.0 + slide),
+                "percent_stromal_cells": [str(number) if number < 18 else "7.5" for number in slide],
+                "percent_normal_cells": np.nan,
+                "shard": [f"{number}" for number in slide],
+                "position": np.arange(rows),
+                "file": "a.svs",
+                "mpp": 0.5,
+            }
+        )
+        write_table(table, MAIN.splits / f"{split}.csv")
+    settings = {"seed": 1, "training": {"balance": balanced, "min_percent_tumor_nuclei": None}}
+    splits = {split: sha256(MAIN.splits / f"{split}.csv") for split in ("train", "validation", "test")}
+    write_json({"cohort": cohort, "splits": splits, "params": settings}, MAIN.trained / "a" / "training.json")
+
+
+def whole(record: TrainingRecord, split: str) -> pd.DataFrame:
+    """The rows that a model uses, from the table read as a whole."""
+    table = balance.read_split(MAIN.splits / f"{split}.csv")
+    if split == "test":
+        return table[table["sample_type"].isin(balance.COHORTS[record.training["cohort"]])]
+    return balance.learnt_from(table, record.training)
+
+
+@pytest.mark.parametrize("balanced", ["patches", "cases", "none"])
+@pytest.mark.parametrize("cohort", ["all", "tumor", "normal"])
+def test_parts_give_the_counts_and_the_dataset_of_the_whole(cohort, balanced, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tables(cohort, balanced)
+    in_parts = files.read_table_parts
+    monkeypatch.setattr(split_tables, "read_table_parts", lambda path, text: in_parts(path, text, rows=37))
+    record = TrainingRecord("a")
+    for split, summary in record.tables.items():
+        rows = whole(record, split)
+        assert summary.rows == len(rows)
+        assert summary.distinct == {name: rows[name].nunique() for name in ("case_id", "slide_id")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            source, digest = (MAIN.splits / f"{split}.csv").as_posix(), record.training["splits"][split][:16]
+            expected = from_pandas(rows, source, name=f"{split}-a", digest=digest).to_dict()
+        dataset = dict(delivery._dataset(record, split, summary))
+        assert {key: dataset[key] for key in expected} == expected
+        assert json.loads(dataset["profile"])["num_rows"] == len(rows)
+
+
+def test_a_table_that_has_changed_is_not_summarized(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tables("all", "none")
+    with open(MAIN.splits / "test.csv", "a") as handle:
+        handle.write("\n")
+    (MAIN.splits / "validation.csv").unlink()
+    record = TrainingRecord("a")
+    assert record.tables["train"].rows == 1000
+    assert record.tables["validation"] is record.tables["test"] is None
