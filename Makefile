@@ -73,8 +73,8 @@ test-long: $(STAMP)
 bench: $(STAMP)
 	$(ACTIVATE) python benchmarks/all.py
 
-# A training in an environment of its own, with keras, jax, numpy and pandas alone. benchmarks/train_gpu.py needs no
-# more than that on a machine with a graphics card.
+# A training in an environment of its own, with keras, jax, numpy, pandas and cachetools alone.
+# benchmarks/train_gpu.py needs no more than that on a machine with a graphics card.
 JAX := .venv-jax
 test-jax: $(JAX)/.complete
 	$(CLEAN) KERAS_BACKEND=jax PYTHONPATH=src $(JAX)/bin/python -m pytest -p no:cacheprovider -c /dev/null --rootdir . \

@@ -178,7 +178,7 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
         drawn = rng.lognormal(0, SPREAD, len(tasks))
         counts = np.maximum(1, drawn * patches / drawn.sum()).astype(int)
         lines, ends = _lines(int(counts.max()))
-        for place in (tasks[0].shards, tasks[0].pictures, tasks[0].thumbnails):
+        for place in (tasks[0].shards, tasks[0].overviews, tasks[0].previews):
             place.mkdir(parents=True)
         for task, count in zip(tasks, counts.tolist(), strict=True):
             _draw_shard(task, count, lines[: ends[count]], given.patches.pixels)
@@ -221,8 +221,8 @@ def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
         "fingerprint": task.fingerprint,
     }
     (task.shards / f"{task.name}.json").write_text(json.dumps(record), encoding="utf-8")
-    (task.pictures / f"{task.name}.png").touch()
-    (task.thumbnails / f"{task.name}.jpg").touch()
+    (task.overviews / f"{task.name}.png").touch()
+    (task.previews / f"{task.name}.jpg").touch()
 
 
 def run(folder: Path, step: str, most: int) -> dict:

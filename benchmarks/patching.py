@@ -13,7 +13,7 @@ import yaml
 from harness import in_turn, record
 
 from histocae.params import Patches
-from histocae.patches.shards import Record, Task, make_shard
+from histocae.patches.shards import ShardRecord, ShardTask, make_shard
 
 SIDE = 8192  # of the slide in pixels
 ROUNDS = 2
@@ -26,6 +26,7 @@ class Here:
     path: Path
     tiles: bool = False
     keep: bool = True
+    demo_spec: None = None
 
     def fetch(self, slide_id: str, file: str) -> Path:
         """Give the slide."""
@@ -37,21 +38,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cut_slide(path: Path, folder: Path, threads: int) -> Record:
+def cut_slide(path: Path, folder: Path, threads: int) -> ShardRecord:
     """Cut a slide as the stage does, with the patches of params.yaml."""
     params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["patches"]
-    task = Task(
-        path.stem,
-        (path.name,),
-        Here(path),
-        None,
-        None,
-        Patches(**params),
-        1,
-        folder / "shards",
-        folder / "pictures",
-        folder / "thumbnails",
-        "",
+    task = ShardTask(
+        slide_id=path.stem,
+        files=(path.name,),
+        source=Here(path),
+        own_mpp=None,
+        default_mpp=None,
+        params=Patches(**params),
+        seed=1,
+        shards=folder / "shards",
+        overviews=folder / "overviews",
+        previews=folder / "previews",
+        made_from="",
         threads=threads,
     )
     return make_shard(task)

@@ -17,7 +17,7 @@ import tifffile
 from harness import in_turn, record
 from patching import cores
 
-from histocae.patches.grid import Grid, Plan, read_patches
+from histocae.patches.grid import Grid, PatchPlan, read_patches
 from histocae.slides.slide import Slide
 
 PIXELS = 128
@@ -26,16 +26,24 @@ MOST = 4096  # patches of a level that are read
 ROUNDS = 5
 
 
-def every_cell(slide: Slide, level: int) -> tuple[Grid, Plan]:
+def every_cell(slide: Slide, level: int) -> tuple[Grid, PatchPlan]:
     """Lay a grid over a level, and plan to read all its cells, or the uppermost."""
     size = slide.levels[level]
     rows, columns = size.height // PIXELS, size.width // PIXELS
     row, column = (one.ravel()[:MOST] for one in np.mgrid[:rows, :columns])
-    grid = Grid(rows, columns, 0, level, PIXELS, size.downsample, slides.MPP)
-    return grid, Plan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
+    grid = Grid(
+        rows=rows,
+        columns=columns,
+        partial=0,
+        level=level,
+        cell=PIXELS,
+        downsample=size.downsample,
+        mpp=slides.MPP,
+    )
+    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
 
 
-def by_read_region(path: Path, level: int, plan: Plan) -> Iterator[np.ndarray]:
+def by_read_region(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
     """Read patch by patch; the slide is opened anew, since OpenSlide keeps 32 MB of decoded tiles."""
     with openslide.OpenSlide(path) as slide:
         scale = round(slide.level_downsamples[level])
@@ -45,7 +53,7 @@ def by_read_region(path: Path, level: int, plan: Plan) -> Iterator[np.ndarray]:
             yield np.asarray(slide.read_region(corner, level, (PIXELS, PIXELS)).convert("RGB"))
 
 
-def by_vips(path: Path, level: int, plan: Plan) -> Iterator[np.ndarray]:
+def by_vips(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
     """Read patch by patch from libvips' tile cache."""
     region = pyvips.Region.new(pyvips.Image.tiffload(str(path), page=level))
     yield None
@@ -63,7 +71,7 @@ def by_us(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np
         yield from read_patches(slide, grid, plan, PIXELS)
 
 
-def decode_only(path: Path, level: int, plan: Plan, threads: int) -> Iterator[None]:
+def decode_only(path: Path, level: int, plan: PatchPlan, threads: int) -> Iterator[None]:
     """Decode the same tiles, and use them for nothing: the limit."""
     with tifffile.TiffFile(path) as tiff, ThreadPoolExecutor(threads) as pool, open(path, "rb") as file:
         page = tiff.pages[level]

@@ -19,7 +19,7 @@ from histocae.errors import SlideError
 from histocae.params import Patches
 from histocae.patches import grid as patching
 from histocae.patches import shards
-from histocae.patches.grid import Grid, Plan, read_patches
+from histocae.patches.grid import Grid, PatchPlan, read_patches
 from histocae.slides import tiled
 from histocae.slides.slide import Slide
 from histocae.workers import processes as executor
@@ -64,13 +64,21 @@ def ours(path: Path, *box: int, threads: int = 1) -> np.ndarray | None:
             return None
 
 
-def every_cell(slide: Slide, level: int, pixels: int) -> tuple[Grid, Plan]:
+def every_cell(slide: Slide, level: int, pixels: int) -> tuple[Grid, PatchPlan]:
     """The grid of a level that is read as it is, and a plan of all its cells."""
     size = slide.levels[level]
     rows, columns = size.height // pixels, size.width // pixels
     row, column = (one.ravel() for one in np.mgrid[:rows, :columns])
-    grid = Grid(rows, columns, 0, level, pixels, size.downsample, 0.5)
-    return grid, Plan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
+    grid = Grid(
+        rows=rows,
+        columns=columns,
+        partial=0,
+        level=level,
+        cell=pixels,
+        downsample=size.downsample,
+        mpp=0.5,
+    )
+    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
 
 
 def everything(slide: Slide, level: int, pixels: int) -> np.ndarray:
@@ -144,7 +152,7 @@ def test_shards_do_not_depend_on_cores(project, monkeypatch, mpp):
     only(project, make_data.tissue(1, 600, 500), mpp)
     outputs = []
     for cores in (1, 4):
-        monkeypatch.setattr(executor, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(executor, "count_cores", lambda cores=cores: cores)
         shutil.rmtree(project.folder / "data" / "patches", ignore_errors=True)
         project.make(*CUT)
         outputs.append(project.outputs("data/patches", "reports"))
@@ -152,7 +160,7 @@ def test_shards_do_not_depend_on_cores(project, monkeypatch, mpp):
 
 
 def test_few_slides_use_all_cores_by_threads(monkeypatch):
-    monkeypatch.setattr(executor, "_cores", lambda: 8)
+    monkeypatch.setattr(executor, "count_cores", lambda: 8)
     processes = executor.ExecutorParams(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
     assert [executor.threads_each(tasks, processes) for tasks in (0, 1, 2, 3, 8, 100)] == [8, 8, 4, 2, 1, 1]
     one = executor.ExecutorParams(kind="processes", workers=1, devices=1, scheduler=None, slurm=None)
@@ -290,7 +298,19 @@ def test_a_damaged_tile_that_openslide_reads_costs_no_patch(project):
 
 def test_threads_are_no_part_of_a_fingerprint():
     params = Patches(**yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["patches"])
-    task = shards.Task("a", ("a.tif",), None, None, None, params, 1, Path(), Path(), Path(), "x")
+    task = shards.ShardTask(
+        slide_id="a",
+        files=("a.tif",),
+        source=None,
+        own_mpp=None,
+        default_mpp=None,
+        params=params,
+        seed=1,
+        shards=Path(),
+        overviews=Path(),
+        previews=Path(),
+        made_from="x",
+    )
     assert replace(task, threads=7).fingerprint == task.fingerprint
 
 

@@ -25,7 +25,7 @@ def counts(project: Workspace) -> pd.DataFrame:
     return project.read("reports/patching/counts.csv").set_index("slide_id")
 
 
-def cut_or_die(task: shards.Task) -> shards.Record:
+def cut_or_die(task: shards.ShardTask) -> shards.ShardRecord:
     """Cut a slide, but die like a decoder that crashes on the slide `bad`."""
     if task.slide_id == "bad":
         os._exit(11)

@@ -14,6 +14,7 @@ from PIL import Image
 from histocae.contrast.truth import patch_side
 from histocae.errors import DataError
 from histocae.patches import previews
+from histocae.slides.units import Level0Pixels, MicronsPerPixel
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matplotlib takes it
 
@@ -56,7 +57,7 @@ def slide_view(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
 
     """
     shard = str(rows["shard"].iloc[0])
-    grid, area = score_grid(rows, scores, patch_side(rows, pixels, slide["mpp"]))
+    grid, area = score_grid(rows, scores, patch_side(rows, pixels, MicronsPerPixel(slide["mpp"])))
     image = _read_image(previews.thumbnail_file(folder, shard))
     extent = (0.0, float(slide["width"]), float(slide["height"]), 0.0)
     return View(image, extent, grid, area, previews.read_truth(folder, shard))
@@ -87,7 +88,7 @@ def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
         own = (rows["file"] == tile.file).to_numpy()
         image = _read_image(previews.tile_file(folder, shard, number))
         extent = (0.0, float(tile.width), float(tile.height), 0.0)
-        views.append(View(image, extent, *score_grid(rows[own], scores[own], pixels)))
+        views.append(View(image, extent, *score_grid(rows[own], scores[own], Level0Pixels(pixels))))
     return views
 
 
@@ -99,7 +100,9 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: not there; run dvc repro patches") from None
 
 
-def score_grid(rows: pd.DataFrame, scores: NDArray[np.float64], side: float) -> tuple[NDArray[np.float64], Extent]:
+def score_grid(
+    rows: pd.DataFrame, scores: NDArray[np.float64], side: Level0Pixels
+) -> tuple[NDArray[np.float64], Extent]:
     """Lay scores on the grid of their patches.
 
     Args:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -84,13 +85,14 @@ def write_heatmaps(
         else:
             views = [slide_view(previews, rows, scores, pixels, slide)]
         title = f"{slide.name}: {slide['sample_type']}, score {slide['score']:.3f}, called {slide['called']}"
-        more = rows["file"].nunique() - len(views)
-        title += f" ({more} more tiles not shown)" * (more > 0)
+        hidden = rows["file"].nunique() - len(views)
+        title += f" ({hidden} more tiles not shown)" * (hidden > 0)
         of_truth = None if shares is None else _of_truth(shares[rows.index.to_numpy()] >= TRUE_SHARE, scores)
         save(plot_heatmap(views, scale, title, of_truth), folder / f"{shard}.png")
 
 
-def _of_truth(tumor: np.ndarray, scores: np.ndarray) -> str:
+def _of_truth(tumor: NDArray[np.bool_], scores: NDArray[np.float64]) -> str:
+    """Word the title of the truth."""
     if tumor.all() or not tumor.any():
         return f"truth: {'all patches are' if tumor.all() else 'no patch is'} tumor"
     return f"truth: tumor is red; AUROC of the patches {auroc(tumor.astype(int), scores):.2f}"
@@ -260,8 +262,17 @@ def plot_pairs(
     return figure
 
 
-def score_scale(scores: np.ndarray, threshold: float) -> Normalize:
-    """Give the one scale of all heatmaps: even on both sides of the threshold, and reaching 98 % of the scores."""
+def score_scale(scores: NDArray[np.float64], threshold: float) -> Normalize:
+    """Make the common scale of all heatmaps: even on both sides of the threshold, covering 98 % of the scores.
+
+    Args:
+        scores: float64, shape (patches,).
+        threshold: of the score per patch.
+
+    Returns:
+        The scale of the colors.
+
+    """
     reach = float(np.quantile(np.abs(scores - threshold), 0.98)) or 1.0
     return Normalize(threshold - reach, threshold + reach)
 
@@ -270,10 +281,13 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
     """Show a slide, or some of its tiles, beside the scores of their patches and, where known, the truth.
 
     Args:
-        views: a row each.
+        views: a row of the figure for each.
         scale: of the scores.
-        title: of the whole.
-        of_truth: title of the truth.
+        title: of the figure.
+        of_truth: title of the truth; None where it is unknown.
+
+    Returns:
+        The figure.
 
     """
     colors = LinearSegmentedColormap.from_list("tissue", SCALE)
@@ -289,8 +303,9 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
             axis.imshow(image, extent=view.image_extent)
             axis.set_xticks([])
             axis.set_yticks([])
-        how = {"extent": view.scores_extent, "interpolation": "nearest"}
-        shown = row[1].imshow(view.scores, cmap=colors, norm=scale, **how)
+        shown = row[1].imshow(
+            view.scores, cmap=colors, norm=scale, extent=view.scores_extent, interpolation="nearest"
+        )
         if view.truth is not None:
             tint = np.zeros((*view.truth.shape, 4))
             tint[view.truth] = (0.70, 0.21, 0.29, 0.75)
@@ -301,14 +316,15 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
             axis.set(xlim=(left, right), ylim=(bottom, top))
     for axis, name in zip(axes[0], ("picture", "score of its patches", of_truth), strict=False):
         axis.set_title(name, fontsize=10)
-    bar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
-    bar.set_ticks([scale.vmin, (scale.vmin + scale.vmax) / 2, scale.vmax])
-    bar.set_ticklabels(["like normal", "threshold", "like tumor"])
+    colorbar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
+    low, high = scale.vmin or 0.0, scale.vmax or 0.0
+    colorbar.set_ticks([low, (low + high) / 2, high])
+    colorbar.set_ticklabels(["like normal", "threshold", "like tumor"])
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _outline(axis, view: View) -> None:
+def _outline(axis: Axes, view: View) -> None:
     """Draw the border of each patch."""
     side = view.scores_extent[1] / view.scores.shape[1]
     cells = np.argwhere(~np.isnan(view.scores))

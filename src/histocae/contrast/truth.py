@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histocae.patches import previews
+from histocae.slides.units import Level0Pixels, MicronsPerPixel
 
 
 def tumor_shares(folder: Path, test: pd.DataFrame, slides: pd.DataFrame, pixels: int) -> NDArray[np.float64] | None:
@@ -28,13 +29,14 @@ def tumor_shares(folder: Path, test: pd.DataFrame, slides: pd.DataFrame, pixels:
         if truth is None:
             return None
         slide = by_id.loc[rows["slide_id"].iloc[0]]
-        side = patch_side(rows, pixels, slide["mpp"])
-        shares.append(pd.Series(truth_shares(truth, rows, side, slide["width"] / truth.shape[1]), rows.index))
+        side = patch_side(rows, pixels, MicronsPerPixel(slide["mpp"]))
+        pixel = Level0Pixels(slide["width"] / truth.shape[1])
+        shares.append(pd.Series(truth_shares(truth, rows, side, pixel), rows.index))
     joined: NDArray[np.float64] = pd.concat(shares).sort_index().to_numpy()
     return joined
 
 
-def patch_side(rows: pd.DataFrame, pixels: int, mpp: float) -> float:
+def patch_side(rows: pd.DataFrame, pixels: int, mpp: MicronsPerPixel) -> Level0Pixels:
     """Compute the side of a slide's patches.
 
     Args:
@@ -46,10 +48,12 @@ def patch_side(rows: pd.DataFrame, pixels: int, mpp: float) -> float:
         The side in level-0 pixels; a fraction where patches are reduced.
 
     """
-    return pixels * float(rows["mpp"].iloc[0]) / mpp
+    return Level0Pixels(pixels * float(rows["mpp"].iloc[0]) / mpp)
 
 
-def truth_shares(truth: NDArray[np.bool_], rows: pd.DataFrame, side: float, pixel: float) -> NDArray[np.float64]:
+def truth_shares(
+    truth: NDArray[np.bool_], rows: pd.DataFrame, side: Level0Pixels, pixel: Level0Pixels
+) -> NDArray[np.float64]:
     """Measure the share of each patch of a slide that is tumor.
 
     Args:

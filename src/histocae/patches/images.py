@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Images(Protocol):
-    """Images of one size in a given order, wherever they are stored: what a training reads.
+    """Images of one size in a given order, wherever they are stored, as a training reads them.
 
     Attributes:
         shape: height, width and channels of an image.

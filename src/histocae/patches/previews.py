@@ -1,13 +1,12 @@
-"""What is kept of a slide when its patches are extracted, for later figures: by then its files may be deleted.
+"""Previews of slides for later figures, kept when patches are extracted: later the slides may be deleted.
 
-All of it lies in one folder (reports/patching/thumbnails), in files named after the slide's shard:
+They are files of one folder (reports/patching/thumbnails), named after the slide's shard:
 
 - `<shard>.jpg`: thumbnail of the slide;
 - `<shard>.truth.png`: the demo's truth mask of the slide;
 - `<shard>.tiles.json`, `<shard>.tile-1.png`, ...: of pre-cut tiles, thumbnails of the first that gave patches.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histocae.files import replacing, write_json
+from histocae.files import read_json_or_none, replacing, write_json
 
 MOST_TILES = 4  # thumbnails of a slide that consists of pre-cut tiles
 # a shard's name ends with a fingerprint, so that nothing of it looks like these
@@ -43,7 +42,7 @@ def thumbnail_file(folder: Path, shard: str) -> Path:
     """Name the thumbnail of a slide.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the slide's shard.
 
     Returns:
@@ -57,7 +56,7 @@ def truth_file(folder: Path, shard: str) -> Path:
     """Name the truth mask of a slide; the file is there for slides of the demo cohort only.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the slide's shard.
 
     Returns:
@@ -71,7 +70,7 @@ def tile_file(folder: Path, shard: str, number: int) -> Path:
     """Name the thumbnail of a tile.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the shard of the tile's slide.
         number: of the tile, from 1.
 
@@ -87,7 +86,7 @@ def _tiles_file(folder: Path, shard: str) -> Path:
 
 
 def shard_of(file: Path) -> str:
-    """Name the shard that a kept file belongs to."""
+    """Name the shard that a preview belongs to."""
     return _SUFFIXES.sub("", file.name)
 
 
@@ -96,7 +95,7 @@ def write_truth(source: Path, folder: Path, shard: str) -> None:
 
     Args:
         source: the mask, a PNG file.
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the slide's shard.
 
     """
@@ -108,7 +107,7 @@ def read_truth(folder: Path, shard: str) -> NDArray[np.bool_] | None:
     """Read the truth mask of a slide.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the slide's shard.
 
     Returns:
@@ -127,7 +126,7 @@ def write_tile(folder: Path, shard: str, number: int, thumbnail: Image.Image) ->
     """Write the thumbnail of a tile without loss.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the shard of the tile's slide.
         number: of the tile, from 1.
         thumbnail: the tile, small.
@@ -141,7 +140,7 @@ def write_tiles(folder: Path, shard: str, tiles: list[TilePreview]) -> None:
     """List the tiles whose thumbnails were written: the last step, by which they count as complete.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the shard of the tiles' slide.
         tiles: in the order of their numbers.
 
@@ -153,16 +152,15 @@ def read_tiles(folder: Path, shard: str) -> list[TilePreview] | None:
     """List the tiles whose thumbnails were kept.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the shard of the tiles' slide.
 
     Returns:
         At most `MOST_TILES`, in the order of the shard; None where the list or a thumbnail is missing.
 
     """
-    try:
-        rows = json.loads(_tiles_file(folder, shard).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    rows = read_json_or_none(_tiles_file(folder, shard))
+    if rows is None:
         return None
     tiles = [TilePreview(**row) for row in rows]
     there = all(tile_file(folder, shard, number).is_file() for number in range(1, len(tiles) + 1))
@@ -173,7 +171,7 @@ def remove_tiles(folder: Path, shard: str) -> None:
     """Delete the thumbnails of tiles and their list, where there are any.
 
     Args:
-        folder: of what is kept.
+        folder: of previews.
         shard: name of the shard of the tiles' slide.
 
     """

@@ -1,18 +1,19 @@
-"""One slide or one slide's tiles into one shard, with a record of what was kept and what not.
+"""Patches of one slide, or of one slide's pre-cut tiles, as one shard, with a record of the cells kept and left out.
 
-A shard is complete when its record is there and says what it was made from; a run that
-was killed goes on with the slides that are not.
+A shard is complete when its record is there and has the fingerprint of its inputs. A run after one that
+was killed resumes with the slides whose shards are not complete.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from histocae.errors import DataError, SlideError, StoreError
@@ -23,7 +24,7 @@ from histocae.patches.grid import (
     MASK_PIXELS,
     Grid,
     Overview,
-    Plan,
+    PatchPlan,
     make_grid,
     plan_patches,
     read_overview,
@@ -31,67 +32,73 @@ from histocae.patches.grid import (
 )
 from histocae.patches.sampling import draw
 from histocae.patches.store import ShardWriter, open_shard, shard_name
-from histocae.patches.tiles import TilePatches, cut_tile, read_tile, reduce_tile
+from histocae.patches.tiles import TilePatches, divide_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
 from histocae.slides.slide import Slide, in_range
 from histocae.slides.thumbnails import LONGEST, thumbnail
+from histocae.slides.units import MicronsPerPixel
 from histocae.sources.slide_source import Source
 
 NO_TISSUE = "shows no tissue"
-PICTURE_PIXELS = 1200  # longest side of an overview picture
+OVERVIEW_PIXELS = 1200  # longest side of an overview image
 # columns of the index (a value counts for all rows; `row` is an array) and the patches
-Found = Iterator[tuple[dict[str, Any], np.ndarray]]
+Extracted = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
 
 
-@dataclass(frozen=True)
-class Task:
-    """One slide to make a shard of.
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """A slide whose patches become a shard.
 
     Attributes:
         slide_id: of the slide.
         files: its files as its table names them: one slide, or many tiles.
-        source: where they come from.
-        own_mpp: microns per level-0 pixel that the slide's table gives; None: what the slide says, or ...
-        default_mpp: ... this, where it does not say. Both None for tiles.
+        source: of the files.
+        own_mpp: microns per level-0 pixel from the slide's table; None: as the slide states.
+        default_mpp: microns per level-0 pixel where the slide states none. Both None for tiles.
         params: the section `patches` of params.yaml.
         seed: of the sample, where there is a cap.
         shards: folder of the shards.
-        pictures: folder for the overview pictures.
-        thumbnails: folder for what is kept for later figures; see `patches.previews`.
+        overviews: folder of the overview images.
+        previews: folder of previews for later figures; see `patches.previews`.
         made_from: fingerprint of the slide's bytes and the code that reads them.
-        by_default: the slide does not say, so that default_mpp counts: known when it has been opened.
-        threads: that decode; the shard does not depend on it.
+        by_default: the slide states nothing, so that default_mpp counts: known once it has been opened.
+        threads: that decode; the shard does not depend on their number.
 
     """
 
     slide_id: str
     files: tuple[str, ...]
     source: Source
-    own_mpp: float | None
-    default_mpp: float | None
+    own_mpp: MicronsPerPixel | None
+    default_mpp: MicronsPerPixel | None
     params: PatchParams
     seed: int
     shards: Path
-    pictures: Path
-    thumbnails: Path
+    overviews: Path
+    previews: Path
     made_from: str
     by_default: bool = False
     threads: int = 1
 
     @property
     def name(self) -> str:
-        """The shard's name: another for other input, so that it never takes the place of the former."""
+        """The shard's name: a new one for other input, so that it never replaces the former shard."""
         return f"{shard_name(self.slide_id)}.{self.fingerprint[:8]}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the shard depends on."""
+        """Hash of all that the shard depends on."""
         params = self.params.model_dump()
         mpp = [in_range(self.own_mpp), self.default_mpp if self.by_default else None]
         return fingerprint([self.slide_id, self.files, mpp, params, self.seed, self.made_from])
 
-    def settled(self) -> "Task":
-        """The same task, knowing whether default_mpp counts; a slide that can't be opened leaves it as it is."""
+    @property
+    def overview_file(self) -> Path:
+        """The overview image."""
+        return self.overviews / f"{self.name}.png"
+
+    def settled(self) -> "ShardTask":
+        """Find out whether default_mpp counts; a slide that can't be opened leaves the task as it is."""
         if self.default_mpp is None:
             return self
         try:
@@ -99,31 +106,33 @@ class Task:
                 _, origin = slide.microns(self.own_mpp, self.default_mpp)
         except SlideError:
             return self
-        # what was fetched to know that is not read through a second time
+        # the file was checked when it was fetched here; it is not read a second time for that
         return replace(self, by_default=origin == "data.mpp", source=replace(self.source, checked=True))
 
     @property
-    def sampling(self) -> list[int]:
+    def sample_seed(self) -> list[int]:
         """The seed of this slide's sample; it does not depend on the other slides."""
         return [self.seed, int(fingerprint(self.slide_id)[:8], 16)]
 
 
-@dataclass(frozen=True)
-class Record:
-    """What became of a slide.
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """The outcome of extracting a slide's patches.
 
     Attributes:
         slide_id: of the slide.
         shard: its name.
-        reason: why the slide or a part of it was set aside; None where all went well.
+        reason: why the slide or a part of it was set aside; None where nothing was.
         failed: the reason is a failure of the slide: not that it shows no tissue, nor that
-            some of its tiles are bad.
+            some of its tiles are damaged.
         kept: patches in the shard.
         counts: cells by reason.
-        level, mpp, patch_mpp: the level read, microns per pixel of slide and patch; None
-            for tiles.
-        mpp_from: who said so: table, slide or data.mpp.
-        width, height: level-0 pixels of the slide.
+        level: that was read; None for tiles.
+        mpp: microns per level-0 pixel; None for tiles.
+        patch_mpp: microns per patch pixel; None for tiles.
+        mpp_from: where mpp comes from: table, slide or data.mpp.
+        width: level-0 pixels of the slide.
+        height: level-0 pixels of the slide.
         failures: every failure; a slide has at most one, its tiles may have many.
 
     """
@@ -135,33 +144,47 @@ class Record:
     kept: int
     counts: dict[str, int]
     level: int | None = None
-    mpp: float | None = None
-    patch_mpp: float | None = None
+    mpp: MicronsPerPixel | None = None
+    patch_mpp: MicronsPerPixel | None = None
     mpp_from: str | None = None
     width: int | None = None
     height: int | None = None
     failures: tuple[str, ...] = ()
 
 
-def finished(task: Task) -> Record | None:
-    """Give the record of a shard that an earlier run completed from the same input, else None."""
-    # without opening the slide, which may have been let go, either may be the one
+@dataclass
+class _Notes:
+    """Notes for the record, taken while patches are extracted; the last fields are those of `ShardRecord`."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    level: int | None = None
+    mpp: MicronsPerPixel | None = None
+    patch_mpp: MicronsPerPixel | None = None
+    mpp_from: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+def finished(task: ShardTask) -> ShardRecord | None:
+    """Return the record of a shard that an earlier run completed from the same input; None if there is none."""
+    # the slide may have been deleted; without opening it, the shard may be of either name
     either = [_finished(task)] + [_finished(replace(task, by_default=True))] * (task.default_mpp is not None)
     return next((record for record in either if record is not None), None)
 
 
-def _finished(task: Task) -> Record | None:
-    record = read_json_or_none(task.shards / f"{task.name}.json")
-    if record is None or record.pop("fingerprint") != task.fingerprint:
+def _finished(task: ShardTask) -> ShardRecord | None:
+    values = read_json_or_none(task.shards / f"{task.name}.json")
+    if values is None or values.pop("fingerprint") != task.fingerprint:
         return None
-    record = Record(**record)
+    record = ShardRecord(**values)
     if record.reason and record.reason != NO_TISSUE and task.source.keep:
-        # what failed may have been the disk: it is tried again, unless all of the slide would have to come again
+        # the failure may have been the disk's: the slide is tried again, unless it had to be fetched again for that
         return None
     if (record.mpp_from == "data.mpp") != task.by_default:
         return None
     if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
-        return None  # it was opened, and lacked what is there now
+        return None  # the slide lacked microns per pixel, which data.mpp has now
     try:
         if record.kept:
             shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)
@@ -172,92 +195,108 @@ def _finished(task: Task) -> Record | None:
     return record if _all_kept(task, record) else None
 
 
-def _all_kept(task: Task, record: Record) -> bool:
+def _all_kept(task: ShardTask, record: ShardRecord) -> bool:
     """Check that what figures need of a slide is there: overview, thumbnails and the demo's truth mask."""
     if task.source.tiles:
         needed = record.kept and task.params.tiles == "cut"
-        return not needed or previews.read_tiles(task.thumbnails, task.name) is not None
+        return not needed or previews.read_tiles(task.previews, task.name) is not None
     if record.level is None:
         return True
-    images = [task.pictures / f"{task.name}.png", previews.thumbnail_file(task.thumbnails, task.name)]
+    images = [task.overview_file, previews.thumbnail_file(task.previews, task.name)]
     if task.source.demo_spec is not None:
-        images.append(previews.truth_file(task.thumbnails, task.name))
+        images.append(previews.truth_file(task.previews, task.name))
     return all(image.is_file() for image in images)
 
 
-def read_rows(shards: Path, record: Record) -> pd.DataFrame:
-    """Read the index rows of one shard."""
+def read_rows(shards: Path, record: ShardRecord) -> pd.DataFrame:
+    """Read the index rows of one shard.
+
+    Args:
+        shards: folder of the shards.
+        record: of the shard.
+
+    Returns:
+        A row per patch, with `store.POSITION_COLUMNS`.
+
+    """
     return read_table(shards / f"{record.shard}.csv", ("file",))
 
 
-def make_shard(task: Task) -> Record:
-    """Write one slide's shard, index rows, overview picture and, last, its record.
+def make_shard(task: ShardTask) -> ShardRecord:
+    """Write one slide's shard, index rows, overview, previews and, last, its record.
 
     A slide that fails midway keeps the patches read before or none, as
-    `patches.on_read_error` says; one whose stains can't be estimated, where that is asked
-    for, keeps none. The error is in the record; none is raised.
+    `patches.on_read_error` says. A slide whose stains can't be estimated keeps none, where normalized
+    stains are requested. The error is in the record; none is raised.
     """
     task = task.settled()
-    (task.shards / f"{task.name}.json").unlink(missing_ok=True)
-    counts: Counter[str] = Counter()
-    about: dict[str, float | int | str] = {}
-    failure: list[str] = []
-    read = _read_tiles if task.source.tiles else _read_slide
-    # stains are the slide's: they are known when all its patches are
+    path = task.shards / f"{task.name}.npy"
+    path.with_name(f"{task.name}.json").unlink(missing_ok=True)
+    notes = _Notes()
+    extract = _extract_tiles if task.source.tiles else _extract_slide
+    # stains belong to the slide: they are known when all its patches are
     first = "rgb" if task.params.color == "macenko" else task.params.color
-    with ShardWriter(task.shards / f"{task.name}.npy", task.params.pixels) as shard:
+    with ShardWriter(path, task.params.pixels) as shard:
         rows = []
-        for found, patches in read(task, counts, about, failure.append):
-            rows.append(found)
+        for columns, patches in extract(task, notes):
+            rows.append(columns)
             shard.append(color.apply(patches, first))
     kept = shard.count
-    dropped = bool(failure) and task.params.on_read_error == "drop"
+    dropped = bool(notes.failures) and task.params.on_read_error == "drop"
     if kept and not dropped and task.params.color == "macenko":
         try:
-            _normalize(task.shards / f"{task.name}.npy", task.params.pixels)
+            _normalize(path, task.params.pixels)
         except SlideError as error:
-            failure.append(str(error))
+            notes.failures.append(str(error))
             dropped = True
     if dropped:
-        counts["dropped"] = kept
+        notes.counts["dropped"] = kept
         kept = 0
     if not kept:
-        (task.shards / f"{task.name}.npy").unlink()
-        (task.shards / f"{task.name}.csv").unlink(missing_ok=True)
-        previews.remove_tiles(task.thumbnails, task.name)
+        path.unlink()
+        path.with_name(f"{task.name}.csv").unlink(missing_ok=True)
+        previews.remove_tiles(task.previews, task.name)
     else:
-        write_table(_table(rows), task.shards / f"{task.name}.csv")
-    counts["kept"] = kept
-    reason = None if kept else NO_TISSUE
-    if failure:
-        more = f" (and {len(failure) - 1} more, in reports/patching/failures.csv)" if len(failure) > 1 else ""
-        reason = failure[0] + more
-    record = Record(
-        task.slide_id,
-        task.name,
-        reason,
-        bool(failure) and not (task.source.tiles and kept),
-        kept,
-        {name: n for name, n in sorted(counts.items()) if n},
-        **about,
-        failures=tuple(failure),
+        write_table(_table(rows), path.with_name(f"{task.name}.csv"))
+    notes.counts["kept"] = kept
+    record = ShardRecord(
+        slide_id=task.slide_id,
+        shard=task.name,
+        reason=_reason(notes.failures) or (None if kept else NO_TISSUE),
+        failed=bool(notes.failures) and not (task.source.tiles and kept),
+        kept=kept,
+        counts={name: n for name, n in sorted(notes.counts.items()) if n},
+        level=notes.level,
+        mpp=notes.mpp,
+        patch_mpp=notes.patch_mpp,
+        mpp_from=notes.mpp_from,
+        width=notes.width,
+        height=notes.height,
+        failures=tuple(notes.failures),
     )
     write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
     return record
 
 
-def _table(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Join index rows; one table of all is made a hundred times faster than one of each block."""
-    lengths = [len(one["row"]) for one in found]
+def _reason(failures: list[str]) -> str | None:
+    """Shorten failures to one line."""
+    if len(failures) > 1:
+        return f"{failures[0]} (and {len(failures) - 1} more, in reports/patching/failures.csv)"
+    return failures[0] if failures else None
+
+
+def _table(parts: list[dict[str, Any]]) -> pd.DataFrame:
+    """Join index rows: one table of all rows is made a hundred times faster than a table of each block."""
+    lengths = [len(part["row"]) for part in parts]
     columns = {
-        name: np.concatenate([np.broadcast_to(one[name], n) for one, n in zip(found, lengths, strict=True)])
-        for name in found[0]
+        name: np.concatenate([np.broadcast_to(part[name], n) for part, n in zip(parts, lengths, strict=True)])
+        for name in parts[0]
     }
     return pd.DataFrame({"position": np.arange(sum(lengths)), **columns})
 
 
 def _normalize(path: Path, pixels: int) -> None:
-    """Put a shard with normalized stains in the place of one as it was read."""
+    """Replace a shard by one with normalized stains."""
     patches = open_shard(path, pixels)
     stains, step = color.estimate(patches), color.per_chunk(pixels)
     with ShardWriter(path, pixels) as shard:
@@ -265,57 +304,57 @@ def _normalize(path: Path, pixels: int) -> None:
             shard.append(color.apply(patches[start : start + step], "macenko", stains))
 
 
-def _read_slide(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
+def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
+    counts = notes.counts
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
         with Slide(path, task.threads) as slide:
-            size = slide.levels[0]
-            about |= {"width": size.width, "height": size.height}
-            mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
-            about |= {"mpp": mpp, "mpp_from": origin}
-            grid = make_grid(slide, mpp, task.params.pixels, task.params.mpp)
-            about |= {"level": grid.level, "patch_mpp": grid.mpp}
+            notes.width, notes.height = slide.levels[0].width, slide.levels[0].height
+            notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
+            grid = make_grid(slide, notes.mpp, task.params.pixels, MicronsPerPixel(task.params.mpp))
+            notes.level, notes.patch_mpp = grid.level, grid.mpp
             overview = read_overview(slide, grid)
-            plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sampling)
+            plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sample_seed)
             counts.update(plan.counts)
-            _draw(overview, plan, task.pictures / f"{task.name}.png")
-            with replacing(previews.thumbnail_file(task.thumbnails, task.name)) as handle:
+            _draw(overview, plan, task.overview_file)
+            with replacing(previews.thumbnail_file(task.previews, task.name)) as handle:
                 Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
             if task.source.demo_spec is not None:
                 _keep_truth(path, task)
             yield from _planned(task, slide, grid, plan, counts)
     except SlideError as error:
         counts["unread"] = counts["kept"] - counts["read"]
-        fail(str(error))
+        notes.failures.append(str(error))
     finally:
         counts.pop("read", None)
 
 
-def _keep_truth(slide: Path, task: Task) -> None:
+def _keep_truth(slide: Path, task: ShardTask) -> None:
     """Keep the truth mask that the demo wrote beside a slide."""
     truth = slide.with_suffix(".truth.png")
     if not truth.is_file():
         raise SlideError(f"its truth mask {truth} is missing; delete the slide, and the demo writes both")
-    previews.write_truth(truth, task.thumbnails, task.name)
+    previews.write_truth(truth, task.previews, task.name)
 
 
-def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) -> Found:
-    for which, patches in read_patches(slide, grid, plan, task.params.pixels):
-        shares = plan.shares[which]
-        for one in np.nonzero(plan.unsure[which])[0]:
-            small = Image.fromarray(patches[one]).resize((MASK_PIXELS,) * 2, Image.Resampling.BOX)
-            shares[one] = tissue_mask(np.asarray(small)).mean()
-        enough = (shares >= task.params.tissue_share) | ~plan.unsure[which]
-        counts["read"] += len(which)
+def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts: Counter[str]) -> Extracted:
+    """Read the planned patches; those of unsure cells are kept only if their own pixels show tissue."""
+    for cells, patches in read_patches(slide, grid, plan, task.params.pixels):
+        shares = plan.shares[cells]
+        for i in np.nonzero(plan.unsure[cells])[0]:
+            small = Image.fromarray(patches[i]).resize((MASK_PIXELS,) * 2, Image.Resampling.BOX)
+            shares[i] = tissue_mask(np.asarray(small)).mean()
+        enough = (shares >= task.params.tissue_share) | ~plan.unsure[cells]
+        counts["read"] += len(cells)
         counts["background"] += int((~enough).sum())
         if not enough.all():
-            which, shares, patches = which[enough], shares[enough], patches[enough]
-        x, y = grid.corners(plan.rows[which], plan.columns[which])
+            cells, shares, patches = cells[enough], shares[enough], patches[enough]
+        x, y = grid.corners(plan.rows[cells], plan.columns[cells])
         yield (
             {
                 "file": task.files[0],
-                "row": plan.rows[which],
-                "column": plan.columns[which],
+                "row": plan.rows[cells],
+                "column": plan.columns[cells],
                 "x": x,
                 "y": y,
                 "mpp": grid.mpp,
@@ -325,30 +364,30 @@ def _planned(task: Task, slide: Slide, grid: Grid, plan: Plan, counts: Counter) 
         )
 
 
-def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], None]) -> Found:
+def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
     params = task.params
     chosen = None
     if params.tiles == "cut" and params.max_per_slide is not None:
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(one.rows) for _, _, one in _each_tile(task, Counter(), lambda _: None))
-        chosen = set(draw(total, params.max_per_slide, task.sampling))
-    previews.remove_tiles(task.thumbnails, task.name)
+        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, _Notes()))
+        chosen = set(draw(total, params.max_per_slide, task.sample_seed))
+    previews.remove_tiles(task.previews, task.name)
     shown: list[previews.TilePreview] = []
-    at = 0
-    for file, picture, tile in _each_tile(task, counts, fail):
-        counts.update(tile.counts)
-        take = np.ones(len(tile.rows), bool)
+    number = 0  # of the tile's first patch among all of the slide's
+    for file, tile, patches in _each_tile(task, notes):
+        notes.counts.update(patches.counts)
+        take = np.ones(len(patches.rows), bool)
         if chosen is not None:
-            take = np.array([at + i in chosen for i in range(len(tile.rows))], bool)
-            counts["capped"] += int((~take).sum())
-        at += len(tile.rows)
+            take = np.array([number + i in chosen for i in range(len(patches.rows))], bool)
+            notes.counts["capped"] += int((~take).sum())
+        number += len(patches.rows)
         if not take.any():
             continue
         if params.tiles == "cut" and len(shown) < previews.MOST_TILES:  # a tile that is one patch needs no heatmap
-            shown.append(previews.TilePreview(file, picture.width, picture.height))
-            picture.thumbnail((LONGEST, LONGEST))
-            previews.write_tile(task.thumbnails, task.name, len(shown), picture)
-        row, column = tile.rows[take], tile.columns[take]
+            shown.append(previews.TilePreview(file, tile.width, tile.height))
+            tile.thumbnail((LONGEST, LONGEST))
+            previews.write_tile(task.previews, task.name, len(shown), tile)
+        row, column = patches.rows[take], patches.columns[take]
         yield (
             {
                 "file": file,
@@ -357,41 +396,41 @@ def _read_tiles(task: Task, counts: Counter, about: dict, fail: Callable[[str], 
                 "x": column * params.pixels,
                 "y": row * params.pixels,
                 "mpp": np.nan,
-                "tissue_share": tile.shares[take],
+                "tissue_share": patches.shares[take],
             },
-            tile.patches[take],
+            patches.patches[take],
         )
     if shown:
-        previews.write_tiles(task.thumbnails, task.name, shown)
+        previews.write_tiles(task.previews, task.name, shown)
 
 
-def _each_tile(
-    task: Task, counts: Counter, fail: Callable[[str], None]
-) -> Iterator[tuple[str, Image.Image, TilePatches]]:
+def _each_tile(task: ShardTask, notes: _Notes) -> Iterator[tuple[str, Image.Image, TilePatches]]:
+    """Yield each tile's file, the tile and its patches; failures are noted."""
+    params = task.params
     for file in task.files:
         try:
-            picture = read_tile(task.source.fetch(task.slide_id, file))
-            if task.params.tiles == "reduce":
-                yield file, picture, reduce_tile(picture, file, task.params.pixels)
+            tile = read_tile(task.source.fetch(task.slide_id, file))
+            if params.tiles == "reduce":
+                yield file, tile, reduce_tile(tile, file, params.pixels)
             else:
-                yield file, picture, cut_tile(picture, file, task.params.pixels, task.params.tissue_share)
+                yield file, tile, divide_tile(tile, file, params.pixels, params.tissue_share)
         except SlideError as error:
-            fail(str(error))
-            counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
-            if task.params.on_read_error == "drop":
+            notes.failures.append(str(error))
+            notes.counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
+            if params.on_read_error == "drop":
                 return
 
 
-def _draw(overview: Overview, plan: Plan, path: Path) -> None:
+def _draw(overview: Overview, plan: PatchPlan, path: Path) -> None:
     """Draw the overview with the chosen cells outlined."""
-    height, width = overview.picture.shape[:2]
-    scale = min(PICTURE_PIXELS / max(height, width), 6.0)
-    picture = Image.fromarray(overview.picture)
-    picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    canvas = ImageDraw.Draw(picture)
+    height, width = overview.image.shape[:2]
+    scale = min(OVERVIEW_PIXELS / max(height, width), 6.0)
+    image = Image.fromarray(overview.image)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    canvas = ImageDraw.Draw(image)
     side = MASK_PIXELS * scale
     for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True):
         x, y = column * side, row * side
         canvas.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
     with replacing(path) as handle:
-        picture.save(handle, "PNG", compress_level=1)
+        image.save(handle, "PNG", compress_level=1)

@@ -1,20 +1,23 @@
 """The patch store: one raw uint8 array a slide, and an index table.
 
-The format is written up in docs/patch-store.md; only this module knows it.
+docs/patch-store.md describes the format; only this module knows it.
 """
 
 import hashlib
 import math
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+from cachetools import LRUCache
+from numpy.typing import NDArray
 
 from histocae.errors import StoreError
 from histocae.files import read_cells, read_json_or_none, read_table, replacing, table_writer, write_json, write_table
@@ -37,19 +40,19 @@ INDEX_COLUMNS = (
     "mpp",
     "tissue_share",
 )
-SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # what all patches of a slide have in common, but for the file of tiles
-PLACE_COLUMNS = INDEX_COLUMNS[4:]
-# each shard that is in use is an open file, and a process may have about 1,000; training has two selections
+SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # the same for all patches of a slide; its file is not, where it has many tiles
+POSITION_COLUMNS = INDEX_COLUMNS[4:]
+# each shard in use is an open file, and a process may have about 1,000; training has two selections
 MOST_OPEN = 300
-AT_ONCE = 2**20  # rows that are looked at together, where all would take several times their memory
+AT_ONCE = 2**20  # rows that are handled together, where all would take several times their memory
 INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
 
 def shard_name(slide_id: str) -> str:
-    """Give the name of a slide's shard, without suffix: any slide_id makes a safe file name."""
+    """Name a slide's shard, without suffix: any slide_id makes a safe file name."""
     name = quote(slide_id, safe=" ()+,=@[]").replace("~", "%7E").strip(". ")
     if name != slide_id or len(name) > 120:
-        # different ids may look alike once they are made safe
+        # different ids may become equal when they are made safe
         name = f"{name[:120]}~{hashlib.sha256(slide_id.encode()).hexdigest()[:8]}"
     return name
 
@@ -57,12 +60,22 @@ def shard_name(slide_id: str) -> str:
 class ShardWriter:
     """Writes one shard; it appears under its name when the block ends without an error.
 
-    The array grows while it is written: its length stands in the header, which numpy
+    The array grows while it is written. Its length is in the header, which numpy
     pads so that a longer number does not move the data.
+
+    Attributes:
+        count: patches written so far.
+
     """
 
     def __init__(self, path: Path, pixels: int):
-        """Prepare to write patches of `pixels` x `pixels` x 3 to `path`."""
+        """Prepare to write.
+
+        Args:
+            path: of the shard.
+            pixels: side of a patch.
+
+        """
         self.count = 0
         self._pixels = pixels
         self._aside = replacing(path)
@@ -76,8 +89,16 @@ class ShardWriter:
         shape = (self.count, self._pixels, self._pixels, 3)
         np.lib.format.write_array_header_1_0(self._handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
-    def append(self, patches: np.ndarray) -> None:
-        """Append uint8 patches, n x pixels x pixels x 3."""
+    def append(self, patches: NDArray[np.uint8]) -> None:
+        """Append patches.
+
+        Args:
+            patches: uint8, shape (n, pixels, pixels, 3).
+
+        Raises:
+            ValueError: the patches have another type or shape.
+
+        """
         if patches.dtype != np.uint8 or patches.shape[1:] != (self._pixels, self._pixels, 3):
             raise ValueError(f"a shard of {self._pixels} px uint8 patches can't take {patches.shape}")
         self._handle.write(np.ascontiguousarray(patches).data)
@@ -89,18 +110,22 @@ class ShardWriter:
         self._aside.__exit__(*failure)
 
 
-def open_shard(path: Path, pixels: int) -> np.ndarray:
-    """Map a shard.
+def open_shard(path: Path, pixels: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """Map a shard into memory.
+
+    Args:
+        path: of the shard.
+        pixels: side of a patch.
 
     Returns:
-        uint8, patches x pixels x pixels x 3, read when looked at.
+        uint8, shape (patches, pixels, pixels, 3), read on access.
 
     Raises:
-        StoreError: it is missing, cut short, or holds something else.
+        StoreError: it is missing, too short, or holds something else.
 
     """
     try:
-        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+        shard: np.memmap[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path}: can't be read: {error}; run dvc repro patches") from None
     if shard.dtype != np.uint8 or shard.shape[1:] != (pixels, pixels, 3):
@@ -109,13 +134,27 @@ def open_shard(path: Path, pixels: int) -> np.ndarray:
 
 
 def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | None) -> None:
-    """Complete a store: write its index and, last, its manifest."""
+    """Complete a store: write its index and, last, its manifest.
+
+    Args:
+        folder: of the store.
+        index: one row a patch, with the columns of `INDEX_COLUMNS`.
+        pixels: side of a patch.
+        mpp: microns per patch pixel that were aimed at; None for tiles.
+
+    """
     write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
     _write_manifest(folder, len(index), pixels, mpp)
 
 
 def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: float | None) -> int:
-    """Complete a store as `write_index` does, from the index row by row: cells as text, in the order of its columns.
+    """Complete a store as `write_index` does, from the index row by row.
+
+    Args:
+        folder: of the store.
+        rows: of the index, cells as text, in the order of `INDEX_COLUMNS`.
+        pixels: side of a patch.
+        mpp: microns per patch pixel that were aimed at; None for tiles.
 
     Returns:
         The number of rows.
@@ -154,6 +193,9 @@ class PatchStore:
     def __init__(self, folder: Path):
         """Open a store.
 
+        Args:
+            folder: of the store.
+
         Raises:
             StoreError: it is missing, or of a version that this code does not know.
 
@@ -178,7 +220,7 @@ class PatchStore:
         return index
 
     def rows(self, columns: Sequence[str] = INDEX_COLUMNS) -> Iterator[tuple[str, ...]]:
-        """Read the index row by row, as text: the way for what an index of any length has to go through."""
+        """Read the index row by row, as text, in little memory whatever its length."""
         return read_cells(self.folder / INDEX, columns)
 
     def slides(self) -> pd.DataFrame:
@@ -199,27 +241,40 @@ class PatchStore:
             raise StoreError(f"{self.folder}: the index has {rows} rows, not {self._patches}")
 
     def select(self, rows: pd.DataFrame) -> "Patches":
-        """Give the patches of some rows of the index (columns shard and position)."""
+        """Select the patches of some rows of the index (columns shard and position)."""
         return Patches(self, rows)
 
 
-def _close(files: OrderedDict[int, FileIO]) -> None:
-    for file in files.values():
+class _OpenShards(LRUCache[int, FileIO]):
+    """Open files by the number of their shard; the least recently used file is closed to make room."""
+
+    def popitem(self) -> tuple[int, FileIO]:
+        code, file = super().popitem()
         file.close()
+        return code, file
+
+    def close(self) -> None:
+        """Close all files."""
+        while self:
+            self.popitem()
 
 
 class Patches:
-    """Patches of a store in a given order, read when asked for.
+    """Patches of a store in a given order, read on request.
 
     Attributes:
         pixels: side of a patch.
-        shape: height, width and channels of one.
-        shards: how many they lie in.
+        shape: height, width and channels of a patch.
+        shards: number of shards that hold them.
 
     """
 
     def __init__(self, store: PatchStore, rows: pd.DataFrame):
-        """Map the shards that `rows` name.
+        """Check the shards that `rows` name.
+
+        Args:
+            store: that has the patches.
+            rows: shard and position of each patch.
 
         Raises:
             StoreError: a shard is missing or shorter than the rows say.
@@ -227,21 +282,21 @@ class Patches:
         """
         self.pixels = store.pixels
         self.shape = (store.pixels, store.pixels, 3)
-        # six bytes a patch, and no copies: there may be a hundred million
+        # six bytes a patch, and no copies: there may be a hundred million patches
         shards = rows["shard"].astype("category").cat
         self._shard = shards.codes.to_numpy()
         self._position = rows["position"].to_numpy(np.int32)
         names = shards.categories
         self._paths = [store.folder / SHARDS / f"{name}.npy" for name in names]
         self._offsets = np.zeros(len(names), np.int64)  # of a shard's first patch in its file, in bytes
-        self._open: OrderedDict[int, FileIO] = OrderedDict()
-        weakref.finalize(self, _close, self._open)
+        self._open = _OpenShards(MOST_OPEN)
+        weakref.finalize(self, self._open.close)
         self._lock = Lock()
         longest = np.full(len(names), -1, np.int32)
         for start in range(0, len(rows), AT_ONCE):
             some = slice(start, start + AT_ONCE)
             np.maximum.at(longest, self._shard[some], self._position[some])
-        used = np.flatnonzero(longest >= 0).tolist()  # rows that were chosen from others may leave some out
+        used = np.flatnonzero(longest >= 0).tolist()  # a selection of rows may leave out some of the categories
         self.shards = len(used)
         for code in used:
             path = self._paths[code]
@@ -251,47 +306,47 @@ class Patches:
             self._offsets[code] = shard.offset
 
     def _file(self, code: int) -> FileIO:
-        """Open a shard, or give its file; the one that was used the longest ago is closed for it."""
-        if code not in self._open:
-            if len(self._open) >= MOST_OPEN:
-                self._open.popitem(last=False)[1].close()
-            self._open[code] = FileIO(self._paths[code])
-        self._open.move_to_end(code)
-        return self._open[code]
+        """Return the open file of a shard."""
+        file = self._open.get(code)
+        if file is None:
+            file = self._open[code] = FileIO(self._paths[code])
+        return file
 
     def __len__(self) -> int:
         return len(self._position)
 
-    def take(self, which: np.ndarray) -> np.ndarray:
+    def take(self, which: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Read some patches.
 
         Args:
-            which: int, positions in this selection, in any order.
+            which: integers, shape (n,): positions in this selection, in any order.
 
         Returns:
-            uint8, len(which) x pixels x pixels x 3, in the order asked for.
+            uint8, shape (n, pixels, pixels, 3), in the order of `which`.
 
         Raises:
-            StoreError: a shard is gone by now, or shorter.
+            StoreError: a shard was deleted or shortened meanwhile.
 
         """
         out = np.empty((len(which), *self.shape), np.uint8)
         each = math.prod(self.shape)
-        # read, not looked at through a map: a map brings far more into memory than is wanted of it, and keeps it
-        # there while a cohort that is larger than memory has use for every page
+        # Read from files, not through a memory map: a map brings whole pages around a patch into memory and keeps
+        # them there, which slows down a cohort that is larger than memory.
         room = memoryview(out.reshape(-1))
         shards, positions = self._shard[which], self._position[which].astype(np.int64)
-        at = self._offsets[shards] + positions * each
-        # neighbours on disk are read one after the other, whatever the order asked for
+        offsets = self._offsets[shards] + positions * each
+        file, opened = None, -1
+        # neighbors on disk are read one after the other, whatever the order of `which`
         with self._lock:
-            for place in np.lexsort((positions, shards)).tolist():
-                code = int(shards[place])
+            for number in np.lexsort((positions, shards)).tolist():
+                code = int(shards[number])
                 try:
-                    file = self._file(code)
-                    file.seek(int(at[place]))
-                    got = file.readinto(room[place * each : (place + 1) * each])
+                    if file is None or code != opened:
+                        file, opened = self._file(code), code
+                    file.seek(int(offsets[number]))
+                    count = file.readinto(room[number * each : (number + 1) * each])
                 except OSError as error:
                     raise StoreError(f"{self._paths[code]}: can't be read: {error}; run dvc repro patches") from None
-                if got != each:
+                if count != each:
                     raise StoreError(f"{self._paths[code]}: ends too early; run dvc repro patches")
         return out

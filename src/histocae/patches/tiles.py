@@ -1,4 +1,4 @@
-"""Pre-cut pictures as patches: reduced whole, or cut on the grid of patches."""
+"""Pre-cut tiles as patches: each tile reduced to one patch, or divided into patches on a grid."""
 
 import struct
 import warnings
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from histocae.errors import SlideError
@@ -13,7 +14,7 @@ from histocae.patches.grid import MASK_PIXELS
 from histocae.patches.tissue import cell_shares, tissue_mask
 from histocae.slides.slide import TOLERANCE
 
-# what Pillow raises on files that are no pictures, cut short or broken inside
+# the errors of Pillow on files that are no images, too short or damaged
 _BROKEN = (
     UnidentifiedImageError,
     OSError,
@@ -37,22 +38,23 @@ class TilePatches:
     """The patches of one tile.
 
     Attributes:
-        rows, columns: int64, cells of the tile; 0, 0 for a tile reduced whole.
-        shares: float64, tissue share of each.
-        patches: uint8, n x pixels x pixels x 3.
+        rows: int64, shape (n,), cells of the tile; 0 for a tile reduced to one patch.
+        columns: int64, shape (n,); likewise.
+        shares: float64, shape (n,), tissue share of each.
+        patches: uint8, shape (n, pixels, pixels, 3).
         counts: cells of the tile by reason: kept, background, border.
 
     """
 
-    rows: np.ndarray
-    columns: np.ndarray
-    shares: np.ndarray
-    patches: np.ndarray
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    patches: NDArray[np.uint8]
     counts: dict[str, int]
 
 
 def read_tile(path: Path) -> Image.Image:
-    """Read a picture as 8-bit RGB; transparency shows white.
+    """Read an image as 8-bit RGB; transparent areas become white.
 
     Raises:
         SlideError: it can't be decoded, or has more than 8 bits a channel.
@@ -60,73 +62,92 @@ def read_tile(path: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # what is odd about a file but does no harm; a picture too large to be a tile does
+            # oddities of a file do no harm; an image that is too large to be a tile does
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.mode in _DEEP:
+            with Image.open(path, formats=FORMATS) as image:
+                if image.mode in _DEEP:
                     raise SlideError(f"{path.name}: has more than 8 bits a channel; convert it to 8-bit RGB")
-                picture.load()
-                return _as_rgb(picture)
+                image.load()
+                return _as_rgb(image)
     except _BROKEN as error:
-        raise SlideError(f"{path.name}: can't be read as a picture: {error}") from None
+        raise SlideError(f"{path.name}: can't be read as an image: {error}") from None
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def reduce_tile(picture: Image.Image, name: str, pixels: int) -> TilePatches:
-    """Reduce a whole tile to one patch; of an oblong one, its central square.
+def reduce_tile(tile: Image.Image, name: str, pixels: int) -> TilePatches:
+    """Reduce a tile to one patch; of an oblong tile, its central square.
+
+    Args:
+        tile: 8-bit RGB.
+        name: of the file, for messages.
+        pixels: side of a patch.
+
+    Returns:
+        The one patch.
 
     Raises:
         SlideError: the tile is more than 10 % smaller than a patch.
 
     """
-    side = min(picture.size)
+    side = min(tile.size)
     if side * (1 + TOLERANCE) < pixels:
-        raise SlideError(
-            f"{name}: is {picture.width} x {picture.height} pixels, smaller than a patch; "
-            f"set patches.pixels to {side} or less"
-        )
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+        raise SlideError(_too_small(tile, name))
+    left, top = (tile.width - side) / 2, (tile.height - side) / 2
     box = (left, top, left + side, top + side)
-    if picture.size != (pixels, pixels):
-        picture = picture.resize((pixels, pixels), Image.Resampling.BOX, box=box)
-    share = tissue_mask(_overview(picture, 1, 1, pixels)).mean()
+    if tile.size != (pixels, pixels):
+        tile = tile.resize((pixels, pixels), Image.Resampling.BOX, box=box)
+    share = tissue_mask(_overview(tile, 1, 1, pixels)).mean()
     zero = np.zeros(1, np.int64)
-    return TilePatches(zero, zero, np.array([share]), np.asarray(picture)[None], {"kept": 1})
+    return TilePatches(zero, zero, np.array([share]), np.asarray(tile)[None], {"kept": 1})
 
 
-def cut_tile(picture: Image.Image, name: str, pixels: int, tissue_share: float) -> TilePatches:
-    """Cut a tile into whole patches at its own resolution and keep those with enough tissue.
+def divide_tile(tile: Image.Image, name: str, pixels: int, tissue_share: float) -> TilePatches:
+    """Divide a tile into whole patches at its own resolution, and keep those with enough tissue.
+
+    Args:
+        tile: 8-bit RGB.
+        name: of the file, for messages.
+        pixels: side of a patch.
+        tissue_share: least share of a patch's area that is tissue.
+
+    Returns:
+        The patches that are kept, row by row.
 
     Raises:
         SlideError: the tile is smaller than one patch.
 
     """
-    rows, columns = picture.height // pixels, picture.width // pixels
+    rows, columns = tile.height // pixels, tile.width // pixels
     if rows == 0 or columns == 0:
-        raise SlideError(
-            f"{name}: is {picture.width} x {picture.height} pixels, smaller than a patch; "
-            f"set patches.pixels to {min(picture.size)} or less"
-        )
-    shares = cell_shares(tissue_mask(_overview(picture, rows, columns, pixels)), rows, columns)
-    at_rows, at_columns = np.nonzero(shares >= tissue_share)
-    whole = np.asarray(picture)[: rows * pixels, : columns * pixels]
+        raise SlideError(_too_small(tile, name))
+    shares = cell_shares(tissue_mask(_overview(tile, rows, columns, pixels)), rows, columns)
+    kept_rows, kept_columns = np.nonzero(shares >= tissue_share)
+    whole = np.asarray(tile)[: rows * pixels, : columns * pixels]
     cells = whole.reshape(rows, pixels, columns, pixels, 3).swapaxes(1, 2)
-    partial = -(-picture.height // pixels) * -(-picture.width // pixels) - rows * columns
-    counts = {"kept": len(at_rows), "background": rows * columns - len(at_rows), "border": partial}
-    return TilePatches(at_rows, at_columns, shares[at_rows, at_columns], cells[at_rows, at_columns], counts)
+    partial = -(-tile.height // pixels) * -(-tile.width // pixels) - rows * columns
+    counts = {"kept": len(kept_rows), "background": rows * columns - len(kept_rows), "border": partial}
+    kept = kept_rows, kept_columns
+    return TilePatches(kept_rows, kept_columns, shares[kept], cells[kept], counts)
 
 
-def _overview(picture: Image.Image, rows: int, columns: int, pixels: int) -> np.ndarray:
-    small = picture.resize(
+def _too_small(tile: Image.Image, name: str) -> str:
+    return (
+        f"{name}: is {tile.width} x {tile.height} pixels, smaller than a patch; "
+        f"set patches.pixels to {min(tile.size)} or less"
+    )
+
+
+def _overview(tile: Image.Image, rows: int, columns: int, pixels: int) -> NDArray[np.uint8]:
+    small = tile.resize(
         (columns * MASK_PIXELS, rows * MASK_PIXELS),
         Image.Resampling.BOX,
         box=(0, 0, columns * pixels, rows * pixels),

@@ -1,40 +1,54 @@
 """Whole-slide images: the only module that knows the slide reader.
 
-Three lengths never mix here: microns, level-0 pixels and pixels of a level.
+Three units of length never mix here: microns, level-0 pixels and pixels of a level; see `units`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.errors import SlideError
 from histocae.slides import tiled
+from histocae.slides.units import LevelPixels, MicronsPerPixel
 
-# Scanners go from 0.1 (100x oil) to 10 microns per pixel (1x). Outside of it stands a
-# print resolution: 72 dots per inch read as microns per pixel is 352.8.
+# Scanners range from 0.1 (100x oil) to 10 microns per pixel (1x). Values beyond are print
+# resolutions: 72 dots per inch read as microns per pixel is 352.8.
 MPP_RANGE = (0.05, 10.0)
 # microns per pixel of an objective of power 1, the convention behind "40x is 0.25"
 MICRONS_TIMES_POWER = 10.0
-# scanners' pixels are square; a header that says otherwise by more than this is wrong
+# scanners' pixels are square; a header that differs from that by more than this is wrong
 ANISOTROPY = 1.1
 # a level this close to the target counts as the target; the last bit is for values that
 # were written down as 0.45 or 0.55 and came back as floats
 TOLERANCE = 0.10 + 1e-6
-# tiles that a thread takes at once: few, so that none has much left when the others are done
+# tiles that a thread takes at once: few, so that no thread has many left when the others are done
 AT_ONCE = 8
+
+Box = tuple[LevelPixels, LevelPixels, LevelPixels, LevelPixels]  # left, top, right, bottom
+Work = TypeVar("Work")
+NO_END = (LevelPixels(math.inf), LevelPixels(math.inf))
 
 
 @dataclass(frozen=True)
 class Level:
-    """One picture of the pyramid: its pixels, and how many level-0 pixels one of them spans."""
+    """One image of the pyramid.
+
+    Attributes:
+        width: in pixels of this level.
+        height: in pixels of this level.
+        downsample: level-0 pixels per pixel of this level.
+
+    """
 
     width: int
     height: int
@@ -46,7 +60,7 @@ class Slide:
 
     Attributes:
         levels: finest first.
-        mpp: microns per level-0 pixel as the file states it, or from its objective
+        mpp: microns per level-0 pixel as the file states it, or derived from its objective
             power; None where it states neither, or a value out of `MPP_RANGE`.
         objective_power: as stated, or None.
         vendor: the format's name.
@@ -58,7 +72,7 @@ class Slide:
 
         Args:
             path: of the slide.
-            threads: that decode; pixels do not depend on it.
+            threads: that decode; pixels do not depend on their number.
 
         Raises:
             SlideError: it can't be opened.
@@ -88,7 +102,7 @@ class Slide:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # threads first: they read through what is closed next; looked up so that none are started for it
+        # the threads end first, since they read through the rest; `vars` creates neither just to close it
         if "pool" in vars(self):
             self.pool.shutdown(cancel_futures=True)
         if "_tiles" in vars(self):
@@ -102,13 +116,20 @@ class Slide:
 
     @cached_property
     def _tiles(self) -> tiled.Tiles:
-        return tiled.Tiles(self.path, self.vendor, [(one.width, one.height) for one in self.levels])
+        return tiled.Tiles(self.path, self.vendor, [(level.width, level.height) for level in self.levels])
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Read a region, given in pixels of `level`; what the slide leaves open is white.
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read a region; areas that the slide does not cover are white.
+
+        Args:
+            level: of the slide.
+            x: left edge in pixels of the level.
+            y: upper edge in pixels of the level.
+            width: in pixels of the level.
+            height: in pixels of the level.
 
         Returns:
-            uint8, height x width x 3.
+            uint8, shape (height, width, 3), RGB.
 
         Raises:
             SlideError: the region can't be decoded.
@@ -119,78 +140,85 @@ class Slide:
     def start(
         self,
         level: int,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: NDArray[np.int64],
+        y: NDArray[np.int64],
         width: int,
         height: int,
-        into: np.ndarray | None = None,
-        end: tuple[float, float] = (math.inf, math.inf),
+        *,
+        into: NDArray[np.uint8] | None = None,
+        end: tuple[LevelPixels, LevelPixels] = NO_END,
     ) -> "Reading":
-        """Begin to read boxes of one size in the slide's threads; what the slide leaves open is white.
+        """Begin to read boxes of one size in the slide's threads; areas that the slide does not cover are white.
 
-        Of a slide whose tiles are known how to be decoded, each that a box touches is decoded once; others
-        are read by OpenSlide, box by box.
+        Where `tiled` can decode the slide's tiles, each tile that a box overlaps is decoded once. Other slides are
+        read by OpenSlide, box by box.
 
         Args:
             level: of the slide.
-            x: int64, left edges in pixels of the level.
-            y: int64, upper edges.
-            width: of each box.
-            height: of each box.
-            into: uint8, n or more x height x width x 3: where to put them, instead of a new array.
-            end: x and y that boxes begin at which are asked for later: tiles across are kept for them.
+            x: int64, shape (n,), left edges in pixels of the level.
+            y: int64, shape (n,), upper edges.
+            width: of each box, in pixels of the level.
+            height: of each box, in pixels of the level.
+            into: uint8, shape (n or more, height, width, 3): where to put the boxes, instead of a new array.
+            end: x and y at which boxes begin that are read later: tiles that reach beyond are kept for them.
+
+        Returns:
+            The boxes, being read.
 
         """
         boxes = np.empty((len(x), height, width, 3), np.uint8) if into is None else into[: len(x)]
         corners = list(zip(x.tolist(), y.tolist(), strict=True))
 
-        def by_openslide(which: Sequence[int]) -> None:
-            for one in which:
-                boxes[one] = self._read(level, *corners[one], width, height)
+        def by_openslide(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                boxes[number] = self._read(level, *corners[number], width, height)
 
         size = self._tiles.levels[level]
         if size is None:
-            # to each thread boxes that lie together: two at once in one tile would both decode it
+            # neighboring boxes go to the same thread: two threads in one tile would both decode it
             return Reading(boxes, self._share(by_openslide, range(len(x)), len(x)), by_openslide)
         outside = (x < 0) | (y < 0) | (x + width > size.width) | (y + height > size.height)
         boxes[outside] = 255
-        tiles = tiled.plan(size, x, y, width, height, end)
+        tiles = tiled.plan_tiles(size, x, y, width, height, end)
         parts = self._share(lambda some: self._tiles.paste(level, some, boxes), tiles, AT_ONCE)
         return Reading(boxes, parts, by_openslide)
 
-    def _share(self, function: Callable, things: Sequence, most: int) -> list[Future]:
-        """Let the threads do a function on all of some things, at most so many at a time."""
-        few = max(1, min(most, -(-len(things) // self._threads)))
-        return [self.pool.submit(function, things[i : i + few]) for i in range(0, len(things), few)]
+    def _share(
+        self, function: Callable[[Sequence[Work]], set[int] | None], work: Sequence[Work], most: int
+    ) -> list[Future[set[int] | None]]:
+        """Let the threads apply a function to all of the work, at most `most` items at a time."""
+        each = max(1, min(most, -(-len(work) // self._threads)))
+        return [self.pool.submit(function, work[i : i + each]) for i in range(0, len(work), each)]
 
-    def _read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Read a region by OpenSlide; after a failure its handle stays in error, and the slide is opened anew."""
+    def _read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read a region by OpenSlide; after a failure its handle stays in error, and the slide is opened again."""
         scale = self.levels[level].downsample
         handle = self._handle
         try:
             region = handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except (openslide.OpenSlideError, OSError) as error:
             with self._reopening:
-                # other threads may still read by the former, which ends with the last of them
+                # other threads may still read by the former handle; it is closed when the last of them is done
                 if self._handle is handle:
                     self._handle = self._open()
             raise SlideError(f"can't be read at level {level}, x {x}, y {y}: {error}") from None
-        if region.getchannel("A").getextrema()[0] < 255:
+        alpha = region.getchannel("A").getextrema()
+        if alpha[0] < 255:  # type: ignore[operator]  # Pillow's type covers images of several channels too
             region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
         return np.asarray(region.convert("RGB"))
 
-    def microns(self, own: float | None, default: float | None) -> tuple[float, str]:
-        """Decide how many microns a level-0 pixel has; a number no scanner can have made counts as missing.
+    def microns(self, own: MicronsPerPixel | None, default: MicronsPerPixel | None) -> tuple[MicronsPerPixel, str]:
+        """Decide how many microns a level-0 pixel has; a number that no scanner produces counts as missing.
 
         Args:
-            own: what the slide's table says; it wins over what the slide says.
-            default: for slides that do not say.
+            own: from the slide's table; it wins over the slide's own.
+            default: for slides that state nothing.
 
         Returns:
-            Microns per pixel, and who said so: table, slide or data.mpp.
+            Microns per level-0 pixel, and where the number comes from: table, slide or data.mpp.
 
         Raises:
-            SlideError: nobody says.
+            SlideError: there is no usable number.
 
         """
         for mpp, origin in ((own, "table"), (self.mpp, "slide"), (default, "data.mpp")):
@@ -201,11 +229,15 @@ class Slide:
             "give it in the table's column mpp, or set data.mpp"
         )
 
-    def read_around(self, level: int, box: tuple[float, float, float, float]) -> tuple[np.ndarray, int, int]:
-        """Read the whole pixels that a box (left, top, right, bottom in pixels of `level`) touches.
+    def read_around(self, level: int, box: Box) -> tuple[NDArray[np.uint8], int, int]:
+        """Read the whole pixels that a box overlaps.
+
+        Args:
+            level: of the slide.
+            box: left, top, right and bottom in pixels of the level; fractions allowed.
 
         Returns:
-            uint8, height x width x 3, and x and y of its corner.
+            uint8, shape (height, width, 3), RGB; and x and y of its corner in pixels of the level.
 
         Raises:
             SlideError: the region can't be decoded.
@@ -218,11 +250,17 @@ class Slide:
         height = min(math.ceil(box[3]), max(size.height, y + 1)) - y
         return self.read(level, x, y, width, height), x, y
 
-    def read_scaled(self, level: int, box: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
-        """Read a box as `read_around` does, resized to `width` x `height` by the mean of pixels.
+    def read_scaled(self, level: int, box: Box, width: int, height: int) -> NDArray[np.uint8]:
+        """Read a box as `read_around` does, and resize it by the mean of pixels.
+
+        Args:
+            level: of the slide.
+            box: left, top, right and bottom in pixels of the level; fractions allowed.
+            width: of the result, in pixels.
+            height: of the result, in pixels.
 
         Returns:
-            uint8, height x width x 3.
+            uint8, shape (height, width, 3), RGB.
 
         Raises:
             SlideError: the region can't be decoded.
@@ -230,12 +268,12 @@ class Slide:
         """
         pixels, x, y = self.read_around(level, box)
         inner = (box[0] - x, box[1] - y, min(box[2] - x, pixels.shape[1]), min(box[3] - y, pixels.shape[0]))
-        picture = Image.fromarray(pixels)
-        return np.asarray(picture.resize((width, height), Image.Resampling.BOX, box=inner))
+        image = Image.fromarray(pixels)
+        return np.asarray(image.resize((width, height), Image.Resampling.BOX, box=inner))
 
     def level_for(self, downsample: float) -> int:
-        """Find the coarsest level that is at least as fine as `downsample`; 0 if none is."""
-        fine = [i for i, one in enumerate(self.levels) if one.downsample <= downsample]
+        """Find the coarsest level that is at least as fine as `downsample`; 0 if no level is."""
+        fine = [i for i, level in enumerate(self.levels) if level.downsample <= downsample]
         return max(fine, key=lambda i: self.levels[i].downsample, default=0)
 
 
@@ -243,28 +281,40 @@ class Reading:
     """Boxes that are being read.
 
     Attributes:
-        boxes: uint8, n x height x width x 3; whole when `result` has given them.
+        boxes: uint8, shape (n, height, width, 3); complete once `result` has returned.
 
     """
 
-    def __init__(self, boxes: np.ndarray, parts: list[Future], by_openslide: Callable[[Sequence[int]], None]):
-        """Take what `Slide.start` has begun."""
+    def __init__(
+        self,
+        boxes: NDArray[np.uint8],
+        parts: list[Future[set[int] | None]],
+        by_openslide: Callable[[Sequence[int]], None],
+    ):
+        """Take over what `Slide.start` has begun.
+
+        Args:
+            boxes: uint8, shape (n, height, width, 3).
+            parts: the work of the threads; each returns the positions of boxes that it could not complete.
+            by_openslide: reads the boxes at some positions by OpenSlide.
+
+        """
         self.boxes = boxes
         self._parts = parts
         self._by_openslide = by_openslide
 
     def wait(self) -> None:
-        """Wait until no thread reads for it any more, whether that went well or not."""
+        """Wait until no thread reads for it any more, whether that succeeded or not."""
         wait(self._parts)
 
-    def result(self) -> np.ndarray:
+    def result(self) -> NDArray[np.uint8]:
         """Wait for the boxes.
 
         Returns:
-            uint8, n x height x width x 3.
+            uint8, shape (n, height, width, 3).
 
         Raises:
-            SlideError: one of them can't be decoded.
+            SlideError: a box can't be decoded.
 
         """
         self.wait()
@@ -275,24 +325,26 @@ class Reading:
         return self.boxes
 
 
-def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pixels: int) -> np.ndarray:
-    """Cut a square out of a picture and reduce it: every output pixel is the mean of those it covers.
+def reduce_box(
+    image: NDArray[np.uint8], corner: tuple[LevelPixels, LevelPixels], side: LevelPixels, pixels: int
+) -> NDArray[np.uint8]:
+    """Crop a square from an image and reduce it: every output pixel is the mean of the pixels that it covers.
 
-    Nothing outside of the square has a part in it.
+    Pixels outside of the square do not contribute.
 
     Args:
-        picture: uint8, height x width x 3.
-        corner: x and y of the square in pixels of the picture, fractions allowed.
-        side: of the square in pixels of the picture.
-        pixels: wanted side.
+        image: uint8, shape (height, width, 3).
+        corner: x and y of the square in pixels of the image, fractions allowed.
+        side: of the square in pixels of the image.
+        pixels: side of the result.
 
     Returns:
-        uint8, pixels x pixels x 3.
+        uint8, shape (pixels, pixels, 3).
 
     """
-    x, y = (max(0, math.floor(one + 1e-6)) for one in corner)
-    x_end, y_end = (math.ceil(one + side - 1e-6) for one in corner)
-    part = Image.fromarray(picture[y:y_end, x:x_end])
+    x, y = (max(0, math.floor(position + 1e-6)) for position in corner)
+    x_end, y_end = (math.ceil(position + side - 1e-6) for position in corner)
+    part = Image.fromarray(image[y:y_end, x:x_end])
     inner = (
         max(0.0, corner[0] - x),
         max(0.0, corner[1] - y),
@@ -302,17 +354,17 @@ def reduce_box(picture: np.ndarray, corner: tuple[float, float], side: float, pi
     return np.asarray(part.resize((pixels, pixels), Image.Resampling.BOX, box=inner))
 
 
-def in_range(mpp: float | None) -> float | None:
-    """Give a number of microns per pixel that a scanner can have made, else None."""
+def in_range(mpp: float | None) -> MicronsPerPixel | None:
+    """Return a number of microns per pixel that a scanner may produce; None for any other."""
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         return None
-    return float(mpp)
+    return MicronsPerPixel(float(mpp))
 
 
-def choose_level(levels: tuple[Level, ...], mpp: float, target: float) -> tuple[int, float]:
+def choose_level(levels: tuple[Level, ...], mpp: MicronsPerPixel, target: MicronsPerPixel) -> tuple[int, float]:
     """Choose the level that patches of `target` microns per pixel are read from.
 
-    A level within 10 % of the target is read as it is. Otherwise the coarsest one that
+    A level within 10 % of the target is read as it is. Otherwise the coarsest level that
     is finer than the target is reduced; a slide coarser than that is never enlarged.
 
     Args:
@@ -348,9 +400,9 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _stated_mpp(properties: openslide._PropertyMap, power: float | None) -> float | None:
+def _stated_mpp(properties: Mapping[str, str], power: float | None) -> MicronsPerPixel | None:
     x = in_range(_number(properties.get(openslide.PROPERTY_NAME_MPP_X)))
     y = in_range(_number(properties.get(openslide.PROPERTY_NAME_MPP_Y)))
     if x and y and max(x, y) / min(x, y) <= ANISOTROPY:
-        return (x + y) / 2
+        return MicronsPerPixel((x + y) / 2)
     return in_range(MICRONS_TIMES_POWER / power) if power else None

@@ -1,43 +1,59 @@
 """The compressed tiles of slides that are TIFF files, each decoded once: the only module that knows their libraries.
 
-OpenSlide paints what it decodes, which takes longer than decoding. Where a slide's pixels are known to
-come out the same, its tiles are decoded here and pasted into the boxes that want them; all others are
-left to OpenSlide, and so is every tile that is not beyond doubt: what a damaged tile becomes, pixels or
-an error, OpenSlide decides.
+OpenSlide composes a region out of decoded tiles, which takes longer than decoding them. Where a slide's pixels
+are known to come out the same, its tiles are decoded here and pasted into the boxes that they overlap. All other
+slides are left to OpenSlide, and so is every tile that may be damaged: OpenSlide decides whether it gives pixels
+or an error.
 """
 
 import logging
 import os
 import struct
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import imagecodecs
 import numpy as np
 import tifffile
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from histocae.slides.units import LevelPixels
 
 VENDORS = ("aperio", "generic-tiff")
-JPEG, JPEG_2000_RGB = 7, 33005  # TIFF's numbers; 33003, in YCbCr, OpenSlide converts in its own way
+JPEG, JPEG_2000_RGB = 7, 33005  # TIFF's numbers; 33003, in YCbCr, OpenSlide converts in a way of its own
 COLORSPACES = {2: "RGB", 6: "YCBCR"}  # by TIFF's photometric interpretation
-MOST_SIDE = 4096  # of a tile in pixels; larger ones, each decoded whole, are nothing to have in every thread
-# of decoded tiles that other boxes may want; as much as OpenSlide keeps
+MOST_SIDE = 4096  # of a tile, in pixels; each thread holds a decoded tile, so larger ones are left to OpenSlide
+# of decoded tiles that are kept for later boxes, in bytes; OpenSlide's cache has the same size
 KEPT_BYTES = 32 * 2**20
 # a baseline frame of 8 bits: marker, length for three components, bits; height, width, components follow
 FRAME = b"\xff\xc0\x00\x11\x08"
 SCAN, RESTARTS, END = b"\xff\xda", b"\xff\xdd\x00\x04", b"\xff\xd9"  # other markers
-# libjpeg leaves blocks that its data did not reach at this
+# the value of pixels in blocks for which libjpeg had no data
 UNREACHED = 128
 
-tifffile.logger().setLevel(logging.CRITICAL)  # what is wrong with a file OpenSlide tells
+tifffile.logger().setLevel(logging.CRITICAL)  # OpenSlide reports damage to a file
 
 
-@dataclass(frozen=True)
-class Level:
-    """The tiles of one level: pixels of the level and of a tile, and where the bytes of each tile lie."""
+@dataclass(frozen=True, kw_only=True)
+class TiledLevel:
+    """The tiles of one level.
+
+    Attributes:
+        width: pixels of the level.
+        height: pixels of the level.
+        tile_width: pixels of a tile.
+        tile_height: pixels of a tile.
+        offsets: of each tile's bytes in the file.
+        sizes: bytes of each tile.
+        compression: TIFF's number.
+        tables: JPEG tables that all tiles share.
+        colorspace: of the compressed pixels.
+
+    """
 
     width: int
     height: int
@@ -59,21 +75,26 @@ class Level:
         """How the header of a JPEG of this level's tiles begins."""
         return FRAME + struct.pack(">HHB", self.tile_height, self.tile_width, 3)
 
-    def buffer(self) -> np.ndarray:
-        """Make room to decode a tile in, and a row more: see `_decode_jpeg`."""
+    def buffer(self) -> NDArray[np.uint8]:
+        """Make room to decode a tile in.
+
+        Returns:
+            uint8, shape (height + 1, width, 3) of a tile; `_decode_jpeg` needs the row below the tile.
+
+        """
         return np.empty((self.tile_height + 1, self.tile_width, 3), np.uint8)
 
 
 class Paste(NamedTuple):
-    """A part of a tile and its place in a box: box[to] = tile[part]."""
+    """A part of a tile and its position in a box: box[to] = tile[part]."""
 
     box: int
     to: tuple[slice, slice]
     part: tuple[slice, slice]
 
 
-class Wanted(NamedTuple):
-    """A tile, what of it goes where, and whether boxes that are asked for later want it too."""
+class TileUse(NamedTuple):
+    """A tile, where its parts are pasted, and whether later boxes will need it too."""
 
     tile: int
     pastes: list[Paste]
@@ -84,7 +105,7 @@ class Tiles:
     """A slide's compressed tiles, opened for reading.
 
     Attributes:
-        levels: as OpenSlide has them, finest first; None where OpenSlide has to read.
+        levels: as OpenSlide lists them, finest first; None for levels that OpenSlide has to read.
 
     """
 
@@ -93,22 +114,22 @@ class Tiles:
 
         Args:
             path: of the slide.
-            vendor: as OpenSlide calls it.
+            vendor: as OpenSlide names it.
             sizes: width and height of OpenSlide's levels.
 
         """
-        self.levels: tuple[Level | None, ...] = (None,) * len(sizes)
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self.levels: tuple[TiledLevel | None, ...] = (None,) * len(sizes)
+        self._kept: LRUCache[tuple[int, int], NDArray[np.uint8]] = LRUCache(KEPT_BYTES, lambda tile: tile.nbytes)
         self._lock = Lock()
-        self._file = None
-        if vendor not in VENDORS or not hasattr(os, "pread"):  # which Windows lacks
+        self._file: BinaryIO | None = None
+        if vendor not in VENDORS or os.name == "nt":  # Windows has no `os.pread`
             return
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
             self._length = os.fstat(self._file.fileno()).st_size
-            found = _find_levels(self._file, sizes)
-            self.levels = tuple(one if one and self._is_plain(one) else None for one in found)
-        # tifffile asserts, divides by and looks up what a header gives: OpenSlide is to judge whatever is odd there
+            levels = _find_levels(self._file, sizes)
+            self.levels = tuple(level if level and self._is_plain(level) else None for level in levels)
+        # tifffile asserts on, divides by and looks up values of the header: OpenSlide is to judge odd ones
         except (
             tifffile.TiffFileError,
             OSError,
@@ -124,33 +145,37 @@ class Tiles:
             return
 
     def close(self) -> None:
-        """Close the file and let go of what was kept."""
+        """Close the file and free the tiles that were kept."""
         self._kept.clear()
         if self._file is not None:
             self._file.close()
 
-    def _is_plain(self, level: Level) -> bool:
-        """Tell by its first tile whether a level has the kind of tiles that are decoded here."""
+    def _is_plain(self, level: TiledLevel) -> bool:
+        """Check on its first tile whether a level has the kind of tiles that are decoded here."""
         return _decode(level, self._raw(level, 0), level.buffer()) is not None
 
-    def _raw(self, level: Level, tile: int) -> bytes:
-        """Read a tile's bytes; none where the file ends before it does."""
+    def _raw(self, level: TiledLevel, tile: int) -> bytes:
+        """Read a tile's bytes; none where the file ends before the tile does."""
         offset, size = level.offsets[tile], level.sizes[tile]
-        return os.pread(self._file.fileno(), size, offset) if offset + size <= self._length else b""
+        if self._file is None or offset + size > self._length:
+            return b""
+        return os.pread(self._file.fileno(), size, offset)
 
-    def paste(self, number: int, tiles: Sequence[Wanted], boxes: np.ndarray) -> set[int]:
-        """Decode some tiles of a level and paste their parts into boxes; threads may do so at once.
+    def paste(self, number: int, tiles: Sequence[TileUse], boxes: NDArray[np.uint8]) -> set[int]:
+        """Decode some tiles of a level and paste their parts into boxes; several threads may do so at once.
 
         Args:
-            number: of the level.
-            tiles: from `plan`.
-            boxes: uint8, n x height x width x 3.
+            number: of the level; it must have tiles.
+            tiles: from `plan_tiles`.
+            boxes: uint8, shape (n, height, width, 3); written to.
 
         Returns:
-            The boxes that lack a part, because a tile is not beyond doubt.
+            The positions of boxes that lack a part, because a tile may be damaged.
 
         """
-        level, lacking = self.levels[number], set()
+        level, lacking = self.levels[number], set[int]()
+        if level is None:
+            return {paste.box for use in tiles for paste in use.pastes}
         buffer = level.buffer()
         for tile, pastes, again in tiles:
             pixels = self._get(number, tile)
@@ -163,32 +188,34 @@ class Tiles:
                 self._keep(number, tile, pixels)
         return lacking
 
-    def _get(self, number: int, tile: int) -> np.ndarray | None:
+    def _get(self, number: int, tile: int) -> NDArray[np.uint8] | None:
         with self._lock:
-            if (number, tile) in self._kept:
-                self._kept.move_to_end((number, tile))
             return self._kept.get((number, tile))
 
-    def _keep(self, number: int, tile: int, pixels: np.ndarray) -> None:
-        """Keep a tile for later boxes, and let go of the one that was not looked at for the longest time."""
-        with self._lock:
-            self._kept[number, tile] = pixels.copy()
-            while len(self._kept) * pixels.nbytes > KEPT_BYTES:
-                self._kept.popitem(last=False)
+    def _keep(self, number: int, tile: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep a tile for later boxes; the least recently used ones make room for it."""
+        if pixels.nbytes <= KEPT_BYTES:
+            with self._lock:
+                self._kept[number, tile] = pixels.copy()
 
 
-def plan(
-    level: Level, x: np.ndarray, y: np.ndarray, width: int, height: int, end: tuple[float, float]
-) -> list[Wanted]:
-    """Find the tiles that boxes of one size touch, and what of each goes where.
+def plan_tiles(
+    level: TiledLevel,
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    width: int,
+    height: int,
+    end: tuple[LevelPixels, LevelPixels],
+) -> list[TileUse]:
+    """Find the tiles that boxes of one size overlap, and where the parts of each are pasted.
 
     Args:
         level: of the slide.
-        x: int64, left edges of the boxes in pixels of the level.
-        y: int64, their upper edges.
-        width: of each.
-        height: of each.
-        end: x and y that later boxes begin at.
+        x: int64, shape (n,), left edges of the boxes in pixels of the level.
+        y: int64, shape (n,), their upper edges.
+        width: of each box, in pixels of the level.
+        height: of each box, in pixels of the level.
+        end: x and y at which later boxes begin.
 
     Returns:
         The tiles, row by row.
@@ -208,12 +235,12 @@ def plan(
         right, bottom = (column + 1) * level.tile_width, (row + 1) * level.tile_height
         return end[0] < min(right, level.width) or end[1] < min(bottom, level.height)
 
-    return [Wanted(tile, tiles[tile], again(tile)) for tile in sorted(tiles)]
+    return [TileUse(tile, tiles[tile], again(tile)) for tile in sorted(tiles)]
 
 
-def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list[tuple[int, slice, slice]]]:
-    """Along one axis, the tiles that each span touches: number, place in the span, place in the tile."""
-    found = {}
+def _overlaps(starts: NDArray[np.int64], length: int, tile: int, end: int) -> list[list[tuple[int, slice, slice]]]:
+    """Along one axis, list the tiles that each span overlaps: number, position in the span, position in the tile."""
+    by_start: dict[int, list[tuple[int, slice, slice]]] = {}
     for start in set(starts.tolist()):  # boxes of a grid share them
         first, last = max(start, 0), min(start + length, end)
         touched = []
@@ -222,11 +249,11 @@ def _overlaps(starts: np.ndarray, length: int, tile: int, end: int) -> list[list
             touched.append(
                 (number, slice(low - start, high - start), slice(low - number * tile, high - number * tile))
             )
-        found[start] = touched
-    return [found[start] for start in starts.tolist()]
+        by_start[start] = touched
+    return [by_start[start] for start in starts.tolist()]
 
 
-def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
+def _decode(level: TiledLevel, raw: bytes, buffer: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """Decode a tile.
 
     Args:
@@ -235,7 +262,7 @@ def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
         buffer: of the level.
 
     Returns:
-        Its pixels, a view of the buffer; None where OpenSlide has to decide.
+        uint8, shape (height, width, 3), a view of the buffer; None where OpenSlide has to decide.
 
     """
     pixels = buffer[:-1]
@@ -249,66 +276,72 @@ def _decode(level: Level, raw: bytes, buffer: np.ndarray) -> np.ndarray | None:
     return pixels if sound else None
 
 
-def _decode_jpeg(level: Level, raw: bytes, buffer: np.ndarray) -> bool:
-    """Decode a JPEG into all but the last row of a buffer, and tell whether it was whole.
+def _decode_jpeg(level: TiledLevel, raw: bytes, buffer: NDArray[np.uint8]) -> bool:
+    """Decode a JPEG into all but the last row of a buffer, and report whether it was whole.
 
-    libjpeg goes on with a warning where a tile's data end too early; to OpenSlide that is an error, but
-    imagecodecs does not pass it on. So libjpeg is told that the tile is one row higher than it is: in a
-    sound tile the first block below it is made of the few bits that fill up the last byte, in one that ended
-    early it was never reached. Where there are markers to start again at, it does not tell.
+    Where a tile's data end too early, libjpeg only warns. OpenSlide takes the warning for an error, but
+    imagecodecs does not pass it on. So the header is changed: it states one row more than the tile has. In a
+    sound tile, the few bits that fill up the last byte begin a block below it. In one that ended early, that block
+    is never reached. This check fails where the data have restart markers.
     """
     start = raw.find(level.frame)
-    # the end is looked for from the end: from the start it takes a twelfth of decoding
+    # searched for from the end: from the start it takes a twelfth of the time of decoding
     if start < 0 or raw.rfind(END) < start or raw.find(RESTARTS, 0, raw.find(SCAN, start)) >= 0:
         return False
     at = start + len(FRAME)
     taller = raw[:at] + (level.tile_height + 1).to_bytes(2, "big") + raw[at + 2 :]
-    how = {"tables": level.tables, "colorspace": level.colorspace}
     # the first component's sampling: how many rows of pixels share one of chroma
     if raw[start + len(level.frame) + 1] & 15 == 1:
-        imagecodecs.jpeg8_decode(taller, outcolorspace="RGB", out=buffer, **how)
+        _jpeg8(level, taller, "RGB", buffer)
         below = buffer[-1]
     else:
         # chroma is smoothed with the row below, which has to be the tile's own
-        imagecodecs.jpeg8_decode(raw, outcolorspace="RGB", out=buffer[:-1], **how)
-        below = imagecodecs.jpeg8_decode(taller, outcolorspace="GRAYSCALE", **how)[-1]
+        _jpeg8(level, raw, "RGB", buffer[:-1])
+        below = _jpeg8(level, taller, "GRAYSCALE", None)[-1]
     return bool((below[:8] != UNREACHED).any())
 
 
-def _find_levels(file: object, sizes: Sequence[tuple[int, int]]) -> list[Level | None]:
-    """Find the one tiled picture of each size."""
+def _jpeg8(level: TiledLevel, raw: bytes, color: str, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    decoded: NDArray[np.uint8] = imagecodecs.jpeg8_decode(
+        raw, tables=level.tables, colorspace=level.colorspace, outcolorspace=color, out=out
+    )
+    return decoded
+
+
+def _find_levels(file: BinaryIO, sizes: Sequence[tuple[int, int]]) -> list[TiledLevel | None]:
+    """Find the one tiled image of each size."""
     pages: dict[tuple[int, int], list[tifffile.TiffPage]] = {}
     with tifffile.TiffFile(file) as tiff:
         for page in tiff.pages:
-            if page.is_tiled:
+            if isinstance(page, tifffile.TiffPage) and page.is_tiled:
                 pages.setdefault((page.imagewidth, page.imagelength), []).append(page)
-        found = [pages.get(size, []) for size in sizes]
-        # OpenSlide makes what an Aperio slide lacks from other levels
-        if any(0 in page.databytecounts or 0 in page.dataoffsets for one in found for page in one):
+        by_size = [pages.get(size, []) for size in sizes]
+        # OpenSlide computes the tiles that an Aperio slide lacks from other levels
+        if any(0 in page.databytecounts or 0 in page.dataoffsets for level in by_size for page in level):
             return [None] * len(sizes)
-        return [_level(one[0]) if len(one) == 1 else None for one in found]
+        return [_level(level[0]) if len(level) == 1 else None for level in by_size]
 
 
-def _level(page: tifffile.TiffPage) -> Level | None:
+def _level(page: tifffile.TiffPage) -> TiledLevel | None:
     kind = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.tiledepth)
     if kind != (8, 3, 1, 1) or page.compression not in (JPEG, JPEG_2000_RGB) or page.photometric not in COLORSPACES:
         return None
     if RESTARTS in (page.jpegtables or b"") or page.imagedepth != 1:
         return None
     if page.tilelength % 16:
-        return None  # which TIFF does not allow, and a tile's data would go on below it: see `_decode_jpeg`
+        return None  # not allowed by TIFF, and a tile's data would extend below it: see `_decode_jpeg`
     if not (0 < page.tilewidth <= MOST_SIDE and 0 < page.tilelength <= MOST_SIDE):
         return None
-    level = Level(
-        page.imagewidth,
-        page.imagelength,
-        page.tilewidth,
-        page.tilelength,
-        tuple(page.dataoffsets),
-        tuple(page.databytecounts),
-        int(page.compression),
-        page.jpegtables,
-        COLORSPACES[page.photometric],
+    level = TiledLevel(
+        width=page.imagewidth,
+        height=page.imagelength,
+        tile_width=page.tilewidth,
+        tile_height=page.tilelength,
+        offsets=tuple(page.dataoffsets),
+        sizes=tuple(page.databytecounts),
+        compression=int(page.compression),
+        tables=page.jpegtables,
+        colorspace=COLORSPACES[page.photometric],
     )
     tiles = level.columns * -(-level.height // level.tile_height)
     return level if len(level.offsets) == len(level.sizes) == tiles else None

@@ -1,7 +1,7 @@
-"""Stage patches: a shard per slide, the index, and what was left out for which reason.
+"""Stage patches: a shard per slide, the index, and the cells and slides that were left out, with reasons.
 
-Finished shards are kept between runs (`persist` in dvc.yaml), and made again only where
-the slide, the parameters or the code that reads it changed.
+Finished shards are kept between runs (`persist` in dvc.yaml). A shard is made again only where
+its slide, the parameters or the code that reads slides changed.
 """
 
 import logging
@@ -18,7 +18,8 @@ from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
 from histocae.patches import previews, store
-from histocae.patches.shards import Record, Task, finished, make_shard
+from histocae.patches.shards import ShardRecord, ShardTask, finished, make_shard
+from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import InARow
 from histocae.sources.hashes import Hashes
@@ -37,25 +38,33 @@ CODE = (
     "slides/slide",
     "slides/thumbnails",
     "slides/tiled",
+    "slides/units",
 )
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Make the store and reports/patching, and gather what all stages set aside."""
+    """Write the store and reports/patching, and gather the slides that all stages set aside.
+
+    Raises:
+        DataError: too many slides failed or could not be fetched, or no slide has tissue.
+
+    """
     metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
     files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
     source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
     tasks = _tasks(params, files, metadata, source)
-    records = _cut(params, source, tasks)
+    records = _extract(params, source, tasks)
     before = [read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)]
-    aside = set_aside("patches", [(r.slide_id, r.reason, r.kept) for r in records.values() if r.reason])
-    reasons = [f"{r.slide_id}: {r.reason}" for r in records.values() if r.failed]
+    aside = set_aside(
+        "patches", [(record.slide_id, record.reason, record.kept) for record in records.values() if record.reason]
+    )
+    reasons = [f"{record.slide_id}: {record.reason}" for record in records.values() if record.failed]
     check_share(len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons)
     if not any(record.kept for record in records.values()):
         raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
-    # the former index and its shards are whole up to here, whatever happened above
+    # up to here the former index and its shards are complete, whatever happened above
     count = store.write_rows(
         paths.PATCHES, _rows(records, metadata), params.patches.pixels, None if source.tiles else params.patches.mpp
     )
@@ -68,125 +77,132 @@ def run(params: Params) -> None:
     log.info("%d patches of %d slides", count, sum(record.kept > 0 for record in records.values()))
 
 
-def _cut(params: Params, source: slide_source.Source, tasks: list[Task]) -> dict[str, Record]:
-    """Make the shards that are not there yet, and give the records of all in the order of the tasks.
+def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
+    """Make the shards that are not there yet, and return the records of all, in the order of the tasks.
 
     Raises:
         DataError: slides could not be fetched; the shards of the others stay.
 
     """
-    records: dict[str, Record] = {}
+    records: dict[str, ShardRecord] = {}
     for task in tasks:
         if (record := finished(task)) is not None:
             records[task.slide_id] = record
             source.delete_fetched(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
-    log.info("%d slides to cut, %d done before", len(todo), len(records))
+    log.info("patches of %d slides to extract, %d done before", len(todo), len(records))
     if source.server is not None:
         from histocae.sources.gdc import download  # HTTP, which other sources have no need of
 
-        download.check_token(source.server, [task.source.remote for task in todo])
-    missing, row = [], InARow(params.data.gdc.streams)
+        remotes = [task.source.remote for task in todo]
+        download.check_token(source.server, [remote for remote in remotes if remote is not None])
+    missing, failures = list[str](), InARow(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
     threads = threads_each(len(todo), params.executor, fetching)
     todo = [replace(task, threads=threads) for task in todo]
     results = spread(_make, todo, params.executor, "patches", "slides", fetching=fetching)
-    for at, (position, result) in enumerate(results, 1):
+    for number, (position, result) in enumerate(results, 1):
         task = todo[position]
         if isinstance(result, FetchError):
-            log.warning("%d of %d is missing: %s", at, len(todo), result)
+            log.warning("%d of %d is missing: %s", number, len(todo), result)
             missing.append(str(result))
         else:
             if isinstance(result, WorkerDiedError):
-                result = Record(task.slide_id, task.name, str(result), True, 0, {})
+                result = ShardRecord(
+                    slide_id=task.slide_id, shard=task.name, reason=str(result), failed=True, kept=0, counts={}
+                )
             records[task.slide_id] = result
             source.delete_fetched(task.files[0])
-        if row.too_many(result):
-            log.warning("so many in a row can't be had: the others are left to the next run")
+        if failures.too_many(result):
+            log.warning("too many slides in a row can't be fetched: the rest is left to the next run")
             results.close()
             break
     if missing:
         raise DataError(
-            f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to go on, or name in "
-            f"data.gdc.without those that can't be had: {shortened(missing)}"
+            f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to resume, or name in "
+            f"data.gdc.without those that can't be fetched: {shortened(missing)}"
         )
     return {task.slide_id: records[task.slide_id] for task in tasks}
 
 
-def _make(task: Task) -> Record | FetchError:
-    """Make a shard; a slide that can't be fetched is no fault of the slide, and keeps no other from being cut."""
+def _make(task: ShardTask) -> ShardRecord | FetchError:
+    """Make a shard. That a slide can't be fetched is not its fault, and does not stop the other slides."""
     try:
         return make_shard(task)
     except FetchError as error:
         return error
 
 
-def _tasks(params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: slide_source.Source) -> list[Task]:
-    """One task a slide; bytes that were let go are fetched again where the shard has to be made."""
+def _tasks(
+    params: Params, files: pd.DataFrame, metadata: pd.DataFrame, source: slide_source.Source
+) -> list[ShardTask]:
+    """List a task per slide; a slide that was deleted is fetched again where its shard has to be made."""
     code = code_fingerprint(*CODE)
     own = {} if source.tiles else metadata["mpp"]
-    default = None if source.tiles else params.data.mpp
+    default = None if source.tiles or params.data.mpp is None else MicronsPerPixel(params.data.mpp)
     tasks, hashes = [], Hashes(paths.FETCHED, "md5")
     for slide_id, rows in files.groupby("slide_id", sort=False):
         tasks.append(
-            Task(
-                slide_id,
-                tuple(rows["file"]),
-                source.for_slide(metadata.loc[slide_id], hashes),
-                own.get(slide_id),
-                default,
-                params.patches,
-                params.seed,
-                paths.PATCHES / store.SHARDS,
-                paths.PATCHING_REPORT / "slides",
-                paths.PREVIEWS,
-                fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
+            ShardTask(
+                slide_id=slide_id,
+                files=tuple(rows["file"]),
+                source=source.for_slide(metadata.loc[slide_id], hashes),
+                own_mpp=own.get(slide_id),
+                default_mpp=default,
+                params=params.patches,
+                seed=params.seed,
+                shards=paths.PATCHES / store.SHARDS,
+                overviews=paths.PATCHING_REPORT / "slides",
+                previews=paths.PREVIEWS,
+                made_from=fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
             )
         )
     return tasks
 
 
-def _rows(records: dict[str, Record], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """Give the rows of the index one by one, as text: together they may be more than fits into memory."""
+def _rows(records: dict[str, ShardRecord], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the index one by one, as text: together they may not fit into memory."""
     for record in records.values():
         if record.kept:
-            about = metadata.loc[record.slide_id]
-            common = (record.slide_id, about["case_id"], about["sample_type"], record.shard)
-            for place in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.PLACE_COLUMNS):
-                yield common + place
+            slide = metadata.loc[record.slide_id]
+            common = (record.slide_id, slide["case_id"], slide["sample_type"], record.shard)
+            for row in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.POSITION_COLUMNS):
+                yield common + row
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Delete what belongs to slides that have changed or left, and what a killed run left."""
+    """Delete files of slides that were changed or removed, and leftovers of killed runs."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if previews.shard_of(file) not in names:
             file.unlink()
 
 
-def _report(records: dict[str, Record], metadata: pd.DataFrame) -> None:
+def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame) -> None:
+    """Write the counts of each slide, all failures, and the totals."""
     rows = [
         {
-            "slide_id": r.slide_id,
-            "sample_type": metadata.loc[r.slide_id, "sample_type"],
-            "width": r.width,
-            "height": r.height,
-            "level": r.level,
-            "mpp": r.mpp,
-            "mpp_from": r.mpp_from,
-            "patch_mpp": r.patch_mpp,
-            **{name: r.counts.get(name, 0) for name in REASONS},
+            "slide_id": record.slide_id,
+            "sample_type": metadata.loc[record.slide_id, "sample_type"],
+            "width": record.width,
+            "height": record.height,
+            "level": record.level,
+            "mpp": record.mpp,
+            "mpp_from": record.mpp_from,
+            "patch_mpp": record.patch_mpp,
+            **{name: record.counts.get(name, 0) for name in REASONS},
         }
-        for r in records.values()
+        for record in records.values()
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(("width", "height", "level"), "Int64"))
     write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
-    failures = [(r.slide_id, reason) for r in records.values() for reason in r.failures]
-    failures = pd.DataFrame(failures, columns=["slide_id", "reason"])
-    write_table(failures, paths.PATCHING_REPORT / "failures.csv", separator=",")
-    totals: Counter[str] = Counter()
+    failures = [(record.slide_id, reason) for record in records.values() for reason in record.failures]
+    write_table(
+        pd.DataFrame(failures, columns=["slide_id", "reason"]), paths.PATCHING_REPORT / "failures.csv", separator=","
+    )
+    counts: Counter[str] = Counter()
     for record in records.values():
-        totals.update(record.counts)
-    totals = {name: totals.get(name, 0) for name in REASONS}
+        counts.update(record.counts)
+    totals = {name: counts.get(name, 0) for name in REASONS}
     write_json(
         {"slides": len(records), "cells": sum(totals.values()), **totals},
         paths.PATCHING_REPORT / "summary.json",
