@@ -146,7 +146,7 @@ def patches(fit: Fit, folder: Path) -> None:
 def tables(fit: Fit, folder: Path) -> None:
     """Metadata, index, split and the reading of a training, on drawn cohorts of TCGA's names."""
     from histocae import paths
-    from histocae.cohort.balance import read_learnt
+    from histocae.cohort.balance import read_rows_for_model
     from histocae.patches.store import PatchStore
     from histocae.stages import metadata, patches, split
 
@@ -158,7 +158,7 @@ def tables(fit: Fit, folder: Path) -> None:
         return run
 
     def read() -> None:
-        PatchStore(paths.PATCHES).select(read_learnt(paths.SPLITS / "train.csv", COHORT_ALL))
+        PatchStore(paths.PATCHES).select(read_rows_for_model(paths.SPLITS / "train.csv", COHORT_ALL))
 
     steps: dict[str, list[Callable]] = {"metadata": [], "index": [], "split": [], "rows to train on": []}
     counts = []
@@ -196,7 +196,7 @@ def tables(fit: Fit, folder: Path) -> None:
 
 def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
     """Bytes of rows, on the disk and in memory."""
-    from histocae.cohort.balance import read_learnt, read_split
+    from histocae.cohort.balance import read_rows_for_model, read_split
 
     data = folder / "data"
     fit.know("metadata_slide_bytes", (data / "slides_metadata.csv").stat().st_size / slides)
@@ -204,7 +204,7 @@ def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
         fit.know(f"{name}_row_bytes", sum(one.stat().st_size for one in (data / place).glob("*.csv")) / rows)
     path = data / "splits/train.csv"
     took = timed(read_split, path)
-    whole, learnt = read_split(path), read_learnt(path, COHORT_ALL)
+    whole, learnt = read_split(path), read_rows_for_model(path, COHORT_ALL)
     fit.know("table_row_memory", whole.memory_usage(deep=True).sum() / len(whole))
     # the table, whose columns `store.Patches` keeps, and a place in the order of an epoch
     fit.know("read_row_memory", learnt.memory_usage(index=False).sum() / len(learnt) + 8)

@@ -34,7 +34,7 @@ import shutil, sys, time
 from pathlib import Path
 import pandas as pd
 from histocae import params_file, paths
-from histocae.cohort.balance import learnt_from, read_split
+from histocae.cohort.balance import rows_for_model, read_split
 from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
 from histocae.networks import backend
 from histocae.patches.store import PatchStore
@@ -45,7 +45,7 @@ backend.start()
 own, store = given.model(name).training(given.training), PatchStore(paths.PATCHES)
 about, patches = recipe.describe(given, name, store, paths.SPLITS, paths.TRAINED), {}
 for split in ("train", "validation"):
-    patches[split] = store.select(learnt_from(read_split(paths.SPLITS / f"{split}.csv"), about))
+    patches[split] = store.select(rows_for_model(read_split(paths.SPLITS / f"{split}.csv"), about))
 backend.repeatable(given.seed)
 from histocae.evaluation.samples import write_sample
 from histocae.training.checkpoint import State

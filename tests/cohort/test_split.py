@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from histocae import paths
-from histocae.cohort.balance import learnt_from, read_learnt, read_split, select
-from histocae.cohort.split import SPLITS, check_apart, folds, split_cases, summarise_sites
+from histocae.cohort.balance import read_rows_for_model, read_split, rows_for_model, select
+from histocae.cohort.split import SPLITS, check_apart, folds, split_cases, summarize_sites
 from histocae.errors import DataError
 from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
@@ -129,7 +129,7 @@ def test_overlap_is_an_error():
     check_apart({"train": table[:1], "test": table[1:]})
     for column in ("case_id", "slide_id", "shard"):
         other = table[1:].assign(**{column: table[column][0]})
-        with pytest.raises(DataError, match=f"{column} .* stands in train and in test"):
+        with pytest.raises(DataError, match=f"{column} .* is in train and in test"):
             check_apart({"train": table[:1], "test": other})
 
 
@@ -222,10 +222,10 @@ def test_the_report_says_how_far_tumor_and_normal_share_sites(project):
 
 
 def test_sites_of_one_tissue_have_nothing_in_common():
-    found = summarise_sites(at_sites(rows_of([(TUMOR,)] * 4), ["AA", "AA", "BB", "CC"]))
+    found = summarize_sites(at_sites(rows_of([(TUMOR,)] * 4), ["AA", "AA", "BB", "CC"]))
     assert found == {"sample_types": {TUMOR: 3}, "in_both": 0, "share_of_cases_in_both": 0.0}
     mixed = rows_of([(TUMOR,)] * 4).replace({"case_id": {"000": "TCGA-AA-0001"}})
-    assert summarise_sites(mixed) is None
+    assert summarize_sites(mixed) is None
 
 
 @given(kinds=cases, seed=st.integers(0, 2**32 - 1), data=st.data())
@@ -310,7 +310,7 @@ def test_a_training_learns_from_the_same_rows_however_they_are_read(project, coh
     record = {"cohort": cohort, "params": {"seed": 3, "training": training}}
     for part in ("train", "validation"):
         path = paths.SPLITS / f"{part}.csv"
-        whole, lean = learnt_from(read_split(path), record), read_learnt(path, record)
+        whole, lean = rows_for_model(read_split(path), record), read_rows_for_model(path, record)
         assert len(lean) > 0 and list(lean.index) == list(whole.index)
         for column in ("shard", "position", "sample_type"):
             assert list(lean[column]) == list(whole[column])

@@ -702,7 +702,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
 
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
         assert metrics["validation_mse"] == pytest.approx(record["validation_loss"], rel=1e-3)
-        own = cohorts.learnt_from(tables["train"], record)
+        own = cohorts.rows_for_model(tables["train"], record)
         assert len(own) == record["patches"]["train"] == (learnt if name == "pca" else len(tables["train"]))
         assert metrics["train_mse"] == pytest.approx(mse(cae, store.select(own).take(np.arange(len(own)))), rel=1e-4)
         tested = test[test["sample_type"] == PRIMARY_TUMOR] if name == "pca" else test

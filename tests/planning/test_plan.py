@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from histocae import params_file
-from histocae.cohort.balance import read_learnt
+from histocae.cohort.balance import read_rows_for_model
 from histocae.params import Params
 from histocae.planning import figures, model, plan
 from histocae.planning.cohort import CohortSize
@@ -224,7 +224,7 @@ def test_memory_does_not_grow_with_the_rows_of_the_index(project, benchmarks):
     (few, many), rows = peaks.values(), np.diff(list(peaks))
     assert ((np.array(many) - few) / rows < 120).all(), peaks  # bytes a row; whole tables take 370 and 1,100
     given = {"seed": 1, "training": {"balance": "none", "min_percent_tumor_nuclei": None}}
-    learnt = read_learnt(Path("data/splits/train.csv"), {"cohort": "all", "params": given})
+    learnt = read_rows_for_model(Path("data/splits/train.csv"), {"cohort": "all", "params": given})
     assert learnt.memory_usage(index=False, deep=True).sum() / len(learnt) < 12
     whole = pd.concat(pd.read_csv(f"data/splits/{part}.csv", sep="|") for part in ("train", "validation", "test"))
     assert len(whole) == max(peaks) and not whole.duplicated(["slide_id", "position"]).any()

@@ -1,4 +1,4 @@
-"""Cohorts: the patches of both tissues, of tumor or of normal ones, and balanced samples of them."""
+"""Cohorts: the patches of both tissues, of tumor or of normal tissue, and balanced samples of them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from histocae.sources.tables import TEXTS
 
 
 def read_split(path: Path) -> pd.DataFrame:
-    """Read a table of data/splits."""
+    """Read a table of data/splits, one row a patch."""
     return read_table(path, (*TEXTS, "shard", "file"))
 
 
-def read_learnt(path: Path, record: dict[str, Any]) -> pd.DataFrame:
+def read_rows_for_model(path: Path, description: dict[str, Any]) -> pd.DataFrame:
     """Read the rows of a table of training or validation that a model learns from, in little memory.
 
     Args:
         path: of the table, of any length.
-        record: as `learnt_from` takes it, whose rows these are.
+        description: of the training; see `rows_for_model`, whose rows these are.
 
     Returns:
         One row a patch: sample_type and shard (categories) and position (int32), and for a model of one tissue
@@ -30,23 +30,51 @@ def read_learnt(path: Path, record: dict[str, Any]) -> pd.DataFrame:
 
     """
     columns = {"sample_type": "category", "shard": "category", "position": "int32"}
-    if record["cohort"] != "all":
+    if description["cohort"] != "all":
         columns |= {"case_id": "category", "percent_tumor_nuclei": "float64"}
-    return learnt_from(read_table(path, columns=columns), record)
+    return rows_for_model(read_table(path, columns=columns), description)
+
+
+def rows_for_model(table: pd.DataFrame, description: dict[str, Any]) -> pd.DataFrame:
+    """Select the rows of a table of training or validation that a model learns from.
+
+    Args:
+        table: as `read_split` returns it.
+        description: of the training, as `recipe.describe` returns it (training.json).
+
+    Returns:
+        The rows, one a patch.
+
+    """
+    training = description["params"]["training"]
+    return sample(
+        table,
+        description["cohort"],
+        training["balance"],
+        training["min_percent_tumor_nuclei"],
+        description["params"]["seed"],
+    )
 
 
 def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
-    """Give the rows of a cohort.
+    """Select the rows of a cohort.
+
+    Args:
+        table: one row a patch, with sample_type.
+        cohort: all | tumor | normal.
+
+    Returns:
+        The rows of the cohort's sample types.
 
     Raises:
-        DataError: the cohort is one of a pair and the data have only one of the two.
+        DataError: the cohort is tumor or normal, and the data have only one of the two.
 
     """
     if cohort != "all":
         present = set(table["sample_type"].unique())
         for missing in (name for name in COMPARED if name not in present):
             raise DataError(
-                f"cohort {cohort} is there to be compared with the other tissue, and the data have no "
+                f"models of cohort {cohort} are compared with those of the other tissue, and the data have no "
                 f"patches of {missing}; add such slides, or train models of cohort all only"
             )
     own = table["sample_type"].isin(COHORTS[cohort])
@@ -56,12 +84,12 @@ def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
 def sample(
     table: pd.DataFrame, cohort: str, balance: str, min_percent_tumor_nuclei: float | None, seed: int
 ) -> pd.DataFrame:
-    """Give the rows that a model of a cohort learns from.
+    """Select the rows that a model of a cohort learns from.
 
-    Of cohort all that is every row. The two others get equally many, so that neither
-    model of a pair has seen more: as many as the rarer tissue has patches, drawn at random
-    (balance `patches`), or drawn from equally many cases and spread over these as evenly
-    as their numbers of patches allow (`cases`).
+    For cohort all these are all rows. The two others get the same number, so that neither
+    model of a pair sees more than the other: the number of patches of the rarer tissue. With balance
+    `patches` they are drawn at random. With `cases` they are drawn from the same number of cases, and
+    spread over these as evenly as their numbers of patches allow.
 
     Args:
         table: of training or of validation.
@@ -70,8 +98,11 @@ def sample(
         min_percent_tumor_nuclei: tumor slides with less, or without a value, are left out.
         seed: of the draw.
 
+    Returns:
+        The rows, in the order of the table.
+
     Raises:
-        DataError: nothing is left, or the data have only one tissue.
+        DataError: no rows are left, or the data have only one tissue.
 
     """
     rows = select(table, cohort)
@@ -81,7 +112,7 @@ def sample(
     pools = {}
     for number, name in enumerate(COMPARED):
         if balance == "none" and name != own:
-            continue  # how many there are does not matter
+            continue  # the other tissue's number of patches does not matter
         pool = table[table["sample_type"] == name]
         if name == PRIMARY_TUMOR and min_percent_tumor_nuclei is not None:
             pool = pool[pool["percent_tumor_nuclei"] >= min_percent_tumor_nuclei]
@@ -95,30 +126,16 @@ def sample(
     if balance == "none":
         return pools[own][0]
     if balance == "cases":
-        cases = min(one["case_id"].nunique() for one, _ in pools.values())
-        pools = {name: (_of_cases(one, cases, at), at) for name, (one, at) in pools.items()}
-    wanted = min(len(one) for one, _ in pools.values())
+        cases = min(pool["case_id"].nunique() for pool, _ in pools.values())
+        pools = {name: (_of_cases(pool, cases, rng), rng) for name, (pool, rng) in pools.items()}
+    size = min(len(pool) for pool, _ in pools.values())
     pool, rng = pools[own]
     order = rng.permutation(len(pool))
     if balance == "cases":
         # round by round one patch of each case, until there are enough
         turn = pool["case_id"].iloc[order].groupby(pool["case_id"].iloc[order]).cumcount().to_numpy()
         order = order[np.argsort(turn, kind="stable")]
-    return pool.iloc[np.sort(order[:wanted])]
-
-
-def learnt_from(table: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
-    """Give the rows of a table of training or validation that a model learns from.
-
-    Args:
-        table: as `read_split` gives it.
-        record: what `recipe.describe` tells of the model (training.json).
-
-    """
-    training = record["params"]["training"]
-    return sample(
-        table, record["cohort"], training["balance"], training["min_percent_tumor_nuclei"], record["params"]["seed"]
-    )
+    return pool.iloc[np.sort(order[:size])]
 
 
 def _of_cases(pool: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:

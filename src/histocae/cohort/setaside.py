@@ -1,4 +1,4 @@
-"""What is set aside is never lost: a row with its reason, counted, and a limit to it."""
+"""Slides that are set aside: each gets a row with its reason, and there is a limit to their number."""
 
 import logging
 from collections import Counter
@@ -9,25 +9,40 @@ import pandas as pd
 from histocae.errors import DataError, shortened
 
 COLUMNS = ("slide_id", "stage", "reason", "patches_kept")
-TOLD_ONE_BY_ONE = 10  # slides of one reason
+LOGGED_EACH = 10  # slides with the same reason; more than that share one line of the log
 log = logging.getLogger(__name__)
 
 
 def set_aside(stage: str, rows: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
-    """Make a table of (slide_id, reason, patches kept) rows, and tell them in the log, many of a reason as one."""
+    """Make a table of slides that are set aside, and log them; many slides with one reason share a line.
+
+    Args:
+        stage: that sets them aside.
+        rows: slide_id, reason and number of patches that are kept.
+
+    Returns:
+        A row per slide, with `COLUMNS`.
+
+    """
     counts = Counter(reason for _, reason, _ in rows)
     for slide_id, reason, kept in rows:
-        if counts[reason] <= TOLD_ONE_BY_ONE:
+        if counts[reason] <= LOGGED_EACH:
             log.warning("set aside: %s: %s (%d patches kept)", slide_id, reason, kept)
     for reason, count in counts.items():
-        if count > TOLD_ONE_BY_ONE:
+        if count > LOGGED_EACH:
             log.warning("set aside: %d slides: %s", count, reason)
     table = pd.DataFrame([(slide_id, stage, reason, kept) for slide_id, reason, kept in rows], columns=list(COLUMNS))
     return table.astype({"patches_kept": int})
 
 
 def check_share(failed: int, slides: int, limit: float, reasons: Sequence[str]) -> None:
-    """Stop where too many slides failed.
+    """Stop if too many slides failed.
+
+    Args:
+        failed: number of slides that failed.
+        slides: number of all slides.
+        limit: largest share of slides that may fail (data.max_failed_share).
+        reasons: of the failures.
 
     Raises:
         DataError: more than the share `limit` of the slides failed.

@@ -1,9 +1,10 @@
-"""Cases into training, validation and test, or into folds: stratified by sample type, seeded."""
+"""Assign cases to training, validation and test, or to folds: stratified by sample type, seeded."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,11 @@ import pandas as pd
 from histocae.errors import DataError
 from histocae.files import table_writer
 from histocae.identifiers import COMPARED, site_of
-from histocae.patches.store import PLACE_COLUMNS, PatchStore
+from histocae.patches.store import POSITION_COLUMNS, PatchStore
 from histocae.sources.tables import SEED_COLUMNS
 
 SPLITS = ("train", "validation", "test")
-Part = TypeVar("Part", bound=Hashable)
+Split = TypeVar("Split", bound=Hashable)  # the name of a split, or the number of a fold
 
 
 def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, together: str = "case") -> dict[str, str]:
@@ -24,16 +25,16 @@ def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, togeth
     Args:
         index: rows with columns case_id and sample_type.
         shares: share of the cases per split, summing to 1.
-        seed: of the order in which equal cases are dealt.
-        together: what is never torn apart: case, or site (the tissue-source site of a TCGA
-            barcode, which pictures give away: Howard et al. 2021, Nature Communications 12:4423).
+        seed: of the order in which equal cases are assigned.
+        together: the unit that is never divided: case, or site (the tissue source site of a TCGA
+            barcode; images reveal it: Howard et al. 2021, Nature Communications 12:4423).
 
     Returns:
         The split of each case.
 
     Raises:
-        DataError: a sample type has fewer cases (or sites) than there are splits, or a site is
-            asked for and a case_id is no barcode.
+        DataError: a sample type has fewer cases (or sites) than there are splits, or the unit is
+            the site and a case_id is no barcode.
 
     """
     units = _units(index, together)
@@ -43,21 +44,24 @@ def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, togeth
                 f"{name}: {count} {together}{'s' * (count != 1)}, and the split needs at least {len(SPLITS)}: "
                 f"one each to train, validate and test; {_remedy(together)} or leave out this sample type"
             )
-    dealt = _deal(units, {split: shares[split] for split in SPLITS}, seed)
-    return units.groupby("case_id")["unit"].first().map(dealt).to_dict()
+    return _split_of_cases(units, _deal(units, {split: shares[split] for split in SPLITS}, seed))
 
 
 def folds(index: pd.DataFrame, count: int, seed: int, together: str) -> dict[str, int]:
-    """Assign every case to one of `count` folds of equal share; every fold gets every sample type.
+    """Assign every case to a fold of equal share; every fold gets every sample type.
 
-    Arguments are those of `split_cases`.
+    Args:
+        index: rows with columns case_id and sample_type.
+        count: number of folds.
+        seed: of the order in which equal cases are assigned.
+        together: the unit that is never divided: case or site; see `split_cases`.
 
     Returns:
         The fold of each case, 0 to count - 1.
 
     Raises:
-        DataError: a sample type has fewer cases (or sites) than there are folds, or a site is
-            asked for and a case_id is no barcode.
+        DataError: a sample type has fewer cases (or sites) than there are folds, or the unit is
+            the site and a case_id is no barcode.
 
     """
     units = _units(index, together)
@@ -69,8 +73,12 @@ def folds(index: pd.DataFrame, count: int, seed: int, together: str) -> dict[str
             f"{name}: {most} {together}{'s' * (most != 1)}, and each of {count} folds needs one; "
             f"{possible}, or {_remedy(together)}"
         )
-    dealt = _deal(units, dict.fromkeys(range(count), 1 / count), seed)
-    return units.groupby("case_id")["unit"].first().map(dealt).to_dict()
+    return _split_of_cases(units, _deal(units, dict.fromkeys(range(count), 1 / count), seed))
+
+
+def _split_of_cases(units: pd.DataFrame, split_of_unit: dict[str, Split]) -> dict[str, Split]:
+    cases = units.groupby("case_id")["unit"].first()
+    return {case: split_of_unit[unit] for case, unit in cases.items()}
 
 
 def _remedy(together: str) -> str:
@@ -78,7 +86,7 @@ def _remedy(together: str) -> str:
 
 
 def _units(index: pd.DataFrame, together: str) -> pd.DataFrame:
-    """One row per case and sample type, with the unit that is dealt as a whole."""
+    """One row per case and sample type, with the unit that is assigned as a whole."""
     units = index[["case_id", "sample_type"]].drop_duplicates()
     if together == "case":
         return units.assign(unit=units["case_id"])
@@ -86,62 +94,62 @@ def _units(index: pd.DataFrame, together: str) -> pd.DataFrame:
     if (missing := sites.isna()).any():
         raise DataError(
             f"split.together: site reads the site from TCGA barcodes (TCGA-XX-...), and case_id "
-            f"{units['case_id'][missing].iloc[0]!r} is none; set split.together: case"
+            f"{units['case_id'][missing].iloc[0]!r} is no barcode; set split.together: case"
         )
     return units.assign(unit=sites)
 
 
 def _counts(units: pd.DataFrame) -> dict[str, int]:
-    return units.groupby("sample_type")["unit"].nunique().to_dict()
+    return {str(name): int(count) for name, count in units.groupby("sample_type")["unit"].nunique().items()}
 
 
-def _deal(units: pd.DataFrame, shares: Mapping[Part, float], seed: int) -> dict[str, Part]:
-    """Deal units to parts by iterative stratification, in numbers of cases.
+def _deal(units: pd.DataFrame, shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
+    """Assign units to splits by iterative stratification, in numbers of cases.
 
     Sechidis, Tsoumakas and Vlahavas 2011, ECML PKDD, LNCS 6913:145-158, over the sample types
-    that a unit has, so that a case with tumor and normal slides counts for both: the rarest
-    type is dealt out first, each unit to the part that lacks the largest share of what it
-    should get. A part that has nothing yet lacks the most: each type comes to every part
-    if it has as many units.
+    that a unit has, so that a case with tumor and normal slides counts for both. The rarest
+    type is assigned first, each unit to the split that lacks the largest share of its target.
+    An empty split lacks the most: so every split gets each type, if there are enough units of it.
     """
     cases_of = [(unit, rows["sample_type"].value_counts().to_dict()) for unit, rows in units.groupby("unit")]
     left = dict(cases_of[i] for i in np.random.default_rng(seed).permutation(len(cases_of)))
     names = sorted(units["sample_type"].unique())
-    wanted = {name: _whole(sum(one.get(name, 0) for one in left.values()), shares) for name in names}
-    lacking = {name: dict(one) for name, one in wanted.items()}
-    assigned: dict[str, Part] = {}
+    targets = {name: _whole(sum(cases.get(name, 0) for cases in left.values()), shares) for name in names}
+    lacking = {name: dict(target) for name, target in targets.items()}
+    assigned: dict[str, Split] = {}
+
+    def shares_lacking(split: Split, types: Iterable[str]) -> list[float]:
+        # in proportion: by number alone, training would take all the first cases
+        return [lacking[name][split] / targets[name][split] for name in types]
+
     while left:
-        counts = {name: sum(name in one for one in left.values()) for name in names}
+        counts = {name: sum(name in cases for cases in left.values()) for name in names}
         rarest = min((name for name in names if counts[name]), key=lambda name: (counts[name], name))
-        # units of several types first, and then large ones: they are the hardest to place
+        # units of several types first, and then large ones: they are the hardest to assign
         for unit in sorted((u for u in left if rarest in left[u]), key=lambda u: (-len(left[u]), -left[u][rarest])):
             cases = left.pop(unit)
             types = [rarest, *sorted(set(cases) - {rarest})]
-            part = max(
-                shares,
-                # in proportion: by number alone, training would take all the first cases
-                key=lambda p, types=types: [lacking[name][p] / wanted[name][p] for name in types],
-            )
-            assigned[unit] = part
+            split = max(shares, key=partial(shares_lacking, types=types))
+            assigned[unit] = split
             for name in types:
-                lacking[name][part] -= cases[name]
+                lacking[name][split] -= cases[name]
     return assigned
 
 
-def _whole(cases: int, shares: Mapping[Part, float]) -> dict[Part, int]:
-    """Share out cases in whole numbers, at least one to each part (largest remainders)."""
-    exact = {part: cases * share for part, share in shares.items()}
-    whole = {part: max(1, int(one)) for part, one in exact.items()}
-    parts = list(shares)
+def _whole(cases: int, shares: Mapping[Split, float]) -> dict[Split, int]:
+    """Divide cases in whole numbers, at least one for each split (largest remainders)."""
+    exact = {split: cases * share for split, share in shares.items()}
+    whole = {split: max(1, int(number)) for split, number in exact.items()}
+    splits = list(shares)
     while sum(whole.values()) != cases:
         step = 1 if sum(whole.values()) < cases else -1
-        able = [p for p in parts if step > 0 or whole[p] > 1]
-        whole[max(able, key=lambda p: (step * (exact[p] - whole[p]), -parts.index(p)))] += step
+        able = [split for split in splits if step > 0 or whole[split] > 1]
+        whole[max(able, key=lambda split: (step * (exact[split] - whole[split]), -splits.index(split)))] += step
     return whole
 
 
 def write_tables(
-    folder: Path, store: PatchStore, split_of: Mapping[str, str], about: Mapping[str, Sequence[str]]
+    folder: Path, store: PatchStore, split_of: Mapping[str, str], metadata: Mapping[str, Sequence[str]]
 ) -> None:
     """Write the table of each split, a patch a row, going through the store's index row by row.
 
@@ -149,68 +157,80 @@ def write_tables(
         folder: of the tables.
         store: the patches.
         split_of: the split of each slide.
-        about: the nine columns of the metadata of each slide, as text.
+        metadata: of each slide the nine columns of the metadata, as text.
 
     Raises:
         DataError: the metadata lack a slide.
 
     """
     with ExitStack() as whole:
-        columns = (*SEED_COLUMNS, "shard", *PLACE_COLUMNS)
+        columns = (*SEED_COLUMNS, "shard", *POSITION_COLUMNS)
         writers = {
             name: whole.enter_context(table_writer(folder / f"{name}.csv", columns)).writerow for name in SPLITS
         }
-        places: dict[str, tuple[Callable, Sequence[str]]] = {}
+        slides: dict[str, tuple[Callable[[Sequence[str]], object], Sequence[str]]] = {}
         for slide_id, name in split_of.items():
-            if slide_id not in about:
+            if slide_id not in metadata:
                 raise DataError(f"slide {slide_id!r} has patches and no metadata; run dvc repro patches")
-            places[slide_id] = writers[name], about[slide_id]
-        for slide_id, *place in store.rows(("slide_id", "shard", *PLACE_COLUMNS)):
-            write, slide = places[slide_id]
-            write((*slide, *place))
+            slides[slide_id] = writers[name], metadata[slide_id]
+        for slide_id, *position in store.rows(("slide_id", "shard", *POSITION_COLUMNS)):
+            write, slide = slides[slide_id]
+            write((*slide, *position))
 
 
 def with_metadata(index: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
-    """Give each patch of a store's index the metadata of its slide, the nine columns of the metadata first."""
-    place = [name for name in index.columns if name not in SEED_COLUMNS or name == "slide_id"]
-    patches = index[place].merge(metadata[list(SEED_COLUMNS)], on="slide_id", how="left", validate="many_to_one")
-    return patches[[*SEED_COLUMNS, *(name for name in place if name != "slide_id")]]
+    """Join the index of a store with the metadata of slides.
+
+    Args:
+        index: one row a patch, with slide_id.
+        metadata: one row a slide, with `tables.SEED_COLUMNS`.
+
+    Returns:
+        One row a patch: the nine columns of the metadata first, then the others of the index.
+
+    """
+    own = [name for name in index.columns if name not in SEED_COLUMNS or name == "slide_id"]
+    patches = index[own].merge(metadata[list(SEED_COLUMNS)], on="slide_id", how="left", validate="many_to_one")
+    return patches[[*SEED_COLUMNS, *(name for name in own if name != "slide_id")]]
 
 
 def check_apart(tables: dict[str, pd.DataFrame]) -> None:
-    """Check that no case, slide or patch stands in two splits.
+    """Check that no case, slide or patch is in two splits.
 
     Args:
         tables: per split, rows with columns case_id, slide_id and shard, of slides or of patches.
 
     Raises:
-        DataError: one does.
+        DataError: a case, slide or patch is in two splits.
 
     """
     for column in ("case_id", "slide_id", "shard"):
-        seen: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split, table in tables.items():
             for value in table[column].unique():
-                if value in seen:
-                    raise DataError(f"{column} {value!r} stands in {seen[value]} and in {split}")
-                seen[value] = split
+                if value in split_of:
+                    raise DataError(f"{column} {value!r} is in {split_of[value]} and in {split}")
+                split_of[value] = split
 
 
-def summarise(tables: dict[str, pd.DataFrame]) -> dict[str, dict]:
+def summarize(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """Count cases, slides and patches per split and sample type, with each type's share.
 
     Args:
-        tables: per split, a row per slide, as `PatchStore.slides` gives them.
+        tables: per split, a row per slide, as `PatchStore.slides` returns them.
+
+    Returns:
+        Per split: cases, slides, patches, and per sample type the same with share_of_patches.
 
     """
-    summary: dict[str, dict] = {}
+    summary: dict[str, dict[str, Any]] = {}
     for split, table in tables.items():
         total = int(table["patches"].sum())
         by_type = {
-            name: _counted(rows) | {"share_of_patches": round(int(rows["patches"].sum()) / total, 6)}
+            name: {**_counted(rows), "share_of_patches": round(int(rows["patches"].sum()) / total, 6)}
             for name, rows in table.groupby("sample_type")
         }
-        summary[split] = _counted(table) | {"sample_types": by_type}
+        summary[split] = {**_counted(table), "sample_types": by_type}
     return summary
 
 
@@ -222,11 +242,11 @@ def _counted(slides: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def summarise_sites(index: pd.DataFrame) -> dict | None:
-    """Count tissue-source sites per sample type, and how far the types share them.
+def summarize_sites(index: pd.DataFrame) -> dict[str, Any] | None:
+    """Count tissue source sites per sample type, and the cases at sites that have both types.
 
-    Where tumor and normal come from different sites, what tells the sites apart tells the
-    tissues as well.
+    Where tumor and normal slides come from different sites, whatever distinguishes the sites
+    distinguishes the tissues as well.
 
     Args:
         index: rows with columns case_id and sample_type.

@@ -76,7 +76,7 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
         description = recipe.describe(params, name, store, layout.splits, layout.trained)
         done = TrainingRecord(name, layout).is_of(description)
         cae = CAE(path=layout.trained / name, load=True) if done else train(params, name, layout, description)
-        learnt.append(balance.learnt_from(tables["train"], description))
+        learnt.append(balance.rows_for_model(tables["train"], description))
         size = TrainingRecord(name, layout).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from histocae import paths
-from histocae.cohort.balance import learnt_from, read_split, select
+from histocae.cohort.balance import read_split, rows_for_model, select
 from histocae.cohort.split import SPLITS
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
@@ -29,7 +29,7 @@ def run(params: Params, name: str) -> None:
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     # champions are chosen by validation errors, so that they are over the same patches for all of a cohort
     own = {split: select(tables[split], cohort) for split in ("validation", "test")}
-    own["train"] = learnt_from(tables["train"], trained)
+    own["train"] = rows_for_model(tables["train"], trained)
     backend.start()
     backend.repeatable(params.seed)
     from histocae.evaluation import reconstruction

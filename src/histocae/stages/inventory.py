@@ -1,4 +1,4 @@
-"""Stage inventory: notice that one of the user's own files changed, or code of a stage. Runs at every repro."""
+"""Stage inventory: notice changes in the user's own files and in the code of stages. Runs at every repro."""
 
 import os
 from pathlib import Path
@@ -19,15 +19,15 @@ REMEMBERED = paths.SCRATCH / "hashes.json"
 
 
 def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
-    """List name, bytes and hash of every file of the user's; one constant line where there is none; and the lineages.
+    """List the user's files with bytes and hash (or one constant line without any), the code and the models.
 
-    With HISTOCAE_FILES=elsewhere the list of the user's files stays as it is: they lie on another machine.
+    With HISTOCAE_FILES=elsewhere the list of the user's files stays as it is: the files are on another machine.
 
     Returns:
-        The files that it looked at, and what it wrote; None where files were not looked at.
+        The files that were read, and the outputs; None where the files are on another machine.
 
     Raises:
-        DataError: they are elsewhere, and there is no list of them.
+        DataError: the files are on another machine, and there is no list of them.
 
     """
     elsewhere = os.environ.get(FILES) == ELSEWHERE and params.data.source in ("slides", "tiles")
@@ -40,7 +40,7 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
 
 
 def _list(params: Params) -> tuple[Path, ...]:
-    """Write the inventory; give the files that it lists."""
+    """Write the inventory; return the files that it lists."""
     folder, inputs = slide_source.inputs(params.data)
     hashes = Hashes(REMEMBERED)
     rows = []
@@ -50,7 +50,7 @@ def _list(params: Params) -> tuple[Path, ...]:
             digest = parts[0][1] if len(parts) == 1 else fingerprint(parts)
             rows.append((_name(path, folder), sum(size for size, _ in parts), digest))
     finally:
-        # an interrupted first pass over a large cohort goes on where it was
+        # so that an interrupted first pass over a large cohort resumes from there
         hashes.save(only_asked=len(rows) == len(inputs))
     if not rows:
         rows = [(params.data.source, 0, fingerprint(params.data.source))]
@@ -59,5 +59,5 @@ def _list(params: Params) -> tuple[Path, ...]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """Name a file as its table does; the table itself may lie elsewhere, and where does not matter."""
+    """Name a file as its table does; the table itself may be in any folder, which does not matter."""
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"(table) {path.name}"

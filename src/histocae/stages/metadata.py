@@ -1,4 +1,4 @@
-"""Stage metadata: one typed, checked row per slide; sample types that are not compared set aside."""
+"""Stage metadata: one typed, checked row per slide; slides of sample types that are not compared are set aside."""
 
 import logging
 
@@ -14,15 +14,20 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write the table of slides and the table of those set aside."""
+    """Write the table of slides and the table of those set aside.
+
+    Raises:
+        DataError: no slide is of a sample type that is compared.
+
+    """
     cohort = slide_source.cohort(params.data, params.seed)
     slides = cohort.slides
     compared = slides["sample_type"].isin(COMPARED)
-    others = slides[~compared]
-    if others.shape[0] == len(slides):
+    ignored = slides[~compared]
+    if len(ignored) == len(slides):
         raise DataError(f"no slide is of sample type {' or '.join(COMPARED)}; nothing is left to do")
     aside = [(slide_id, reason, 0) for slide_id, reason in cohort.aside] + [
-        (row.slide_id, f"sample type {row.sample_type} is not compared", 0) for row in others.itertuples()
+        (row.slide_id, f"sample type {row.sample_type} is not compared", 0) for row in ignored.itertuples()
     ]
     with replacing_folder(paths.ASKED) as folder:
         cohort.write_query(folder)

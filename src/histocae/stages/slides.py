@@ -1,8 +1,8 @@
-"""Stage slides: the bytes are there and open as slides; their microns per pixel are known."""
+"""Stage slides: check that the files are there and open as slides, and how many microns per pixel they have."""
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,9 @@ from histocae.errors import DataError, SlideError, shortened
 from histocae.files import read_table, sha256, write_table
 from histocae.params import Params
 from histocae.slides.slide import Slide, in_range
+from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
+from histocae.sources.gdc.remote import Server
 from histocae.sources.hashes import Hashes
 from histocae.sources.tables import METADATA_TEXTS
 from histocae.workers.processes import WorkerDiedError, spread
@@ -35,11 +37,18 @@ COLUMNS = [
 log = logging.getLogger(__name__)
 
 
-class Wanted(NamedTuple):
-    """A slide to look at.
+class SlideToCheck(NamedTuple):
+    """A slide to check.
 
-    `sha256` is its hash where the inventory has it, `md5` where the GDC named it and it was checked; `own_mpp` is
-    its table's, `default_mpp` that of data.mpp.
+    Attributes:
+        source: of its file.
+        slide_id: of the slide.
+        file: as its table names it.
+        sha256: of the file, where the inventory has it.
+        md5: of the file, where the GDC names it and it was checked.
+        own_mpp: microns per level-0 pixel from its table.
+        default_mpp: microns per level-0 pixel from data.mpp.
+
     """
 
     source: slide_source.Source
@@ -47,14 +56,14 @@ class Wanted(NamedTuple):
     file: str
     sha256: str | None
     md5: str | None
-    own_mpp: float | None
-    default_mpp: float | None
+    own_mpp: MicronsPerPixel | None
+    default_mpp: MicronsPerPixel | None
 
 
 def run(params: Params) -> None:
-    """Get and look at every slide; write one row per file and a row per slide that fails.
+    """Fetch and check every slide; write one row per file and a row per slide that fails.
 
-    Slides that are not kept are neither fetched nor looked at: that is left to where they are cut.
+    Slides that are not kept are neither fetched nor checked here, but in the stage that extracts their patches.
     """
     metadata = read_table(paths.METADATA, METADATA_TEXTS)
     source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
@@ -65,17 +74,17 @@ def run(params: Params) -> None:
         table = files.join(_inventory(), on="file").reindex(columns=COLUMNS)
     elif not source.keep:
         table = metadata.rename(columns={"file_name": "file", "size": "bytes"}).reindex(columns=COLUMNS)
-        table["mpp"] = np.nan  # what each says is known when it is there
-        log.info("%.2f GB, to be fetched where they are cut", table["bytes"].sum() / 1e9)
+        table["mpp"] = np.nan  # not known before the slide is fetched
+        log.info("%.2f GB, to be fetched when patches are extracted", table["bytes"].sum() / 1e9)
     else:
         if source.server is not None:
-            _fetch(source, metadata)
-        table, aside = _look_at_all(params, source, metadata)
-    told = set_aside("slides", aside)
+            _fetch(source, source.server, metadata)
+        table, aside = _check_all(params, source, metadata)
+    aside_table = set_aside("slides", aside)
     reasons = [f"{slide_id}: {reason}" for slide_id, reason, _ in aside]
     check_share(len(aside), len(metadata), params.data.max_failed_share, reasons)
     write_table(table, paths.SLIDES)
-    write_table(told, paths.SLIDES_SET_ASIDE)
+    write_table(aside_table, paths.SLIDES_SET_ASIDE)
     source.forget_others(set(table["file"]))
     log.info("%d slides, %d set aside", table["slide_id"].nunique(), len(aside))
 
@@ -84,69 +93,70 @@ def _inventory() -> pd.DataFrame:
     return read_table(paths.INVENTORY, ("file", "sha256")).set_index("file")
 
 
-def _fetch(source: slide_source.Source, metadata: pd.DataFrame) -> None:
+def _fetch(source: slide_source.Source, server: Server, metadata: pd.DataFrame) -> None:
     """Fetch all slides that are not there yet.
 
     Raises:
-        DataError: some could not be had; what came stays, for the next run to go on from.
+        DataError: slides could not be fetched; the others stay, and the next run resumes from there.
 
     """
-    from histocae.sources.gdc import download  # HTTP, which other sources have no need of
+    from histocae.sources.gdc import download  # HTTP, which other sources do not need
 
     files = [slide_source.remote_file(row) for _, row in metadata.iterrows()]
     hashes = Hashes(paths.FETCHED, "md5")
     try:
-        tally = download.fetch_all(source.server, files, source.folder, hashes)
+        tally = download.fetch_all(server, files, source.folder, hashes)
     finally:
         hashes.save()
     if tally.came:
         log.info("%d slides fetched; %s", tally.fetched, download.told(tally.came, tally.wasted))
     if tally.missing:
         raise DataError(
-            f"{len(tally.missing)} of {len(files)} slides are missing; run this again to go on, or name in "
-            f"data.gdc.without those that can't be had: {shortened(list(tally.missing.values()))}"
+            f"{len(tally.missing)} of {len(files)} slides are missing; run this again to resume, or name in "
+            f"data.gdc.without those that can't be fetched: {shortened(list(tally.missing.values()))}"
         )
 
 
-def _look_at_all(
+def _check_all(
     params: Params, source: slide_source.Source, metadata: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
     if params.data.mpp is not None and in_range(params.data.mpp) is None:
-        log.warning("data.mpp %g is out of a scanner's range; taken as missing", params.data.mpp)
+        log.warning("data.mpp %g is out of a scanner's range; it counts as missing", params.data.mpp)
     sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
-    wanted = [
-        Wanted(
+    default = None if params.data.mpp is None else MicronsPerPixel(params.data.mpp)
+    slides = [
+        SlideToCheck(
             source.for_slide(row, hashes),
             row["slide_id"],
             row["file_name"],
             sha256s.get(row["file_name"]),
             row.get("md5"),
             row["mpp"],
-            params.data.mpp,
+            default,
         )
         for _, row in metadata.iterrows()
     ]
-    looks = dict(spread(_look, wanted, params.executor, "slides", "slides"))
-    looks = {i: str(one) if isinstance(one, WorkerDiedError) else one for i, one in looks.items()}
-    aside = [(wanted[i].slide_id, one, 0) for i, one in sorted(looks.items()) if isinstance(one, str)]
-    rows = [one for _, one in sorted(looks.items()) if not isinstance(one, str)]
+    results = dict(spread(_check, slides, params.executor, "slides", "slides"))
+    results = {i: str(result) if isinstance(result, WorkerDiedError) else result for i, result in results.items()}
+    aside = [(slides[i].slide_id, result, 0) for i, result in sorted(results.items()) if isinstance(result, str)]
+    rows = [result for _, result in sorted(results.items()) if not isinstance(result, str)]
     return pd.DataFrame(rows, columns=COLUMNS), aside
 
 
-def _look(one: Wanted) -> tuple | str:
-    """Describe a slide, or say why it can't be used."""
+def _check(task: SlideToCheck) -> tuple[Any, ...] | str:
+    """Describe a slide by the values of `COLUMNS`, or return why it can't be used."""
     try:
-        path: Path = one.source.fetch(one.slide_id, one.file)
+        path: Path = task.source.fetch(task.slide_id, task.file)
         with Slide(path) as slide:
-            mpp, origin = slide.microns(one.own_mpp, one.default_mpp)
+            mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
             size = slide.levels[0]
-            digest = None if one.md5 else one.sha256 or sha256(path)
+            digest = None if task.md5 else task.sha256 or sha256(path)
             return (
-                one.slide_id,
-                one.file,
+                task.slide_id,
+                task.file,
                 path.stat().st_size,
                 digest,
-                one.md5,
+                task.md5,
                 mpp,
                 origin,
                 slide.objective_power,
@@ -156,4 +166,4 @@ def _look(one: Wanted) -> tuple | str:
                 slide.vendor,
             )
     except SlideError as error:
-        return str(error) if one.file in str(error) else f"{one.file}: {error}"
+        return str(error) if task.file in str(error) else f"{task.file}: {error}"

@@ -1,9 +1,9 @@
-"""Stage split: every patch into train, validation or test, by case or by site."""
+"""Stage split: assign every patch to training, validation or test, by case or by site."""
 
 import logging
 
 from histocae import paths
-from histocae.cohort.split import SPLITS, check_apart, split_cases, summarise, summarise_sites, write_tables
+from histocae.cohort.split import SPLITS, check_apart, split_cases, summarize, summarize_sites, write_tables
 from histocae.files import read_cells, write_json
 from histocae.params import Params
 from histocae.patches.store import PatchStore
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write one table per split: the seeds' nine columns and each patch's place in the store."""
+    """Write one table per split: nine columns of the slide's metadata and the patch's position in the store."""
     store = PatchStore(paths.PATCHES)
     slides = store.slides()
     shares = {"validation": params.split.validation, "test": params.split.test}
@@ -21,30 +21,30 @@ def run(params: Params) -> None:
     splits = slides["case_id"].map(split_cases(slides, shares, params.seed, params.split.together))
     tables = {split: slides[splits == split] for split in SPLITS}
     check_apart(tables)
-    about = {row[2]: row for row in read_cells(paths.METADATA, SEED_COLUMNS)}
-    write_tables(paths.SPLITS, store, dict(zip(slides["slide_id"], splits, strict=True)), about)
-    types, pair = set(slides["sample_type"]), [n for n, m in params.models.items() if m.cohort != "all"]
+    metadata = {row[2]: row for row in read_cells(paths.METADATA, SEED_COLUMNS)}
+    write_tables(paths.SPLITS, store, dict(zip(slides["slide_id"], splits, strict=True)), metadata)
+    types, pair = set(slides["sample_type"]), [name for name, model in params.models.items() if model.cohort != "all"]
     if len(types) == 1 and pair:
         log.warning(
             "the data have %s only: models of cohort tumor or normal (%s) will be refused",
             *types,
             ", ".join(pair),
         )
-    summary = summarise(tables)
-    sites = summarise_sites(slides)
+    summary = summarize(tables)
+    sites = summarize_sites(slides)
     write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
-    for split, one in summary.items():
+    for split, counts in summary.items():
         log.info(
             "%s: %d cases, %d slides, %d patches (%s)",
             split,
-            one["cases"],
-            one["slides"],
-            one["patches"],
-            ", ".join(f"{name} {n['share_of_patches']:.1%}" for name, n in one["sample_types"].items()),
+            counts["cases"],
+            counts["slides"],
+            counts["patches"],
+            ", ".join(f"{name} {n['share_of_patches']:.1%}" for name, n in counts["sample_types"].items()),
         )
     if sites is not None:
         log.info(
-            "tissue-source sites: %s; %d have both, with %.1f%% of the cases",
+            "tissue source sites: %s; %d have both, with %.1f%% of the cases",
             ", ".join(f"{name} {count}" for name, count in sites["sample_types"].items()),
             sites["in_both"],
             100 * sites["share_of_cases_in_both"],

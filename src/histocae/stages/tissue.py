@@ -41,7 +41,7 @@ def _compare(params: Params, folder: Path) -> dict:
     validation = comparison.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
     test = comparison.join(tables["test"], *(_errors(one, "per_patch") for one in records))
     store = PatchStore(paths.PATCHES)
-    learnt = tuple(balance.learnt_from(tables["train"], one.training) for one in records)
+    learnt = tuple(balance.rows_for_model(tables["train"], one.training) for one in records)
     encoded, without = _latents(settings.latents, tables)
     size = records[0].training["latent_size"]
     others, left_out = baselines.make(store, learnt, validation, test, size, encoded, seed)

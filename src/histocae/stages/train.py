@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocae import paths
-from histocae.cohort.balance import read_learnt
+from histocae.cohort.balance import read_rows_for_model
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import Patches, PatchStore
@@ -76,7 +76,7 @@ def read(store: PatchStore, splits: Path, description: dict[str, Any]) -> dict[s
     """
     patches = {}
     for split in ("train", "validation"):
-        rows = read_learnt(splits / f"{split}.csv", description)
+        rows = read_rows_for_model(splits / f"{split}.csv", description)
         patches[split] = store.select(rows)
         log.info("%s: %d patches of %d slides", split, len(rows), patches[split].shards)
     return patches

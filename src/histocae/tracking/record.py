@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from histocae import git, paths
-from histocae.cohort.balance import read_learnt
+from histocae.cohort.balance import read_rows_for_model
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, read_table, read_yaml, sha256_once
 from histocae.identifiers import COHORTS
@@ -173,7 +173,7 @@ class TrainingRecord:
 
     def _select_learnt(self, path: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """Select the patches of the sample that the model learns from."""
-        positions = read_learnt(path, self.training).index.to_numpy()  # ascending
+        positions = read_rows_for_model(path, self.training).index.to_numpy()  # ascending
 
         def select(part: pd.DataFrame) -> pd.DataFrame:
             start, end = np.searchsorted(positions, (part.index[0], part.index[-1] + 1))
