@@ -48,7 +48,7 @@ def whole(record: TrainingRecord, split: str) -> pd.DataFrame:
     table = balance.read_split(MAIN.splits / f"{split}.csv")
     if split == "test":
         return table[table["sample_type"].isin(balance.COHORTS[record.training["cohort"]])]
-    return balance.learnt_from(table, record.training)
+    return balance.rows_for_model(table, record.training)
 
 
 @pytest.mark.parametrize("balanced", ["patches", "cases", "none"])
