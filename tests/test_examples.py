@@ -1,0 +1,20 @@
+"""The examples in docstrings of the package are true."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import histocae
+
+PACKAGE = Path(histocae.__file__).parent
+FILES = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if ">>>" in path.read_text(encoding="utf-8")]
+MODULES = sorted(".".join((PACKAGE.name, *file.with_suffix("").parts)).removesuffix(".__init__") for file in FILES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_print_what_they_say(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 0 and results.failed == 0
