@@ -148,7 +148,7 @@ def _run(given: argparse.Namespace, model: str | None) -> int:
     from histocae.pipeline.locks import stage_lock
 
     kind = importlib.import_module(f"{given.package}.params").Params
-    params = params_file.load(given.params, kind)
+    params = params_file.load_as(given.params, kind)
     if given.command == "plan":  # no lock and no log of its time: it reads, and its output may be JSON
         from histocae.planning import command
 

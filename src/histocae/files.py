@@ -152,7 +152,8 @@ def read_yaml(path: Path) -> Any:
         OSError: the file is missing or can't be read.
 
     """
-    from ruamel.yaml import YAML, YAMLError  # not there on a machine that only trains
+    from ruamel.yaml import YAML  # not there on a machine that only trains
+    from ruamel.yaml.error import YAMLError
 
     try:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -26,12 +26,13 @@ _EXPECTED = {
 }
 
 
-@overload
-def load(path: Path) -> Params: ...
-@overload
-def load(path: Path, kind: type[AnyParams]) -> AnyParams: ...
-def load(path: Path, kind: type[Section] = Params) -> Section:
-    """Read and check params.yaml.
+def load(path: Path) -> Params:
+    """Read and check params.yaml of the pipeline of slides; see `load_as`."""
+    return load_as(path, Params)
+
+
+def load_as(path: Path, kind: type[AnyParams]) -> AnyParams:
+    """Read and check params.yaml of a pipeline.
 
     Args:
         path: of the file.

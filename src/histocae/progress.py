@@ -2,13 +2,12 @@
 
 import shutil
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # tqdm is generic for type checkers only
-    Bar = tqdm[object]
-Item = TypeVar("Item")
+    Bar = tqdm[Any]
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -48,7 +47,7 @@ def bytes_bar(label: str, total: int, position: int) -> "Bar":
     )
 
 
-def bar(items: Iterable[Item] | None, label: str | None, unit: str, total: int | None = None) -> "tqdm[Item]":
+def bar(items: Iterable[Any] | None, label: str | None, unit: str, total: int | None = None) -> "Bar":
     """Make a progress bar that shows only on a terminal.
 
     Args:

@@ -25,7 +25,7 @@ from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
 from histocae.networks import backend
 from histocae.params import Section
-from histocae.params_file import load
+from histocae.params_file import load_as
 from histocae.pipeline import lineage
 from support.workspace import ROOT, Result, command
 
@@ -195,7 +195,7 @@ def test_the_small_set_is_the_published_one_and_its_parts_are_apart():
 
 
 def test_the_committed_params_are_read():
-    read = load(FOLDER / "params.yaml", params.Params)
+    read = load_as(FOLDER / "params.yaml", params.Params)
     assert read.training.learning_rate == 0.002 and read.models["notebook"].latent_features == 20
     assert read.models[read.compare.own].latent_features == 20
     assert len(read.compare.notebook) == 3

@@ -585,7 +585,7 @@ def test_the_command_as_a_user_types_it(project):
     project.table([rows[0], rows[0]])
     done = typed("metadata")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "histocae metadata: own/table.csv: rows 2 and 3: slide_id 'a' stands twice\n"
+    assert done.stderr == "histocae metadata: own/table.csv: rows 2 and 3: slide_id 'a' occurs twice\n"
 
 
 # --- the demo cohort, and a real slide ------------------------------------------------------------

@@ -90,11 +90,13 @@ def test_a_thousand_downloads_with_a_fault_in_every_fifth(tmp_path, shared_or_no
         assert set(server.made) == {*BODY_FAULTS, "status"}
         # each byte was of use or was counted as wasted, and none came that was not sent
         useful = sum(len(one.data) for one in remotes)
-        assert tally.came - tally.wasted == useful
+        assert tally.received - tally.wasted == useful
         assert 0 < tally.wasted < 0.2 * useful
-        assert tally.came <= server.sent
+        assert tally.received <= server.sent
     with capsys.disabled():
-        print(f"\n1000 downloads, {sum(server.made.values())} faults: {download.told(tally.came, tally.wasted)}")
+        print(
+            f"\n1000 downloads, {sum(server.made.values())} faults: {download.traffic(tally.received, tally.wasted)}"
+        )
     assert not list((tmp_path / "slides").glob(".*.part"))
 
 
@@ -119,7 +121,7 @@ def test_what_broke_off_goes_on_and_nothing_comes_twice(tmp_path):
         assert server.made["truncated"] > 1
         ranges = [headers.get("Range") for _, path, headers in server.requests]
         assert ranges[0] is None and all(ranges[1:])
-        assert (meter.came, meter.wasted) == (500_000, 0)
+        assert (meter.received, meter.wasted) == (500_000, 0)
         assert whole(server, tmp_path)
 
 
@@ -127,7 +129,7 @@ def test_a_part_of_an_earlier_run_is_gone_on_with(tmp_path):
     with GdcServer(slides(1)) as server:
         part_of(tmp_path, server.slides[0]).write_bytes(server.slides[0].data[:60_000])
         meter = fetch(server, tmp_path)
-        assert (meter.came, meter.before, meter.wasted) == (40_000, 60_000, 0)
+        assert (meter.received, meter.before, meter.wasted) == (40_000, 60_000, 0)
         assert server.requests[0][2]["Range"] == "bytes=60000-"
         assert whole(server, tmp_path)
 
@@ -271,7 +273,7 @@ def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=250_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with GdcServer(slides(3)) as server:
-        with pytest.raises(DataError, match=r"0.30 MB more are needed, and 0.25 MB are free; .*keep_slides: false"):
+        with pytest.raises(DataError, match=r"300 kB more are needed, and 250 kB are free; .*keep_slides: false"):
             fetch_all(server, tmp_path)
         assert server.requests == []
         part_of(tmp_path / "slides", server.slides[0]).write_bytes(server.slides[0].data[:60_000])

@@ -1,10 +1,10 @@
-"""A procedural cohort of H&E-like slides whose truth is known, for trying the pipeline without data.
+"""The demo cohort: procedural slides that look like H&E, with known tumor regions, for use without data.
 
 A slide is drawn from the spec and its own barcode alone, so slides may be rendered in any order and in
 any process. Normal tissue is glands in fibrous stroma; tumor is sheets and clumps of large, irregular
-nuclei. What tells the two apart is arrangement and size, not color: both stains in both kinds of
-tissue are mapped, rank by rank, onto a normal tissue drawn for the purpose, and staining differs more
-from slide to slide than anything else.
+nuclei. The two differ in the arrangement and size of nuclei, not in color: both stains of both tissues
+are mapped, rank by rank, onto a normal tissue that is drawn for this purpose. Staining differs more
+from slide to slide than between the tissues.
 
 Lengths are in microns unless a name says otherwise; images are (rows, columns).
 """
@@ -17,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.sources.demo_cases import SITES, samples_of
-from histocae.sources.demo_tissue import TRUTH_MICRONS, draw, match, noise, region, resize
+from histocae.sources.demo_tissue import TRUTH_MICRONS, Amounts, Flags, Floats, draw, match, noise, region, resize
 
-VERSION = 1  # raise when the pictures or the table change: file names change with it
+VERSION = 1  # to raise when slides or table change: file names change with it
 SAMPLES = {PRIMARY_TUMOR: "01", SOLID_TISSUE_NORMAL: "11"}
 DISEASES = ("Adenomas and Adenocarcinomas", "Ductal and Lobular Neoplasms")
 TILE = 256
-# Optical density per unit of stain in R, G, B, and what a site does to it
+# optical density per unit of stain in R, G, B, and how each site changes it
 HEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.12, 0.88, 0.28])
 SITE_GAINS = np.array([[1.00, 1.00], [1.25, 0.85], [0.80, 1.20], [1.15, 1.15]])
@@ -36,7 +37,14 @@ SITE_TINTS = np.array([[0, 0, 0], [0.05, -0.04, 0.04], [-0.05, 0.03, 0.05], [0.0
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """What a cohort is made from; side_microns is the side of each (square) slide."""
+    """The input of a demo cohort.
+
+    Attributes:
+        seed: of all that is random.
+        cases: number of cases, at least 6.
+        side_microns: side of each square slide.
+
+    """
 
     seed: int
     cases: int
@@ -44,20 +52,20 @@ class DemoSpec:
 
     @property
     def fingerprint(self) -> str:
-        """8 hex digits that change with the spec and with the generator."""
+        """8 hex digits that change with the spec and with the version of this module."""
         values = (VERSION, int(self.seed), int(self.cases), float(self.side_microns))
         return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
 def _rng(spec: DemoSpec, *use: str) -> np.random.Generator:
-    """A stream of its own for each use, so that drawing more for one changes no other."""
+    """Return a random generator for one use: how much another use draws does not change it."""
     digest = hashlib.sha256(repr((int(spec.seed), *use)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 @lru_cache(maxsize=8)
 def _roster(spec: DemoSpec) -> pd.DataFrame:
-    """The cohort's slides without what the pictures decide; not to be changed by the caller."""
+    """List the slides, without the percentages that depend on the drawing; not to be changed by the caller."""
     if spec.cases < 6:
         raise ValueError(f"a demo cohort needs at least 6 cases, not {spec.cases}")
     if spec.side_microns < 128 or spec.side_microns % TRUTH_MICRONS:
@@ -70,7 +78,7 @@ def _roster(spec: DemoSpec) -> pd.DataFrame:
         case = f"DEMO-{SITES[site]}-{number:04d}"
         samples += [(site, kind, case, f"{case}-{SAMPLES[kind]}A") for kind in kinds]
     table = pd.DataFrame(samples, columns=["site", "sample_type", "case_id", "sample_id"])
-    # One sample of each class and site was cut a second time
+    # one sample of each class and site has a second slide
     again = table.iloc[rng.permutation(len(table))].drop_duplicates(["site", "sample_type"])
     table = pd.concat([table.assign(code="TS1"), again.assign(code="BS1")])
     table.insert(0, "slide_id", table["sample_id"] + "-01-" + table["code"])
@@ -84,7 +92,7 @@ def _roster(spec: DemoSpec) -> pd.DataFrame:
 
 
 def cohort(spec: DemoSpec) -> pd.DataFrame:
-    """One row per slide: GDC-like barcodes, the pathologist's percentages, file name and mpp."""
+    """Return a table with one row per slide: GDC-like barcodes, a pathologist's percentages, file name and mpp."""
     table = _roster(spec).reset_index(drop=True)
     layouts = (_layout(spec, *slide) for slide in zip(table["slide_id"], table["sample_type"], strict=True))
     share = np.array([(tumor > 0).sum() / (tissue > 0).sum() for tissue, tumor in layouts])
@@ -92,7 +100,7 @@ def cohort(spec: DemoSpec) -> pd.DataFrame:
     rest = 100 - table["percent_tumor_cells"]
     table["percent_stromal_cells"] = np.rint(0.4 * rest)
     table["percent_normal_cells"] = rest - table["percent_stromal_cells"]
-    # Tumor nuclei are larger, so that fewer of them fill the same area
+    # tumor nuclei are larger, so fewer of them fill the same area
     table["percent_tumor_nuclei"] = np.rint(100 * share / (share + 2.5 * (1 - share)))
     return table[
         [
@@ -112,8 +120,8 @@ def cohort(spec: DemoSpec) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=4)
-def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances (microns, > 0 within) to tissue and to tumor, on the truth's grid."""
+def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[Floats, Floats]:
+    """Return signed distances (microns, > 0 within) to tissue and to tumor, on the grid of the truth mask."""
     rng = _rng(spec, slide_id, "layout")
     size = round(spec.side_microns / TRUTH_MICRONS)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
@@ -123,7 +131,7 @@ def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[np.ndarray
         np.exp(-((x - s * apart * np.cos(turn)) ** 2 + (y - s * apart * np.sin(turn)) ** 2) / spread**2)
         for s in (-1, 1)
     ]
-    rim = np.clip(8 * (0.5 - np.maximum(abs(x), abs(y))), 0, 1)  # glass all round
+    rim = np.clip(8 * (0.5 - np.maximum(abs(x), abs(y))), 0, 1)  # glass at the rim
     score = np.maximum(*hills) * rim + 0.13 * noise(rng, size, 1, size / 5) + 0.03 * noise(rng, size, 1, size / 20)
     everywhere = np.ones((size, size), bool)
     tissue = region(np.where(rim > 0.25, score, -1), everywhere, rng.uniform(0.57, 0.67), pieces=2)
@@ -133,24 +141,24 @@ def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[np.ndarray
     return tissue, region(score, tissue > 0, rng.uniform(0.50, 0.72), pieces=3)
 
 
-def _stains(spec: DemoSpec, row: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Amounts of hematoxylin and eosin, (2, size, size) float32, and the truth on its own grid (bool)."""
+def _stains(spec: DemoSpec, row: pd.Series) -> tuple[Amounts, Flags]:
+    """Return amounts of hematoxylin and eosin, (2, size, size), and the truth mask on its own grid (bool)."""
     tissue, tumor = _layout(spec, row["slide_id"], row["sample_type"])
-    stains, where = draw(_rng(spec, row["slide_id"], "tissue"), spec.side_microns, row["mpp"], tissue, tumor)
-    # Each slide has a model of its own, all normal glands, drawn alike whatever the slide holds:
-    # what is left of color then cannot depend on the class
+    stains, kinds = draw(_rng(spec, row["slide_id"], "tissue"), spec.side_microns, row["mpp"], tissue, tumor)
+    # each slide has its own model, all normal glands, drawn in the same way for both classes, so that color can't
+    # depend on the class
     full = np.full((4, 4), 1e3, np.float32)
     model, _ = draw(_rng(spec, row["slide_id"], "model"), min(384.0, spec.side_microns), row["mpp"], full, -full)
     for part in (1, 2):
-        if (where == part).any():
-            match(stains, where == part, model)
+        if (kinds == part).any():
+            match(stains, kinds == part, model)
     return stains, tumor > 0
 
 
-def _develop(spec: DemoSpec, row: pd.Series, stains: np.ndarray) -> np.ndarray:
-    """The slide as light: Beer-Lambert through both stains before uneven glass, (size, size, 3) uint8."""
+def _develop(spec: DemoSpec, row: pd.Series, stains: Amounts) -> NDArray[np.uint8]:
+    """Render the slide, (size, size, 3) uint8: light through both stains (Beer-Lambert law) and uneven glass."""
     own, size = _rng(spec, row["slide_id"], "stain"), stains.shape[-1]
-    # Slides of one batch are stained alike; each batch holds as much tumor as normal tissue
+    # slides of one batch share their staining; each batch has as many tumor as normal slides
     shared = _rng(spec, str(row["site"]), str(row["batch"]), "batch")
     gains = SITE_GAINS[row["site"]] * np.exp(shared.normal(0, 0.14, 2) + own.normal(0, 0.12, 2))
     tints = np.stack([HEMATOXYLIN, EOSIN]) + SITE_TINTS[row["site"]] * [[1], [0.6]]
@@ -166,27 +174,36 @@ def _develop(spec: DemoSpec, row: pd.Series, stains: np.ndarray) -> np.ndarray:
         dust = 1 - 0.5 * np.exp(-(dy**2 + dx**2) / own.uniform(1, 6))
         glass[spot] *= dust[: size - spot[0].start, : size - spot[1].start]
     grain = own.standard_normal((size, size), dtype=np.float32) * 2.0
-    picture = np.empty((size, size, 3), np.uint8)
+    image = np.empty((size, size, 3), np.uint8)
     for c in range(3):
         channel = np.exp(-density[0, c] * stains[0] - density[1, c] * stains[1])
         channel *= glass * np.float32(light[c])
         channel += grain
-        picture[..., c] = channel.clip(0, 255)
-    return picture
+        image[..., c] = channel.clip(0, 255)
+    return image
 
 
 def write_slide(spec: DemoSpec, slide_id: str, folder: Path) -> Path:
-    """Render one slide to folder: its truth (.truth.png), then the pyramidal TIFF, whose path is returned.
+    """Render a slide: its truth mask (.truth.png) and the slide itself, a pyramidal TIFF.
 
-    The TIFF gets its name last, so that where it is, all is there; nothing half-written is ever named.
+    Both are written aside and renamed, the TIFF last: where it exists, both files are whole.
+
+    Args:
+        spec: of the cohort.
+        slide_id: a slide of `cohort`.
+        folder: for both files.
+
+    Returns:
+        Path of the TIFF.
+
     """
-    import pyvips  # a native library, which the cohort's table has no need of
+    import pyvips  # a native library, which the cohort's table does not need
 
     row = _roster(spec).loc[slide_id]
     stains, truth = _stains(spec, row)
-    path = Path(folder) / row["file_name"]
+    path = Path(folder, row["file_name"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process in the name: two that render one slide at once stay out of each other's way
+    # with the process in the name: two processes may render the same slide at once
     parts = {
         path.with_name(f".{target.name}.{os.getpid()}.part"): target
         for target in (path.with_suffix(".truth.png"), path)
@@ -216,7 +233,15 @@ def write_slide(spec: DemoSpec, slide_id: str, folder: Path) -> Path:
     return path
 
 
-def truth_mask(path: Path) -> np.ndarray:
-    """The truth written beside a slide, bool: True where a pixel (4 x 4 microns) is tumor."""
-    with Image.open(path) as picture:
-        return np.asarray(picture) > 127
+def truth_mask(path: Path) -> NDArray[np.bool_]:
+    """Read the truth mask that `write_slide` wrote beside a slide.
+
+    Args:
+        path: of the .truth.png.
+
+    Returns:
+        bool, shape (rows, columns): True where a pixel of 4 x 4 microns is tumor.
+
+    """
+    with Image.open(path) as mask:
+        return np.asarray(mask) > 127

@@ -1,6 +1,6 @@
-"""The sources differ in two things only: the table of slides, and where a slide's files are.
+"""Sources of slides. They differ in two things only: the table of slides, and how to get the file of a slide.
 
-Nothing downstream of the slides stage knows which source ran.
+Stages after `patches` do not know which source the slides came from.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,16 +19,16 @@ from histocae.sources.hashes import Hashes
 
 @dataclass(frozen=True)
 class Source:
-    """Where files lie, and how one that is missing is made.
+    """The folder of the slides' files, and how to get a file that is missing.
 
     Attributes:
-        folder: where the files lie.
-        tiles: the files are pre-cut pictures, many a slide.
-        demo_spec: of the demo cohort, whose slides are drawn where they are missing.
-        server: of the GDC, from which slides are fetched where they are missing.
-        remote: the one file of the GDC that `fetch` is about; see `only`.
-        keep: slides stay once they are there; False lets go of those that are fetched.
-        checked: that file was read and is what the GDC names, so that `fetch` has not to read it again.
+        folder: of the files.
+        tiles: the files are tiles, many per slide.
+        demo_spec: of the demo cohort, whose missing slides are drawn.
+        server: of the GDC, from which missing slides are fetched.
+        remote: the file of the GDC that `fetch` gets; see `for_slide`.
+        keep: False deletes a fetched slide once its patches are extracted.
+        checked: the md5 of that file was checked before, so `fetch` need not read the file again.
 
     """
 
@@ -41,14 +41,30 @@ class Source:
     checked: bool = False
 
     def for_slide(self, row: pd.Series, hashes: Hashes) -> "Source":
-        """The same source for one slide alone, given its row in the table of slides and what is known of files."""
+        """Return the source for one slide.
+
+        Args:
+            row: of the slide in the table of slides.
+            hashes: remembered md5s of files.
+
+        Returns:
+            The same source, which for the GDC knows the slide's file.
+
+        """
         if self.server is None:
             return self
         file = remote_file(row)
         return replace(self, remote=file, checked=hashes.remembered(self.folder / file.name) == file.md5)
 
     def fetch(self, slide_id: str, file: str) -> Path:
-        """Give the path of a file, making or getting it first where the source can.
+        """Return the path of a file; a missing slide of the demo is drawn, one of the GDC fetched.
+
+        Args:
+            slide_id: of the slide.
+            file: relative to the folder.
+
+        Returns:
+            The path.
 
         Raises:
             SlideError: the file is not there.
@@ -57,8 +73,10 @@ class Source:
         """
         path = self.folder / file
         if self.server is not None:
-            from histocae.sources.gdc import download  # HTTP, which other sources have no need of
+            from histocae.sources.gdc import download  # HTTP, which other sources do not need
 
+            if self.remote is None:
+                raise SlideError(f"{file}: not a file of the GDC; see Source.for_slide")
             return download.provide(self.server, self.remote, self.folder, trusted=self.checked)
         if self.demo_spec is not None and not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,12 +86,12 @@ class Source:
         return path
 
     def delete_fetched(self, file: str) -> None:
-        """Delete a slide of the GDC that has been cut, whoever put it into our folder, unless slides are kept."""
+        """Delete a slide of the GDC whose patches are extracted, unless slides are kept."""
         if self.server is not None and not self.keep:
             (self.folder / file).unlink(missing_ok=True)
 
     def forget_others(self, files: set[str]) -> None:
-        """Delete slides of earlier cohorts that this source drew, and what is half fetched; never a user's file."""
+        """Delete drawn slides and partial downloads of former cohorts; never a user's file."""
         if self.server is not None:
             from histocae.sources.gdc import download
 
@@ -86,18 +104,21 @@ class Source:
 
 
 def remote_file(row: pd.Series) -> File:
-    """The GDC's file of a slide, given its row in the table of slides."""
+    """Return the GDC's file of a slide from its row in the table of slides."""
     access = row["access"] if isinstance(row["access"], str) else None
     return File(row["file_name"], row["file_id"], row["md5"], int(row["size"]), access)
 
 
 def from_params(data: Data, seed: int, slide_files: Path) -> Source:
-    """Say where the files of the source that `data.source` names lie.
+    """Return the source that `data.source` names.
 
     Args:
         data: the section `data` of params.yaml.
         seed: of the demo cohort.
-        slide_files: the folder for slides that the source makes or fetches itself.
+        slide_files: folder for slides that the source draws or fetches.
+
+    Returns:
+        The source.
 
     """
     if data.source == "gdc":
@@ -108,7 +129,7 @@ def from_params(data: Data, seed: int, slide_files: Path) -> Source:
 
 
 def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
-    """List the user's own files that a change must be noticed of, and the folder that they are named in.
+    """Return the folder of the user's own files, and those files whose changes must be noticed.
 
     Raises:
         TableError: the user's table breaks a rule.
@@ -116,7 +137,7 @@ def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
     """
     folder = Path(data.path)
     if data.source == "gdc":
-        return folder, tuple(Path(one) for one in (data.gdc.table, data.gdc.manifest) if one is not None)
+        return folder, tuple(Path(file) for file in (data.gdc.table, data.gdc.manifest) if file is not None)
     if data.source == "demo":
         return folder, ()
     _, files, table = _own(data)
@@ -130,30 +151,37 @@ class Cohort:
     Attributes:
         slides: one row per slide with the columns of `tables.COLUMNS`, and for the GDC those of its files;
             `file_name` is None for tiles.
-        aside: slide_id and reason of those that the source itself sets aside.
-        asked: what the GDC was asked; empty for other sources.
+        aside: slide_id and reason of slides that the source sets aside.
+        query: the query to the GDC, or the portal's files in its place; empty for other sources.
 
     """
 
     slides: pd.DataFrame
     aside: list[tuple[str, str]] = field(default_factory=list)
-    asked: dict[str, Any] = field(default_factory=dict)
+    query: dict[str, Any] = field(default_factory=dict)
 
     def write_query(self, folder: Path) -> None:
-        """Write the query (an empty one where nobody was asked) and, of slides of the GDC, a manifest."""
-        write_json(self.asked, folder / "query.json")  # DVC warns of an empty folder
-        if self.asked:
+        """Write the query (empty for sources other than the GDC) and, for the GDC, a manifest of the slides."""
+        write_json(self.query, folder / "query.json")  # DVC warns of an empty folder
+        if self.query:
             from histocae.sources.gdc import portal
 
             write_text(portal.write_manifest(self.slides), folder / "gdc_manifest.txt")
 
 
 def cohort(data: Data, seed: int) -> Cohort:
-    """Read, make or ask for the table of slides.
+    """Read the table of slides, compute it (demo) or query it (GDC).
+
+    Args:
+        data: the section `data` of params.yaml.
+        seed: of the demo cohort, and of the choice among slides of the GDC.
+
+    Returns:
+        The slides.
 
     Raises:
         TableError: the user's table breaks a rule.
-        FetchError: the GDC does not answer.
+        FetchError: the GDC is unreachable.
         DataError: the GDC has no such slide.
 
     """
@@ -162,8 +190,8 @@ def cohort(data: Data, seed: int) -> Cohort:
     if data.source == "gdc":
         from histocae.sources.gdc.cohort import find
 
-        found = find(data.gdc, _server(data), seed)
-        return Cohort(found.slides, found.aside, found.asked)
+        selection = find(data.gdc, _server(data), seed)
+        return Cohort(selection.slides, selection.aside, selection.query)
     return Cohort(_own(data)[0])
 
 
@@ -187,7 +215,7 @@ def _server(data: Data) -> Server:
 
 
 def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Read the user's table: slides, files of the slides, and where the table lies."""
+    """Read the user's table; return slides, files of the slides, and the path of the table."""
     folder, tiles = Path(data.path), data.source == "tiles"
     path = folder / data.table  # an absolute table stays absolute
     column = "path" if tiles else "file_name"

@@ -1,4 +1,4 @@
-"""The user's table of slides or tiles: read, typed, checked, every fault told by its row."""
+"""The user's table of slides or tiles: read, typed and checked; errors name the row."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import pandas as pd
 from histocae.errors import TableError
 from histocae.identifiers import COMPARED, sample_of, sample_type
 
-# the seeds' columns, in their order
+# columns of data/slides_metadata.csv, in their order
 SEED_COLUMNS = (
     "case_id",
     "sample_id",
@@ -25,19 +25,25 @@ SEED_COLUMNS = (
 )
 PERCENTS = tuple(name for name in SEED_COLUMNS if name.startswith("percent_"))
 TEXTS = ("case_id", "sample_id", "slide_id", "disease_type", "sample_type", "file_name")
-# of the table that the stage metadata writes; an md5 may look like a number
+# text columns of the table that the stage metadata writes: an md5 may look like a number
 METADATA_TEXTS = (*TEXTS, "file_id", "md5", "state", "access")
 COLUMNS = (*SEED_COLUMNS, "file_name", "mpp")
 MISSING = frozenset(("", "--", "'--", "na", "nan", "null", "none", "n/a"))
 
 
 def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to a CSV in data.path") -> pd.DataFrame:
-    """Read a table separated by `,`, `|`, `;` or tabs; every cell is text, missing is None.
+    """Read a table separated by `,`, `|`, `;` or tabs.
 
-    The index is the row's line number in the file, for messages.
+    Args:
+        path: of the table.
+        required: columns that must be there, without empty cells.
+        remedy: of a missing file.
+
+    Returns:
+        The table: all cells are text, empty ones None; its index is the line number in the file, for messages.
 
     Raises:
-        TableError: no such file, not UTF-8, a missing or doubled column, a ragged row,
+        TableError: no such file, not UTF-8, a missing or duplicate column, a row with too few or too many cells,
             an empty cell in a required column, or no rows.
 
     """
@@ -53,9 +59,9 @@ def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to
     for name in required:
         if name not in header:
             raise TableError(f"{path}: no column {name!r}; it has {', '.join(header) or 'none'}")
-    doubled = {name for name in header if name and header.count(name) > 1}
-    if doubled:
-        raise TableError(f"{path}: column {sorted(doubled)[0]!r} stands twice")
+    duplicates = {name for name in header if name and header.count(name) > 1}
+    if duplicates:
+        raise TableError(f"{path}: two columns are called {sorted(duplicates)[0]!r}")
     for line, cells in zip(lines, rows, strict=True):
         if len(cells) != len(header):
             raise TableError(f"{path}: row {line}: {len(cells)} cells under {len(header)} columns")
@@ -70,8 +76,8 @@ def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to
 
 
 def _cells(text: str, separator: str, path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Part a text into its header, its rows and the line on which each row ends."""
-    # of lines as a file has them: a cell may hold a line break, and only \n and \r end a row
+    """Split a text into its header, its rows and the line on which each row ends."""
+    # newline="": a cell may contain a line break, and only \n and \r end a row
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, lines = [], []
     try:
@@ -81,16 +87,23 @@ def _cells(text: str, separator: str, path: Path) -> tuple[list[str], list[list[
                 rows.append(cells)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise TableError(f"{path}: row {reader.line_num}: {error}; does a quote not close?") from None
+        raise TableError(f"{path}: row {reader.line_num}: {error}; is a quote not closed?") from None
     return (rows[0] if rows else []), rows[1:], lines[1:]
 
 
 def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Type the known columns, add the missing ones, drop the others.
+    """Convert the columns of `COLUMNS` to their types, and add those that are missing.
+
+    Args:
+        table: as `read` returns it.
+        path: of the table, for messages.
+
+    Returns:
+        The table with all of `COLUMNS`; further columns stay as they are.
 
     Raises:
-        TableError: a sample type GDC does not know, a percent that is no number from 0
-            to 100, an mpp that is no number.
+        TableError: a sample type that the GDC does not have, a percentage that is no number from 0 to 100, or an
+            mpp that is no number.
 
     """
     table = table.copy()
@@ -98,8 +111,8 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     table["sample_type"] = words.map({word: sample_type(word) for word in words.unique()})
     for line in table.index[table["sample_type"].isna()][:1]:
         raise TableError(
-            f"{path}: row {line}: sample_type {words[line]!r} is not one of GDC's; use for example "
-            + " or ".join(repr(one) for one in COMPARED)
+            f"{path}: row {line}: the GDC has no sample type {words[line]!r}; use for example "
+            + " or ".join(map(repr, COMPARED))
         )
     for name in (*PERCENTS, "mpp"):
         table[name] = _numbers(table, name, path)
@@ -124,24 +137,38 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 
 def check_unique(table: pd.DataFrame, name: str, path: Path) -> None:
-    """Raise TableError where a value of column `name` stands in two rows."""
+    """Check that no value of a column occurs twice.
+
+    Args:
+        table: whose index is the line number in the file.
+        name: of the column.
+        path: of the table, for messages.
+
+    Raises:
+        TableError: two rows have the same value.
+
+    """
     for line in table.index[table[name].duplicated()][:1]:
         first = table.index[table[name] == table.at[line, name]][0]
-        raise TableError(f"{path}: rows {first} and {line}: {name} {table.at[line, name]!r} stands twice")
+        raise TableError(f"{path}: rows {first} and {line}: {name} {table.at[line, name]!r} occurs twice")
 
 
 def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.Series:
-    """Check that column `name` holds files inside `folder`, each once.
+    """Check that a column names files inside a folder, each once.
 
-    A link inside the folder may point anywhere: that is the owner's doing, a path in a
-    table may be a stranger's.
+    A link inside the folder may lead outside: the owner of the folder made it. A path in a table must not.
+
+    Args:
+        table: whose index is the line number in the file.
+        name: of the column.
+        folder: of the files.
+        path: of the table, for messages.
 
     Returns:
-        The files with one spelling each (`a/./b` is `a/b`).
+        The files in normal form: `a/./b` becomes `a/b`.
 
     Raises:
-        TableError: an absolute path, one that leaves the folder, a missing file, one
-            that stands in two rows.
+        TableError: an absolute path, a path that leaves the folder, a missing file, or the same file in two rows.
 
     """
     if not folder.is_dir():
@@ -151,10 +178,10 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
         posix, windows = PurePosixPath(file), PureWindowsPath(file)
         if posix.is_absolute() or windows.is_absolute() or ".." in (*posix.parts, *windows.parts):
             raise TableError(f"{path}: row {line}: {name} {file!r} leads out of {folder}")
-        place = folder / posix.parent
-        if place not in listed:
-            listed[place] = _files_in(place)
-        if posix.name not in listed[place]:
+        parent = folder / posix.parent
+        if parent not in listed:
+            listed[parent] = _files_in(parent)
+        if posix.name not in listed[parent]:
             raise TableError(f"{path}: row {line}: {name} {file!r}: no such file in {folder}")
     files = table[name].map(lambda file: PurePosixPath(file).as_posix())
     check_unique(files.to_frame(), name, path)
@@ -162,7 +189,7 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
 
 
 def _files_in(folder: Path) -> frozenset[str]:
-    """List a folder's files at once: to ask for 100,000 tiles one by one takes a network drive minutes."""
+    """List a folder's files at once: 100,000 single checks take minutes on a network drive."""
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
@@ -172,6 +199,13 @@ def _files_in(folder: Path) -> frozenset[str]:
 
 def one_per_slide(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Reduce a table of tiles to one row per slide, in the order of first appearance.
+
+    Args:
+        table: with the columns of `SEED_COLUMNS`; its index is the line number in the file.
+        path: of the table, for messages.
+
+    Returns:
+        The first row of each slide.
 
     Raises:
         TableError: tiles of one slide differ in case, sample type or another slide column.

@@ -21,7 +21,7 @@ from histocae.patches import previews, store
 from histocae.patches.shards import ShardRecord, ShardTask, finished, make_shard
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
-from histocae.sources.gdc.remote import InARow
+from histocae.sources.gdc.remote import FailureCount
 from histocae.sources.hashes import Hashes
 from histocae.sources.tables import METADATA_TEXTS
 from histocae.workers.processes import WorkerDiedError, spread, threads_each
@@ -96,7 +96,7 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
 
         remotes = [task.source.remote for task in todo]
         download.check_token(source.server, [remote for remote in remotes if remote is not None])
-    missing, failures = list[str](), InARow(params.data.gdc.streams)
+    missing, failures = list[str](), FailureCount(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
     threads = threads_each(len(todo), params.executor, fetching)
     todo = [replace(task, threads=threads) for task in todo]

@@ -108,8 +108,8 @@ def _fetch(source: slide_source.Source, server: Server, metadata: pd.DataFrame) 
         tally = download.fetch_all(server, files, source.folder, hashes)
     finally:
         hashes.save()
-    if tally.came:
-        log.info("%d slides fetched; %s", tally.fetched, download.told(tally.came, tally.wasted))
+    if tally.received:
+        log.info("%d slides fetched; %s", tally.fetched, download.traffic(tally.received, tally.wasted))
     if tally.missing:
         raise DataError(
             f"{len(tally.missing)} of {len(files)} slides are missing; run this again to resume, or name in "

@@ -1,10 +1,10 @@
-"""The slides of the GDC that a run is about: found, joined with their files, checked, and chosen."""
+"""The slides of the GDC for a run: queried, joined with their files, checked, and chosen."""
 
 import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from histocae.files import fingerprint, sha256
 from histocae.params import Gdc
 from histocae.sources.gdc import portal, query
 from histocae.sources.gdc.client import Client
-from histocae.sources.gdc.query import Slide
+from histocae.sources.gdc.query import ListedSlide
 from histocae.sources.gdc.remote import Server
 from histocae.sources.tables import COLUMNS, MISSING, PERCENTS, TEXTS
 
@@ -29,36 +29,39 @@ Aside = list[tuple[str, str]]  # slide_id and reason
 
 
 @dataclass(frozen=True)
-class Found:
-    """The slides of a run.
+class Selection:
+    """The slides for a run.
 
     Attributes:
-        slides: one row each, sorted by slide_id: `tables.COLUMNS` and `FILE_COLUMNS`.
-        aside: slides that are not among them, each with the reason.
-        asked: where they come from: the query and the data release, or the files of the portal.
+        slides: one row per slide, sorted by slide_id, with `tables.COLUMNS` and `FILE_COLUMNS`.
+        aside: slides that were left out, each with the reason.
+        query: their origin: the query and the data release, or the files of the portal.
 
     """
 
     slides: pd.DataFrame
     aside: Aside
-    asked: dict[str, Any]
+    query: dict[str, Any]
 
 
-def find(params: Gdc, server: Server, seed: int) -> Found:
-    """Find the slides that the section `data.gdc` of params.yaml asks for.
+def find(params: Gdc, server: Server, seed: int) -> Selection:
+    """Find the slides that params.yaml describes.
 
     Args:
-        params: that section.
-        server: to ask, where the portal's files do not tell all.
+        params: the section `data.gdc`.
+        server: is queried unless files of the portal hold all that is needed.
         seed: of the choice, where there is a cap.
 
+    Returns:
+        The slides.
+
     Raises:
-        FetchError: the server does not answer.
+        FetchError: the server is unreachable.
         TableError: a file of the portal breaks a rule.
         DataError: there is no such slide.
 
     """
-    slides, aside, asked = _gather(params, server)
+    slides, aside, origin = _gather(params, server)
     rows, listed = [], len(slides) + len(aside)
     for slide in slides:
         row = _row(slide)
@@ -72,102 +75,104 @@ def find(params: Gdc, server: Server, seed: int) -> Found:
     chosen = _choose(table, params, seed, aside)
     if chosen.empty:
         reasons = Counter(reason for _, reason in aside)
-        told = "; ".join(f"{count} slides: {reason}" for reason, count in reasons.most_common(3))
-        raise DataError(f"data.gdc: no slide is left of {listed}; {told or 'there is no image of a slide at all'}")
-    return Found(chosen.reset_index(drop=True), sorted(aside), asked)
+        summary = "; ".join(f"{count} slides: {reason}" for reason, count in reasons.most_common(3))
+        raise DataError(f"data.gdc: no slide is left of {listed}; {summary or 'there is no image of a slide at all'}")
+    return Selection(chosen.reset_index(drop=True), sorted(aside), origin)
 
 
-def _gather(params: Gdc, server: Server) -> tuple[list[Slide], Aside, dict[str, Any]]:
-    """Get the slides with their files, and what is left out for the lack of one."""
-    asked: dict[str, Any] = {"experimental_strategy": params.strategy}
+def _gather(params: Gdc, server: Server) -> tuple[list[ListedSlide], Aside, dict[str, Any]]:
+    """Return slides with their files, slides left out for lack of a file, and the origin of both."""
+    origin: dict[str, Any] = {"experimental_strategy": params.strategy}
     if params.manifest is not None:
-        files, others = portal.read_manifest(Path(params.manifest))
-        if others:
-            log.info("%s: %d files are no images of slides", params.manifest, others)
-        asked["manifest"] = _named(params.manifest)
+        files, skipped = portal.read_manifest(Path(params.manifest))
+        if skipped:
+            log.info("%s: %d files are no images of slides", params.manifest, skipped)
+        origin["manifest"] = _named(params.manifest)
     else:
-        files, query_asked = _ask(params, server, query.FIELDS if params.table is None else query.FILE_FIELDS)
-        asked |= query_asked
+        files, request = _query(params, server, query.FIELDS if params.table is None else query.FILE_FIELDS)
+        origin |= request
     aside: Aside = []
     if params.table is not None:
         listed = portal.read_slides(Path(params.table), params.project)
-        asked |= {"table": _named(params.table), "project": params.project}
+        origin |= {"table": _named(params.table), "project": params.project}
         files = _join(files, listed, aside)
     of_strategy = portal.of_strategy(files, params.strategy)
-    kept = {id(one) for one in of_strategy}
+    kept = {id(slide) for slide in of_strategy}
     aside += [
-        (one.slide_id, f"is a {identifiers.strategy_of(one.slide_id)}, not a {params.strategy}")
-        for one in files
-        if id(one) not in kept
+        (slide.slide_id, f"is a {identifiers.strategy_of(slide.slide_id)}, not a {params.strategy}")
+        for slide in files
+        if id(slide) not in kept
     ]
-    return of_strategy, aside, asked
+    return of_strategy, aside, origin
 
 
-def _ask(params: Gdc, server: Server, fields: tuple[str, ...]) -> tuple[list[Slide], dict[str, Any]]:
+def _query(params: Gdc, server: Server, fields: tuple[str, ...]) -> tuple[list[ListedSlide], dict[str, Any]]:
+    """Query the server; return the slides, and the query with the data release."""
     client = Client(server)
-    wanted = query.filters(params.project, params.strategy, params.token_file is not None)
-    hits = query.hits(client, wanted, fields)
+    filters = query.filters(params.project, params.strategy, params.token_file is not None)
+    hits = query.hits(client, filters, fields)
+    release: str | None = None
     try:
         release = query.release(client)
-    except FetchError as error:  # a mirror need not say it
+    except FetchError as error:  # a mirror may not have it
         log.warning("the data release is not known: %s", error)
-        release = None
     log.info("%s: %d files of %s, %s", params.url, len(hits), params.project, release or "data release unknown")
-    asked = {
+    request = {
         "url": params.url,
         "endpoint": "files",
-        "filters": wanted,
+        "filters": filters,
         "fields": list(fields),
         "data_release": release,
         "project": params.project,
         "files": len(hits),
     }
-    return [query.slide(hit) for hit in hits], asked
+    return [query.slide(hit) for hit in hits], request
 
 
 def _named(path: str) -> dict[str, str]:
     return {"file": Path(path).name, "sha256": sha256(Path(path))}
 
 
-def _join(files: list[Slide], listed: list[Slide], aside: Aside) -> list[Slide]:
+def _join(files: list[ListedSlide], listed: list[ListedSlide], aside: Aside) -> list[ListedSlide]:
     """Join the portal's slides with files by their barcode."""
-    by_barcode: dict[str, list[Slide]] = {}
-    for one in files:
-        by_barcode.setdefault(one.slide_id, []).append(one)
+    by_barcode: dict[str, list[ListedSlide]] = {}
+    for slide in files:
+        by_barcode.setdefault(slide.slide_id, []).append(slide)
     joined = []
-    for one in listed:
-        if one.slide_id not in by_barcode:
-            aside.append((one.slide_id, "has no image among the files"))
-        joined += [Slide(one.slide_id, found.file, one.about) for found in by_barcode.get(one.slide_id, ())]
-    if missing := len(set(by_barcode) - {one.slide_id for one in listed}):
-        log.info("%d slides have a file and do not stand in data.gdc.table", missing)
+    for slide in listed:
+        if slide.slide_id not in by_barcode:
+            aside.append((slide.slide_id, "has no image among the files"))
+        images = by_barcode.get(slide.slide_id, ())
+        joined += [ListedSlide(slide.slide_id, image.file, slide.metadata) for image in images]
+    if missing := len(set(by_barcode) - {slide.slide_id for slide in listed}):
+        log.info("%d slides have a file and are not in data.gdc.table", missing)
     return joined
 
 
 def _one_each(rows: Sequence[dict[str, Any]], aside: Aside) -> list[dict[str, Any]]:
-    """Keep the first file of a slide and the first slide of a file name."""
-    seen: dict[str, str] = {}
+    """Keep the first file of each slide, and the first slide of each file name."""
+    taken: dict[str, str] = {}
     kept = []
     for row in rows:
         slide_id, name = row["slide_id"], row["file_name"]
-        # some file systems do not tell a from A
-        if (first := seen.get(slide_id) or seen.get(name.lower())) is not None:
+        # lower case: some file systems do not distinguish it
+        if (first := taken.get(slide_id) or taken.get(name.lower())) is not None:
             aside.append((slide_id, f"{name}: the slide, or a file of this name, is there already: {first}"))
             continue
-        seen[slide_id] = seen[name.lower()] = name
+        taken[slide_id] = taken[name.lower()] = name
         kept.append(row)
     return kept
 
 
-def _row(slide: Slide) -> dict[str, Any]:
-    """Make a row of the table; what is not told and the barcode says is taken from there."""
-    row: dict[str, Any] = dict.fromkeys((*COLUMNS, *FILE_COLUMNS)) | slide.about | slide.file
+def _row(slide: ListedSlide) -> dict[str, Any]:
+    """Make a row of the table; the barcode fills in missing case, sample and sample type."""
+    row: dict[str, Any] = dict.fromkeys((*COLUMNS, *FILE_COLUMNS)) | slide.metadata | slide.file
     row["slide_id"] = slide.slide_id
-    row |= {name: _told(row[name]) for name in TEXTS}
+    row |= {name: _value(row[name]) for name in TEXTS}
     row["case_id"] = row["case_id"] or identifiers.case_of(slide.slide_id)
     row["sample_id"] = row["sample_id"] or identifiers.sample_of(slide.slide_id)
-    told = row["sample_type"]
-    row["sample_type"] = identifiers.sample_type(told) or told if told else identifiers.sample_type_of(slide.slide_id)
+    word = row["sample_type"]
+    row["sample_type"] = identifiers.sample_type(word) or word if word else identifiers.sample_type_of(slide.slide_id)
     for name in PERCENTS:
         row[name] = _number(row[name])
     if isinstance(row["md5"], str):
@@ -175,8 +180,8 @@ def _row(slide: Slide) -> dict[str, Any]:
     return row
 
 
-def _told(value: object) -> object:
-    """What the GDC gave; None where that is one of its words for nothing."""
+def _value(value: object) -> object:
+    """Return a value of the GDC; None where it is one of the GDC's words for a missing value."""
     if isinstance(value, str):
         value = value.strip()
         return None if value.lower() in MISSING or value.lower() in ("not reported", "unknown") else value
@@ -184,28 +189,28 @@ def _told(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    """A number where what the GDC gave is one, whatever its type."""
-    told = _told(value)
-    return float(told) if isinstance(told, str) and re.fullmatch(NUMBER, told) else told
+    """Return a value of the GDC, as a number where its text is one."""
+    value = _value(value)
+    return float(value) if isinstance(value, str) and re.fullmatch(NUMBER, value) else value
 
 
 def _fault(row: dict[str, Any]) -> str | None:
-    """Say why a slide can't be used; None where it can."""
+    """Return why a slide can't be used; None where it can."""
     name, size = row["file_name"], row["size"]
     if not row["slide_id"] or any(sign in row["slide_id"] for sign in '|\n\r"'):
-        return "has no name that can stand in a table"
+        return "has no name, or a name that a table can't hold"
     if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.()+ -]*", name):
         return f"its file name is {name!r}, which is no plain name"
     if not isinstance(row["file_id"], str) or not re.fullmatch(UUID, row["file_id"]):
         return f"its file id is {row['file_id']!r}, which is no UUID"
     if not isinstance(row["md5"], str) or not re.fullmatch(r"[0-9a-f]{32}", row["md5"]):
-        return f"its md5 is {row['md5']!r}: what arrives could not be checked"
+        return f"its md5 is {row['md5']!r}: a download could not be checked"
     if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**63:
-        return f"its size is {size!r}: what arrives could not be checked"
+        return f"its size is {size!r}: a download could not be checked"
     if not row["case_id"]:
-        return "nothing tells its case"
+        return "its case is unknown"
     if not row["sample_type"]:
-        return "nothing tells its sample type"
+        return "its sample type is unknown"
     for key in PERCENTS:
         if row[key] is not None and not (isinstance(row[key], int | float) and 0 <= row[key] <= 100):
             return f"{key} is {row[key]!r}, not 0 to 100"
@@ -213,11 +218,11 @@ def _fault(row: dict[str, Any]) -> str | None:
 
 
 def _choose(table: pd.DataFrame, params: Gdc, seed: int, aside: Aside) -> pd.DataFrame:
-    """Take the slides that params ask for; the others are set aside."""
+    """Choose slides by params; all others are set aside."""
     if unknown := _unknown(params.slides or (), table, aside):
-        raise DataError(f"data.gdc.slides: no such slide was found: {shortened(unknown)}")
+        raise DataError(f"data.gdc.slides: the GDC has no such slide: {shortened(unknown)}")
     if unknown := _unknown(params.without, table, aside):
-        log.warning("data.gdc.without: no such slide was found: %s", shortened(unknown))
+        log.warning("data.gdc.without: the GDC has no such slide: %s", shortened(unknown))
     table = _keep(
         table,
         table["sample_type"].isin(params.sample_types),
@@ -230,18 +235,18 @@ def _choose(table: pd.DataFrame, params: Gdc, seed: int, aside: Aside) -> pd.Dat
     )
     if params.slides is not None:
         table = _keep(table, table["slide_id"].isin(params.slides), aside, lambda _: "is not among data.gdc.slides")
-    table = _keep(table, ~table["slide_id"].isin(params.without), aside, lambda _: "stands in data.gdc.without")
-    # by lot, and so that a slide's place does not depend on the others
+    table = _keep(table, ~table["slide_id"].isin(params.without), aside, lambda _: "is listed in data.gdc.without")
+    # a slide's lot does not depend on other slides, so a new slide does not change the order of the former ones
     lots = table["slide_id"].map(lambda slide_id: fingerprint([seed, slide_id]))
     if params.per_case is not None:
-        # the types in turn, the rarer one first
+        # sample types in turn, the rarer type first
         counts = table["sample_type"].map(table["sample_type"].value_counts())
         turn = _turns(table.assign(lot=lots), ["case_id", "sample_type"])
         order = table.assign(turn=turn, count=counts, lot=lots)
         kept = _turns(order, ["case_id"], ["turn", "count", "lot"]) < params.per_case
         table = _keep(table, kept, aside, lambda _: f"data.gdc.per_case takes {params.per_case} of its case")
     if params.per_class is not None:
-        # one slide of each case before a second of any
+        # a slide of each case before a second slide of any case
         order = table.assign(lot=lots)
         order = order.assign(turn=_turns(order, ["case_id", "sample_type"]))
         kept = _turns(order, ["sample_type"], ["turn", "lot"]) < params.per_class
@@ -254,11 +259,12 @@ def _turns(table: pd.DataFrame, groups: list[str], by: Iterable[str] = ("lot",))
     return table.sort_values(list(by)).groupby(groups).cumcount().reindex(table.index)
 
 
-def _keep(table: pd.DataFrame, kept: pd.Series, aside: Aside, reason: Any) -> pd.DataFrame:
+def _keep(table: pd.DataFrame, kept: pd.Series, aside: Aside, reason: Callable[[Any], str]) -> pd.DataFrame:
+    """Keep some rows; the others are set aside with a reason, made from the row."""
     aside += [(row.slide_id, reason(row)) for row in table[~kept].itertuples()]
     return table[kept]
 
 
-def _unknown(wanted: Sequence[str], table: pd.DataFrame, aside: Aside) -> list[str]:
+def _unknown(slide_ids: Sequence[str], table: pd.DataFrame, aside: Aside) -> list[str]:
     known = {*table["slide_id"], *(slide_id for slide_id, _ in aside)}
-    return [one for one in wanted if one not in known]
+    return [slide_id for slide_id in slide_ids if slide_id not in known]

@@ -1,4 +1,4 @@
-"""Many files of the GDC, or one where it is needed; what of it is fetched is `fetching`'s."""
+"""Downloads of many files of the GDC in parallel, or of one file when it is needed; see `fetching` for a download."""
 
 import logging
 import shutil
@@ -12,70 +12,86 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from histocae.errors import DataError, FetchError, StuckError
-from histocae.progress import bar, bytes_bar
+from histocae.progress import bar, bytes_bar, format_bytes
 from histocae.sources.gdc.client import read_token
 from histocae.sources.gdc.fetching import Meter, fetch, has_size, is_whole, part_of
-from histocae.sources.gdc.remote import File, InARow, Server
+from histocae.sources.gdc.remote import FailureCount, File, Server
 from histocae.sources.hashes import Hashes
 
-SAVE_EVERY = 60.0  # seconds between savings of the md5s of what came
+SAVE_EVERY = 60.0  # seconds between two times that the md5s of fetched files are saved
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What a download of many files came to.
+    """The result of a download of many files.
 
     Attributes:
-        missing: why a file could not be had, by its name.
-        fetched: files.
-        came: bytes over the network.
-        wasted: those of them that were of no use.
+        missing: by file name the reason why a file could not be fetched.
+        fetched: number of files.
+        received: bytes over the network.
+        wasted: bytes of these that were received twice or damaged.
 
     """
 
     missing: dict[str, str]
     fetched: int
-    came: int
+    received: int
     wasted: int
 
 
 def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashes) -> Tally:
-    """Get all files that are not there yet; one that can't be had does not keep the others.
+    """Fetch all files that are not there yet; a file that fails does not stop the others.
 
     Args:
-        server: that has them.
-        files: which ones, each with a name of its own.
-        folder: where they go.
+        server: of the files.
+        files: no two with the same name.
+        folder: of the downloads.
         hashes: md5s of files that were there before.
 
+    Returns:
+        The result.
+
     Raises:
-        DataError: the disk has no space for all of them, or can't be used.
-        FetchError: the token file is no good, and there are controlled data.
+        DataError: the disk has no space for all files, or can't be used.
+        FetchError: some data are controlled, and the token file can't be used.
 
     """
-    todo = []
-    for file in bar(files, "checking", "slides"):
-        path = folder / file.name
-        # other bytes or md5: a file that was put there by hand, or an older one
-        if not has_size(path, file) or hashes.of(path)[1] != file.md5:
-            todo.append(file)
+    todo = _missing(files, folder, hashes)
     try:
         check_space(folder, todo)
     except StuckError as error:
         raise DataError(
-            f"{error}, take fewer (data.gdc.per_class, data.gdc.per_case), or let slides go (data.keep_slides: false)"
+            f"{error}, take fewer slides (data.gdc.per_class, data.gdc.per_case), or delete slides after patch "
+            "extraction (data.keep_slides: false)"
         ) from None
-    log.info("%d of %d slides to fetch, %s", len(todo), len(files), amount(sum(one.size for one in todo)))
+    log.info("%d of %d slides to fetch, %s", len(todo), len(files), format_bytes(sum(file.size for file in todo)))
     check_token(server, todo)
-    stop, came, wasted, missing, row = threading.Event(), 0, 0, {}, InARow(server.streams)
-    saved, ended = time.monotonic(), set()
+    return _fetch_in_parallel(server, todo, folder, hashes)
+
+
+def _missing(files: Sequence[File], folder: Path, hashes: Hashes) -> list[File]:
+    """Return the files that are not there, or differ: put there by hand, or an older version."""
+    missing = []
+    for file in bar(files, "checking", "slides"):
+        path = folder / file.name
+        if not has_size(path, file) or hashes.of(path)[1] != file.md5:
+            missing.append(file)
+    return missing
+
+
+def _fetch_in_parallel(server: Server, todo: Sequence[File], folder: Path, hashes: Hashes) -> Tally:
+    stop, failures = threading.Event(), FailureCount(server.streams)
+    received, wasted = 0, 0
+    missing: dict[str, str] = {}
+    ended: set[str] = set()
+    saved = time.monotonic()
     with (
         logging_redirect_tqdm(),  # a line of the log goes above the bars
         bytes_bar("all slides", sum(file.size for file in todo), position=0) as total,
     ):
 
-        def one(file: File) -> tuple[File, Meter, FetchError | None]:
+        def attempt(file: File) -> tuple[File, Meter, FetchError | None]:
             meter = Meter(shown=total.update)
             try:
                 fetch(server, file, folder, meter, stop)
@@ -83,43 +99,58 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
                 return file, meter, error
             return file, meter, None
 
-        # threads, since they wait for the network; a ThreadPool's, since those do not keep an interrupted
-        # program from ending while one waits
+        # threads, since they wait for the network; of a ThreadPool, whose threads do not keep an interrupted program
+        # from ending
         with ThreadPool(max(1, min(server.streams, len(todo)))) as pool:
             try:
-                for at, (file, meter, error) in enumerate(pool.imap_unordered(one, todo), 1):
+                for number, (file, meter, failure) in enumerate(pool.imap_unordered(attempt, todo), 1):
                     ended.add(file.name)
-                    came, wasted = came + meter.came, wasted + meter.wasted
-                    if error is None:
+                    received, wasted = received + meter.received, wasted + meter.wasted
+                    if failure is None:
                         hashes.learn(folder / file.name, file.md5)
-                        log.info("%d of %d: %s, %s", at, len(todo), file.name, amount(file.size))
+                        log.info("%d of %d: %s, %s", number, len(todo), file.name, format_bytes(file.size))
                     else:
-                        missing[file.name] = str(error)
-                        log.warning("%d of %d is missing: %s", at, len(todo), error)
-                    if time.monotonic() - saved > SAVE_EVERY:  # a killed run has not to read again what it fetched
+                        missing[file.name] = str(failure)
+                        log.warning("%d of %d is missing: %s", number, len(todo), failure)
+                    if (
+                        time.monotonic() - saved > SAVE_EVERY
+                    ):  # so that after a kill fetched files are not hashed again
                         hashes.save()
                         saved = time.monotonic()
-                    if row.too_many(error):
-                        log.warning("so many in a row can't be had: the others are left to the next run")
-                        missing |= {one.name: "left to the next run" for one in todo if one.name not in ended}
+                    if failures.too_many(failure):
+                        log.warning("too many failures in a row: the remaining slides are left to the next run")
+                        missing |= {left.name: "left to the next run" for left in todo if left.name not in ended}
                         break
             finally:
                 stop.set()
-    return Tally(missing, len(todo) - len(missing), came, wasted)
+    return Tally(missing, len(todo) - len(missing), received, wasted)
 
 
 def check_token(server: Server, files: Sequence[File]) -> None:
-    """Raise FetchError where there are controlled data, and the token file is no good: before hours of fetching."""
+    """Check the token before hours of downloads.
+
+    Args:
+        server: with the token file.
+        files: to be fetched.
+
+    Raises:
+        FetchError: some of the files are controlled or may be, and the token file can't be used.
+
+    """
     unknown = server.token_file is not None and any(file.access is None for file in files)
     if unknown or any(file.access == "controlled" for file in files):
         read_token(server.token_file)
 
 
 def check_space(folder: Path, files: Sequence[File]) -> None:
-    """Look whether a folder's disk has the space for files, but for what has come of them.
+    """Check that the disk has space for files, apart from the bytes that are there already.
+
+    Args:
+        folder: of the downloads.
+        files: to be fetched.
 
     Raises:
-        StuckError: it has not, or can't be written to.
+        StuckError: there is too little space, or the folder can't be written to.
 
     """
     try:
@@ -130,46 +161,62 @@ def check_space(folder: Path, files: Sequence[File]) -> None:
     except OSError as error:
         raise StuckError(f"{folder}: can't be written to: {error.strerror}") from None
     if needed > free:
-        raise StuckError(f"{folder}: {amount(needed)} more are needed, and {amount(free)} are free; make space")
+        raise StuckError(
+            f"{folder}: {format_bytes(needed)} more are needed, and {format_bytes(free)} are free; make space"
+        )
 
 
-def told(came: int, wasted: int) -> str:
-    """Say how many bytes came, and how many in vain."""
-    return f"{amount(came)} came, {amount(wasted)} of them in vain ({wasted / max(came, 1):.1%})"
+def traffic(received: int, wasted: int) -> str:
+    """Return the traffic of downloads in words.
 
+    Args:
+        received: bytes over the network.
+        wasted: bytes of these that were received twice or damaged.
 
-def amount(count: int) -> str:
-    """Tell bytes to people."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+    Returns:
+        A text for the log.
+
+    """
+    share = wasted / max(received, 1)
+    return f"{format_bytes(received)} received, {format_bytes(wasted)} of them in vain ({share:.1%})"
 
 
 def provide(server: Server, file: File, folder: Path, trusted: bool) -> Path:
-    """Give the path of one file, fetched where it is not there or not what the GDC names.
+    """Return the path of a file; it is fetched where it is missing or differs from the GDC's.
 
     Args:
-        server: that has it.
-        file: which one.
-        folder: where it is, or goes.
-        trusted: what is there was checked before, and now only its bytes are counted.
+        server: of the file.
+        file: of the GDC.
+        folder: of the downloads.
+        trusted: the md5 of the file on disk was checked before, so only its size is compared.
+
+    Returns:
+        The path.
 
     Raises:
-        FetchError: it could not be had.
+        FetchError: the file could not be fetched.
 
     """
     path = folder / file.name
     try:
-        there = has_size(path, file) if trusted else is_whole(path, file)
+        whole = has_size(path, file) if trusted else is_whole(path, file)
     except OSError as error:
         raise StuckError(f"{path}: can't be read: {error.strerror}") from None
-    if not there:
+    if not whole:
         check_space(folder, [file])
         fetch(server, file, folder, Meter())
     return path
 
 
 def forget_others(folder: Path, names: set[str]) -> None:
-    """Delete what has come of files that are no longer asked for."""
-    for place in [*folder.glob(".*.part"), *folder.glob(".*.lock")]:
-        name = place.name[1:].rsplit(".", 2)[0]
-        if name not in names and not place.name.startswith(".stream-"):
-            place.unlink(missing_ok=True)
+    """Delete partial downloads of files that are no longer in the cohort.
+
+    Args:
+        folder: of the downloads.
+        names: files of the cohort.
+
+    """
+    for path in [*folder.glob(".*.part"), *folder.glob(".*.lock")]:
+        name = path.name[1:].rsplit(".", 2)[0]
+        if name not in names and not path.name.startswith(".stream-"):
+            path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""One file of the GDC that arrives whole: resumed where it broke off, named only when its bytes and md5 hold.
+"""The download of one file of the GDC. It resumes where it broke off; only a file with the right md5 gets its name.
 
-What has come of a file lies in a hidden `.part` beside it. Whatever ends the process, that is a beginning of
-the file or its md5 tells that it is not, in which case it is fetched again from zero.
+Received bytes are in a hidden `.part` file beside the target. Whatever ends the process, the part file is a
+beginning of the file; if its md5 proves it is not, the download starts over.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from histocae.errors import FetchError, StuckError
 from histocae.identifiers import slide_of
@@ -24,51 +24,54 @@ from histocae.sources.gdc.client import Client, Response, StoppedError, Transien
 from histocae.sources.gdc.query import is_controlled
 from histocae.sources.gdc.remote import File, Server
 
-LOOK_AGAIN = 0.2  # seconds between looks for a free stream
+POLL_SECONDS = 0.2  # between two checks for a free stream
 log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from histocae.progress import Bar
 
 
 @dataclass
 class Meter:
-    """What a download comes to, as it goes on.
+    """Counts the bytes of a download while it runs.
 
     Attributes:
-        came: bytes over the network.
-        before: bytes that an earlier run had left.
-        kept: bytes that are there.
-        shown: is told of each change of `kept`.
+        received: bytes over the network.
+        before: bytes of the part file that an earlier run left.
+        kept: bytes of the part file.
+        shown: is called with each change of `kept`.
 
     """
 
-    came: int = 0
+    received: int = 0
     before: int = 0
     kept: int = 0
     shown: Callable[[int], object] = lambda _: None
 
     def add(self, count: int) -> None:
-        """Count bytes that are kept, or, below 0, that have to come again."""
+        """Count bytes that are kept; below 0: bytes that were dropped and have to be received again."""
         self.kept += count
         self.shown(count)
 
     @property
     def wasted(self) -> int:
-        """Bytes that came and were of no use: sent twice, or wrong."""
-        return self.came - (self.kept - self.before)
+        """Bytes that were received twice or damaged."""
+        return self.received - (self.kept - self.before)
 
 
 def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threading.Event | None = None) -> None:
-    """Get a file into a folder. At most `server.streams` do so at once, whatever process they are in.
+    """Fetch a file into a folder. At most `server.streams` downloads run at once, in all processes together.
 
     Args:
-        server: that has it.
-        file: which one.
-        folder: where it gets its name, once its bytes and md5 hold.
+        server: of the file.
+        file: of the GDC.
+        folder: where the file gets its name, once size and md5 are right.
         meter: counts bytes.
-        stop: set by another thread where the work is to end.
+        stop: set by another thread to end the work.
 
     Raises:
-        FetchError: it can't be had; StuckError: for a reason that may keep others too.
-        StoppedError: it is to stop.
+        FetchError: the file can't be fetched; StuckError for a reason that likely holds for other files too.
+        StoppedError: `stop` is set.
 
     """
     path, part = folder / file.name, part_of(folder, file)
@@ -81,13 +84,13 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
             bytes_bar(slide_of(file.name), file.size, position=stream + 1) as progress,
         ):
             if is_whole(path, file):
-                return  # another process was faster
-            with _Arriving(part, file, meter, progress) as arriving:
+                return  # another process has fetched it
+            with _PartFile(part, file, meter, progress) as arriving:
                 client = Client(server, stop)
                 client.again(lambda: _continue(client, file, arriving), file.name)
             os.replace(part, path)
             part.with_suffix(".lock").unlink(missing_ok=True)
-    except OSError as error:  # of the file system: the client has words of its own for those of the network
+    except OSError as error:  # of the file system; the client converts errors of the network
         raise StuckError(f"{file.name}: can't be written to {folder}: {error.strerror}") from None
     except FetchError as error:
         if file.name in str(error):
@@ -96,19 +99,28 @@ def fetch(server: Server, file: File, folder: Path, meter: Meter, stop: threadin
 
 
 def part_of(folder: Path, file: File) -> Path:
-    """Give the place for what has come of a file."""
-    # another md5 is another file, though it may have the same name
+    """Return the path of the part file of a download.
+
+    Args:
+        folder: of the downloads.
+        file: of the GDC.
+
+    Returns:
+        A hidden path in the folder.
+
+    """
+    # with the md5: a new version of a file may have the same name
     return folder / f".{file.name}.{file.md5[:8]}.part"
 
 
-class _Arriving:
-    """What has come of a file, and is forgotten where it proves to be wrong."""
+class _PartFile:
+    """The bytes of a file received so far; they are dropped where they prove wrong."""
 
-    def __init__(self, part: Path, file: File, meter: Meter, progress: tqdm):
+    def __init__(self, part: Path, file: File, meter: Meter, progress: "Bar"):
         self._part, self._file, self.meter, self._progress = part, file, meter, progress
         self.with_token = file.access == "controlled"
 
-    def __enter__(self) -> "_Arriving":
+    def __enter__(self) -> "_PartFile":
         self._handle = open(self._part, "a+b")
         self._handle.seek(0)
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -131,49 +143,49 @@ class _Arriving:
         self.meter.add(count)
 
     def add(self, data: bytes) -> None:
-        """Write bytes that came; more than there should be are a sign that all are wrong."""
+        """Write received bytes; with more bytes than the file has, all of them may be wrong."""
         if self.count + len(data) > self._file.size:
-            self.forget()
+            self.drop()
             raise TransientError(f"more than the {self._file.size} bytes that the GDC names", own=True)
         self._handle.write(data)
-        self._handle.flush()  # a kill loses nothing that came
+        self._handle.flush()  # a kill loses no received byte
         self._take(data)
 
-    def forget(self) -> None:
-        """Begin from zero."""
-        self._handle.truncate(0)  # it is open to append
+    def drop(self) -> None:
+        """Drop all received bytes."""
+        self._handle.truncate(0)  # the file is open to append
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._count(-self.count)
-        self.meter.before = 0  # what an earlier run had left is of no use, and none of this one's waste
+        self.meter.before = 0  # bytes of an earlier run don't count as waste of this run
 
     def seal(self) -> None:
-        """Bring the bytes to the disk if they are those that the GDC names, else begin from zero."""
+        """Flush the bytes to disk if size and md5 are right, else drop them."""
         if self.count != self._file.size or self._md5.hexdigest() != self._file.md5:
-            self.forget()
+            self.drop()
             raise TransientError("its md5 is not the one that the GDC names", own=True)
         self._handle.flush()
         os.fsync(self._handle.fileno())
 
 
-def _continue(client: Client, file: File, arriving: _Arriving) -> None:
-    """One try: ask for the bytes that are missing, and check the whole."""
+def _continue(client: Client, file: File, arriving: _PartFile) -> None:
+    """Try once: request the missing bytes, and check the whole file."""
     if arriving.count > file.size:
-        arriving.forget()
+        arriving.drop()
     if arriving.count < file.size:
         headers = {"Range": f"bytes={arriving.count}-"} if arriving.count else {}
         try:
             with client.open(f"data/{file.file_id}", headers, with_token=arriving.with_token) as response:
                 skip = _begin(response, file, arriving)
                 for data in client.chunks(response):
-                    arriving.meter.came += len(data)
+                    arriving.meter.received += len(data)
                     skipped = min(skip, len(data))
                     skip -= skipped
                     if skipped < len(data):
                         arriving.add(data[skipped:])
         except TransientError as error:
-            # a manifest does not tell which files are controlled, and the token is for no others
+            # a manifest does not say which files are controlled, and the token is sent for controlled files only
             if error.status == 403 and file.access is None and client.server.token_file is not None:
-                with suppress(FetchError):  # where the server does not tell, the token stays here
+                with suppress(FetchError):  # without an answer the token is not sent
                     arriving.with_token = is_controlled(client, file.file_id)
             raise
         if arriving.count < file.size:
@@ -181,18 +193,18 @@ def _continue(client: Client, file: File, arriving: _Arriving) -> None:
     arriving.seal()
 
 
-def _begin(response: Response, file: File, arriving: _Arriving) -> int:
-    """Look at an answer's head, and give how many bytes of its body are here already."""
+def _begin(response: Response, file: File, arriving: _PartFile) -> int:
+    """Check the headers of an answer; return how many bytes of its body were received before."""
     begin = arriving.count
     if response.status_code == 416:
-        arriving.forget()
-        raise TransientError("status 416: the server has fewer bytes than came before", own=True)
+        arriving.drop()
+        raise TransientError("status 416: the server has fewer bytes than were received before", own=True)
     skip, named = begin, None
     if response.status_code == 206:
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if not found or int(found[1]) != begin:
-            raise TransientError("gave another range than was asked for", own=True)
-        skip, named = 0, None if found[3] == "*" else int(found[3])
+        parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        if not parts or int(parts[1]) != begin:
+            raise TransientError("sent another range than requested", own=True)
+        skip, named = 0, None if parts[3] == "*" else int(parts[3])
     elif response.headers.get("Content-Length", "").isdecimal():
         named = int(response.headers["Content-Length"])
     if named is not None and named != file.size:
@@ -202,7 +214,7 @@ def _begin(response: Response, file: File, arriving: _Arriving) -> int:
 
 @contextmanager
 def _stream(folder: Path, streams: int, stop: threading.Event) -> Iterator[int]:
-    """Hold one of a number of places, which are lock files so that processes share them; give its number."""
+    """Hold one of the streams, which are lock files that all processes share; yield its number."""
     locks = [FileLock(folder / f".stream-{i}.lock") for i in range(streams)]
     while True:
         for i, lock in enumerate(locks):
@@ -215,22 +227,22 @@ def _stream(folder: Path, streams: int, stop: threading.Event) -> Iterator[int]:
             finally:
                 lock.release()
             return
-        if stop.wait(LOOK_AGAIN):
+        if stop.wait(POLL_SECONDS):
             raise StoppedError
 
 
 @contextmanager
 def _alone(part: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold what has come of a file; another process that wants the same file waits."""
-    lock, told = FileLock(part.with_suffix(".lock")), False
+    """Hold the lock of a part file; another process that fetches the same file waits."""
+    lock, logged = FileLock(part.with_suffix(".lock")), False
     while True:
         try:
-            lock.acquire(timeout=LOOK_AGAIN)
+            lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            if not told:
+            if not logged:
                 log.warning("another process fetches %s; waiting for it", part.name[1:])
-                told = True
+                logged = True
             if stop.is_set():
                 raise StoppedError from None
     try:
@@ -240,7 +252,16 @@ def _alone(part: Path, stop: threading.Event) -> Iterator[None]:
 
 
 def is_whole(path: Path, file: File) -> bool:
-    """Whether a file is there with the bytes that the GDC names; reads all of it."""
+    """Return whether a file exists with the GDC's size and md5; this reads the whole file.
+
+    Args:
+        path: on disk.
+        file: of the GDC.
+
+    Returns:
+        True for the same file.
+
+    """
     if not has_size(path, file):
         return False
     with open(path, "rb") as handle:
@@ -248,5 +269,14 @@ def is_whole(path: Path, file: File) -> bool:
 
 
 def has_size(path: Path, file: File) -> bool:
-    """Whether a file is there with the number of bytes that the GDC names."""
+    """Return whether a file exists with the GDC's size.
+
+    Args:
+        path: on disk.
+        file: of the GDC.
+
+    Returns:
+        True for the same size.
+
+    """
     return path.is_file() and path.stat().st_size == file.size

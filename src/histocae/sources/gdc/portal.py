@@ -1,4 +1,4 @@
-"""Files of the GDC's portal that stand in for its API: a manifest, and a table of slides."""
+"""Files of the GDC's portal that replace queries to its API: a manifest, and a table of slides."""
 
 import logging
 import re
@@ -10,13 +10,13 @@ import pandas as pd
 from histocae.errors import TableError
 from histocae.identifiers import slide_of, strategy_of
 from histocae.sources import tables
-from histocae.sources.gdc.query import Slide
+from histocae.sources.gdc.query import ListedSlide
 from histocae.sources.tables import PERCENTS
 
 MANIFEST = ("id", "filename", "md5", "size", "state")
-# what a slide image's name ends in; a manifest may list anything
+# suffixes of slide images; a manifest may list other files as well
 IMAGES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif")
-# our column: its name in the portal's older tables, and in those with dotted names
+# our column: its names in older tables of the portal, and in newer ones (with dots)
 SLIDE_TABLE = {
     "slide_id": ("slide_submitter_id", "slides.submitter_id"),
     "case_id": ("case_submitter_id", "cases.submitter_id"),
@@ -29,14 +29,14 @@ SLIDE_TABLE = {
 log = logging.getLogger(__name__)
 
 
-def read_manifest(path: Path) -> tuple[list[Slide], int]:
-    """Read a manifest, as the portal and gdc-client have it.
+def read_manifest(path: Path) -> tuple[list[ListedSlide], int]:
+    """Read a manifest of the portal, as gdc-client takes it.
 
     Returns:
-        The slides whose images it lists, known by file name; and how many other files it lists.
+        The slides of the images that it lists, by their file names; and the number of its further files.
 
     Raises:
-        TableError: it is no manifest.
+        TableError: the file is no manifest.
 
     """
     table = tables.read(path, MANIFEST[:4], "data.gdc.manifest names a manifest, or null")
@@ -46,30 +46,38 @@ def read_manifest(path: Path) -> tuple[list[Slide], int]:
         if not re.fullmatch(r"[0-9]{1,18}", row["size"]):
             raise TableError(f"{path}: row {line}: size is {row['size']!r}, not a number of bytes")
         file = {"file_id": row["id"], "file_name": row["filename"], "md5": row["md5"], "size": int(row["size"])}
-        slides.append(Slide(slide_of(row["filename"]), file | {"state": row.get("state"), "access": None}))
+        slides.append(ListedSlide(slide_of(row["filename"]), file | {"state": row.get("state"), "access": None}))
     return slides, int((~images).sum())
 
 
 def write_manifest(slides: pd.DataFrame) -> str:
-    """Write a manifest that gdc-client takes.
+    """Return the text of a manifest for gdc-client.
 
     Args:
-        slides: file_id, file_name, md5, size and state of each.
+        slides: with file_id, file_name, md5, size and state.
+
+    Returns:
+        The text.
 
     """
     names = {"file_id": "id", "file_name": "filename"}
     table = slides.rename(columns=names)[list(MANIFEST)]
-    return table.to_csv(sep="\t", index=False, lineterminator="\n")
+    text: str = table.to_csv(sep="\t", index=False, lineterminator="\n")
+    return text
 
 
-def read_slides(path: Path, project: str) -> list[Slide]:
-    """Read a table of slides (slide.tsv of the portal's biospecimen download), of older or newer form.
+def read_slides(path: Path, project: str) -> list[ListedSlide]:
+    """Read a table of slides: slide.tsv of the portal's biospecimen download, in older or newer form.
+
+    Args:
+        path: of the table.
+        project: whose slides are read.
 
     Returns:
-        The slides of a project, without their files. A slide that stands in several rows counts by its first.
+        The slides, without their files. Of several rows for a slide the first counts.
 
     Raises:
-        TableError: it is no such table, or has no slide of the project.
+        TableError: the file is no such table, or has no slide of the project.
 
     """
     table = tables.read(path, (), "data.gdc.table names a table of slides, or null")
@@ -80,24 +88,33 @@ def read_slides(path: Path, project: str) -> list[Slide]:
             "portal's biospecimen download"
         )
     if columns["project"] is not None:
-        found = table[columns["project"]]
-        table = table[found == project]
+        projects = table[columns["project"]]
+        table = table[projects == project]
         if table.empty:
-            others = ", ".join(sorted(map(str, found.dropna().unique()))[:5])
-            raise TableError(f"{path}: no slide of data.gdc.project {project}; it has {others}")
+            names = ", ".join(sorted(map(str, projects.dropna().unique()))[:5])
+            raise TableError(f"{path}: no slide of data.gdc.project {project}; it has {names}")
     if nameless := int(table[columns["slide_id"]].isna().sum()):
         log.warning("%s: %d rows name no slide", path, nameless)
     table = table.dropna(subset=columns["slide_id"]).drop_duplicates(columns["slide_id"])
     return list(_slides(table, columns))
 
 
-def _slides(table: pd.DataFrame, columns: dict[str, str | None]) -> Iterator[Slide]:
-    known = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    about = table[list(known.values())].set_axis(list(known), axis=1).drop(columns="project", errors="ignore")
-    for row in about.to_dict("records"):
-        yield Slide(row.pop("slide_id"), about=row)
+def _slides(table: pd.DataFrame, columns: dict[str, str | None]) -> Iterator[ListedSlide]:
+    present = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+    metadata = table[list(present.values())].set_axis(list(present), axis=1).drop(columns="project", errors="ignore")
+    for row in metadata.to_dict("records"):
+        yield ListedSlide(row.pop("slide_id"), metadata=row)
 
 
-def of_strategy(slides: list[Slide], strategy: str) -> list[Slide]:
-    """Keep the slides of a strategy, and those whose barcode does not say."""
-    return [one for one in slides if strategy_of(one.slide_id) in (None, strategy)]
+def of_strategy(slides: list[ListedSlide], strategy: str) -> list[ListedSlide]:
+    """Return the slides of an experimental strategy, and those whose barcode encodes none.
+
+    Args:
+        slides: of any strategy.
+        strategy: Tissue Slide or Diagnostic Slide.
+
+    Returns:
+        These slides, in their order.
+
+    """
+    return [slide for slide in slides if strategy_of(slide.slide_id) in (None, strategy)]

@@ -1,24 +1,28 @@
-"""A server of the GDC's API, how patiently it is asked, and a file that it has."""
+"""A server of the GDC's API, the time limits of requests to it, and a file on it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocae.errors import StuckError
 
-GIVE_UP = 3  # failures in a row, for each stream
+GIVE_UP = 3  # failures in a row, per stream
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one waits, in seconds.
+    """Time limits of requests, in seconds.
+
+    A connection that brings fewer than `slowest` bytes per second over `window` seconds is closed. The first pause
+    between tries is at most `first`; each next one may be twice as long, up to `longest`, even if the server asks
+    for a longer one.
 
     Attributes:
-        connect: for a connection.
-        silence: for the next bytes of an answer.
-        window: over so many seconds ...
-        slowest: ... so many bytes per second have to come, or the connection is given up.
-        first: the first pause between tries is up to so long, and each next up to twice as long, ...
-        longest: ... but no longer than this; nor is a server that names a longer one obeyed.
+        connect: until a connection is made.
+        silence: until the next bytes of an answer.
+        window: over which the speed is measured.
+        slowest: bytes per second.
+        first: pause between tries.
+        longest: pause between tries.
 
     """
 
@@ -35,14 +39,14 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class Server:
-    """What params.yaml says of the GDC.
+    """A server, as the section `data.gdc` of params.yaml describes it.
 
     Attributes:
         url: of the API.
-        streams: downloads at once, at most.
-        tries: of each request or file, the first one counted.
+        streams: the most downloads at once.
+        tries: of each request or file, including the first.
         token_file: for controlled data; None where all data are open.
-        patience: how long to wait.
+        patience: time limits.
 
     """
 
@@ -55,14 +59,14 @@ class Server:
 
 @dataclass(frozen=True)
 class File:
-    """A file as the GDC names it.
+    """A file of the GDC.
 
     Attributes:
         name: of the file.
-        file_id: UUID that it is asked for by.
+        file_id: its UUID in the API.
         md5: of its bytes, in hex.
         size: bytes.
-        access: open or controlled; None where that is not known.
+        access: open or controlled; None where unknown.
 
     """
 
@@ -73,13 +77,14 @@ class File:
     access: str | None
 
 
-class InARow:
-    """Counts failures that follow each other and are no fault of a slide: sooner or later all is in vain."""
+class FailureCount:
+    """Counts failures in a row that are not the fault of a slide, to stop where all further downloads would fail."""
 
     def __init__(self, streams: int):
+        """Start at 0; the limit grows with the number of parallel downloads."""
         self._limit, self._count = GIVE_UP * streams, 0
 
-    def too_many(self, error: Exception | None) -> bool:
-        """Take the next one, None where it went well, and say whether to give up."""
-        self._count = self._count + 1 if isinstance(error, StuckError) else 0
+    def too_many(self, outcome: object) -> bool:
+        """Count the next outcome of a download, an error or anything else, and return whether to stop."""
+        self._count = self._count + 1 if isinstance(outcome, StuckError) else 0
         return self._count >= self._limit
