@@ -1,9 +1,8 @@
-"""Put a named set of params into params.yaml, whose comments stay.
+"""Copy params from another file into params.yaml, and keep the comments there.
 
     python examples/apply.py examples/study.yaml
 
-`models` of the set takes the place of the one there; of other sections only the keys that
-the set names change.
+The section `models` is replaced as a whole. In other sections only the keys change that the other file has.
 """
 
 import os
@@ -20,22 +19,22 @@ NULL = "tag:yaml.org,2002:null"
 
 
 def commented() -> YAML:
-    """Read and write YAML with its comments, quotes and written-out nulls kept."""
-    found = YAML()
-    found.preserve_quotes = True
-    found.representer.add_representer(type(None), lambda as_yaml, _: as_yaml.represent_scalar(NULL, "null"))
-    return found
+    """Return a reader and writer of YAML that keeps comments, quotes and the word null."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar(NULL, "null"))
+    return yaml
 
 
 def main(path: Path) -> None:
-    """Merge, check, and only then write."""
+    """Merge the params of a file, check the result, and only then replace params.yaml."""
     try:
-        wanted = params_file.read(path)
+        changes = params_file.read(path)
     except ParamsError as error:
         sys.exit(str(error))
-    yaml_of_params = commented()
-    merged = yaml_of_params.load(PARAMS)
-    for section, values in wanted.items():
+    yaml = commented()
+    merged = yaml.load(PARAMS)
+    for section, values in changes.items():
         if section not in merged:
             sys.exit(f"{path}: {section}: no such section in {PARAMS}")
         if section != "models" and isinstance(values, dict) and isinstance(merged[section], dict):
@@ -44,13 +43,13 @@ def main(path: Path) -> None:
             merged[section] = values
     aside = PARAMS.with_suffix(".yaml.part")
     try:
-        yaml_of_params.dump(merged, aside)
+        yaml.dump(merged, aside)
         params_file.load(aside)
     except ParamsError as error:
         aside.unlink()
         sys.exit(str(error).replace(str(aside), str(path)))
     os.replace(aside, PARAMS)
-    print(f"{PARAMS} has the values of {path}; dvc repro runs the pipeline with them")
+    print(f"{PARAMS} now has the values of {path}; dvc repro runs the pipeline with them")
 
 
 if __name__ == "__main__":

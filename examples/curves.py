@@ -1,9 +1,9 @@
-"""Draw the error of each trained model of cohort all against the seconds that its training took so far.
+"""Draw the error of each model of cohort all against the seconds of its training.
 
-    python examples/curves.py PICTURE.png
+    python examples/curves.py FIGURE.png
 
-It reads what the pipeline left in this folder. Times are those of this machine and of what else it did
-then, which is why the page of the pipeline has none.
+It reads the outputs of the pipeline in this folder. The times depend on the machine and on its other work at that
+time; therefore the pipeline's own page has none.
 """
 
 import sys
@@ -18,8 +18,8 @@ from histocae.report import plots
 from histocae.tracking.record import TrainingRecord
 
 
-def main(picture: Path) -> None:
-    """Validation MSE by epoch, since that is what the epochs were chosen by; linear maps as levels."""
+def main(path: Path) -> None:
+    """Draw the validation MSE, by which the best epoch is chosen; a linear map is a horizontal line."""
     records = [TrainingRecord(name) for name, model in load(paths.PARAMS).models.items() if model.cohort == "all"]
     colors = plots.model_colors([record.name for record in records])
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -30,15 +30,15 @@ def main(picture: Path) -> None:
         if record.is_linear:
             axis.axhline(losses[0], ls=":", color=colors[record.name], label=label)
             continue
-        # epochs are alike; evaluations and pictures between them are no training
+        # all epochs take about the same time, and the seconds are those of the epochs alone
         seconds = record.run["seconds"] * np.arange(1, len(losses) + 1) / len(losses)
         axis.plot(seconds, np.minimum.accumulate(losses), color=colors[record.name], label=label)
     axis.set(xlabel="seconds of training", ylabel="best validation MSE so far", xscale="log", yscale="log")
-    for one in (axis.xaxis, axis.yaxis):
-        plots.plain_numbers(one)
+    for side in (axis.xaxis, axis.yaxis):
+        plots.plain_numbers(side)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    plots.save(figure, picture)
+    plots.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Write a table for one of three public data sets and set params.yaml to it.
+"""Write a table of slides or tiles for one of three public data sets, and set params.yaml to it.
 
     python examples/own_data.py slides|lung|paad FOLDER
 
-FOLDER holds slides/CMU-1-Small-Region.svs, lc25000_lung_tiles/ (with groups.csv) and
-tcga_paad_crops/ (with crops.csv). The tables go to data/own/; for `slides` the demo
-cohort is drawn into data/own/slides and the real slide is linked among it.
+FOLDER contains slides/CMU-1-Small-Region.svs, lc25000_lung_tiles/ (with groups.csv) and tcga_paad_crops/ (with
+crops.csv). The tables are written to data/own/. For `slides`, the demo cohort is drawn into data/own/slides, with a
+link to the real slide beside it.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from apply import PARAMS, commented
@@ -20,27 +21,27 @@ from histocae.sources import demo
 OWN = Path("data/own")
 
 
-def slides(folder: Path, params: dict) -> None:
-    """Draw the demo's slides, link the real one among them, and list them all."""
-    place = OWN / "slides"
-    place.mkdir(parents=True, exist_ok=True)
+def slides(folder: Path, params: dict[str, Any]) -> None:
+    """Draw the demo's slides, add a link to the real one, and write a table of all."""
+    target = OWN / "slides"
+    target.mkdir(parents=True, exist_ok=True)
     spec = demo.DemoSpec(params["seed"], params["data"]["demo"]["cases"], params["data"]["demo"]["side_microns"])
     table = demo.cohort(spec)
     for slide_id in table["slide_id"]:
-        demo.write_slide(spec, slide_id, place)
+        demo.write_slide(spec, slide_id, target)
     real = folder / "slides" / "CMU-1-Small-Region.svs"
-    (place / real.name).unlink(missing_ok=True)
-    (place / real.name).symlink_to(real.resolve())
-    # no diagnosis comes with it; it is healthy-looking skin, and only shows that a real file is read
-    about = {"slide_id": "CMU-1", "case_id": "CMU-1", "sample_type": SOLID_TISSUE_NORMAL, "file_name": real.name}
-    table = pd.concat([table.drop(columns="mpp"), pd.DataFrame([about])])
-    table.to_csv(place / "slides.csv", index=False)
-    params["data"].update(source="slides", path=place.as_posix(), table="slides.csv")
+    (target / real.name).unlink(missing_ok=True)
+    (target / real.name).symlink_to(real.resolve())
+    # the slide comes without a diagnosis; it looks like healthy skin, and only shows that a real file is read
+    row = {"slide_id": "CMU-1", "case_id": "CMU-1", "sample_type": SOLID_TISSUE_NORMAL, "file_name": real.name}
+    table = pd.concat([table.drop(columns="mpp"), pd.DataFrame([row])])
+    table.to_csv(target / "slides.csv", index=False)
+    params["data"].update(source="slides", path=target.as_posix(), table="slides.csv")
     params["patches"]["tiles"] = "reduce"
 
 
-def lung(folder: Path, params: dict) -> None:
-    """List the lung tiles; the picture that a tile was made from is its slide and case."""
+def lung(folder: Path, params: dict[str, Any]) -> None:
+    """Write a table of the lung tiles; the image from which a tile was made counts as its slide and case."""
     tiles = folder / "lc25000_lung_tiles"
     groups = pd.read_csv(tiles / "groups.csv")
     types = {"lung_aca": PRIMARY_TUMOR, "lung_n": SOLID_TISSUE_NORMAL}
@@ -60,8 +61,11 @@ def lung(folder: Path, params: dict) -> None:
     params["patches"]["tiles"] = "reduce"
 
 
-def paad(folder: Path, params: dict) -> None:
-    """List the crops, to be cut into patches; they are of tumor only, so models of cohort all are left."""
+def paad(folder: Path, params: dict[str, Any]) -> None:
+    """Write a table of the crops, from which patches are extracted.
+
+    They show tumor only, so that all models but those of cohort all are removed from params.yaml.
+    """
     crops = folder / "tcga_paad_crops"
     table = pd.read_csv(crops / "crops.csv")
     _tiles(
@@ -77,14 +81,14 @@ def paad(folder: Path, params: dict) -> None:
         del params["models"][name]
 
 
-def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict) -> None:
+def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict[str, Any]) -> None:
     OWN.mkdir(parents=True, exist_ok=True)
     table.to_csv(OWN / name, index=False)
     params["data"].update(source="tiles", path=folder.as_posix(), table=(OWN / name).resolve().as_posix())
 
 
 def main(kind: str, folder: str) -> None:
-    """Write the table and params.yaml, whose comments stay."""
+    """Write the table, and set params.yaml to it; its comments stay."""
     needed = {"slides": "slides/CMU-1-Small-Region.svs", "lung": "lc25000_lung_tiles/groups.csv"}
     if not (missing := Path(folder) / needed.get(kind, "tcga_paad_crops/crops.csv")).is_file():
         sys.exit(f"{missing}: no such file")
