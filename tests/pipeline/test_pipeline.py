@@ -31,21 +31,21 @@ TIMELESS = (
 
 
 def ran(output: str) -> set[str]:
-    """Stages that dvc ran; the inventory stands in a file of its own."""
+    """Return the stages that dvc ran; the inventory has a dvc.yaml of its own."""
     return set(re.findall(r"Running stage '(?:inventory/dvc\.yaml:)?([^']+)'", output))
 
 
-# runs at the start of every Python process: a stage's tells at its end which modules of ours it loaded
+# runs at the start of every Python process; that of a stage writes at its end which modules of ours it imported
 _MODULES = """
 import atexit, os, sys
 
-def tell():
+def write_modules():
     own = sorted(name for name in sys.modules if name.startswith("histocae."))
     with open(os.path.join(os.environ["MODULES_FOLDER"], "@".join(sys.argv[1:]) + ".txt"), "w") as out:
         print(*own, sep="\\n", file=out)
 
 if os.path.basename(sys.orig_argv[1]) == "histocae":
-    atexit.register(tell)
+    atexit.register(write_modules)
 """
 
 
@@ -60,15 +60,15 @@ def done(tmp_path_factory):
         "dvc", "repro", PYTHONPATH=str(folder / "modules"), MODULES_FOLDER=str(folder / "modules")
     )
     project.loaded = {}
-    for one in (folder / "modules").glob("*.txt"):
-        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in one.read_text().split()}
-        project.loaded.setdefault(one.stem.split("@")[0], set()).update(files)
+    for listed in (folder / "modules").glob("*.txt"):
+        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in listed.read_text().split()}
+        project.loaded.setdefault(listed.stem.split("@")[0], set()).update(files)
     return project
 
 
 @pytest.mark.parametrize("stage", lineage.STAGES)
-def test_a_stage_loads_no_module_that_its_imports_do_not_tell(done, stage):
-    """What a module loads in another way would be no part of what DVC takes for the code of a stage."""
+def test_a_stage_imports_no_module_that_its_import_statements_do_not_name(done, stage):
+    """DVC takes the modules named in import statements for the code of a stage, and would miss any others."""
     start = {f"stages/{stage}.py", "cli.py", "tracking/environment.py", *lineage.ALSO.get(stage, ())}
     loaded = {file for file in done.loaded[stage] if (lineage.PACKAGE / file).is_file()}  # not the subpackages
     assert f"stages/{stage}.py" in loaded
@@ -86,7 +86,7 @@ def runs(client):
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_every_stage_ran_and_said_nothing_odd(done):
+def test_every_stage_ran_without_warnings(done):
     assert {
         "inventory",
         "split",
@@ -154,7 +154,7 @@ def test_errors_are_those_of_the_saved_model(done):
     assert rows["psnr"][:5].to_numpy() == pytest.approx(-10 * np.log10(rows["mse"][:5]), rel=1e-5)
 
 
-def test_the_best_epoch_is_the_one_that_was_kept(done):
+def test_the_weights_of_the_best_epoch_are_kept(done):
     history = pd.read_csv(done.folder / "models/trained/all/history.csv", sep="|")
     training = json.loads((done.folder / "models/trained/all/training.json").read_text())
     metrics = json.loads((done.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
@@ -165,21 +165,21 @@ def test_the_best_epoch_is_the_one_that_was_kept(done):
 def test_the_page_needs_no_other_file(done):
     page = (done.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    pictures = [*done.folder.glob("reports/tissue/**/*.png"), *done.folder.glob("reports/models/*/latent/*.png")]
-    # two of the comparison, two of samples, three of each model; of the tissue study and of latents all
-    assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(pictures)
+    images = [*done.folder.glob("reports/tissue/**/*.png"), *done.folder.glob("reports/models/*/latent/*.png")]
+    # two of the comparison, two of samples, three of each model; all of the tissue study and of latents
+    assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(images)
 
 
-def test_the_page_tells_what_the_numbers_say(done):
-    """The 2x2, the AUROCs with their intervals and the caveats, as they stand in metrics.json."""
+def test_the_page_shows_the_numbers_of_the_reports(done):
+    """The mean errors, the AUROCs with their intervals and the sentences of metrics.json; and the caveats."""
     page = html.unescape((done.folder / "reports/index.html").read_text())
     tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
     for models in tissue["mse"].values():
         for value in models.values():
             assert f"<td>{value:.5f}" in page
     for level in ("patch", "slide", "case"):
-        one = tissue[f"auroc_{level}"]
-        assert f"{one['value']:.2f} ({one['low']:.2f}–{one['high']:.2f})" in page
+        auroc = tissue[f"auroc_{level}"]
+        assert f"{auroc['value']:.2f} ({auroc['low']:.2f}–{auroc['high']:.2f})" in page
     for sentence in tissue["sentences"]:
         assert sentence in page
     assert "Labels are per slide" in page and "it is no diagnosis" in page
@@ -220,17 +220,19 @@ def test_a_run_is_flat_and_complete(done, client, runs):
     assert tags["mlflow.source.git.commit"] == done.run("git", "rev-parse", "HEAD").strip()
     assert tags["git.dirty"] == "false"
     assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all" and tags["devices"] == "1"
-    contexts = {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in run.inputs.dataset_inputs}
+    contexts = {
+        entry.tags[0].value: json.loads(entry.dataset.profile)["num_rows"] for entry in run.inputs.dataset_inputs
+    }
     assert contexts["training"] == len(pd.read_csv(done.folder / "data/splits/train.csv", sep="|"))
     assert set(contexts) == {"training", "validation", "testing"}
-    names = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "cae")}
     assert {"cae/params.yaml", "cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= names
-    pictures = {one.path for one in client.list_artifacts(run.info.run_id, "images")}
+    images = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
     for step in (1, 2):
-        assert sum(f"reconstruction+step+{step}+" in name for name in pictures) == 2  # and its thumbnail
+        assert sum(f"reconstruction+step+{step}+" in name for name in images) == 2  # and its thumbnail
 
 
-def test_the_champion_takes_bytes_and_gives_what_the_saved_model_gives(done, client):
+def test_the_champion_takes_bytes_and_returns_the_output_of_the_saved_model(done, client):
     mlflow.set_tracking_uri(f"sqlite:///{done.folder / 'mlflow.db'}")
     patches = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     for cohort in ("all", "tumor", "normal"):
@@ -260,13 +262,13 @@ def test_the_same_params_and_data_give_the_same_bytes(done, tmp_path):
 
 def test_register_and_publish_again_change_nothing(done, client, runs):
     def everything():
-        found = []
+        entries = []
         for run in client.search_runs([runs["all"].info.experiment_id]):
             points = {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics}
-            images = sorted(one.path for one in client.list_artifacts(run.info.run_id, "images"))
-            found.append((run.info.run_id, run.info.end_time, run.data.params, points, images, run.data.tags))
+            images = sorted(file.path for file in client.list_artifacts(run.info.run_id, "images"))
+            entries.append((run.info.run_id, run.info.end_time, run.data.params, points, images, run.data.tags))
         versions = [(v.name, v.version, v.aliases) for v in client.search_model_versions()]
-        return found, versions, len(client.search_logged_models([runs["all"].info.experiment_id]))
+        return entries, versions, len(client.search_logged_models([runs["all"].info.experiment_id]))
 
     before = everything()
     registered = done.bytes("models/registered.json")
@@ -282,10 +284,10 @@ def test_publish_fills_an_empty_server(done, tmp_path):
     done.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
     new = MlflowClient(uri)
     experiment = new.get_experiment_by_name("histocae")
-    found = new.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in found) == ["all", "normal", "pair", "tumor"]
-    assert all(run.info.status == "FINISHED" for run in found)
-    assert all(("auroc_slide" if run.info.run_name == "pair" else "test_mse") in run.data.metrics for run in found)
+    runs = new.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["all", "normal", "pair", "tumor"]
+    assert all(run.info.status == "FINISHED" for run in runs)
+    assert all(("auroc_slide" if run.info.run_name == "pair" else "test_mse") in run.data.metrics for run in runs)
 
 
 @pytest.fixture
@@ -317,21 +319,21 @@ def test_a_new_entry_trains_and_starts_from_another(working):
     third = {**second, "cohort": "normal", "init_from": "second"}
     working.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
     stages = ("train@all", "train@second", "train@third")
-    # one by one: of several targets DVC takes any first
-    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages)) == {"inventory", *stages}
+    # one after the other: DVC takes several targets in any order
+    assert set.union(*(ran(working.run("dvc", "repro", stage)) for stage in stages)) == {"inventory", *stages}
     first = working.bytes("models/trained/second")
     working.set(**{"models.all.epochs": 1, "models.third": ...})
-    assert set.union(*(ran(working.run("dvc", "repro", one)) for one in stages[:2])) == {"inventory", *stages[:2]}
+    assert set.union(*(ran(working.run("dvc", "repro", stage)) for stage in stages[:2])) == {"inventory", *stages[:2]}
     assert working.bytes("models/trained/second") != first
-    # out of date: refused in one line, and what is there stays
+    # the first model is out of date: refused in one line, and the second one's files stay
     before = working.bytes("models/trained")
     working.set(**{"models.all.epochs": 2})
-    told = working.run("histocae", "train", "second", fails=True)
-    assert "run dvc repro train@all first" in told and "Traceback" not in told
+    message = working.run("histocae", "train", "second", fails=True)
+    assert "run dvc repro train@all first" in message and "Traceback" not in message
     assert working.bytes("models/trained") == before
 
 
-def test_a_killed_training_goes_on_to_the_same_bytes_and_in_the_same_run(working):
+def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(working):
     working.set(**{"models.all.epochs": 6, "models.all.patience": 6})
     process = subprocess.Popen(
         ["histocae", "train", "all"],
@@ -361,18 +363,18 @@ def test_a_killed_training_goes_on_to_the_same_bytes_and_in_the_same_run(working
     assert working.bytes("models/trained/all") == resumed
 
 
-def test_a_later_evaluation_is_what_the_run_shows(working):
+def test_the_run_shows_the_latest_evaluation(working):
     path = working.folder / "reports/models/all/evaluation/metrics.json"
-    found = json.loads(path.read_text())
-    found["metrics"]["test_mse"] /= 2
-    path.write_text(json.dumps(found))
+    evaluation = json.loads(path.read_text())
+    evaluation["metrics"]["test_mse"] /= 2
+    path.write_text(json.dumps(evaluation))
     working.run("histocae", "publish")
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     run = client.get_run(json.loads((working.folder / "models/runs/all.json").read_text())["run_id"])
-    assert run.data.metrics["test_mse"] == found["metrics"]["test_mse"]
+    assert run.data.metrics["test_mse"] == evaluation["metrics"]["test_mse"]
 
 
-def test_publish_delivers_what_is_trained_into_the_experiment_of_today(working):
+def test_publish_delivers_trained_models_to_the_experiment_in_params(working):
     working.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
     output = working.run("histocae", "publish")
     assert "later is not trained here" in output and "4 runs are complete in experiment another" in output
@@ -381,32 +383,32 @@ def test_publish_delivers_what_is_trained_into_the_experiment_of_today(working):
     assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 4
 
 
-def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_what_was_there(working):
+def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_former_model(working):
     before = working.bytes("models/trained", "models/runs")
     working.set(**{"models.all.optimizer": "sgd", "models.all.learning_rate": 1e30})
-    told = working.run("histocae", "train", "all", fails=True)
-    assert re.search(r"histocae train: (loss|validation loss) is (nan|inf) .*epoch 1", told)
-    assert "Traceback" not in told
+    message = working.run("histocae", "train", "all", fails=True)
+    assert re.search(r"histocae train: (loss|validation loss) is (nan|inf) .*epoch 1", message)
+    assert "Traceback" not in message
     assert working.bytes("models/trained", "models/runs") == before
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("histocae").experiment_id
     assert [r.info.status for r in client.search_runs([experiment], "attributes.status != 'FINISHED'")] == ["FAILED"]
 
 
-def test_a_server_that_is_away_loses_no_training(working):
+def test_an_unreachable_server_loses_no_training(working):
     working.set(**{"models.all.epochs": 1})
     output = working.run("histocae", "train", "all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "the training goes on" in output and "histocae publish" in output
+    assert "the training continues" in output and "histocae publish" in output
     assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] is None
     working.run("histocae", "evaluate", "all")
     working.run("histocae", "publish")
     record = json.loads((working.folder / "models/runs/all.json").read_text())
     client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("histocae").experiment_id
-    found = client.search_runs([experiment], f"tags.`histocae.training_id` = '{record['training_id']}'")
-    assert len(found) == 1 and found[0].data.metrics["test_mse"] > 0
-    told = working.run("histocae", "register", fails=True, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "tracking server" in told and "Traceback" not in told
+    runs = client.search_runs([experiment], f"tags.`histocae.training_id` = '{record['training_id']}'")
+    assert len(runs) == 1 and runs[0].data.metrics["test_mse"] > 0
+    message = working.run("histocae", "register", fails=True, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "tracking server" in message and "Traceback" not in message
 
 
 def test_mlflow_run_trains_one_model_under_its_own_run(working):
@@ -422,11 +424,13 @@ def test_mlflow_run_trains_one_model_under_its_own_run(working):
     assert not parent.data.metrics
 
 
-def test_mlflow_run_refuses_a_model_that_is_none(working):
-    told = working.run("mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True)
-    assert "none" in told
+def test_mlflow_run_refuses_an_unknown_model(working):
+    message = working.run(
+        "mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True
+    )
+    assert "none" in message
 
 
-def test_an_unknown_model_is_told_in_one_line(working):
-    told = working.run("histocae", "train", "none", fails=True)
-    assert told == "histocae train: models has no entry 'none'; it has all, tumor, normal\n"
+def test_an_unknown_model_is_reported_in_one_line(working):
+    message = working.run("histocae", "train", "none", fails=True)
+    assert message == "histocae train: models has no entry 'none'; it has all, tumor, normal\n"

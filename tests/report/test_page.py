@@ -1,4 +1,4 @@
-"""Images and the page with names and sizes that no one expects."""
+"""Figures and the page, with unusual names and sizes."""
 
 import numpy as np
 import pandas as pd
@@ -9,19 +9,19 @@ from histocae.report import page, plots
 
 
 @pytest.mark.parametrize("name", ["S$^$3", "a $ b $ c", "<slide> & \\frac", "x" * 300])
-def test_any_name_can_stand_over_a_picture(tmp_path, name):
+def test_any_name_can_be_a_title(tmp_path, name):
     figure = plots.plot_sample_imgs(np.zeros((2, 4, 4, 3), np.uint8), 1, 2, title=name, labels=[name, name])
-    plots.save(figure, tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.width > 100
+    plots.save(figure, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.width > 100
 
 
-def test_a_picture_too_tall_for_webp_is_shown_smaller(tmp_path):
+def test_an_image_too_tall_for_webp_is_made_smaller(tmp_path):
     Image.new("RGB", (40, 16_400)).save(tmp_path / "tall.png")
     assert page._embedded(tmp_path / "tall.png").startswith("data:image/webp;base64,")
 
 
-def test_counts_and_numbers_are_written_apart():
+def test_counts_and_numbers_are_written_differently():
     assert [page._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
     assert [page._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
 
@@ -32,4 +32,4 @@ def test_logarithmic_axes_keep_their_numbers(tmp_path):
     )
     figure = plots.plot_sizes(table)
     plots.save(figure, tmp_path / "sizes.png")
-    assert {"0.005", "0.007"} <= {one.get_text() for one in figure.axes[0].get_yticklabels()}
+    assert {"0.005", "0.007"} <= {label.get_text() for label in figure.axes[0].get_yticklabels()}

@@ -1,4 +1,4 @@
-"""MLflow's pages of a project, in a real browser: make test-browser. Not part of the ordinary tests."""
+"""MLflow's pages of a project in a real browser: make test-browser. Not part of the ordinary tests."""
 
 import os
 import re
@@ -31,8 +31,8 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def look(project, tmp_path_factory):
-    """Give what a browser makes of a page: its DOM."""
+def dom(project, tmp_path_factory):
+    """Return a function that opens a page in a browser and returns its DOM."""
     folder = tmp_path_factory.mktemp("pages")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,8 +96,8 @@ def words(page: str) -> str:
     return re.sub(r"(\s|&nbsp;)+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
-def test_the_saved_view_compares_all_models(look):
-    page = look(RUNS + "CHART")
+def test_the_saved_view_compares_all_models(dom):
+    page = dom(RUNS + "CHART")
     text = words(page)
     assert "Comparison" in text  # the view's name, chosen
     for name in (*registered.MODELS, "pair"):
@@ -107,26 +107,26 @@ def test_the_saved_view_compares_all_models(look):
     axes = re.findall(r'class="label"[^>]*>([^<]+)<', page)  # of parallel coordinates; long ones are shortened
     assert axes[0].startswith("model")
     assert axes[1:] == ["latent_size", "parameters", "seconds", "all_test_ssim", "validation_mse", "all_test_mse"]
-    pictures = set(re.findall(r"images%2F(\w+)%2Bstep%2B(\d).*?run_uuid=(\w+)", page))
-    assert len(pictures) == 2 * len(registered.MODELS)
-    assert {(key, step) for key, step, _ in pictures} == {("test_reconstruction", "0"), ("reconstruction", "1")}
+    images = set(re.findall(r"images%2F(\w+)%2Bstep%2B(\d).*?run_uuid=(\w+)", page))
+    assert len(images) == 2 * len(registered.MODELS)
+    assert {(key, step) for key, step, _ in images} == {("test_reconstruction", "0"), ("reconstruction", "1")}
     assert "No image logged at this step" not in page
-    (slider,) = (one for one in re.findall(r'<[^>]*role="slider"[^>]*>', page) if 'aria-valuenow="1"' in one)
+    (slider,) = (tag for tag in re.findall(r'<[^>]*role="slider"[^>]*>', page) if 'aria-valuenow="1"' in tag)
     assert 'aria-valuemax="2"' in slider
 
 
-def test_the_table_of_runs_shows_the_numbers_that_compare_them(look):
-    text = words(look(RUNS + "TABLE"))
+def test_the_table_of_runs_shows_the_numbers_that_compare_them(dom):
+    text = words(dom(RUNS + "TABLE"))
     for column in ("latent_size", "test_mse", "test_psnr", "model.architecture"):
         assert column in text
 
 
 @pytest.mark.parametrize("name", ["histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"])
-def test_the_registry_shows_a_champion_and_its_card(look, project, name):
+def test_the_registry_shows_a_champion_and_its_card(dom, project, name):
     version = project.client.get_model_version_by_alias(name, "champion").version
-    text = words(look(f"#/models/{name}?workflowType=machine_learning"))
+    text = words(dom(f"#/models/{name}?workflowType=machine_learning"))
     assert "@ champion" in text and ("@ challenger" in text) == (name == "histocae-all")
-    page = look(f"#/models/{name}/versions/{version}?workflowType=machine_learning")
+    page = dom(f"#/models/{name}/versions/{version}?workflowType=machine_learning")
     assert all(f"{title}</h2>" in page for title in ("Data", "Limits", "How to call it"))
     assert "<table" in page and "&amp;emsp;" not in page
     assert f"models:/{name}@champion" in words(page)

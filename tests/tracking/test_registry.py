@@ -1,4 +1,4 @@
-"""The registry: who is champion, what the pair answers, and that doing it twice changes nothing."""
+"""The registry: aliases, cards, the served pair, and that registering twice changes nothing."""
 
 import json
 import os
@@ -46,8 +46,8 @@ def project(done, tmp_path, monkeypatch):
 
 def aliases(project, name: str) -> dict[str, str]:
     """Alias -> model."""
-    found = project.client.get_registered_model(name).aliases
-    return {alias: project.client.get_model_version(name, str(v)).tags["model"] for alias, v in found.items()}
+    versions = project.client.get_registered_model(name).aliases
+    return {alias: project.client.get_model_version(name, str(v)).tags["model"] for alias, v in versions.items()}
 
 
 def patches(count: int, seed: int = 0) -> np.ndarray:
@@ -55,21 +55,21 @@ def patches(count: int, seed: int = 0) -> np.ndarray:
 
 
 @given(errors, errors)
-def test_the_score_is_above_zero_where_the_tumor_model_is_the_better_and_turns_round_with_the_models(one, other):
-    score = pair.score([one], [other])
+def test_the_score_is_positive_where_the_tumor_model_is_better_and_changes_sign_with_the_models(error, other):
+    score = pair.score([error], [other])
     assert score.dtype == np.float64 and np.isfinite(score).all()
-    assert score == -pair.score([other], [one])
-    assert (score > 0) == (max(other, 1e-10) > max(one, 1e-10))
+    assert score == -pair.score([other], [error])
+    assert (score > 0) == (max(other, 1e-10) > max(error, 1e-10))
 
 
 @given(st.floats(1e-6, 0.1), st.floats(1e-6, 0.1), st.floats(0.1, 10))
-def test_the_score_sees_the_ratio_of_the_errors_alone(one, other, times):
-    assert pair.score([times * one], [times * other]) == pytest.approx(pair.score([one], [other]), abs=1e-9)
+def test_the_score_depends_on_the_ratio_of_the_errors_alone(error, other, times):
+    assert pair.score([times * error], [times * other]) == pytest.approx(pair.score([error], [other]), abs=1e-9)
 
 
-def test_all_four_have_a_champion_and_the_linear_yardstick_never_is_one(done):
-    found = done.json("models/registered.json")
-    assert set(found) == {"histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"}
+def test_all_four_have_a_champion_and_linear_maps_are_never_registered(done):
+    entries = done.json("models/registered.json")
+    assert set(entries) == {"histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"}
     mse = {
         name: done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["validation_mse"]
         for name in registered.MODELS
@@ -77,16 +77,18 @@ def test_all_four_have_a_champion_and_the_linear_yardstick_never_is_one(done):
     assert mse["linear"] < min(mse["all"], mse["other"])  # else this test says nothing
     best, second = sorted(("all", "other"), key=mse.get)
     assert aliases(done, "histocae-all") == {"champion": best, "challenger": second}
-    assert {alias: one["model"] for alias, one in found["histocae-all"].items()} == aliases(done, "histocae-all")
+    assert {alias: entry["model"] for alias, entry in entries["histocae-all"].items()} == aliases(
+        done, "histocae-all"
+    )
     assert aliases(done, "histocae-tumor") == {"champion": "tumor"}
-    models = {one.tags.get("model") for one in done.client.search_model_versions()}
+    models = {version.tags.get("model") for version in done.client.search_model_versions()}
     assert models == {"all", "other", "tumor", "normal", None}
     runs = {run.info.run_name for run in done.client.search_runs([done.experiment])}
     assert runs == {*registered.MODELS, "pair"}
-    assert len(done.client.search_logged_models([done.experiment])) == 5  # the yardstick's would be large
+    assert len(done.client.search_logged_models([done.experiment])) == 5  # the linear map's would be large
 
 
-def test_a_version_tells_what_it_is(done):
+def test_a_version_has_tags_and_a_card(done):
     version = done.client.get_model_version_by_alias("histocae-all", "champion")
     name = version.tags["model"]
     metrics = done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]
@@ -122,16 +124,16 @@ def test_validation_decides_and_test_errors_do_not(project):
     assert len(project.client.search_model_versions("name = 'histocae-all'")) == 2
 
 
-def test_a_challenger_that_has_left_loses_its_alias(project):
+def test_a_challenger_that_is_no_longer_in_params_loses_its_alias(project):
     left = aliases(project, "histocae-all")["challenger"]
-    project.params(models={name: one for name, one in registered.MODELS.items() if name != left})
+    project.params(models={name: model for name, model in registered.MODELS.items() if name != left})
     output = project.run("register")
     assert output.code == 0 and any("histocae-all has no challenger any more" in line for line in output.lines)
     assert set(aliases(project, "histocae-all")) == {"champion"}
     assert set(project.json("models/registered.json")["histocae-all"]) == {"champion"}
 
 
-def test_what_has_left_params_is_champion_no_more_but_others_of_a_shared_server_stay(project):
+def test_models_no_longer_in_params_lose_their_aliases_and_those_of_another_project_keep_theirs(project):
     client = project.client
     theirs = client.create_run(client.create_experiment("theirs")).info.run_id
     version = client.create_model_version("histocae-normal", f"runs:/{theirs}/model", theirs).version
@@ -148,35 +150,35 @@ def test_what_has_left_params_is_champion_no_more_but_others_of_a_shared_server_
     assert client.get_registered_model("histocae-normal").aliases == {"champion": version}
 
 
-def test_a_linear_pair_is_a_yardstick_and_not_registered(project):
+def test_a_linear_pair_is_not_registered(project):
     for name in ("tumor", "normal"):
-        about = project.json(f"models/trained/{name}/training.json")
-        about["model"]["architecture"] = "pca"
-        (project.folder / f"models/trained/{name}/training.json").write_text(json.dumps(about))
+        training = project.json(f"models/trained/{name}/training.json")
+        training["model"]["architecture"] = "pca"
+        (project.folder / f"models/trained/{name}/training.json").write_text(json.dumps(training))
     output = project.run("register")
     assert output.code == 0 and any("the pair is linear" in line for line in output.lines)
     assert set(project.json("models/registered.json")) == {"histocae-all"}
 
 
-def test_the_pair_gives_the_scores_of_its_two_models(done):
+def test_the_pair_returns_the_scores_of_its_two_models(done):
     mlflow.set_tracking_uri(done.uri)
     loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
-    given = patches(70)  # more than a batch
-    table = loaded.predict(given)
+    data = patches(70)  # more than a batch
+    table = loaded.predict(data)
     assert list(table.columns) == ["score", "error_tumor", "error_normal", "class"]
-    scaled = given.astype(np.float32) / 255
+    scaled = data.astype(np.float32) / 255
     for name in ("tumor", "normal"):
         output = CAE(path=done.folder / "models/trained" / name, load=True).model.predict(scaled, verbose=0)
         np.testing.assert_allclose(table[f"error_{name}"], ((output - scaled) ** 2).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(table["score"], pair.score(table["error_tumor"], table["error_normal"]))
     assert table["class"].tolist() == np.where(table["score"] >= 0, TUMOR, NORMAL).tolist()
-    pd.testing.assert_frame_equal(loaded.predict(given.astype(np.int64)), table)
-    pd.testing.assert_frame_equal(loaded.predict(given.tolist()), table)
-    assert loaded.predict(given[:0]).shape == (0, 4)
+    pd.testing.assert_frame_equal(loaded.predict(data.astype(np.int64)), table)
+    pd.testing.assert_frame_equal(loaded.predict(data.tolist()), table)
+    assert loaded.predict(data[:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("data", "message"),
     [
         (patches(1) / 255, "got float64"),
         (patches(1).astype(np.float32), "got float32"),
@@ -192,16 +194,16 @@ def test_the_pair_gives_the_scores_of_its_two_models(done):
         ({"patches": patches(1)}, "got dict"),
     ],
 )
-def test_the_pair_refuses_what_are_no_patches_in_one_line(done, given, told):
+def test_the_pair_refuses_other_data_than_patches_in_one_line(done, data, message):
     mlflow.set_tracking_uri(done.uri)
     loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
-    with pytest.raises(MlflowException, match=re.escape(told)) as refused:
-        loaded.predict(given)
+    with pytest.raises(MlflowException, match=re.escape(message)) as refused:
+        loaded.predict(data)
     assert "whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3" in refused.value.message
     assert refused.value.get_http_status_code() == 400 and "\n" not in refused.value.message
 
 
-def test_the_pair_has_a_run_of_its_own_with_what_was_found(done):
+def test_the_pair_has_a_run_of_its_own_with_the_results(done):
     (run,) = done.client.search_runs([done.experiment], "attributes.run_name = 'pair'")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["auroc_slide"] == 0.75 and run.data.metrics["auroc_slide_low"] == 0.25
@@ -209,7 +211,7 @@ def test_the_pair_has_a_run_of_its_own_with_what_was_found(done):
     assert run.data.metrics["baseline/mean_intensity_auroc_slide"] == 0.75
     for name in ("tumor", "normal"):
         assert run.data.tags[f"{name}.run_id"] == done.json(f"models/runs/{name}.json")["run_id"]
-    assert [one.path for one in done.client.list_artifacts(run.info.run_id, "tissue")] == ["tissue/metrics.json"]
+    assert [file.path for file in done.client.list_artifacts(run.info.run_id, "tissue")] == ["tissue/metrics.json"]
     card = done.client.get_model_version_by_alias("histocae-pair", "champion").description
     assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card
 
@@ -218,7 +220,7 @@ def test_another_threshold_is_another_version_with_other_classes(project):
     project.compare(threshold=1e9)
     project.make("register")
     versions = project.client.search_model_versions("name = 'histocae-pair'")
-    assert sorted(int(one.version) for one in versions) == [1, 2]
+    assert sorted(int(version.version) for version in versions) == [1, 2]
     mlflow.set_tracking_uri(project.uri)
     former, now = (mlflow.pyfunc.load_model(f"models:/histocae-pair/{i}").predict(patches(9)) for i in (1, 2))
     assert int(project.client.get_model_version_by_alias("histocae-pair", "champion").version) == 2
@@ -236,27 +238,28 @@ def test_without_a_pair_none_is_registered(project):
     assert output.code == 0 and any("metrics.json: not there; no pair to deliver" in line for line in output.lines)
 
 
-def test_a_comparison_of_former_models_is_refused(project):
+def test_a_comparison_of_other_models_is_refused(project):
     project.change("reports/models/normal/evaluation/metrics.json", test_mse=0.5)
     assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").told
 
 
 def everything(project, uri: str | None = None) -> list:
-    """All that a server has of the project: runs with points, files, stamps; models; versions."""
+    """Collect all that a server has of the project: runs with points, files, times; models; versions."""
     client = mlflow.MlflowClient(uri or project.uri)
-    place = client.get_experiment_by_name("histocae")
-    found = [place.tags]
-    for run in client.search_runs([place.experiment_id], order_by=["attributes.run_name"]):
+    experiment = client.get_experiment_by_name("histocae")
+    entries = [experiment.tags]
+    for run in client.search_runs([experiment.experiment_id], order_by=["attributes.run_name"]):
         points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
         files = [
-            one.path
+            file.path
             for folder in ("", "images", "tissue", "evaluation")
-            for one in client.list_artifacts(run.info.run_id, folder)
+            for file in client.list_artifacts(run.info.run_id, folder)
         ]
-        found.append((run.to_dictionary(), {key: [dict(p) for p in some] for key, some in points.items()}, files))
-    found += [one.to_dictionary() for one in client.search_logged_models([place.experiment_id])]
-    found += sorted((dict(one) for one in client.search_model_versions()), key=str)
-    return found + sorted((dict(one) for one in client.search_registered_models()), key=str)
+        series = {key: [dict(point) for point in history] for key, history in points.items()}
+        entries.append((run.to_dictionary(), series, files))
+    entries += [model.to_dictionary() for model in client.search_logged_models([experiment.experiment_id])]
+    entries += sorted((dict(version) for version in client.search_model_versions()), key=str)
+    return entries + sorted((dict(model) for model in client.search_registered_models()), key=str)
 
 
 def test_register_and_publish_again_change_nothing(done):
@@ -296,17 +299,19 @@ def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_pat
         assert f"{count} runs are complete in experiment histocae" in output.lines[-2], output.lines
         client = mlflow.MlflowClient(address)
         place = client.get_experiment_by_name("histocae")
-        assert place.artifact_location.startswith("mlflow-artifacts:")  # by the server, which alone needs its keys
-        found = client.search_runs([place.experiment_id])
-        assert len(found) == count and {run.info.status for run in found} == {"FINISHED"}
-        (run,) = (run for run in found if run.info.run_name == "all")
-        files = {one.path for one in client.list_artifacts(run.info.run_id, "cae")}
+        assert place.artifact_location.startswith(
+            "mlflow-artifacts:"
+        )  # through the server, which alone needs the keys of its storage
+        delivered = client.search_runs([place.experiment_id])
+        assert len(delivered) == count and {run.info.status for run in delivered} == {"FINISHED"}
+        (run,) = (run for run in delivered if run.info.run_name == "all")
+        files = {file.path for file in client.list_artifacts(run.info.run_id, "cae")}
         assert {"cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= files
         project.make("register")
         assert client.get_model_version_by_alias("histocae-pair", "champion").tags["cohort"] == "pair"
 
 
-def test_latents_are_delivered_when_they_come_and_again_when_they_change(project):
+def test_latents_are_delivered_once_they_are_there_and_again_when_they_change(project):
     run_id = project.json("models/runs/all.json")["run_id"]
     weights = project.json("models/trained/all/training.json")["weights"]
     folder = project.folder / "reports/models/all/latent"
@@ -317,20 +322,20 @@ def test_latents_are_delivered_when_they_come_and_again_when_they_change(project
         project.make("register")
         assert project.client.get_run(run_id).data.metrics["latent_auroc_patch"] == value
         versions = project.client.search_model_versions("name = 'histocae-all'")
-        (version,) = (one for one in versions if one.tags["model"] == "all")
+        (version,) = (version for version in versions if version.tags["model"] == "all")
         assert version.tags["latent_auroc_patch"] == str(value)
         assert f"| auroc_patch | &emsp;{value} | &emsp;0.5 |" in version.description
-    assert "latent/metrics.json" in {one.path for one in project.client.list_artifacts(run_id, "latent")}
+    assert "latent/metrics.json" in {file.path for file in project.client.list_artifacts(run_id, "latent")}
 
 
-def test_every_chart_of_the_saved_view_finds_its_numbers_in_each_training(done):
+def test_each_training_has_the_numbers_of_every_chart_of_the_saved_view(done):
     view = json.loads(done.client.get_experiment(done.experiment).tags["mlflow.sharedViewState.histocae"])
     state = json.loads(view["state"])
-    sections = {one["uuid"] for one in state["compareRunSections"]}
+    sections = {section["uuid"] for section in state["compareRunSections"]}
     for run in done.client.search_runs([done.experiment], "attributes.run_name != 'pair'"):
-        pictures = {
-            re.match(r"images/(\w+)\+step", one.path).group(1)
-            for one in done.client.list_artifacts(run.info.run_id, "images")
+        images = {
+            re.match(r"images/(\w+)\+step", file.path).group(1)
+            for file in done.client.list_artifacts(run.info.run_id, "images")
         }
         for chart in state["compareRunCharts"]:
             assert chart["metricSectionId"] in sections
@@ -338,14 +343,14 @@ def test_every_chart_of_the_saved_view_finds_its_numbers_in_each_training(done):
             metrics |= {chart[axis]["key"] for axis in ("xaxis", "yaxis") if axis in chart}
             assert metrics <= set(run.data.metrics), run.info.run_name
             assert set(chart.get("selectedParams", ())) <= set(run.data.params)
-            assert set(chart.get("imageKeys", ())) <= pictures
+            assert set(chart.get("imageKeys", ())) <= images
         for column in state["selectedColumns"]:
             kind, key = re.fullmatch(r"(\w+)\.`(.+)`", column).groups()
             assert kind == "attributes" or key in getattr(run.data, kind)
 
 
 def invoke(port: int, body: object, kind: str = "application/json") -> tuple[int, dict]:
-    """Send a request to a model's server; give the status and what it answers."""
+    """Send a request to a model's server; return the status and the answer."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = f"http://127.0.0.1:{port}/invocations"
     request = urllib.request.Request(url, data, {"Content-Type": kind})
@@ -358,10 +363,10 @@ def invoke(port: int, body: object, kind: str = "application/json") -> tuple[int
 
 @pytest.fixture(scope="module")
 def elsewhere(done, tmp_path_factory):
-    """Where the served model runs: another folder, in which this package can't be imported."""
+    """Arguments of a process that serves a model in another folder, where this package can't be imported."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "in_the_way").mkdir()
-    (folder / "in_the_way/histocae.py").write_text("raise ImportError('the model has to do without')")
+    (folder / "in_the_way/histocae.py").write_text("raise ImportError('the model must not need it')")
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTHON"))}
     env |= {"MLFLOW_TRACKING_URI": done.uri, "PYTHONPATH": str(folder / "in_the_way")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
@@ -369,8 +374,8 @@ def elsewhere(done, tmp_path_factory):
 
 
 def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, elsewhere, tmp_path):
-    given = patches(2).tolist()
-    (tmp_path / "input.json").write_text(json.dumps({"inputs": given}))
+    data = patches(2).tolist()
+    (tmp_path / "input.json").write_text(json.dumps({"inputs": data}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -401,7 +406,7 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
         mlflow.set_tracking_uri(done.uri)
         expected = mlflow.pyfunc.load_model("models:/histocae-pair@champion").predict(patches(2))
         for key in ("inputs", "instances"):
-            status, answer = invoke(port, {key: given})
+            status, answer = invoke(port, {key: data})
             table = pd.DataFrame(answer["predictions"])
             assert status == 200
             pd.testing.assert_frame_equal(table, expected, rtol=1e-5)
@@ -409,27 +414,27 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
         fractions, short, words = (patches(2) / 255).tolist(), patches(2).tolist(), patches(2).tolist()
         short[0] = short[0][:3]
         words[0][0][0][0] = "a lot"
-        wanted = "expected whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3; got "
-        for body, told in (
-            ({"inputs": fractions}, f"{wanted}float64"),
-            ({"instances": fractions}, f"{wanted}float64"),
-            ({"inputs": (patches(2) + 0.0).tolist()}, f"{wanted}float64"),
-            ({"inputs": (patches(2).astype(int) * 2).tolist()}, f"{wanted}numbers from "),
-            ({"inputs": patches(2)[..., :1].tolist()}, f"{wanted}2 x 32 x 32 x 1"),
-            ({"inputs": patches(2)[:, :16].tolist()}, f"{wanted}2 x 16 x 32 x 3"),
-            ({"inputs": given[0]}, f"{wanted}32 x 32 x 3"),
-            ({"inputs": words}, f"{wanted}<U"),
-            ({"inputs": []}, f"{wanted}0"),
-            ({"inputs": None}, f"{wanted}a single value"),
+        expected_form = "expected whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3; got "
+        for body, message in (
+            ({"inputs": fractions}, f"{expected_form}float64"),
+            ({"instances": fractions}, f"{expected_form}float64"),
+            ({"inputs": (patches(2) + 0.0).tolist()}, f"{expected_form}float64"),
+            ({"inputs": (patches(2).astype(int) * 2).tolist()}, f"{expected_form}numbers from "),
+            ({"inputs": patches(2)[..., :1].tolist()}, f"{expected_form}2 x 32 x 32 x 1"),
+            ({"inputs": patches(2)[:, :16].tolist()}, f"{expected_form}2 x 16 x 32 x 3"),
+            ({"inputs": data[0]}, f"{expected_form}32 x 32 x 3"),
+            ({"inputs": words}, f"{expected_form}<U"),
+            ({"inputs": []}, f"{expected_form}0"),
+            ({"inputs": None}, f"{expected_form}a single value"),
             ({"inputs": short}, "inhomogeneous shape"),
-            ({"inputs": {"patches": given}}, "got dict"),
+            ({"inputs": {"patches": data}}, "got dict"),
             ({"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "got DataFrame"),
-            ({"patches": given}, "exactly one of the input fields"),
+            ({"patches": data}, "exactly one of the input fields"),
             (b"no JSON", "valid JSON"),
         ):
             status, answer = invoke(port, body)
-            assert status == 400, (told, answer)
-            assert told in answer["message"] and "Traceback" not in answer["message"], answer
+            assert status == 400, (message, answer)
+            assert message in answer["message"] and "Traceback" not in answer["message"], answer
         assert invoke(port, b"a,b\n1,2", "text/csv")[0] == 400
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -437,7 +442,7 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
         log.close()
 
 
-def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
+def test_a_server_that_hangs_does_not_delay_a_training(monkeypatch, caplog):
     monkeypatch.setattr(live, "SERVER_SECONDS", 1)
     former = mlflow.get_tracking_uri()
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
@@ -451,28 +456,28 @@ def test_a_server_that_hangs_holds_up_no_training(monkeypatch, caplog):
         assert time.perf_counter() - start < 3
     mlflow.set_tracking_uri(former)
     assert run.run_id is None
-    told = [one.message for one in caplog.records if one.name == live.__name__]
-    assert len(told) == 1 and "the training goes on" in told[0]
+    messages = [entry.message for entry in caplog.records if entry.name == live.__name__]
+    assert len(messages) == 1 and "the training continues" in messages[0]
 
 
 class Stub:
-    """A server's API that is away for one call."""
+    """The API of a server that is unreachable for one call."""
 
     def __init__(self):
-        self.calls, self.away = [], True
+        self.calls, self.unreachable = [], True
 
     def log(self, name):
         def call(*_, **__):
-            if name == "log_metrics" and self.away:
-                self.away = False
-                raise MlflowException("away")
+            if name == "log_metrics" and self.unreachable:
+                self.unreachable = False
+                raise MlflowException("unreachable")
             self.calls.append(name)
             return None
 
         return call
 
 
-def test_a_killed_run_is_ended_though_the_server_was_away_for_a_while(monkeypatch):
+def test_a_killed_run_is_ended_after_the_server_was_unreachable_for_a_while(monkeypatch):
     stub = Stub()
     run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
     api = SimpleNamespace(set_terminated=lambda _, status: stub.calls.append(status))

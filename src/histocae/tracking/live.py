@@ -92,7 +92,7 @@ class LiveRun:
                 if not self._warned:
                     self._warned = True
                     message = server.failure_message(error)
-                    log.warning("%s; the training goes on, and what is missing there is delivered later", message)
+                    log.warning("%s; the training continues, and its run is completed later", message)
 
     def _begin(self, experiment_name: str, name: str, training_id: str, start: int, tags: dict[str, str]) -> None:
         with uncollected():
@@ -158,7 +158,7 @@ class LiveRun:
             monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]  # MLflow has no types here
 
     def stop(self, status: str | None) -> None:
-        """Log what is queued, and stop measuring the machine.
+        """Make the queued calls, and stop measuring the machine.
 
         It waits LAST_SECONDS at most for a server that hangs.
 

@@ -72,7 +72,7 @@ class TrainingRecord:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """What was trained on which data: training.json, the same for equal input."""
+        """Settings and data of the training: training.json, the same for equal input."""
         return _read(self.folder / "training.json")
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Runs: found by their training, filled in batches; repeating a call changes nothing."""
+"""Runs: identified by their training, filled in batches; repeating a call changes nothing."""
 
 import getpass
 import os

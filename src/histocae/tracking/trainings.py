@@ -103,7 +103,7 @@ def _deliver(record: TrainingRecord, experiment: str) -> None:
     try:
         run, _ = deliver(record, experiment)
     except TrackingError as error:
-        log.warning("%s; the training is safe under models/, `%s` delivers it later", error, record.publishes)
+        log.warning("%s; the training is saved under models/, and `%s` delivers it later", error, record.publishes)
         return
     if run.info.run_id != record.run["run_id"]:
         write_json({**record.run, "run_id": run.info.run_id}, record.layout.runs / f"{record.name}.json")
