@@ -146,7 +146,10 @@ class LiveRun:
         )
 
     def _last_sample(self) -> None:
-        """Stop measuring the machine, and log the unfinished interval: a short training has no other."""
+        """Stop measuring the machine, and log the unfinished interval: a short training has no other.
+
+        MLflow has no call for this; these are the methods that the monitor's own thread calls (MLflow 3.17).
+        """
         monitor = self._monitor
         if monitor is None:
             return
