@@ -43,7 +43,7 @@ def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], 
         run, model_id = deliver(record, params.tracking.experiment, colors[name])
         delivered.append(Delivered(record, run.info.run_id, model_id))
     for number in range(1, (params.crossvalidation.folds or 0) + 1):
-        for name in params.pair:
+        for name in params.pair or ():
             if (paths.fold(number).runs / f"{name}.json").is_file():
                 deliver(TrainingRecord(name, paths.fold(number)), params.tracking.experiment)
     own_runs = {entry.record.name: entry.run_id for entry in delivered}
