@@ -3,7 +3,7 @@
 Stages after `patches` do not know which source the slides came from.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Source:
     """
 
     folder: Path
+    _: KW_ONLY
     tiles: bool = False
     demo_spec: demo.DemoSpec | None = None
     server: Server | None = None

@@ -71,7 +71,7 @@ def fetch_all(server: Server, files: Sequence[File], folder: Path, hashes: Hashe
 
 
 def _missing(files: Sequence[File], folder: Path, hashes: Hashes) -> list[File]:
-    """Return the files that are not there, or differ: put there by hand, or an older version."""
+    """Return the files that are missing or differ from the GDC's: older versions, or files put there by hand."""
     missing = []
     for file in bar(files, "checking", "slides"):
         path = folder / file.name
@@ -112,9 +112,7 @@ def _fetch_in_parallel(server: Server, todo: Sequence[File], folder: Path, hashe
                     else:
                         missing[file.name] = str(failure)
                         log.warning("%d of %d is missing: %s", number, len(todo), failure)
-                    if (
-                        time.monotonic() - saved > SAVE_EVERY
-                    ):  # so that after a kill fetched files are not hashed again
+                    if time.monotonic() - saved > SAVE_EVERY:  # for a run after a kill, which would hash all again
                         hashes.save()
                         saved = time.monotonic()
                     if failures.too_many(failure):
