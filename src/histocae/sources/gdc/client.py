@@ -72,7 +72,7 @@ class _Session(requests.Session):
     """A session that sends the token to the configured server alone, whatever redirects it follows."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: Response) -> None:
-        super().rebuild_auth(prepared_request, response)
+        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]  # types-requests has none
         # stricter than requests, which keeps credentials on a redirect from http to https
         former, following = (urlsplit(str(url)) for url in (response.request.url, prepared_request.url))
         if (former.scheme, former.hostname, former.port) != (following.scheme, following.hostname, following.port):
