@@ -139,7 +139,7 @@ def test_a_perfect_reconstruction_has_finite_measures(monkeypatch):
 
 def test_patches_smaller_than_the_ssim_window_have_the_other_measures():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    summary = reconstruction.summarise(reconstruction.measure(CAE((8, 8, 3), 4, [4]), InMemory(images), "test"))
+    summary = reconstruction.summarize(reconstruction.measure(CAE((8, 8, 3), 4, [4]), InMemory(images), "test"))
     assert set(summary) == {"mse", "psnr", "mean_color_mse", "patches"} and summary["patches"] == 3
 
 

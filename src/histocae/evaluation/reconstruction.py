@@ -76,7 +76,7 @@ def _measure(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
     return tf.stack([mse, psnr, ssim, mean_color], axis=1)
 
 
-def summarise(measured: pd.DataFrame) -> dict[str, float]:
+def summarize(measured: pd.DataFrame) -> dict[str, float]:
     """Average the measures over patches, with their number; a measure without values is left out."""
     means = measured[list(MEASURES)].mean().dropna()
     return {**{name: float(value) for name, value in means.items()}, "patches": len(measured)}

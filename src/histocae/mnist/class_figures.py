@@ -21,7 +21,7 @@ def summary_figures(
         errors: of the test images under each model, images x 10.
         digits: of the images.
         components: what `classes.by_components` gives.
-        reached: what `classes.summarise` gives, and latents.
+        reached: what `classes.summarize` gives, and latents.
 
     """
     counts = study.confusion(digits, classes.predicted(errors))

@@ -57,7 +57,7 @@ def examples(digits: np.ndarray, found: np.ndarray, seed: int) -> np.ndarray:
     return np.array([*one_each, *rng.choice(wrong, min(5, len(wrong)), replace=False)])
 
 
-def summarise(
+def summarize(
     errors: dict[str, np.ndarray], digits: dict[str, np.ndarray], components: pd.DataFrame
 ) -> dict[str, float]:
     """Give the numbers that count.

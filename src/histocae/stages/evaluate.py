@@ -50,7 +50,7 @@ def run(params: Params, name: str) -> None:
     metrics["validation_mse"] = validation["mse"][tables["validation"].index.isin(own["validation"].index)].mean()
     in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
-        metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarise(rows).items()}
+        metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarize(rows).items()}
 
     rng = np.random.default_rng(params.seed)
     with replacing_folder(paths.evaluation(name)) as folder:

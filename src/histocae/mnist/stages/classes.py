@@ -35,7 +35,7 @@ def run(params: Params) -> None:
     }
     truth = {name: part.labels for name, part in held.items()}
     components = classes.by_components(parts, params.classes.components, params.seed)
-    metrics = classes.summarise(errors, truth, components)
+    metrics = classes.summarize(errors, truth, components)
     which = classes.examples(truth["test"], classes.predicted(errors["test"]), params.seed)
     some = held["test"].pictures.take(which)
     given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)

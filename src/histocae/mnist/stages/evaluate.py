@@ -38,7 +38,7 @@ def run(params: Params, name: str) -> None:
         for part in ("train", "validation")
     }
     measured = reconstruction.measure(cae, held["test"], f"{name} on test")
-    metrics |= {f"test_{key}": value for key, value in reconstruction.summarise(measured).items()}
+    metrics |= {f"test_{key}": value for key, value in reconstruction.summarize(measured).items()}
     write_latents(cae, paths.LATENTS / name, trained["weights"], held)
     features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
