@@ -322,7 +322,7 @@ def test_few_points_have_no_map():
 
 @pytest.fixture
 def patches(tmp_path):
-    """A store of 40 patches of 64 pixels: shades of grey, every second one under a fine checkerboard."""
+    """A store of 40 patches of 64 pixels: shades of gray, every second one under a fine checkerboard."""
     fine = np.indices((64, 64)).sum(axis=0)[..., None] % 2 * 20 - 10
     shades = np.linspace(40, 200, 20).astype(int)
     pictures = np.stack([np.full((64, 64, 3), shade) + fine * with_ for shade in shades for with_ in (0, 1)])
@@ -339,7 +339,7 @@ def test_pixels_are_reduced_patches_on_their_leading_components(patches):
     assert shares[0] == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(features["train"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features["test"][::2, 0], features["test"][1::2, 0], atol=1e-4)
-    spread = np.diff(features["test"][::2, 0])  # shades of grey lie on a line
+    spread = np.diff(features["test"][::2, 0])  # shades of gray lie on a line
     assert (spread > 0).all() or (spread < 0).all()
     assert probes.pixel_features({"train": patches}, 500, 1)[0]["train"].shape == (40, 39)
 

@@ -205,7 +205,7 @@ def test_the_committed_params_are_read():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"colour": 1}, "colour: unknown key"),
+        ({"colour": 1}, "colour: unknown key"),  # codespell:ignore colour
         ({"data": {"source": "digits", "path": "x", "train": 9, "validation": 0.1}}, "data.path: the digits of"),
         (
             {"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},

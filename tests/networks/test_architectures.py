@@ -423,8 +423,8 @@ def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
     trained(cae, seen, discs(64, 2), loop.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
     assert mse(cae, held_out) < 0.3 * first
     assert (out(cae.encoder, held_out) < 0).any()
-    grey = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
-    assert grey.model.output_shape == (None, 8, 8, 1)
+    gray = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
+    assert gray.model.output_shape == (None, 8, 8, 1)
     for shape, latents, filters in (((30, 30, 3), 4, None), ((32, 32, 3), None, None), ((32, 32, 3), 4, [8])):
         with pytest.raises(ValueError, match="compact needs"):
             CAE(shape, latents, filters, architecture="compact")

@@ -1,4 +1,4 @@
-"""Grey patches and normalized stains: the ablations of color, from every source."""
+"""Gray patches and normalized stains: the ablations of color, from every source."""
 
 import json
 from collections.abc import Callable
@@ -52,13 +52,13 @@ def set_aside(project: Workspace) -> dict[str, tuple[str, int]]:
 
 @given(patches_of)
 def test_grey_is_pillows_luma_in_every_channel(patches):
-    grey = color.apply(patches, "grey")
-    assert grey.dtype == np.uint8 and grey.shape == patches.shape
-    for patch, one in zip(patches, grey, strict=True):
+    gray = color.apply(patches, "grey")
+    assert gray.dtype == np.uint8 and gray.shape == patches.shape
+    for patch, one in zip(patches, gray, strict=True):
         luma = np.asarray(Image.fromarray(patch).convert("L"))
         assert all((one[..., channel] == luma).all() for channel in range(3))
     exact = patches @ np.array([0.299, 0.587, 0.114])
-    assert not len(patches) or np.abs(grey[..., 0] - exact).max() <= 1
+    assert not len(patches) or np.abs(gray[..., 0] - exact).max() <= 1
 
 
 @given(patches_of)

@@ -50,7 +50,7 @@ def test_resources_reach_the_scheduler(lab):
     asked = ("NumCPUs=2", "MinMemoryNode=500M", "TimeLimit=00:05:00", "Partition=main", "gres:gpu:1", "Comment=from-")
     assert [one for one in asked if one not in shown] == [], shown
     assert "devices 0" in (lab.box / "jobs" / run_id / "job.log").read_text()  # as the scheduler says
-    # the one card is taken: another job waits, and can be cancelled while it does
+    # the one card is taken: another job waits, and can be canceled while it does
     waiting = lab.send("hold", backend=BACKEND, wait=False, gpus=1)[1].info.run_id
     assert "SCHEDULED" in next(one for one in lab.run("histocae", "jobs").splitlines() if one.startswith(waiting[:8]))
     lab.run("histocae", "jobs", "cancel", waiting)
