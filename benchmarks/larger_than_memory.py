@@ -44,7 +44,7 @@ def child(folder: Path) -> None:
     patches = store.select(index)
     slides = index["slide_id"].factorize()[0]
     cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
-    model = fused.on_bytes(cae)
+    model = fused.fused_on_bytes(cae)
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.002})
     optimizer.build(model.trainable_variables)
     engine = steps.make(model, optimizer, "mse")

@@ -29,17 +29,27 @@ def main() -> None:
             for precision, found in errors.items():
                 backend.repeatable(seed)
                 cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
-                options = loop.Options(EPOCHS, 32, EPOCHS, "adamax", 0.002, seed, precision=precision)
+                options = loop.Options(
+                    epochs=EPOCHS,
+                    batch_size=32,
+                    patience=EPOCHS,
+                    optimizer="adamax",
+                    learning_rate=0.002,
+                    seed=seed,
+                    precision=precision,
+                )
                 # the last epoch's weights: which are best is not what is asked
                 loop.train(
                     cae,
                     learnt,
                     few,
                     options,
-                    State("t"),
-                    Path(folder) / f"{precision}-{seed}",
-                    "f",
-                    on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean()),
+                    state=State("t"),
+                    folder=Path(folder) / f"{precision}-{seed}",
+                    fingerprint="f",
+                    callbacks=loop.Callbacks(
+                        on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean())
+                    ),
                 )
                 del found[-EPOCHS:-1]
     for precision, found in errors.items():

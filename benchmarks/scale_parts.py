@@ -262,7 +262,7 @@ def _made(entry: Network, patches) -> tuple:
     from histocae.training import loop, steps
 
     cae = CAE(patches.shape, entry.latent_features, entry.filters, architecture=entry.architecture)
-    network = fused.on_bytes(cae)
+    network = fused.fused_on_bytes(cae)
     optimizer = steps.optimizer("adamax", {"learning_rate": 1e-4})
     optimizer.build(network.trainable_variables)
     engine = steps.make(network, optimizer, "mse")

@@ -49,12 +49,13 @@ for split in ("train", "validation"):
 backend.repeatable(given.seed)
 from histocae.evaluation.samples import write_sample
 from histocae.training.checkpoint import State
-from histocae.training.loop import Options, train
+from histocae.training.loop import Callbacks, Options, train
 
 cae = recipe.build(given, name, patches["train"], paths.TRAINED)
 options = Options(
-    own.epochs, own.batch_size, own.patience, own.optimizer, own.learning_rate, given.seed, own.schedule,
-    own.clip_norm, own.augment, own.denoise, own.picture_every, precision=own.precision,
+    epochs=own.epochs, batch_size=own.batch_size, patience=own.patience, optimizer=own.optimizer,
+    learning_rate=own.learning_rate, seed=given.seed, schedule=own.schedule, clip_norm=own.clip_norm,
+    augment=own.augment, denoise=own.denoise, picture_every=own.picture_every, precision=own.precision,
 )
 checkpoint = paths.MAIN.checkpoints / name
 
@@ -65,7 +66,8 @@ def picture(state):
 
 state = State(training_id=name, start=int(time.time() * 1000))
 state = train(
-    cae, patches["train"], patches["validation"], options, state, checkpoint, about["made_from"], on_epoch=picture
+    cae, patches["train"], patches["validation"], options, state=state, folder=checkpoint,
+    fingerprint=about["made_from"], callbacks=Callbacks(on_epoch=picture),
 )
 with replacing_folder(paths.TRAINED / name) as folder:
     cae.save_into(folder)

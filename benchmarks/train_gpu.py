@@ -134,7 +134,7 @@ def ways(patches, pixels: int, batches: list[int], at_once: int):
     made = {"the notebooks' way": lambda: theirs.fit(floats, verbose=0).history["loss"][0]}
     for precision in fused.PRECISIONS:
         for batch in batches:
-            model = fused.on_bytes(network(), precision)
+            model = fused.fused_on_bytes(network(), precision)
             optimizer = steps.optimizer("adamax", {"learning_rate": RATE})
             optimizer.build(model.trainable_variables)
             engine = steps.make(model, optimizer, "mse")

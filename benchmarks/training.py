@@ -115,7 +115,7 @@ def main() -> None:
 
         def ours(precision: str, batch: int):
             cae = network()
-            model = fused.on_bytes(cae, precision)
+            model = fused.fused_on_bytes(cae, precision)
             optimizer = steps.optimizer("adamax", {"learning_rate": RATE})
             optimizer.build(model.trainable_variables)
             engine, epochs = steps.make(model, optimizer, "mse"), [0]

@@ -83,6 +83,22 @@ def started(patches, latents, filters=(16, 16)):
     return cae
 
 
+def how(epochs, batch_size, optimizer, rate, **rest):
+    """Make options of a training that no patience ends."""
+    return loop.Options(
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=epochs,
+        optimizer=optimizer,
+        learning_rate=rate,
+        seed=1,
+        **rest,
+    )
+
+
+ALL_TRICKS = {"schedule": "cosine", "clip_norm": 1.0, "augment": True}
+
+
 def trained(cae, patches, validation, options, checkpoint, **calls):
     """Train a CAE in place, and give the training's state."""
     return loop.train(
@@ -90,10 +106,10 @@ def trained(cae, patches, validation, options, checkpoint, **calls):
         InMemory(patches),
         InMemory(validation),
         options,
-        State(checkpoint.name),
-        checkpoint,
-        "same",
-        **calls,
+        state=State(checkpoint.name),
+        folder=checkpoint,
+        fingerprint="same",
+        callbacks=loop.Callbacks(**calls),
     )
 
 
@@ -309,7 +325,7 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
     cae = started(InMemory(seen), 16, (32, 32))
     start = mse(cae, held_out)
     assert mse(linear_start.fitted_pca(InMemory(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
-    options = loop.Options(5, 16, 5, "adamw", 0.004, 1, "cosine", 1.0, True)
+    options = how(5, 16, "adamw", 0.004, **ALL_TRICKS)
     trained(cae, seen, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.93 * start
 
@@ -317,8 +333,8 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
 @pytest.fixture
 def optimizers(monkeypatch):
     """The optimizers of the trainings so far."""
-    models, on_bytes = [], loop.on_bytes
-    monkeypatch.setattr(loop, "on_bytes", lambda *of: models.append(on_bytes(*of)) or models[-1])
+    models, build = [], loop.fused_on_bytes
+    monkeypatch.setattr(loop, "fused_on_bytes", lambda *of: models.append(build(*of)) or models[-1])
     return lambda: [model.optimizer for model in models]
 
 
@@ -329,7 +345,7 @@ def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, ste
     def look(_):
         rates.append(float(optimizers()[0].learning_rate))
 
-    options = loop.Options(epochs, 4, epochs, "adam", 0.01, 1, "cosine", 0.5)
+    options = how(epochs, 4, "adam", 0.01, schedule="cosine", clip_norm=0.5)
     patches = textures(4 * steps - 1, 16)
     trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t", on_start=look, on_epoch=look)
     assert optimizers()[0].clipnorm == 0.5
@@ -345,7 +361,7 @@ def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, ste
 
 def test_a_constant_rate_without_clipping_is_the_default(tmp_path, optimizers):
     patches = textures(4, 16)
-    trained(CAE((16, 16, 3), 4, [2]), patches, patches, loop.Options(2, 4, 2, "sgd", 0.01, 1), tmp_path / "t")
+    trained(CAE((16, 16, 3), 4, [2]), patches, patches, how(2, 4, "sgd", 0.01), tmp_path / "t")
     (optimizer,) = optimizers()
     assert float(optimizer.learning_rate) == pytest.approx(0.01) and optimizer.clipnorm is None
 
@@ -356,7 +372,7 @@ class KilledError(Exception):
 
 def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
     patches, validation = textures(12, 16), textures(4, 16, seed=1)
-    options = loop.Options(3, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+    options = how(3, 4, "adamw", 0.002, **ALL_TRICKS)
 
     def kill(state):
         if len(state.rows) == 2:
@@ -408,7 +424,7 @@ def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, mon
         return real(*given)
 
     monkeypatch.setattr(loop, "Batches", look)
-    options = loop.Options(4, 4, 4, "sgd", 0.01, 1, denoise=params.Denoise(shift=1, until=0.5))
+    options = how(4, 4, "sgd", 0.01, denoise=params.Denoise(shift=1, until=0.5))
     patches = textures(8, 16)
     trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
     assert shares == [(1, 1.0, 0.5), (1, 0.5, 0.0), (1, 0.0, 0.0), (1, 0.0, 0.0)]
@@ -420,7 +436,8 @@ def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
     cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
     assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
     first = mse(cae, held_out)
-    trained(cae, seen, discs(64, 2), loop.Options(4, 16, 4, "adamw", 0.002, 1, "cosine", 1.0), tmp_path / "t")
+    options = how(4, 16, "adamw", 0.002, schedule="cosine", clip_norm=1.0)
+    trained(cae, seen, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.3 * first
     assert (out(cae.encoder, held_out) < 0).any()
     gray = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
@@ -461,7 +478,7 @@ def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
     patches, validation = textures(23), textures(9, seed=1)
     cae = linear_start.fitted_pca(InMemory(patches), 5, 1)
     before = saved(cae, tmp_path / "before")
-    options = loop.Options(7, 4, 3, "adamw", 0.002, 1, "cosine", 1.0, True)
+    options = how(7, 4, "adamw", 0.002, **ALL_TRICKS)
     state = trained(cae, patches, validation, options, tmp_path / "t")
     assert saved(cae, tmp_path / "after") == before
     assert [row["epoch"] for row in state.rows] == [1] and state.best_epoch == 1

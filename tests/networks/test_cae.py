@@ -129,7 +129,7 @@ def test_measures_are_those_of_their_definitions(digits):
 
 def test_a_perfect_reconstruction_has_finite_measures(monkeypatch):
     # a network that gives back what it got, but for the scale
-    monkeypatch.setattr(reconstruction, "on_bytes", lambda _: lambda x, training: tf.cast(x, tf.float32) / 255)
+    monkeypatch.setattr(reconstruction, "fused_on_bytes", lambda _: lambda x, training: tf.cast(x, tf.float32) / 255)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     measured = reconstruction.measure(None, InMemory(images), "test")
     assert (measured["mse"] == 0).all()

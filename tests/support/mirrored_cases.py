@@ -73,7 +73,7 @@ def stepped(network: dict, how: dict, devices: int) -> tuple[list[float], np.nda
     """Take a step a batch; give the losses before each, those of others after all, and how the weights changed."""
     cae = started(network)
     before, made = flat(cae), options(devices, **how)
-    model = fused.on_bytes(cae, made.precision)
+    model = fused.fused_on_bytes(cae, made.precision)
     optimizer = loop._optimizer(made, 10)
     optimizer.build(model.trainable_variables)
     engine = loop._engine(cae, model, optimizer, made)
@@ -111,7 +111,16 @@ def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, St
             raise KilledError
 
     def fit(**calls: object) -> State:
-        return loop.train(cae, seen, held_out, made, State("t"), checkpoint, "same", **calls)
+        return loop.train(
+            cae,
+            seen,
+            held_out,
+            made,
+            state=State("t"),
+            folder=checkpoint,
+            fingerprint="same",
+            callbacks=loop.Callbacks(**calls),
+        )
 
     cae = started(PLAIN)
     if killed:

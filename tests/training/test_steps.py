@@ -18,8 +18,8 @@ backend.start()
 
 import keras  # noqa: E402 (after its chatter is held back)
 
-from histocae.networks import cae as cae_module  # noqa: E402
 from histocae.networks import fused  # noqa: E402
+from histocae.networks.cae import with_rescaling  # noqa: E402
 from histocae.patches.images import InMemory  # noqa: E402
 from histocae.training import loop, steps  # noqa: E402
 
@@ -51,8 +51,8 @@ def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
     cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel, stride, pool))
     patches = pictures(3, *sides, channels)
-    expected = cae_module.on_bytes(cae).predict_on_batch(patches)
-    np.testing.assert_allclose(fused.on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)
+    expected = with_rescaling(cae).predict_on_batch(patches)
+    np.testing.assert_allclose(fused.fused_on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)
     latents = cae.encoder.predict_on_batch(patches / np.float32(255))
     encoder = steps.compiled(fused.encoder_on_bytes(cae))
     np.testing.assert_allclose(encoder(patches), latents, atol=1e-5 * np.abs(latents).max())
@@ -61,7 +61,7 @@ def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers
 def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
     cae = CAE((16, 16, 3), 4, [3, 4])
     before = cae.model.get_weights()
-    small = fused.on_bytes(cae)
+    small = fused.fused_on_bytes(cae)
     assert len(small.trainable_variables) == len(cae.model.trainable_variables)
     small.set_weights([one + 1 for one in small.get_weights()])
     for one, former in zip(cae.model.get_weights(), before, strict=True):
@@ -71,13 +71,13 @@ def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
 def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
     cae = random_weights(CAE((16, 16, 3), 8, [4, 8]))
     patches = pictures(4, 16, 16, 3)
-    exact, coarse = (fused.on_bytes(cae, one).predict_on_batch(patches) for one in fused.PRECISIONS)
+    exact, coarse = (fused.fused_on_bytes(cae, one).predict_on_batch(patches) for one in fused.PRECISIONS)
     assert coarse.dtype == np.float32 and 0 < np.abs(coarse - exact).max() < 0.05
-    assert {one.dtype for one in fused.on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
+    assert {one.dtype for one in fused.fused_on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
     with pytest.raises(ValueError, match="of architecture plain alone"):
-        fused.on_bytes(CAE((16, 16, 3), 8, architecture="compact"), "bfloat16")
+        fused.fused_on_bytes(CAE((16, 16, 3), 8, architecture="compact"), "bfloat16")
     with pytest.raises(ValueError, match="float32, bfloat16"):
-        fused.on_bytes(cae, "float16")
+        fused.fused_on_bytes(cae, "float16")
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_crossentropy"])
@@ -85,7 +85,7 @@ def test_steps_learn_what_keras_own_learn(loss):
     backend.repeatable(1)
     ours, keras_own = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
     patches = pictures(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
-    quick = fused.on_bytes(ours)
+    quick = fused.fused_on_bytes(ours)
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
     optimizer.build(quick.trainable_variables)
     engine = steps.make(quick, optimizer, loss)
@@ -106,9 +106,9 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     backend.repeatable(1)
     cae = random_weights(CAE((16, 16, 3), 6, [3, 4]))
     patches = pictures(21, 16, 16, 3)
-    expected = np.square(cae_module.on_bytes(cae).predict_on_batch(patches) - patches / 255).mean()
+    expected = np.square(with_rescaling(cae).predict_on_batch(patches) - patches / 255).mean()
     # at no rate to speak of, the losses of all steps are those of the weights at the start
-    options = loop.Options(1, 8, 1, "sgd", 1e-12, 1)
+    options = loop.Options(epochs=1, batch_size=8, patience=1, optimizer="sgd", learning_rate=1e-12, seed=1)
     advanced = []
 
     class Bar:
@@ -126,10 +126,10 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
         InMemory(patches),
         InMemory(patches),
         options,
-        State("t"),
-        tmp_path / "t",
-        "f",
-        bar=lambda *_: Bar(),
+        state=State("t"),
+        folder=tmp_path / "t",
+        fingerprint="f",
+        callbacks=loop.Callbacks(bar=lambda *_: Bar()),
     )
     assert state.rows[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert state.rows[0]["validation_loss"] == pytest.approx(expected, rel=1e-5)

@@ -11,7 +11,7 @@ import pandas as pd
 import tensorflow as tf
 
 from histocae.networks.cae import CAE
-from histocae.networks.fused import on_bytes
+from histocae.networks.fused import fused_on_bytes
 from histocae.patches.images import Images, batches
 from histocae.progress import bar
 from histocae.training.steps import ahead
@@ -35,13 +35,13 @@ def measure(cae: CAE, patches: Images, label: str | None) -> pd.DataFrame:
         float columns mse, psnr, ssim, mean_color_mse, one row per patch, in their order.
 
     """
-    model = on_bytes(cae)
+    model = fused_on_bytes(cae)
     return pd.DataFrame(_over(patches, label, lambda batch: _measure(model, batch)), columns=list(MEASURES))
 
 
 def measure_mse(cae: CAE, patches: Images, label: str | None) -> np.ndarray:
     """Give the patches' MSE alone, float64, at half the work of `measure`."""
-    model = on_bytes(cae)
+    model = fused_on_bytes(cae)
     return _over(patches, label, lambda batch: _mse(model(batch, training=False), _scaled(batch)))
 
 

@@ -140,7 +140,7 @@ class CAE:
         self.decoder.save_weights(folder / DECODER_FILE)
 
 
-def on_bytes(cae: CAE) -> keras.Model:
+def with_rescaling(cae: CAE) -> keras.Model:
     """Give the autoencoder as a model of uint8 patches (0 to 255) that returns floats in about [0, 1]."""
     inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
     scaled = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)

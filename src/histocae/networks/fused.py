@@ -14,13 +14,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from histocae.networks import cae as cae_module
-from histocae.networks.cae import CAE
+from histocae.networks.cae import CAE, with_rescaling
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def on_bytes(cae: CAE, precision: str = "float32") -> keras.Model:
+def fused_on_bytes(cae: CAE, precision: str = "float32") -> keras.Model:
     """Give an autoencoder as a model of uint8 patches (0 to 255) that returns floats in [0, 1].
 
     It shares the weights of `cae`.
@@ -36,7 +35,7 @@ def on_bytes(cae: CAE, precision: str = "float32") -> keras.Model:
     """
     inputs, scaled = _scaled(cae, precision)
     if cae.params["architecture"] != "plain":
-        return cae_module.on_bytes(cae)
+        return with_rescaling(cae)
     latents = _encoded(cae, scaled, PRECISIONS[precision])
     return keras.Model(inputs, _decoded(cae, latents, PRECISIONS[precision]), name="cae_on_bytes")
 

@@ -405,7 +405,7 @@ def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Tra
 
     def save(model_id: str) -> None:
         backend.start()
-        from histocae.networks.cae import CAE, on_bytes
+        from histocae.networks.cae import CAE, with_rescaling
 
         cae = CAE(path=record.folder, load=True)
         shape = tuple(cae.params["input_shape"])
@@ -419,7 +419,7 @@ def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Tra
             name=MODEL,
             model_id=model_id,
             run_id=run_id,
-            model=on_bytes(cae),
+            model=with_rescaling(cae),
             signature=signature,
             input_example=np.zeros((1, *shape), np.uint8),
             validate_serving_input=False,

@@ -19,7 +19,7 @@ from histocae.progress import bar
 from histocae.tracking.environment import address, call_limits
 from histocae.tracking.record import flat, provenance
 from histocae.training.checkpoint import State
-from histocae.training.loop import Options, train
+from histocae.training.loop import Callbacks, Options, train
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, and its database takes seconds to create
     from mlflow.entities import Run
@@ -256,13 +256,10 @@ def train_live(
             patches["train"],
             patches["validation"],
             options,
-            fresh,
-            checkpoint,
-            description["made_from"],
-            on_start,
-            on_epoch,
-            on_saved,
-            bar,
+            state=fresh,
+            folder=checkpoint,
+            fingerprint=description["made_from"],
+            callbacks=Callbacks(on_start=on_start, on_epoch=on_epoch, on_saved=on_saved, bar=bar),
         )
     except BaseException as error:
         if live:

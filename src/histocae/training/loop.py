@@ -18,7 +18,7 @@ import numpy as np
 
 from histocae.errors import TrainingError
 from histocae.networks.cae import CAE
-from histocae.networks.fused import on_bytes
+from histocae.networks.fused import fused_on_bytes
 from histocae.patches.images import Images
 from histocae.training import checkpoint, mirrored, steps
 from histocae.training.batches import Batches
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 WARMUP_STEPS = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How to train; `params.Training` says what each means.
 
     Attributes:
         tensorboard: folder for TensorBoard's logs, or None.
-        precision: float32 | bfloat16; see `fused.on_bytes`.
+        precision: float32 | bfloat16; see `fused.fused_on_bytes`.
         devices: of this machine that share each batch; see `mirrored.count`.
 
     """
@@ -63,18 +63,39 @@ class Options:
         return epoch == 1 or epoch % self.picture_every == 0 or epoch == self.epochs
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that a training calls on its way; by default nothing happens.
+
+    Attributes:
+        on_start: called with the state before the first epoch, or before the next one of a resumed training.
+        on_epoch: called with the state after each epoch, before the checkpoint is written; the autoencoder has
+            the weights of that epoch. The files that it writes exist once the checkpoint counts the epoch.
+        on_saved: called with the state once the checkpoint is written. A training that is killed in between
+            resumes without this call.
+        bar: makes a progress bar from (None, label, unit, total); see `progress.bar`.
+
+    """
+
+    on_start: Callable[[State], None] = lambda _: None
+    on_epoch: Callable[[State], None] = lambda _: None
+    on_saved: Callable[[State], None] = lambda _: None
+    bar: Callable[[None, str, str, int], AbstractContextManager[Any]] = lambda *_: nullcontext()
+
+
+SILENT = Callbacks()
+
+
 def train(
     cae: CAE,
     patches: Images,
     validation: Images,
     options: Options,
+    *,
     state: State,
     folder: Path,
     fingerprint: str,
-    on_start: Callable[[State], None] = lambda _: None,
-    on_epoch: Callable[[State], None] = lambda _: None,
-    on_saved: Callable[[State], None] = lambda _: None,
-    bar: Callable[[None, str, str, int], AbstractContextManager] = lambda *_: nullcontext(),
+    callbacks: Callbacks = SILENT,
 ) -> State:
     """Train until the epochs are over or validation stopped improving; keep the best weights.
 
@@ -87,23 +108,22 @@ def train(
             fingerprint.
         folder: of the checkpoint that a killed training resumes from, written after each epoch.
         fingerprint: of all that the training depends on.
-        on_start: called with the state before the first (or next) epoch.
-        on_epoch: called after each epoch, with the autoencoder at that epoch's weights. What
-            it writes is there once the checkpoint says that the epoch is done.
-        on_saved: called after that; a training killed in between goes on without this call.
-        bar: makes a progress bar from (None, label, unit, total); see `progress.bar`.
+        callbacks: called on the way.
+
+    Returns:
+        The state at the training's end.
 
     Raises:
         TrainingError: the loss is no longer a number.
 
     """
-    model = on_bytes(cae, options.precision)
+    model = fused_on_bytes(cae, options.precision)
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
     model.compile(optimizer=optimizer)  # so that the optimizer's state is saved with the weights
     optimizer.build(model.trainable_variables)
     state = checkpoint.restore(model, folder, fingerprint) or state
     engine = _engine(cae, model, optimizer, options)
-    on_start(state)
+    callbacks.on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
     learns = bool(model.trainable_variables)
@@ -120,7 +140,7 @@ def train(
             options.augment and learns,
             _denoising(options, epoch) if learns else None,
         )
-        with bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
+        with callbacks.bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
             advance = getattr(progress, "update", lambda _: None)
             loss = learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
         engine.settle()
@@ -133,7 +153,7 @@ def train(
         better = row["validation_loss"] < state.best
         if better:
             state.best, state.best_epoch = row["validation_loss"], epoch
-        on_epoch(state)
+        callbacks.on_epoch(state)
         checkpoint.save(model, state, folder, fingerprint, better)
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
@@ -143,7 +163,7 @@ def train(
             row["validation_loss"],
             time.perf_counter() - start,
         )
-        on_saved(state)
+        callbacks.on_saved(state)
         if board is not None:
             board.write(row)
     model.load_weights(folder / f"best-{state.best_epoch}.weights.h5")
@@ -177,7 +197,7 @@ def _engine(cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer,
         return steps.make(model, optimizer, cae.params["lossfn"])
 
     def build() -> keras.Model:
-        return on_bytes(CAE(**cae.params), options.precision)
+        return fused_on_bytes(CAE(**cae.params), options.precision)
 
     return mirrored.Mirrored(build, model, optimizer, cae.params["lossfn"], options.devices)
 

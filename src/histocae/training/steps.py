@@ -162,7 +162,7 @@ def in_a_call(steps: Steps, batch_bytes: int) -> int:
 
 
 def make(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str) -> Steps:
-    """Compile the steps of a model on uint8 patches (see `fused.on_bytes`).
+    """Compile the steps of a model on uint8 patches (see `fused.fused_on_bytes`).
 
     Args:
         model: of uint8 patches.
