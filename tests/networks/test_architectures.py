@@ -281,7 +281,7 @@ def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
     seen = textures(9)
     cae = linear_start.fitted_pca(InMemory(seen), 64, 1)
     assert cae.params["latent_features"] == 8 and cae.encoder.output_shape == (None, 8)
-    assert "64 components asked for, and 9 patches allow 8" in caplog.text
+    assert "64 principal components requested, but 9 patches allow only 8" in caplog.text
     assert mse(cae, seen) < 1e-8
     with pytest.raises(TrainingError, match="two patches"):
         linear_start.fitted_pca(InMemory(seen[:1]), 4, 1)
@@ -418,10 +418,10 @@ def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, mon
     shares = []
     real = Batches
 
-    def look(*given):
-        if len(given) == 6:
-            shares.append(given[5])
-        return real(*given)
+    def look(*arguments, **options):
+        if options:
+            shares.append(options["denoise"])
+        return real(*arguments, **options)
 
     monkeypatch.setattr(loop, "Batches", look)
     options = how(4, 4, "sgd", 0.01, denoise=params.Denoise(shift=1, until=0.5))
@@ -451,7 +451,7 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
     def epoch(number, augment, seed=1):
-        batches = Batches(InMemory(images), 16, seed, number, augment)
+        batches = Batches(InMemory(images), 16, seed, number, augment=augment)
         given = [batches[i] for i in range(len(batches))]
         assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
         return np.concatenate([x for x, _ in given])
@@ -762,9 +762,9 @@ def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
         (64, 64, 3),
         entry.latent_features,
         entry.filters,
-        entry.kernel,
-        entry.stride,
-        entry.pool,
+        kernel=entry.kernel,
+        stride=entry.stride,
+        pool=entry.pool,
         architecture=entry.architecture,
     )
     kernels = [one for part in (cae.encoder, cae.decoder) for one in part.layers if hasattr(one, "kernel")]

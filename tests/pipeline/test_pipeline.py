@@ -351,7 +351,7 @@ def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(working
     process.wait()
     process.stderr.close()
     output = working.run("histocae", "train", "all")
-    assert "going on after epoch" in output and "epoch 1/6" not in output
+    assert "resuming after epoch" in output and "epoch 1/6" not in output
     resumed = working.bytes("models/trained/all")
     assert not (working.folder / "models/checkpoints/all").exists()
     record = json.loads((working.folder / "models/runs/all.json").read_text())

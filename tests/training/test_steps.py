@@ -49,7 +49,7 @@ def random_weights(cae: CAE, seed: int = 0) -> CAE:
 def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers, latent, channels, data):
     step = (pool * stride) ** layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
-    cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel, stride, pool))
+    cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel=kernel, stride=stride, pool=pool))
     patches = pictures(3, *sides, channels)
     expected = with_rescaling(cae).predict_on_batch(patches)
     np.testing.assert_allclose(fused.fused_on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)

@@ -1,6 +1,6 @@
-"""How well a CAE gives patches back: MSE, PSNR and SSIM per patch, per slide and over all.
+"""Reconstruction errors of a CAE: MSE, PSNR and SSIM per patch, per slide and over all patches.
 
-Pixels are in [0, 1] throughout.
+Pixels are in [0, 1].
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from histocae.networks.cae import CAE
 from histocae.networks.fused import fused_on_bytes
@@ -18,35 +19,50 @@ from histocae.training.steps import ahead
 
 MEASURES = ("mse", "psnr", "ssim", "mean_color_mse")
 BATCH = 64
-# a perfect patch has no finite PSNR; 1e-10 is 100 dB, far beyond 8-bit rounding (59 dB)
+# limits the PSNR of a perfect reconstruction to 100 dB; that of rounding to 8 bits is 59 dB
 LEAST_MSE = 1e-10
 
 
 def measure(cae: CAE, patches: Images, label: str | None) -> pd.DataFrame:
-    """Measure every patch.
+    """Measure the reconstruction of every patch.
 
-    MSE is the mean over pixels and channels; PSNR = 10 log10(1 / MSE) in dB, at most
-    100; SSIM after Wang et al. 2004 (IEEE Trans. Image Process. 13(4):600-612) with an
-    11 x 11 Gaussian window of sigma 1.5, averaged over the channels; NaN where a patch
-    is smaller than the window. mean_color_mse is the baseline beside them: the MSE of
-    giving back nothing but the patch's own mean color.
+    - mse: the mean squared error over pixels and channels.
+    - psnr: 10 log10(1 / mse) in dB, at most 100.
+    - ssim: Wang et al. 2004 (IEEE Trans. Image Process. 13(4):600-612) with an 11 x 11 Gaussian window of
+      sigma 1.5, averaged over the channels; NaN where a patch is smaller than the window.
+    - mean_color_mse: a baseline, the MSE of a constant patch with the patch's own mean color.
+
+    Args:
+        cae: the autoencoder.
+        patches: any number.
+        label: of the progress bar; None for no bar.
 
     Returns:
-        float columns mse, psnr, ssim, mean_color_mse, one row per patch, in their order.
+        float64 columns mse, psnr, ssim, mean_color_mse; a row per patch, in their order.
 
     """
     model = fused_on_bytes(cae)
     return pd.DataFrame(_over(patches, label, lambda batch: _measure(model, batch)), columns=list(MEASURES))
 
 
-def measure_mse(cae: CAE, patches: Images, label: str | None) -> np.ndarray:
-    """Give the patches' MSE alone, float64, at half the work of `measure`."""
+def measure_mse(cae: CAE, patches: Images, label: str | None) -> NDArray[np.float64]:
+    """Measure only the MSE of every patch, which takes half the time of `measure`.
+
+    Args:
+        cae: the autoencoder.
+        patches: any number.
+        label: of the progress bar; None for no bar.
+
+    Returns:
+        float64, shape (len(patches),).
+
+    """
     model = fused_on_bytes(cae)
     return _over(patches, label, lambda batch: _mse(model(batch, training=False), _scaled(batch)))
 
 
-def _over(patches: Images, label: str | None, measure: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
-    """Apply a measure, compiled, to all patches batch by batch; float64."""
+def _over(patches: Images, label: str | None, measure: Callable[[tf.Tensor], tf.Tensor]) -> NDArray[np.float64]:
+    """Compile a measure and apply it to all patches, batch by batch."""
     compiled = tf.function(measure, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)])
     starts = range(0, len(patches), BATCH)
     ahead_of_use = ahead(batches(patches, BATCH))
@@ -77,7 +93,7 @@ def _measure(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
 
 
 def summarize(measured: pd.DataFrame) -> dict[str, float]:
-    """Average the measures over patches, with their number; a measure without values is left out."""
+    """Average the measures over patches, and count these; a measure without values is left out."""
     means = measured[list(MEASURES)].mean().dropna()
     return {**{name: float(value) for name, value in means.items()}, "patches": len(measured)}
 
@@ -86,7 +102,7 @@ def per_slide(measured: pd.DataFrame) -> pd.DataFrame:
     """Average the measures over each slide's patches.
 
     Args:
-        measured: rows with slide_id, case_id, sample_type and the measures.
+        measured: a row per patch with slide_id, case_id, sample_type and the measures.
 
     Returns:
         One row per slide, with `patches`, sorted by slide_id.

@@ -1,4 +1,4 @@
-"""A few patches above their reconstructions, as the training goes on."""
+"""Latents of patches, and images of a few patches above their reconstructions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.files import replacing, replacing_folder, write_json
@@ -19,32 +20,35 @@ SAMPLES = 6
 BATCH = 64
 
 
-def reconstruct(cae: CAE, patches: np.ndarray) -> np.ndarray:
-    """Encode and decode.
+def reconstruct(cae: CAE, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Reconstruct patches for display.
 
     Args:
         cae: the autoencoder.
-        patches: uint8, n x height x width x channels.
+        patches: uint8, shape (n, height, width, channels).
 
     Returns:
-        float32 in [0, 1], of the same shape; what lies beyond is cut off, to be shown.
+        float32, of the same shape, clipped to [0, 1].
 
     """
     scaled = patches.astype(np.float32) / np.float32(255)
-    return np.clip(keras.ops.convert_to_numpy(cae.model(scaled, training=False)), 0, 1)
+    output: NDArray[np.float32] = keras.ops.convert_to_numpy(cae.model(scaled, training=False))
+    return np.clip(output, 0, 1)
 
 
-def encode(cae: CAE, patches: Images, label: str | None, out: np.ndarray | None = None) -> np.ndarray:
+def encode(
+    cae: CAE, patches: Images, label: str | None, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Encode all patches.
 
     Args:
         cae: the autoencoder.
         patches: any number.
-        label: what the progress bar says; None: no bar.
-        out: where to write them; None: into a new array.
+        label: of the progress bar; None for no bar.
+        out: float32, shape (patches, latent features): array to write into; None for a new one.
 
     Returns:
-        float32, patches x latent features.
+        float32, shape (patches, latent features); `out` where it is given.
 
     """
     if out is None:
@@ -62,53 +66,65 @@ def write_latents(
     cae: CAE,
     folder: Path,
     weights: str,
-    parts: dict[str, Any],
+    splits: dict[str, Any],
     write: Callable[[Any, str, Path], None] | None = None,
 ) -> None:
-    """Write the latents of all parts of the split, one array each, and of which weights they are.
+    """Write the latents of the patches, one array per part of the split, and the fingerprint of the weights.
+
+    A model without a latent layer gets no arrays.
 
     Args:
         cae: the autoencoder.
-        folder: named like the model.
-        weights: their fingerprint.
-        parts: the pictures of each part of the split, or what `write` takes.
-        write: writes the latents of a part, told with a label, into a file; None: encodes pictures here.
+        folder: to write; it is named like the model.
+        weights: fingerprint of the weights.
+        splits: for each part of the split its images, or the first argument of `write`.
+        write: a function of an element of `splits`, a label and a file that writes latents; None to encode
+            images in this process.
 
     """
-    about = {"model": folder.name, "weights": weights, "features": cae.params["latent_features"]}
+    description = {"model": folder.name, "weights": weights, "features": cae.params["latent_features"]}
     with replacing_folder(folder) as aside:
-        if about["features"] is not None:
-            for part, some in parts.items():
-                label, path = f"{folder.name}: latents of {part}", aside / f"{part}.npy"
+        if description["features"] is not None:
+            for split, patches in splits.items():
+                label, path = f"{folder.name}: latents of {split}", aside / f"{split}.npy"
                 if write is None:
-                    np.save(path, encode(cae, some, label))
+                    np.save(path, encode(cae, patches, label))
                 else:
-                    write(some, label, path)
-        write_json(about, aside / "latents.json")
+                    write(patches, label, path)
+        write_json(description, aside / "latents.json")
 
 
-def mosaic(originals: np.ndarray, reconstructions: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Lay originals in one row above their reconstructions, pixel for pixel.
+def mosaic(
+    originals: NDArray[np.uint8], reconstructions: NDArray[np.floating[Any]], gap: int = 2
+) -> NDArray[np.uint8]:
+    """Join images into one: originals in a row above their reconstructions.
 
     Args:
-        originals: uint8, n x height x width x channels.
+        originals: uint8, shape (n, height, width, channels).
         reconstructions: floats in [0, 1], of the same shape.
-        gap: white pixels between.
+        gap: number of white pixels between two images.
 
     Returns:
-        uint8, height x width x channels.
+        uint8, shape (height, width, channels).
 
     """
     rows = np.stack([originals, np.rint(reconstructions * 255).astype(np.uint8)])
     padded = np.pad(rows, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    kinds, count, height, width, channels = padded.shape
-    whole = padded.transpose(0, 2, 1, 3, 4).reshape(kinds * height, count * width, channels)
-    return whole[:-gap, :-gap]
+    lines, count, height, width, channels = padded.shape
+    joined = padded.transpose(0, 2, 1, 3, 4).reshape(lines * height, count * width, channels)
+    return joined[:-gap, :-gap]
 
 
 def write_sample(cae: CAE, patches: Images, path: Path) -> None:
-    """Write a few patches, always the same, above their reconstructions as PNG."""
+    """Write a few patches above their reconstructions as a PNG file.
+
+    Args:
+        cae: the autoencoder.
+        patches: of which the same few are shown at each call.
+        path: of the file.
+
+    """
     originals = patches.take(np.linspace(0, len(patches) - 1, min(SAMPLES, len(patches))).astype(int))
     with replacing(path) as handle:
-        whole = mosaic(originals, reconstruct(cae, originals))
-        Image.fromarray(whole if whole.shape[2] > 1 else whole[..., 0]).save(handle, "PNG")
+        image = mosaic(originals, reconstruct(cae, originals))
+        Image.fromarray(image if image.shape[2] > 1 else image[..., 0]).save(handle, "PNG")

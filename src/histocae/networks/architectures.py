@@ -1,31 +1,57 @@
-"""Encoders and decoders. Layers are named, so that equal weights make equal files."""
+"""Builders of encoders and decoders, one per architecture.
+
+Every layer has a fixed name, so that equal weights are saved as equal bytes.
+"""
 
 import math
 from collections.abc import Callable
+from typing import TypedDict
 
 import keras
 from keras import layers
 
 from histocae.networks.blocks import COARSE, FINE, block_side
 
-Parts = tuple[keras.Model, keras.Model]
+EncoderDecoder = tuple[keras.Model, keras.Model]
 
 
-def plain(params: dict) -> Parts:
-    """Convolutions with pooling, a dense layer, and the way back, as in the notebooks this grew from.
+class NetworkParams(TypedDict):
+    """The arguments of a CAE as plain values; see `CAE.__init__`."""
+
+    architecture: str
+    input_shape: list[int]
+    latent_features: int | None
+    filters: list[int]
+    kernel: list[int]
+    stride: int
+    pool: list[int]
+    optimizer: str
+    lossfn: str
+
+
+def plain(params: NetworkParams) -> EncoderDecoder:
+    """Build convolutions with pooling and a dense layer, and their mirror image as the decoder.
+
+    This is the architecture of the notebooks that the project began as.
+
+    Args:
+        params: of the CAE.
+
+    Returns:
+        The encoder and the decoder.
 
     Raises:
-        ValueError: a side that the layers do not divide.
+        ValueError: the layers do not divide the height or the width.
 
     """
     height, width, channels = params["input_shape"]
     filters, kernel, pool = params["filters"], tuple(params["kernel"]), tuple(params["pool"])
     step = [side * params["stride"] for side in pool]
-    total = [one ** len(filters) for one in step]
+    total = [side ** len(filters) for side in step]
     if height % total[0] or width % total[1]:
         raise ValueError(
-            f"{len(filters)} layers that each divide by {step[0]} x {step[1]} need sides that are "
-            f"multiples of {total[0]} x {total[1]}, got {height} x {width}"
+            f"{len(filters)} layers that each divide the sides by {step[0]} x {step[1]} need a height and a width "
+            f"that are multiples of {total[0]} x {total[1]}, got {height} x {width}"
         )
     inputs = keras.Input((height, width, channels), name="patch")
     x = inputs
@@ -52,19 +78,27 @@ def plain(params: dict) -> Parts:
     return encoder, keras.Model(latent, x, name="decoder")
 
 
-def residual(params: dict) -> Parts:
-    """A linear autoencoder of blocks, which convolutions correct.
+def residual(params: NetworkParams) -> EncoderDecoder:
+    """Build a linear autoencoder of square blocks with convolutions that correct it.
 
-    Latents start as the leading principal components of square blocks, scaled to unit
-    variance (`linear_start` puts them in, and they stay); a trainable linear layer and
-    convolutions with skip connections (He et al. 2016, CVPR, arXiv:1512.03385; GELU,
-    Hendrycks and Gimpel 2016, arXiv:1606.08415), all of which give zero at first, are
-    added to the latents and again to the pixels. So it begins where a linear map ends.
-    Latents and pixels are not bounded: no relu, no sigmoid.
+    The fixed linear part computes the leading principal components of blocks, scaled to unit
+    variance; `linear_start` sets its weights. A trainable linear layer and convolutions with skip
+    connections add a correction to the latents, and another one to the pixels. All corrections are
+    zero before training, so training begins at the best linear autoencoder of blocks. Latents and
+    pixels are not bounded: there is no relu and no sigmoid at the end.
+
+    Skip connections: He et al. 2016, CVPR, arXiv:1512.03385. GELU: Hendrycks and Gimpel 2016,
+    arXiv:1606.08415.
+
+    Args:
+        params: of the CAE.
+
+    Returns:
+        The encoder and the decoder.
 
     Raises:
-        ValueError: a patch whose side is no multiple of 16, or that is not square; no
-            latent_features, or not two filters.
+        ValueError: patches are not square or their side is no multiple of 16; latent_features is
+            missing; or there are not two filters.
 
     """
     height, width, channels = params["input_shape"]
@@ -74,40 +108,45 @@ def residual(params: dict) -> Parts:
     if count is None or len(params["filters"]) != 2:
         raise ValueError("residual needs latent_features and two filters")
     block = block_side(height, count)
-    grid, each = height // block, count // (height // block) ** 2
+    grid = height // block
+    per_block = count // grid**2
     fine, coarse = params["filters"]
     inputs = keras.Input((height, width, channels), name="patch")
     x = layers.Rescaling(2.0, -1.0, name="center")(inputs)
-    x = layers.Dense(fine, name="fine_in")(_cut(x, FINE, "fine"))
+    x = layers.Dense(fine, name="fine_in")(_to_channels(x, FINE, "fine"))
     x = _skip(x, fine, "fine")
-    x = layers.Dense(coarse, name="coarse_in")(_cut(x, COARSE // FINE, "coarse"))
+    x = layers.Dense(coarse, name="coarse_in")(_to_channels(x, COARSE // FINE, "coarse"))
     x = _skip(x, coarse, "coarse")
-    x = layers.Dense(each, kernel_initializer="zeros", name="latent_in")(_cut(x, block // COARSE, "latent"))
-    x = layers.Add(name="latents")([_corrected_linear(_cut(inputs, block, "patch"), each), x])
+    x = layers.Dense(per_block, kernel_initializer="zeros", name="latent_in")(
+        _to_channels(x, block // COARSE, "latent")
+    )
+    x = layers.Add(name="latents")([_corrected_linear(_to_channels(inputs, block, "patch"), per_block), x])
     encoder = keras.Model(inputs, layers.Flatten(name="latent")(x), name="encoder")
 
     latent = keras.Input((count,), name="latent")
-    blocks = layers.Reshape((grid, grid, each), name="blocks")(latent)
-    x = _join(layers.Dense(coarse * (block // COARSE) ** 2, name="coarse_in")(blocks), block // COARSE, "coarse")
+    blocks = layers.Reshape((grid, grid, per_block), name="blocks")(latent)
+    x = _to_blocks(layers.Dense(coarse * (block // COARSE) ** 2, name="coarse_in")(blocks), block // COARSE, "coarse")
     x = _skip(x, coarse, "coarse")
-    x = _join(layers.Dense(fine * (COARSE // FINE) ** 2, name="fine_in")(x), COARSE // FINE, "fine")
+    x = _to_blocks(layers.Dense(fine * (COARSE // FINE) ** 2, name="fine_in")(x), COARSE // FINE, "fine")
     x = _skip(x, fine, "fine")
-    x = _join(layers.Dense(channels * FINE**2, kernel_initializer="zeros", name="pixels_in")(x), FINE, "correction")
-    linear = _join(_corrected_linear(blocks, channels * block**2), block, "linear")
+    x = _to_blocks(
+        layers.Dense(channels * FINE**2, kernel_initializer="zeros", name="pixels_in")(x), FINE, "correction"
+    )
+    linear = _to_blocks(_corrected_linear(blocks, channels * block**2), block, "linear")
     return encoder, keras.Model(latent, layers.Add(name="pixels")([linear, x]), name="decoder")
 
 
-def _corrected_linear(blocks, units: int):
+def _corrected_linear(blocks: keras.KerasTensor, units: int) -> keras.KerasTensor:
     fixed = layers.Dense(units, name="linear", trainable=False)(blocks)
     correction = layers.Dense(units, kernel_initializer="zeros", use_bias=False, name="correction")(blocks)
-    # a tenth: full-size steps of the optimizer would throw the linear optimum away at once
+    # scaled by a tenth: full steps of the optimizer would leave the linear optimum at once
     return layers.Add(name="corrected")([fixed, layers.Rescaling(0.1, name="tenth")(correction)])
 
 
-# A dense layer over blocks that were cut out is the convolution whose kernel is as wide as its
-# stride, and on CPUs Keras takes half the time for it.
-def _cut(x, side: int, name: str):
-    """Lay the pixels of each block of side x side behind one another, as channels."""
+# A dense layer over blocks equals a convolution whose kernel is as wide as its stride, and takes Keras half
+# the time on CPUs.
+def _to_channels(x: keras.KerasTensor, side: int, name: str) -> keras.KerasTensor:
+    """Make the pixels of each block of side x side the channels of one pixel (space to depth)."""
     if side == 1:
         return x
     grid, channels = x.shape[1] // side, x.shape[3]
@@ -116,8 +155,8 @@ def _cut(x, side: int, name: str):
     return layers.Reshape((grid, grid, side**2 * channels), name=f"{name}_cut")(x)
 
 
-def _join(x, side: int, name: str):
-    """Undo `_cut`."""
+def _to_blocks(x: keras.KerasTensor, side: int, name: str) -> keras.KerasTensor:
+    """Undo `_to_channels`."""
     if side == 1:
         return x
     grid, values = x.shape[1], x.shape[3] // side
@@ -126,39 +165,47 @@ def _join(x, side: int, name: str):
     return layers.Reshape((grid * side, grid * side, values // side), name=f"{name}_joined")(x)
 
 
-def _convolved(x, filters: int, name: str):
+def _convolved(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     return layers.Conv2D(filters, 3, padding="same", activation="silu", name=name)(x)
 
 
-def _skip(x, filters: int, name: str):
+def _skip(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     y = layers.Conv2D(filters, 3, padding="same", activation="gelu", name=f"{name}_a")(x)
     y = layers.Conv2D(filters, 3, padding="same", kernel_initializer="zeros", name=f"{name}_b")(y)
     return layers.Add(name=name)([x, y])
 
 
-def compact(params: dict) -> Parts:
-    """Convolutions on quarters of a small picture, and latents that are linear in the last of them.
+def compact(params: NetworkParams) -> EncoderDecoder:
+    """Build convolutions at a half and a quarter of the side, for small images, with linear latents.
 
-    In place of pooling, 2 x 2 neighbors are laid behind one another (space to depth), so nothing
-    is thrown away before the latents, and most work is done at a quarter of the side. Latents and
-    pixels are not bounded: a latent can't die as behind relu, a pixel is not held back by a sigmoid.
-    Activations: SiLU (Elfwing, Uchibe and Doya 2018, Neural Networks 107:3-11).
+    In place of pooling, 2 x 2 neighbors become channels (space to depth), so no value is dropped
+    before the latents, and most of the work is done at a quarter of the side. Latents and pixels
+    are not bounded: no relu can set a latent to zero for good, and no sigmoid limits a pixel.
+
+    SiLU: Elfwing, Uchibe and Doya 2018, Neural Networks 107:3-11.
+
+    Args:
+        params: of the CAE.
+
+    Returns:
+        The encoder and the decoder.
 
     Raises:
-        ValueError: a side that is no multiple of 4; no latent_features, or not two filters.
+        ValueError: images are not square or their side is no multiple of 4; latent_features is
+            missing; or there are not two filters.
 
     """
     height, width, channels = params["input_shape"]
     if height != width or height % 4:
-        raise ValueError("compact needs square pictures of a side that is a multiple of 4")
+        raise ValueError("compact needs square images of a side that is a multiple of 4")
     count = params["latent_features"]
     if count is None or len(params["filters"]) != 2:
         raise ValueError("compact needs latent_features and two filters")
     fine, coarse = params["filters"]
     quarter = height // 4
     inputs = keras.Input((height, width, channels), name="patch")
-    x = _convolved(_cut(inputs, 2, "half"), fine, "fine")
-    x = layers.Dense(coarse, activation="silu", name="coarse_in")(_cut(x, 2, "quarter"))
+    x = _convolved(_to_channels(inputs, 2, "half"), fine, "fine")
+    x = layers.Dense(coarse, activation="silu", name="coarse_in")(_to_channels(x, 2, "quarter"))
     x = _convolved(_convolved(x, coarse, "coarse_a"), coarse, "coarse_b")
     x = layers.Dense(count, name="latent")(layers.Flatten(name="flatten")(x))
     encoder = keras.Model(inputs, x, name="encoder")
@@ -167,16 +214,24 @@ def compact(params: dict) -> Parts:
     x = layers.Dense(quarter**2 * coarse, activation="silu", name="coarse_in")(latent)
     x = _convolved(layers.Reshape((quarter, quarter, coarse), name="reshape")(x), coarse, "coarse")
     x = layers.Dense(4 * fine, activation="silu", name="fine_in")(x)
-    x = _convolved(_join(x, 2, "half"), fine, "fine")
-    x = _join(layers.Dense(4 * channels, name="pixels_in")(x), 2, "pixels")
+    x = _convolved(_to_blocks(x, 2, "half"), fine, "fine")
+    x = _to_blocks(layers.Dense(4 * channels, name="pixels_in")(x), 2, "pixels")
     return encoder, keras.Model(latent, x, name="decoder")
 
 
-def pca(params: dict) -> Parts:
-    """The principal components of whole patches as an encoder and a decoder; nothing to train.
+def pca(params: NetworkParams) -> EncoderDecoder:
+    """Build the two linear layers that hold the principal components of whole patches.
+
+    `linear_start.fitted_pca` computes their weights; there is nothing to train.
+
+    Args:
+        params: of the CAE.
+
+    Returns:
+        The encoder and the decoder.
 
     Raises:
-        ValueError: no latent_features.
+        ValueError: latent_features is missing.
 
     """
     shape, count = tuple(params["input_shape"]), params["latent_features"]
@@ -191,7 +246,7 @@ def pca(params: dict) -> Parts:
     return keras.Model(inputs, x, name="encoder"), keras.Model(latent, y, name="decoder")
 
 
-BUILDERS: dict[str, Callable[[dict], Parts]] = {
+BUILDERS: dict[str, Callable[[NetworkParams], EncoderDecoder]] = {
     "plain": plain,
     "residual": residual,
     "compact": compact,

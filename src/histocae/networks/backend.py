@@ -1,4 +1,4 @@
-"""Keras' backend made quiet and repeatable. Import this before keras."""
+"""Start Keras' backend quietly and make it repeatable. Import this module before keras."""
 
 import gc
 import logging
@@ -8,31 +8,31 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# what TensorFlow says at its start of the machine it finds; nothing a user can act on
-_CHATTER = (
+# TensorFlow's messages about the machine when it starts; a user can do nothing about them
+_START_MESSAGES = (
     "WARNING: All log messages before absl::InitializeLog()",
     "I0000 ",
     "W0000 ",
     "To enable the following",
 )
-# said on every machine without a graphics card; which device is used is logged instead
-_NO_CARD = "cuInit"
+# TensorFlow's message on each machine without a GPU; `start` logs the devices instead
+_NO_GPU = "cuInit"
 log = logging.getLogger(__name__)
 
 
 def start() -> None:
-    """Load the backend without its chatter and say what it computes on."""
+    """Load the backend without its start messages, and log its devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    first = "keras" not in sys.modules
-    with _without_chatter():
+    keras_is_new = "keras" not in sys.modules
+    with _without_start_messages():
         with uncollected():
             import keras
-        if first:
-            gc.freeze()  # what was loaded stays; looking through it takes a tenth of a second each time
+        if keras_is_new:
+            gc.freeze()  # the loaded modules stay; scanning them takes a tenth of a second per collection
 
-        keras.ops.zeros(1)  # the devices are looked for at the first operation
+        keras.ops.zeros(1)  # the first operation detects the devices
         devices = keras.distribution.list_devices()
-    # of functions traced anew for another model, which is meant
+    # silences warnings of functions that are traced again, which is intended: each model has its own
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     log.info("%s on %s", keras.backend.backend(), ", ".join(devices))
 
@@ -50,7 +50,7 @@ def repeatable(seed: int) -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Load libraries without looking for garbage on the way: there is none, and that takes a quarter of the time."""
+    """Switch garbage collection off while libraries load: it finds nothing and takes a quarter of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -61,19 +61,19 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Hold back what native code writes to stderr, and pass on all but the chatter."""
+def _without_start_messages() -> Iterator[None]:
+    """Capture what native code writes to stderr, and print all of it but the start messages."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not line.startswith(_CHATTER) and _NO_CARD not in line:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
+                if not line.startswith(_START_MESSAGES) and _NO_GPU not in line:
                     print(line, file=sys.stderr)

@@ -1,18 +1,26 @@
-"""Sides and widths that architectures go by: what can be known of a model without Keras, which takes long to load."""
+"""Sides and widths of architectures, in a module that loads without Keras: Keras takes seconds to load."""
 
-# `residual`: its convolutions see a patch at an eighth and a sixteenth of its side
+# the convolutions of `residual` work at an eighth and a sixteenth of a patch's side
 FINE, COARSE = 8, 16
 LEAST_PER_BLOCK = 8
-# of a model whose entry names none
-FILTERS = {"plain": (8, 16, 32), "residual": (64, 64), "compact": (16, 64), "pca": ()}
+# filters of a model whose entry in params.yaml names none
+FILTERS: dict[str, tuple[int, ...]] = {"plain": (8, 16, 32), "residual": (64, 64), "compact": (16, 64), "pca": ()}
 
 
 def block_side(side: int, latent_features: int) -> int:
-    """Side of the square blocks of a patch that `residual` gives equal shares of its latents.
+    """Choose the square blocks of a patch among which `residual` divides its latents evenly.
 
-    The smallest of 16, 32, 64, ... that leaves a whole number of at least 8 latents to
-    each block (more per block means wider blocks, and what lies further apart is told
-    in common), else the whole patch.
+    The result is the smallest of 16, 32, 64, ... with a whole number of at least 8 latents per block,
+    or else the whole patch. More latents per block mean larger blocks, whose latents describe distant
+    pixels together.
+
+    Args:
+        side: of the square patch, in pixels.
+        latent_features: of the whole patch.
+
+    Returns:
+        The side of a block, in pixels.
+
     """
     block = COARSE
     while block < side:

@@ -3,45 +3,54 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import keras
 
 from histocae.errors import HistocaeError
 from histocae.files import read_yaml, replacing_folder, write_yaml
-from histocae.networks.architectures import BUILDERS
+from histocae.networks.architectures import BUILDERS, NetworkParams
 from histocae.networks.blocks import FILTERS
 
 PARAMS_FILE = "params.yaml"
 ENCODER_FILE = "encoder.weights.h5"
 DECODER_FILE = "decoder.weights.h5"
-KEYS = (
-    "architecture",
-    "input_shape",
-    "latent_features",
-    "filters",
-    "kernel",
-    "stride",
-    "pool",
-    "optimizer",
-    "lossfn",
-)
+KEYS = tuple(NetworkParams.__annotations__)
 
 
 class CAE:
-    """A convolutional autoencoder: its whole, its encoder and its decoder.
+    """A convolutional autoencoder: the whole model, its encoder and its decoder.
 
-    As `plain`, the encoder is, per entry of `filters`, a convolution (relu, same padding)
-    and a max pooling, then Flatten and a Dense layer (relu) of `latent_features` units. The
-    decoder mirrors it with upsampling in the place of pooling and ends in a
-    convolution with sigmoid. `histocae.networks.architectures` has the others. Pixels are floats
-    in [0, 1] going in; coming out they may leave that range where there is no sigmoid.
+    The encoder of `plain` has a convolution (relu, same padding) and a max pooling for each
+    entry of `filters`, then Flatten and a Dense layer (relu) of `latent_features` units. Its
+    decoder mirrors that, with upsampling in place of pooling, and ends in a convolution with
+    sigmoid. `histocae.networks.architectures` describes the other architectures. Inputs are
+    floats in [0, 1]; outputs may leave that range where the architecture has no sigmoid.
 
     Attributes:
-        model: the autoencoder, N x input_shape -> N x input_shape, float32.
-        encoder: N x input_shape -> N x latent_features; without a dense layer, the last
-            feature map.
-        decoder: the way back.
-        params: what was asked for, by name, as plain values.
+        model: the autoencoder; float32, shape (n, height, width, channels) to the same shape.
+        encoder: float32, shape (n, height, width, channels) to (n, latent_features); without
+            latent_features to the last feature map.
+        decoder: from the encoder's output back to float32, shape (n, height, width, channels).
+        params: all arguments by name, as plain values.
+        path: the folder to save to, or None.
+
+    Examples:
+        >>> import numpy as np
+        >>> from histocae import CAE
+        >>> cae = CAE((16, 16, 3), latent_features=4, filters=[2, 3])
+        >>> patches = np.random.default_rng(0).random((5, 16, 16, 3), np.float32)
+        >>> latents = cae.encoder.predict(patches, verbose=0)
+        >>> latents.shape
+        (5, 4)
+        >>> cae.decoder.predict(latents, verbose=0).shape
+        (5, 16, 16, 3)
+
+        `model` is compiled, so Keras' own `fit` trains it:
+
+        >>> history = cae.model.fit(patches, patches, epochs=2, verbose=0)
+        >>> len(history.history["loss"])
+        2
 
     """
 
@@ -50,6 +59,7 @@ class CAE:
         input_shape: Sequence[int] | None = None,
         latent_features: int | None = None,
         filters: Sequence[int] | None = None,
+        *,
         kernel: Sequence[int] | int = (3, 3),
         stride: int = 1,
         pool: Sequence[int] | int = (2, 2),
@@ -63,27 +73,41 @@ class CAE:
 
         Args:
             input_shape: height, width, channels.
-            latent_features: units of the latent layer; None for no dense layer at all.
+            latent_features: units of the latent layer; None for no dense layer.
             filters: convolutions of each layer, outermost first; None for (8, 16, 32) of
                 plain, (64, 64) of residual, (16, 64) of compact.
-            kernel: side of every convolution.
+            kernel: side of every convolution, in pixels.
             stride: of every convolution in the encoder; the decoder enlarges by it.
-            pool: side of every pooling.
-            optimizer: a Keras optimizer's name, with Keras' own rate (for adamax 0.001 in
-                Keras 3, 0.002 in Keras 2); compile `model` anew for another.
-            lossfn: a Keras loss' name.
+            pool: side of every pooling, in pixels.
+            optimizer: name of a Keras optimizer, with Keras' default learning rate (for adamax
+                0.001 in Keras 3, 0.002 in Keras 2). To change it, compile `model` again.
+            lossfn: name of a Keras loss.
             path: folder to save to and load from.
-            load: read everything else from `path` and ignore the other parameters.
-            architecture: plain | residual | compact | pca. residual and pca hold linear parts that
-                `histocae.networks.linear_start` computes from patches; kernel, stride and pool are plain's.
+            load: read all other arguments from `path` and ignore those of this call.
+            architecture: plain | residual | compact | pca. residual and pca have linear layers
+                whose weights `histocae.networks.linear_start` computes from patches. Only plain
+                uses kernel, stride and pool.
 
         Raises:
-            HistocaeError: nothing usable at `path`.
-            ValueError: no input_shape, or a side that the layers do not divide.
+            HistocaeError: there is no usable CAE at `path`.
+            ValueError: input_shape is missing, architecture is unknown, or the layers do not divide
+                the height or the width.
+
+        Examples:
+            >>> CAE((16, 16, 3), 8, architecture="compact").params["filters"]
+            [16, 64]
+
+            Without `latent_features` the latents are the last feature map:
+
+            >>> CAE((16, 16, 3), filters=[2, 3]).encoder.output_shape
+            (None, 4, 4, 3)
 
         """
         self.path = Path(path) if path is not None else None
+        self.params: NetworkParams
         if load:
+            if self.path is None:
+                raise ValueError("CAE(load=True) needs a path")
             self.params = _read_params(self.path)
         else:
             if input_shape is None:
@@ -107,24 +131,36 @@ class CAE:
         inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
         self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
         self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
-        if load:
-            self._load_weights()
+        if load and self.path is not None:
+            self._load_weights(self.path)
 
-    def _load_weights(self) -> None:
+    def _load_weights(self, folder: Path) -> None:
         for part, name in ((self.encoder, ENCODER_FILE), (self.decoder, DECODER_FILE)):
             try:
                 with warnings.catch_warnings():
-                    # Keras only warns of layers that the file does not have, and leaves them as they are
+                    # Keras only warns about layers that the file lacks, and keeps their initial weights
                     warnings.simplefilter("error", UserWarning)
-                    part.load_weights(self.path / name)
+                    part.load_weights(folder / name)
             except (OSError, ValueError, KeyError, UserWarning) as error:
-                raise HistocaeError(f"{self.path / name}: not the weights of this CAE: {error}") from None
+                raise HistocaeError(f"{folder / name}: not the weights of this CAE: {error}") from None
 
     def save(self, path: str | Path | None = None) -> None:
-        """Save params.yaml and the encoder's and decoder's weights; the folder appears whole.
+        """Save params.yaml and the weights of encoder and decoder; an interrupted call leaves no partial folder.
+
+        Args:
+            path: the folder; None for the `path` that the CAE was made with.
 
         Raises:
-            ValueError: no path here and none when the CAE was made.
+            ValueError: there is no path, neither here nor from the CAE's construction.
+
+        Examples:
+            >>> import tempfile
+            >>> cae = CAE((16, 16, 3), latent_features=4, filters=[2, 3])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     cae.save(f"{folder}/model")
+            ...     loaded = CAE(path=f"{folder}/model", load=True)
+            >>> loaded.params == cae.params
+            True
 
         """
         folder = Path(path) if path is not None else self.path
@@ -135,16 +171,19 @@ class CAE:
 
     def save_into(self, folder: Path) -> None:
         """Write the three files into an existing folder."""
-        write_yaml(self.params, folder / PARAMS_FILE)
+        write_yaml(dict(self.params), folder / PARAMS_FILE)
         self.encoder.save_weights(folder / ENCODER_FILE)
         self.decoder.save_weights(folder / DECODER_FILE)
 
 
 def with_rescaling(cae: CAE) -> keras.Model:
-    """Give the autoencoder as a model of uint8 patches (0 to 255) that returns floats in about [0, 1]."""
+    """Put a layer in front of an autoencoder that rescales uint8 patches (0 to 255) to [0, 1].
+
+    The other layers are the autoencoder's own; see `fused.fused_on_bytes` for the faster model.
+    """
     inputs = keras.Input(tuple(cae.params["input_shape"]), dtype="uint8", name="patches")
     scaled = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)
-    # its parts, not cae.model: that one brings an optimizer of its own along
+    # built from encoder and decoder: cae.model would bring its own optimizer
     return keras.Model(inputs, cae.decoder(cae.encoder(scaled)), name="cae_on_bytes")
 
 
@@ -153,9 +192,7 @@ def _pair(value: Sequence[int] | int) -> list[int]:
     return [int(n) for n in pair]
 
 
-def _read_params(path: Path | None) -> dict:
-    if path is None:
-        raise ValueError("CAE(load=True) needs a path")
+def _read_params(path: Path) -> NetworkParams:
     try:
         params = read_yaml(path / PARAMS_FILE)
     except FileNotFoundError:
@@ -164,5 +201,7 @@ def _read_params(path: Path | None) -> dict:
     if missing:
         raise HistocaeError(f"{path / PARAMS_FILE}: {', '.join(missing)} missing; is this a saved CAE?")
     if params["architecture"] not in BUILDERS:
-        raise HistocaeError(f"{path / PARAMS_FILE}: architecture {params['architecture']!r} is not known here")
-    return {key: params[key] for key in KEYS}
+        raise HistocaeError(
+            f"{path / PARAMS_FILE}: architecture is one of {', '.join(BUILDERS)}, not {params['architecture']!r}"
+        )
+    return cast(NetworkParams, {key: params[key] for key in KEYS})

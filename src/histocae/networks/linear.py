@@ -1,110 +1,139 @@
-"""Principal components of patches: the linear autoencoder that a convolutional one has to beat."""
+"""Principal components of patches: the linear autoencoder that serves as the baseline of the convolutional ones."""
 
 import logging
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histocae.errors import DataError
 from histocae.patches.images import Images, batches
 
 log = logging.getLogger(__name__)
 BATCH = 1024
-# beyond so many samples (of a patch: 1.6 GB of pixels) batch by batch instead of at once, if they are not small
+# more samples than this are fitted batch by batch (of patches of 128 pixels: 1.6 GB), unless they are small
 MOST_AT_ONCE = 8192
 MOST_VALUES = MOST_AT_ONCE * 3 * 128**2
-# of the least variance to the largest: below, single precision can't tell a direction from noise
+# ratio of a variance to the largest; below it, single precision does not distinguish a direction from noise
 LEAST_RATIO = 1e-5
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A mean and orthonormal components; pixels are floats in [0, 1].
+    """A linear autoencoder: a mean and orthonormal components. Pixels are floats in [0, 1].
 
     Attributes:
-        mean: float32, values (height x width x channels).
-        components: float32, n x values, the leading ones first.
-        deviations: float32, n: standard deviation of the samples along each component.
+        mean: float32, shape (values,), with values = height * width * channels.
+        components: float32, shape (n, values), in descending order of variance.
+        deviations: float32, shape (n,): standard deviation of the samples along each component.
 
     """
 
-    mean: np.ndarray
-    components: np.ndarray
-    deviations: np.ndarray
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+    deviations: NDArray[np.float32]
 
     def leading(self, count: int) -> "Linear":
-        """Keep the first components alone."""
+        """Return the autoencoder of the first components alone."""
         return Linear(self.mean, self.components[:count], self.deviations[:count])
 
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        """Project uint8 pictures, m x height x width x channels; float32, m x n."""
-        return (_flat(batch) - self.mean) @ self.components.T
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Project images onto the components.
 
-    def errors(self, patches: Images) -> np.ndarray:
-        """Give each patch's mean squared error of reconstruction, float64."""
+        Args:
+            batch: uint8, shape (m, height, width, channels).
+
+        Returns:
+            float32, shape (m, n).
+
+        """
+        latents: NDArray[np.float32] = (_flat(batch) - self.mean) @ self.components.T
+        return latents
+
+    def errors(self, patches: Images) -> NDArray[np.float64]:
+        """Compute the mean squared error of reconstruction of each patch.
+
+        Args:
+            patches: n of them.
+
+        Returns:
+            float64, shape (n,).
+
+        """
         parts = []
         for batch in batches(patches, BATCH):
             centered = _flat(batch) - self.mean
-            # what is left over is orthogonal to what is kept, so the picture itself is not needed
-            left = np.square(centered).sum(1, dtype=np.float64)
-            left -= np.square(centered @ self.components.T).sum(1, dtype=np.float64)
-            parts.append(np.maximum(left, 0) / centered.shape[1])
+            # the residual is orthogonal to the reconstruction, so its square is a difference of squares
+            squares = np.square(centered).sum(1, dtype=np.float64)
+            squares -= np.square(centered @ self.components.T).sum(1, dtype=np.float64)
+            parts.append(np.maximum(squares, 0) / centered.shape[1])
         return np.concatenate(parts)
 
 
 def fit(patches: Images, components: int, seed: int) -> Linear:
-    """Find the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
+    """Compute the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
 
-    Up to 8,192 patches, or more of up to 8,192 values each, exactly; beyond that batch by
-    batch (Ross et al. 2008, Int. J. Comput. Vis. 77:125-141; scikit-learn's IncrementalPCA).
+    The fit is exact for up to 8,192 patches, and for more patches of up to 8,192 values each. Otherwise
+    it runs batch by batch (Ross et al. 2008, Int. J. Comput. Vis. 77:125-141; scikit-learn's
+    IncrementalPCA).
 
     Args:
         patches: to fit; at least two.
-        components: as many as are wanted; fewer come where the patches vary in fewer
-            directions, which are at most one less than there are patches.
+        components: their number. The result has fewer where the patches vary in fewer directions, which are
+            at most one less than there are patches.
         seed: of the order of the batches.
+
+    Returns:
+        The mean and the components.
+
+    Raises:
+        DataError: there are fewer than two patches, or all of them are the same.
 
     """
     values = math.prod(patches.shape)
     count = min(components, len(patches) - 1, values)
     few_values = values <= MOST_AT_ONCE and len(patches) * values <= MOST_VALUES
     if len(patches) <= MOST_AT_ONCE or few_values:
-        found = principal(_flat(patches.take(np.arange(len(patches)))), count)
+        fitted = principal(_flat(patches.take(np.arange(len(patches)))), count)
     else:
-        found = _in_batches(patches, count, seed)
-    if len(found.components) < components:
-        told = "%d components asked for, and %d patches allow %d"
-        log.warning(told, components, len(patches), len(found.components))
-    return found
+        fitted = _in_batches(patches, count, seed)
+    if len(fitted.components) < components:
+        log.warning(
+            "%d principal components requested, but %d patches allow only %d",
+            components,
+            len(patches),
+            len(fitted.components),
+        )
+    return fitted
 
 
 def _in_batches(patches: Images, count: int, seed: int) -> Linear:
     from sklearn.decomposition import IncrementalPCA
 
-    found = IncrementalPCA(count)
+    pca = IncrementalPCA(count)
     order = np.random.default_rng(seed).permutation(len(patches))
-    # each batch must have as many patches as there are components, so they are cut evenly
+    # IncrementalPCA needs at least `count` patches in each batch, so all batches get about the same size
     for batch in np.array_split(order, len(order) // max(count, BATCH)):
-        found.partial_fit(_flat(patches.take(batch)))
-    return _linear(found.mean_, found.components_, found.explained_variance_)
+        pca.partial_fit(_flat(patches.take(batch)))
+    return _linear(pca.mean_, pca.components_, pca.explained_variance_)
 
 
 def fit_blocks(patches: Images, side: int, components: int, seed: int) -> Linear:
-    """Find the principal components of the square blocks of patches, from a sample of at most 8,192 patches.
+    """Compute the principal components of the square blocks of at most 8,192 patches.
 
-    Where blocks are small, each patch has many of them, and at most 131,072 are drawn (4,096
-    of more than 4,096 values).
+    At most 131,072 blocks are drawn from these patches, or 4,096 where a block has more than 4,096 values.
 
     Args:
         patches: to fit.
-        side: of a block, in pixels; divides that of a patch.
-        components: as many as are wanted.
-        seed: of the samples.
+        side: of a block, in pixels; it divides the side of a patch.
+        components: their number.
+        seed: of the draws of patches and of blocks.
 
     Returns:
-        The components; where the blocks vary in fewer directions than were asked for, the
-        last ones are zero, with a deviation of 0.
+        The mean and the components. Where the blocks vary in fewer directions, the last components are zero
+        and have a deviation of 0.
 
     """
     rng = np.random.default_rng(seed)
@@ -114,64 +143,67 @@ def fit_blocks(patches: Images, side: int, components: int, seed: int) -> Linear
     per_patch = (patches.shape[0] // side) ** 2
     drawn = np.sort(rng.permutation(len(chosen) * per_patch)[:most])
     samples = np.empty((len(drawn), values), np.float32)
-    at = first = 0  # the next sample, and the number of the batch's first block
+    filled = first = 0  # rows of `samples` so far, and the number of the batch's first block
     for batch in batches(patches, BATCH, chosen):
         blocks = _blocks(batch, side)
-        mine = drawn[(drawn >= first) & (drawn < first + len(blocks))]
-        samples[at : at + len(mine)] = blocks[mine - first]
-        at += len(mine)
+        in_batch = drawn[(drawn >= first) & (drawn < first + len(blocks))]
+        samples[filled : filled + len(in_batch)] = blocks[in_batch - first]
+        filled += len(in_batch)
         first += len(blocks)
-    found = principal(samples, components)
-    lacking = components - len(found.components)
+    fitted = principal(samples, components)
+    lacking = components - len(fitted.components)
     return Linear(
-        found.mean, np.pad(found.components, ((0, lacking), (0, 0))), np.pad(found.deviations, (0, lacking))
+        fitted.mean, np.pad(fitted.components, ((0, lacking), (0, 0))), np.pad(fitted.deviations, (0, lacking))
     )
 
 
-def principal(samples: np.ndarray, count: int) -> Linear:
-    """Find the leading principal components of the rows of a matrix, which is changed.
+def principal(samples: NDArray[np.float32], count: int) -> Linear:
+    """Compute the leading principal components of the rows of a matrix, which is centered in place.
 
-    By the eigenvectors of the smaller of the two products of the centered matrix with
+    They come from the eigenvectors of the smaller of the two products of the centered matrix with
     itself (for few samples of many values: Sirovich 1987, Quart. Appl. Math. 45:561-571).
 
     Args:
-        samples: float32, samples x values.
-        count: of components, at most `values`; fewer come where the samples vary in fewer
-            directions.
+        samples: float32, shape (samples, values); changed.
+        count: of components, at most `values`.
+
+    Returns:
+        The mean and the components; fewer than `count` where the samples vary in fewer directions.
 
     Raises:
-        DataError: there are fewer than two samples, or they do not vary at all.
+        DataError: there are fewer than two samples, or all of them are the same.
 
     """
     from scipy.linalg import eigh
 
     if len(samples) < 2:
-        raise DataError("one training patch alone has no principal components")
+        raise DataError("principal components need at least two training patches")
     mean = samples.mean(0, dtype=np.float64).astype(np.float32)
     samples -= mean
     number, values = samples.shape
-    small = samples.T @ samples if values <= number else samples @ samples.T
-    kept = min(count, len(small))
-    found, vectors = eigh(small, subset_by_index=[len(small) - kept, len(small) - 1])
-    if found[-1] <= 0:
+    product = samples.T @ samples if values <= number else samples @ samples.T
+    kept = min(count, len(product))
+    variances, vectors = eigh(product, subset_by_index=[len(product) - kept, len(product) - 1])
+    if variances[-1] <= 0:
         raise DataError("the training patches are all the same; they have no principal components")
-    real = found > LEAST_RATIO * found[-1]
-    found, vectors = found[real][::-1], vectors[:, real][:, ::-1]
+    real = variances > LEAST_RATIO * variances[-1]
+    variances, vectors = variances[real][::-1], vectors[:, real][:, ::-1]
     components = vectors.T if values <= number else _orthonormal(vectors.T @ samples)
-    return _linear(mean, components, found / (number - 1))
+    return _linear(mean, components, variances / (number - 1))
 
 
-def _orthonormal(rows: np.ndarray) -> np.ndarray:
-    """Make nearly orthogonal rows orthonormal, in their order: a fifth of the time of a QR decomposition."""
+def _orthonormal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make nearly orthogonal rows orthonormal, in their order; a QR decomposition takes five times as long."""
     from scipy.linalg import cholesky, solve_triangular
 
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     lower = cholesky((rows @ rows.T).astype(np.float64), lower=True)
-    return solve_triangular(lower.astype(np.float32), rows, lower=True)
+    solved: NDArray[np.float32] = solve_triangular(lower.astype(np.float32), rows, lower=True)
+    return solved
 
 
-def _linear(mean: np.ndarray, components: np.ndarray, variances: np.ndarray) -> Linear:
-    # a component's sign is arbitrary: its largest value is made positive
+def _linear(mean: NDArray[Any], components: NDArray[Any], variances: NDArray[Any]) -> Linear:
+    # the sign of a component is arbitrary: the largest value is made positive
     largest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
     components = components * np.where(largest < 0, -1, 1)
     return Linear(
@@ -181,15 +213,15 @@ def _linear(mean: np.ndarray, components: np.ndarray, variances: np.ndarray) -> 
     )
 
 
-def _blocks(batch: np.ndarray, side: int) -> np.ndarray:
-    """Cut pictures into blocks; float32, blocks x values, row by row."""
+def _blocks(batch: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Divide images into blocks, row by row; float32, shape (blocks, values)."""
     count, pixels, _, channels = batch.shape
     grid = pixels // side
-    cut = batch.reshape(count, grid, side, grid, side, channels).swapaxes(2, 3)
-    return _flat(cut.reshape(-1, side, side, channels))
+    blocks = batch.reshape(count, grid, side, grid, side, channels).swapaxes(2, 3)
+    return _flat(blocks.reshape(-1, side, side, channels))
 
 
-def _flat(batch: np.ndarray) -> np.ndarray:
+def _flat(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     flat = batch.reshape(len(batch), -1).astype(np.float32)
-    flat /= np.float32(255)  # in place: there may be a gigabyte of it
+    flat /= np.float32(255)  # in place: the array may take a gigabyte
     return flat

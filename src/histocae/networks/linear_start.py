@@ -1,4 +1,4 @@
-"""Linear parts of an autoencoder, computed from the training patches instead of learnt."""
+"""Linear layers of an autoencoder whose weights are computed from the training patches, not learned."""
 
 import numpy as np
 
@@ -10,33 +10,52 @@ from histocae.patches.images import Images
 
 
 def start_residual(cae: CAE, patches: Images, seed: int) -> None:
-    """Put the principal components of blocks into the fixed linear layers of a `residual` CAE.
+    """Set the fixed linear layers of a `residual` CAE to the principal components of blocks.
 
-    Over the training blocks each latent then has mean 0 and variance 1; where they vary in fewer
-    directions than there are latents, the last ones start as 0.
+    Over the training blocks each latent then has mean 0 and variance 1. Where the blocks vary in fewer
+    directions than there are latents, the last latents are 0.
+
+    Args:
+        cae: changed in place.
+        patches: to train on.
+        seed: of the sample of blocks.
+
+    Raises:
+        ValueError: the CAE has another architecture.
+
     """
     side, _, _ = cae.params["input_shape"]
-    block = block_side(side, cae.params["latent_features"])
-    found = linear.fit_blocks(patches, block, cae.params["latent_features"] // (side // block) ** 2, seed)
-    scale = np.where(found.deviations > 0, found.deviations, 1)[:, None]
-    into = found.components / scale
-    cae.encoder.get_layer("linear").set_weights([into.T, -(into @ found.mean)])
-    cae.decoder.get_layer("linear").set_weights([found.components * scale, found.mean])
+    latents = cae.params["latent_features"]
+    if latents is None or cae.params["architecture"] != "residual":
+        raise ValueError(f"start_residual needs architecture residual, not {cae.params['architecture']}")
+    block = block_side(side, latents)
+    fitted = linear.fit_blocks(patches, block, latents // (side // block) ** 2, seed)
+    scale = np.where(fitted.deviations > 0, fitted.deviations, 1)[:, None]
+    projection = fitted.components / scale
+    cae.encoder.get_layer("linear").set_weights([projection.T, -(projection @ fitted.mean)])
+    cae.decoder.get_layer("linear").set_weights([fitted.components * scale, fitted.mean])
 
 
 def fitted_pca(patches: Images, components: int, seed: int) -> CAE:
-    """Make the CAE that is the principal components of patches.
+    """Build the CAE whose two layers hold the principal components of patches.
 
-    Its `latent_features` are fewer than asked for where the patches allow no more.
+    Args:
+        patches: to fit; at least two.
+        components: their number, which becomes the CAE's `latent_features`. It is smaller where the patches
+            vary in fewer directions.
+        seed: of the order of the batches in which many patches are fitted.
+
+    Returns:
+        The CAE, which needs no training.
 
     Raises:
-        TrainingError: fewer than two patches.
+        TrainingError: there are fewer than two patches.
 
     """
     if len(patches) < 2:
         raise TrainingError("principal components need at least two patches")
-    found = linear.fit(patches, components, seed)
-    cae = CAE(patches.shape, len(found.components), architecture="pca")
-    cae.encoder.get_layer("latent").set_weights([found.components.T, -(found.components @ found.mean)])
-    cae.decoder.get_layer("pixels").set_weights([found.components, found.mean])
+    fitted = linear.fit(patches, components, seed)
+    cae = CAE(patches.shape, len(fitted.components), architecture="pca")
+    cae.encoder.get_layer("latent").set_weights([fitted.components.T, -(fitted.components @ fitted.mean)])
+    cae.decoder.get_layer("pixels").set_weights([fitted.components, fitted.mean])
     return cae

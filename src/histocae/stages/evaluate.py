@@ -1,9 +1,10 @@
-"""Stage evaluate: one model's reconstructions, per patch, per slide and in pictures."""
+"""Stage evaluate: reconstruction errors of one model, per patch and per slide, with figures; and its latents."""
 
 import logging
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae import paths
 from histocae.cohort.balance import read_split, rows_for_model, select
@@ -23,13 +24,19 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
-    """Measure the training patches it learnt from, and all validation and test patches."""
+    """Measure a model on the training patches it learned from, and on all validation and test patches.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+
+    """
     trained = TrainingRecord(name).training
     cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    # champions are chosen by validation errors, so that they are over the same patches for all of a cohort
-    own = {split: select(tables[split], cohort) for split in ("validation", "test")}
-    own["train"] = rows_for_model(tables["train"], trained)
+    # all models of a cohort are measured on the same validation patches: their errors choose the champion
+    selected = {split: select(tables[split], cohort) for split in ("validation", "test")}
+    selected["train"] = rows_for_model(tables["train"], trained)
     backend.start()
     backend.repeatable(params.seed)
     from histocae.evaluation import reconstruction
@@ -41,14 +48,15 @@ def run(params: Params, name: str) -> None:
     cae = CAE(path=paths.TRAINED / name, load=True)
     store = PatchStore(paths.PATCHES)
     passes = Passes(params, cae, paths.TRAINED / name, trained["weights"], store)
-    everything, validation = tables["test"], _kept(tables["validation"])
+    all_test, validation = tables["test"], _kept(tables["validation"])
     with held(params.executor):
-        metrics = {"train_mse": passes.mse(own["train"], f"{name} on train").mean()}
+        metrics = {"train_mse": passes.mse(selected["train"], f"{name} on train").mean()}
         validation["mse"] = passes.mse(validation, f"{name} on validation")
-        test = pd.concat([_kept(everything), passes.measures(everything, f"{name} on test")], axis=1)
+        test = pd.concat([_kept(all_test), passes.measures(all_test, f"{name} on test")], axis=1)
         write_latents(cae, paths.LATENTS / name, trained["weights"], tables, passes.write_latents)
-    metrics["validation_mse"] = validation["mse"][tables["validation"].index.isin(own["validation"].index)].mean()
-    in_cohort = test["sample_type"].isin(own["test"]["sample_type"].unique())
+    in_cohort = tables["validation"].index.isin(selected["validation"].index)
+    metrics["validation_mse"] = validation["mse"][in_cohort].mean()
+    in_cohort = test["sample_type"].isin(selected["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarize(rows).items()}
 
@@ -58,20 +66,20 @@ def run(params: Params, name: str) -> None:
         write_table(validation, folder / "per_patch_validation.csv", separator=",")
         write_table(reconstruction.per_slide(test), folder / "per_slide.csv", separator=",")
         for split in ("train", "test"):
-            some = store.select(own[split]).take(_some(rng, len(own[split]), PAIRS))
+            images = store.select(selected[split]).take(_sample(rng, len(selected[split]), PAIRS))
             figure = plots.plot_paired_imgs(
-                some,
-                reconstruct(cae, some),
+                images,
+                reconstruct(cae, images),
                 PAIRS,
                 shuffle=False,
                 title=f"{name}: {split} patches and their reconstructions",
             )
             plots.save(figure, folder / f"pairs_{split}.png")
         for tissue, sample_type in zip(("tumor", "normal"), COMPARED, strict=True):
-            rows = everything[everything["sample_type"] == sample_type]
+            rows = all_test[all_test["sample_type"] == sample_type]
             if len(rows):
-                some = store.select(rows).take(_some(rng, len(rows), GRID[0] * GRID[1]))
-                figure = plots.plot_sample_imgs(some, *GRID, shuffle=False, title=f"Test patches: {sample_type}")
+                images = store.select(rows).take(_sample(rng, len(rows), GRID[0] * GRID[1]))
+                figure = plots.plot_sample_imgs(images, *GRID, shuffle=False, title=f"Test patches: {sample_type}")
                 plots.save(figure, folder / f"samples_{tissue}.png")
         plots.save(plots.plot_errors(test, f"{name}: error of the test patches"), folder / "errors.png")
         write_json({"model": name, "weights": trained["weights"], "metrics": metrics}, folder / "metrics.json")
@@ -89,5 +97,5 @@ def _kept(table: pd.DataFrame) -> pd.DataFrame:
     return table[KEPT].reset_index(drop=True)
 
 
-def _some(rng: np.random.Generator, count: int, wanted: int) -> np.ndarray:
-    return np.sort(rng.choice(count, min(count, wanted), replace=False))
+def _sample(rng: np.random.Generator, count: int, most: int) -> NDArray[np.int64]:
+    return np.sort(rng.choice(count, min(count, most), replace=False))

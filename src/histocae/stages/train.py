@@ -18,7 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
-    """Train a model on the pipeline's split."""
+    """Train a model on the pipeline's split.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+
+    """
     backend.start()
     train(params, name, paths.MAIN)
 

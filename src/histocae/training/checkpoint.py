@@ -1,4 +1,4 @@
-"""What a killed training resumes from."""
+"""The checkpoint from which a killed training resumes."""
 
 import logging
 import math
@@ -16,15 +16,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """What a training has done so far; with the weights beside it, all it needs to go on.
+    """Progress of a training; with the weights beside it, all that the training needs to resume.
 
     Attributes:
-        training_id: a name for this training that survives its resumption.
-        start: when it first began, milliseconds since 1970.
-        rows: per epoch: epoch (from 1), loss, validation_loss (means over patches).
-        stamps: when each epoch ended, milliseconds since 1970.
-        best, best_epoch: the least validation loss and its epoch.
-        seconds: spent in training, over all resumptions.
+        training_id: name of this training, which stays the same when it resumes.
+        start: when the training first began, in milliseconds since 1970.
+        rows: for each epoch: epoch (from 1), loss, validation_loss (means over patches).
+        stamps: when each epoch ended, in milliseconds since 1970.
+        best: the least validation loss.
+        best_epoch: its epoch.
+        seconds: training time, over all resumptions.
 
     """
 
@@ -38,7 +39,16 @@ class State:
 
 
 def save(model: keras.Model, state: State, folder: Path, fingerprint: str, better: bool) -> None:
-    """Write weights with the optimizer's state under the epoch's name, then the state that names them."""
+    """Write the weights and the optimizer's state of an epoch, then the state that names their file.
+
+    Args:
+        model: compiled with the optimizer.
+        state: of the training.
+        folder: of the checkpoint.
+        fingerprint: of all that the training depends on.
+        better: whether this epoch is the best one so far.
+
+    """
     folder.mkdir(parents=True, exist_ok=True)
     epoch = len(state.rows)
     aside = folder / "aside.weights.h5"
@@ -56,7 +66,17 @@ def save(model: keras.Model, state: State, folder: Path, fingerprint: str, bette
 
 
 def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
-    """Take up a checkpoint of the same training; drop any other."""
+    """Load the checkpoint of the same training, and delete that of any other.
+
+    Args:
+        model: compiled with the optimizer; gets weights and the optimizer's state.
+        folder: of the checkpoint.
+        fingerprint: of all that the training depends on.
+
+    Returns:
+        The state of the training, or None where there is no usable checkpoint.
+
+    """
     saved = read_json_or_none(folder / "state.json") or {}
     if saved.pop("fingerprint", None) != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,8 +85,8 @@ def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
     try:
         model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
     except (OSError, ValueError) as error:
-        log.warning("%s: not usable (%s); training starts over", folder, error)
+        log.warning("%s: checkpoint not usable (%s); the training starts from the first epoch", folder, error)
         shutil.rmtree(folder)
         return None
-    log.info("going on after epoch %d, from %s", len(state.rows), folder)
+    log.info("resuming after epoch %d, from %s", len(state.rows), folder)
     return state

@@ -1,7 +1,8 @@
-"""Training a CAE on uint8 patches: seeded, resumable, stopped early with the best weights kept.
+"""The training loop of a CAE on uint8 patches.
 
-Patches stay uint8 until they are on the device; the model's first layer and the loss
-scale them to [0, 1].
+A training is seeded, resumes after it was killed, stops early and keeps the weights of its best epoch.
+Patches stay uint8 until they are on the device, where the model's first layer and the loss scale them
+to [0, 1].
 """
 
 import logging
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from histocae.errors import TrainingError
 from histocae.networks.cae import CAE
@@ -24,7 +26,7 @@ from histocae.training import checkpoint, mirrored, steps
 from histocae.training.batches import Batches
 from histocae.training.checkpoint import State
 
-# A machine that is lent for trainings alone may have keras and a backend, and no more
+# a machine that only trains may have Keras and a backend alone, without pydantic
 if TYPE_CHECKING:
     from histocae.params import Denoise
 
@@ -34,12 +36,23 @@ WARMUP_STEPS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to train; `params.Training` says what each means.
+    """Options of a training; `params.Training` describes those without a description here.
 
     Attributes:
+        epochs: of the whole training.
+        batch_size: in patches.
+        patience: epochs without a better validation loss after which the training stops.
+        optimizer: name of a Keras optimizer.
+        learning_rate: at its highest.
+        seed: of the order of patches, and of their random changes.
+        schedule: constant | cosine.
+        clip_norm: largest norm of a weight's gradient, or None.
+        augment: whether patches are turned and mirrored at random.
+        denoise: how inputs are shifted, or None.
+        picture_every: epochs between two images of reconstructions.
         tensorboard: folder for TensorBoard's logs, or None.
         precision: float32 | bfloat16; see `fused.fused_on_bytes`.
-        devices: of this machine that share each batch; see `mirrored.count`.
+        devices: number of this machine's devices that share each batch; see `mirrored.count`.
 
     """
 
@@ -59,7 +72,7 @@ class Options:
     devices: int = 1
 
     def shows(self, epoch: int) -> bool:
-        """Tell whether an epoch's reconstructions are pictured: the first, every n-th, the last."""
+        """Decide whether an image of an epoch's reconstructions is written: the first, every n-th, the last."""
         return epoch == 1 or epoch % self.picture_every == 0 or epoch == self.epochs
 
 
@@ -86,6 +99,10 @@ class Callbacks:
 SILENT = Callbacks()
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 def train(
     cae: CAE,
     patches: Images,
@@ -97,16 +114,15 @@ def train(
     fingerprint: str,
     callbacks: Callbacks = SILENT,
 ) -> State:
-    """Train until the epochs are over or validation stopped improving; keep the best weights.
+    """Train a CAE until all epochs are done or the validation loss stops improving.
 
     Args:
         cae: trained in place; ends with the weights of its best epoch.
         patches: to learn from.
-        validation: whose loss decides when to stop and which weights are best.
-        options: how.
-        state: a fresh state; replaced by the one of `folder` where that has the same
-            fingerprint.
-        folder: of the checkpoint that a killed training resumes from, written after each epoch.
+        validation: patches whose loss decides when to stop and which weights are best.
+        options: of the training.
+        state: a new state; the checkpoint's state replaces it where `folder` has one of the same fingerprint.
+        folder: of the checkpoint from which a killed training resumes; written after each epoch.
         fingerprint: of all that the training depends on.
         callbacks: called on the way.
 
@@ -114,12 +130,12 @@ def train(
         The state at the training's end.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: a loss is not finite; the message names epoch and step.
 
     """
     model = fused_on_bytes(cae, options.precision)
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
-    model.compile(optimizer=optimizer)  # so that the optimizer's state is saved with the weights
+    model.compile(optimizer=optimizer)  # Keras saves the optimizer's state with the weights
     optimizer.build(model.trainable_variables)
     state = checkpoint.restore(model, folder, fingerprint) or state
     engine = _engine(cae, model, optimizer, options)
@@ -128,7 +144,7 @@ def train(
     held_out = Batches(validation, options.batch_size, None)
     learns = bool(model.trainable_variables)
     loaded = learns and not options.augment and options.denoise is None and engine.load(patches, None)
-    epochs = options.epochs if learns else 1  # what was computed is measured once
+    epochs = options.epochs if learns else 1  # weights that are not trained are measured once
     while len(state.rows) < epochs and len(state.rows) - state.best_epoch < options.patience:
         epoch = len(state.rows) + 1
         start = time.perf_counter()
@@ -137,11 +153,11 @@ def train(
             options.batch_size,
             options.seed,
             epoch,
-            options.augment and learns,
-            _denoising(options, epoch) if learns else None,
+            augment=options.augment and learns,
+            denoise=_denoising(options, epoch) if learns else None,
         )
         with callbacks.bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
-            advance = getattr(progress, "update", lambda _: None)
+            advance = _ignore if progress is None else progress.update
             loss = learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
         engine.settle()
         row = {"epoch": epoch, "loss": loss, "validation_loss": _judge(engine, held_out)}
@@ -171,19 +187,19 @@ def train(
 
 
 def _denoising(options: Options, epoch: int) -> tuple[int, float, float] | None:
-    """Give what `Batches` takes: the share of shifted inputs falls evenly from all to none."""
+    """Compute the argument of `Batches`: the share of shifted inputs falls linearly from 1 to 0."""
     if options.denoise is None:
         return None
-    shares = [max(0.0, 1 - at / (options.epochs * options.denoise.until)) for at in (epoch - 1, epoch)]
-    return options.denoise.shift, *shares
+    first, last = (max(0.0, 1 - done / (options.epochs * options.denoise.until)) for done in (epoch - 1, epoch))
+    return options.denoise.shift, first, last
 
 
-def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer, with so many steps each epoch."""
+def _optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Make the optimizer with its learning rate schedule."""
     rate: float | keras.optimizers.schedules.LearningRateSchedule = options.learning_rate
     if options.schedule == "cosine":
         # down to 0 along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)
-        total = options.epochs * each_epoch
+        total = options.epochs * steps_per_epoch
         warmup = min(WARMUP_STEPS, total // 10)
         rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
         rate = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
@@ -192,7 +208,7 @@ def _optimizer(options: Options, each_epoch: int) -> keras.optimizers.Optimizer:
 
 
 def _engine(cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer, options: Options) -> steps.Steps:
-    """Compile the steps of a model on as many devices as the options tell."""
+    """Compile the steps of a model for one device or for several."""
     if options.devices == 1:
         return steps.make(model, optimizer, cae.params["lossfn"])
 
@@ -202,44 +218,69 @@ def _engine(cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer,
     return mirrored.Mirrored(build, model, optimizer, cae.params["lossfn"], options.devices)
 
 
-_REMEDY = "; a lower learning_rate is the first thing to try"
+_REMEDY = "; try a lower learning_rate"
 
 
 def learn(engine: steps.Steps, batches: Batches, epoch: int, loaded: bool, advance: Callable[[int], object]) -> float:
-    """Take all steps of an epoch; the mean loss of its patches, each before the step that it had a part in."""
+    """Take all steps of an epoch.
+
+    Args:
+        engine: the compiled steps.
+        batches: of the epoch.
+        epoch: its number, for the error message.
+        loaded: whether the patches are on the device; see `Steps.load`.
+        advance: called with the number of steps that were taken.
+
+    Returns:
+        The mean loss of all patches, each computed before the step that learns from its batch.
+
+    Raises:
+        TrainingError: a loss is not finite; the message names epoch and step.
+
+    """
     total = 0.0
     for run, losses in _steps(engine, batches, loaded):
         if not np.isfinite(losses).all():
-            at = int(np.argmin(np.isfinite(losses)))
-            raise TrainingError(f"loss is {losses[at]} in epoch {epoch}, step {run[at] + 1}{_REMEDY}")
+            first = int(np.argmin(np.isfinite(losses)))
+            raise TrainingError(f"loss is {losses[first]} in epoch {epoch}, step {run[first] + 1}{_REMEDY}")
         total += losses.sum() * batches.positions(run).shape[1]
         advance(len(run))
     return float(total / batches.patches)
 
 
-def _steps(engine: steps.Steps, batches: Batches, loaded: bool) -> Iterator[tuple[range, np.ndarray]]:
-    """Take all steps; yield their losses one run late, so that a device need not wait for them to be looked at."""
+def _steps(engine: steps.Steps, batches: Batches, loaded: bool) -> Iterator[tuple[range, NDArray[np.float64]]]:
+    """Take all steps, run by run, and yield their losses.
+
+    The losses of a run are read after the next run has started, so that the device does not wait for the host.
+    """
     runs = batches.chunks(steps.in_a_call(engine, batches.bytes_each))
-    before: tuple[range, Any] | None = None
-    coming = steps.ahead(map(batches.positions if loaded else batches.stacked, runs))
-    for run, given in zip(runs, coming, strict=True):
-        found = engine.learn_loaded(given) if loaded else engine.learn(*given)
-        if before is not None:
-            yield before[0], np.asarray(before[1], np.float64)
-        before = run, found
-    if before is not None:
-        yield before[0], np.asarray(before[1], np.float64)
+    started: tuple[range, Any] | None = None
+    for run, losses in zip(runs, _started(engine, batches, loaded, runs), strict=True):
+        if started is not None:
+            yield started[0], np.asarray(started[1], np.float64)
+        started = run, losses
+    if started is not None:
+        yield started[0], np.asarray(started[1], np.float64)
+
+
+def _started(engine: steps.Steps, batches: Batches, loaded: bool, runs: list[range]) -> Iterator[Any]:
+    """Start the runs one after the other, and yield their losses, which the device may still be computing."""
+    if loaded:
+        yield from (engine.learn_loaded(positions) for positions in steps.ahead(map(batches.positions, runs)))
+    else:
+        yield from (engine.learn(*both) for both in steps.ahead(map(batches.stacked, runs)))
 
 
 def _judge(engine: steps.Steps, batches: Batches) -> float:
-    """Give the mean loss over the patches of all batches."""
-    found = [(engine.judge(given), len(given)) for given, _ in steps.ahead(batches[i] for i in range(len(batches)))]
-    # looked at when all are under way: a device does not wait for the host between them
-    return sum(float(loss) * count for loss, count in found) / batches.patches
+    """Compute the mean loss over the patches of all batches."""
+    inputs = (batch for batch, _ in steps.ahead(batches[i] for i in range(len(batches))))
+    losses = [(engine.judge(batch), len(batch)) for batch in inputs]
+    # read after all batches have started, so that the device does not wait for the host between them
+    return sum(float(loss) * count for loss, count in losses) / batches.patches
 
 
 class _Board:
-    """Curves for TensorBoard, one folder a training; a resumed one goes on in its own."""
+    """Curves for TensorBoard, one folder per training; a resumed training adds to its own."""
 
     def __init__(self, folder: Path):
         import tensorflow

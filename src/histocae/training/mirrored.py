@@ -1,73 +1,97 @@
-"""Steps of a training on several devices of one machine, by TensorFlow's MirroredStrategy.
+"""Training steps on several devices of one machine, with TensorFlow's MirroredStrategy.
 
-Each device has the weights and learns from its part of a batch. What is optimised is what one device optimises:
-a batch's loss and gradient are sums over its patches, each of which counts as it does in the whole; the gradient is
-clipped and applied when it is whole. So losses and weights are those of one device but for rounding.
+Each device has a copy of the weights and learns from its part of a batch. The loss and the gradient of the batch are
+sums over all parts, in which each patch has the weight that it has in the batch. The gradient is clipped and applied
+after it is summed. So losses and weights equal those of one device, except for rounding.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from histocae.errors import TrainingError
-from histocae.patches.images import Images
 from histocae.training import steps
 
 log = logging.getLogger(__name__)
+Scalar = TypeVar("Scalar", bound=np.generic)
+ByDevice = list[Any]  # a tensor for each device
 
 
 def devices() -> list[str]:
-    """Name the devices that a training may use: TensorFlow's graphics cards, or its CPU; none of another backend."""
+    """List the devices that a training can share: TensorFlow's GPUs, or else its CPU; empty for another backend."""
     if keras.backend.backend() != "tensorflow":
         return []
     import tensorflow as tf
 
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [one.name for one in found]
+    available = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in available]
 
 
-def count(asked: int | None) -> int:
-    """Tell how many devices a training takes.
+def count(requested: int | None) -> int:
+    """Check the number of devices that a training uses.
 
     Args:
-        asked: how many it should take; None: all that are there (with another backend than TensorFlow: one).
+        requested: their number; None for all of TensorFlow's, or one with another backend.
 
     Raises:
-        TrainingError: there are not as many, or the backend trains on one alone.
+        TrainingError: there are fewer devices, or the backend trains on one device only.
 
     """
-    there = devices()
-    if asked is None:
-        return max(1, len(there))
-    if asked > 1 and not there:
-        told = f"executor.devices: {asked} asked for, and backend {keras.backend.backend()} trains on one"
-        raise TrainingError(f"{told}; set it to 1, or KERAS_BACKEND=tensorflow")
-    if asked > max(1, len(there)):
-        told = f"executor.devices: {asked} asked for, and TensorFlow finds {', '.join(there)} alone"
-        raise TrainingError(f"{told}; ask for fewer, or for all with null")
-    return asked
+    available = devices()
+    if requested is None:
+        return max(1, len(available))
+    if requested > 1 and not available:
+        raise TrainingError(
+            f"executor.devices: {requested} requested, but backend {keras.backend.backend()} trains on one device; "
+            "set it to 1, or KERAS_BACKEND=tensorflow"
+        )
+    if requested > max(1, len(available)):
+        raise TrainingError(
+            f"executor.devices: {requested} requested, but TensorFlow has only {', '.join(available)}; "
+            "set a smaller number, or null for all"
+        )
+    return requested
 
 
-def divided(batch: np.ndarray, parts: int) -> np.ndarray:
-    """Divide a batch into parts of one length, filled up with what it begins with: parts x length x ..."""
+def divided(batch: NDArray[Scalar], parts: int) -> NDArray[Scalar]:
+    """Divide a batch into parts of equal length; its first patches fill up the last part.
+
+    Args:
+        batch: shape (n, ...).
+        parts: their number.
+
+    Returns:
+        Shape (parts, length, ...).
+
+    """
     length = -(-len(batch) // parts)
-    # equal lengths, none of them 0: no device compiles for a shape of its own or for nothing
+    # with equal lengths above 0, no device compiles for its own shape or for an empty part
     whole = batch if len(batch) == parts * length else np.resize(batch, (parts * length, *batch.shape[1:]))
     return whole.reshape(parts, length, *batch.shape[1:])
 
 
-def weights(patches: int, parts: int) -> np.ndarray:
-    """Tell what each patch of a divided batch counts in its mean, 0 where it fills up: float32, parts x length."""
+def weights(patches: int, parts: int) -> NDArray[np.float32]:
+    """Compute the weight of each patch of a divided batch in the mean over the batch.
+
+    Args:
+        patches: of the batch.
+        parts: of `divided`.
+
+    Returns:
+        float32, shape (parts, length); 0 for patches that fill up the last part.
+
+    """
     length = -(-patches // parts)
     counts = np.arange(parts * length) < patches
     return (counts / patches).astype(np.float32).reshape(parts, length)
 
 
-class Mirrored:
-    """`steps.Steps` on several devices; `settle` brings what they learnt into the model and the optimizer."""
+class Mirrored(steps.FromHost):
+    """`steps.Steps` on several devices; `settle` copies their weights and state to the model and the optimizer."""
 
     at_once = 1
 
@@ -77,56 +101,72 @@ class Mirrored:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss: str,
-        asked: int,
+        requested: int,
     ):
-        """Copy a model and its optimizer to the first so many devices.
+        """Copy a model and its optimizer to several devices.
 
         Args:
-            build: makes the like of `model`, whatever its weights.
+            build: builds a model like `model`, with any weights.
             model: of uint8 patches.
             optimizer: built for the model's trainable variables.
-            loss: a Keras loss' name.
-            asked: how many devices.
+            loss: name of a Keras loss.
+            requested: number of devices.
 
         Raises:
-            TrainingError: there are not as many, or the backend trains on one alone.
+            TrainingError: there are fewer devices, or the backend trains on one device only.
 
         """
-        self._devices = devices()[: count(asked)]
+        self._devices = devices()[: count(requested)]
         import tensorflow as tf
 
-        # no NCCL: with NVLink's switches its sums may come out otherwise at every call
+        # not NCCL: over NVLink switches its sums may differ from call to call
         strategy = tf.distribute.MirroredStrategy(self._devices, tf.distribute.ReductionToOneDevice())
         with strategy.scope():
             twin = build()
-            own = type(optimizer).from_config(optimizer.get_config())
-            own.build(twin.trainable_variables)
-        here, there = [*model.weights, *optimizer.variables], [*twin.weights, *own.variables]
-        self._pairs = list(zip(here, there, strict=True))
-        for one, copies in self._pairs:
-            copies.assign(one.value)
-        self._learn, self._judge = _compiled(strategy, twin, own, steps.patch_losses(loss))
+            twin_optimizer = type(optimizer).from_config(optimizer.get_config())
+            twin_optimizer.build(twin.trainable_variables)
+        variables, copies = [*model.weights, *optimizer.variables], [*twin.weights, *twin_optimizer.variables]
+        self._pairs = list(zip(variables, copies, strict=True))
+        for variable, copy in self._pairs:
+            copy.assign(variable.value)
+        self._learn, self._judge = _compiled(strategy, twin, twin_optimizer, steps.patch_losses(loss))
         log.info("each batch is shared by %s", ", ".join(self._devices))
 
-    def load(self, patches: Images, wanted: bool | None) -> bool:
-        return False
+    def learn(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> list[Any]:
+        """Take training steps.
 
-    def learn(self, given: np.ndarray, target: np.ndarray) -> list:
-        if target is given:
-            return [self._learn(*self._placed(one, one)) for one in given]
-        return [self._learn(*self._placed(*both)) for both in zip(given, target, strict=True)]
+        Args:
+            inputs: uint8, shape (steps, batch size, height, width, channels).
+            targets: uint8, of the same shape; may be the same array.
 
-    def judge(self, patches: np.ndarray) -> Any:
-        given, _, counts = self._placed(patches, patches)
-        return self._judge(given, counts)
+        Returns:
+            The loss of each step, computed before it.
 
-    def _placed(self, given: np.ndarray, target: np.ndarray) -> tuple[list, list, list]:
-        """Bring each part of a batch to its device."""
-        there = self._put(divided(given, len(self._devices)))
-        wanted = there if target is given else self._put(divided(target, len(self._devices)))
-        return there, wanted, self._put(weights(len(given), len(self._devices)))
+        """
+        if targets is inputs:
+            return [self._learn(*self._placed(batch, batch)) for batch in inputs]
+        return [self._learn(*self._placed(*both)) for both in zip(inputs, targets, strict=True)]
 
-    def _put(self, parts: np.ndarray) -> list:
+    def judge(self, patches: NDArray[np.uint8]) -> Any:
+        """Compute the mean loss of a batch without learning from it.
+
+        Args:
+            patches: uint8, shape (n, height, width, channels); both inputs and targets.
+
+        Returns:
+            The loss.
+
+        """
+        inputs, _, counts = self._placed(patches, patches)
+        return self._judge(inputs, counts)
+
+    def _placed(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> tuple[ByDevice, ByDevice, ByDevice]:
+        """Copy each part of a batch, and the weights of its patches, to its device."""
+        placed = self._put(divided(inputs, len(self._devices)))
+        placed_targets = placed if targets is inputs else self._put(divided(targets, len(self._devices)))
+        return placed, placed_targets, self._put(weights(len(inputs), len(self._devices)))
+
+    def _put(self, parts: NDArray[Any]) -> ByDevice:
         import tensorflow as tf
 
         placed = []
@@ -136,12 +176,15 @@ class Mirrored:
         return placed
 
     def settle(self) -> None:
-        for one, copies in self._pairs:
-            one.assign(copies.value)
+        """Copy weights and optimizer state from the first device to the model and the optimizer."""
+        for variable, copy in self._pairs:
+            variable.assign(copy.value)
 
 
-def _compiled(strategy: Any, twin: keras.Model, optimizer: keras.optimizers.Optimizer, losses: Callable) -> tuple:
-    """Compile a step, and a look at a batch, both of lists with a part of the batch for each device."""
+def _compiled(
+    strategy: Any, twin: keras.Model, optimizer: keras.optimizers.Optimizer, losses: steps.Loss
+) -> tuple[Callable[[ByDevice, ByDevice, ByDevice], Any], Callable[[ByDevice, ByDevice], Any]]:
+    """Compile a training step and a measurement of the loss; both take a part of the batch for each device."""
     import tensorflow as tf
 
     learning, (first, *_) = twin.trainable_variables, strategy.extended.worker_devices
@@ -149,33 +192,33 @@ def _compiled(strategy: Any, twin: keras.Model, optimizer: keras.optimizers.Opti
     patches = [tf.TensorSpec((None, *twin.input_shape[1:]), tf.uint8)] * strategy.num_replicas_in_sync
     counts = [tf.TensorSpec((None,), tf.float32)] * strategy.num_replicas_in_sync
 
-    def on_each(work, *lists):
-        own = strategy.experimental_distribute_values_from_function(
-            lambda device: tuple(one[device.replica_id_in_sync_group] for one in lists)
+    def on_each(work: Callable[..., Any], *lists: ByDevice) -> Any:
+        part = strategy.experimental_distribute_values_from_function(
+            lambda device: tuple(tensors[device.replica_id_in_sync_group] for tensors in lists)
         )
-        return strategy.run(work, own)
+        return strategy.run(work, part)
 
-    def total(parts):
+    def total(parts: Any) -> Any:
         return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, parts, first)
 
-    def error(given, target, counts, training):
-        return tf.reduce_sum(losses(target, twin(given, training=training)) * counts)
+    def error(inputs: Any, targets: Any, counts: Any, training: bool) -> Any:
+        return tf.reduce_sum(losses(targets, twin(inputs, training=training)) * counts)
 
-    def slope(given, target, counts):
+    def slope(inputs: Any, targets: Any, counts: Any) -> tuple[Any, Any]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            found = error(given, target, counts, training=True)
-        return found, tape.gradient(found, values)
+            loss = error(inputs, targets, counts, training=True)
+        return loss, tape.gradient(loss, values)
 
-    @tf.function(autograph=False, input_signature=[patches, patches, counts])
-    def learn(given, target, counts):
-        found, gradients = on_each(slope, given, target, counts)
-        # outside of the devices' own work, where Keras would clip before it adds up
-        optimizer.apply([total(one) for one in gradients], learning)
-        return total(found)
+    @tf.function(autograph=False, input_signature=[patches, patches, counts])  # type: ignore[untyped-decorator]  # no types
+    def learn(inputs: Any, targets: Any, counts: Any) -> Any:
+        loss, gradients = on_each(slope, inputs, targets, counts)
+        # applied outside of `on_each`: inside it, Keras would clip the gradients before their sum
+        optimizer.apply([total(gradient) for gradient in gradients], learning)
+        return total(loss)
 
-    @tf.function(autograph=False, input_signature=[patches, counts])
-    def judge(given, counts):
-        return total(on_each(lambda own, count: error(own, own, count, training=False), given, counts))
+    @tf.function(autograph=False, input_signature=[patches, counts])  # type: ignore[untyped-decorator]  # no types
+    def judge(inputs: Any, counts: Any) -> Any:
+        return total(on_each(lambda part, count: error(part, part, count, training=False), inputs, counts))
 
     return learn, judge

@@ -60,7 +60,7 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path, trained
     settings["training"] = model.training(params.training).model_dump()
     settings["model"] = model.model_dump(exclude=set(settings["training"])) | {"name": name}
     hashes = {split: sha256_once(splits / f"{split}.csv") for split in SPLITS}
-    # the tables of the split name the shards, whose names are hashes of what they were made from
+    # the tables of the split name the shards, whose names are hashes of their inputs
     made_from = fingerprint(
         [model.model_dump(), settings["training"], params.seed, store.pixels, hashes, code_fingerprint(*CODE)]
     )
@@ -95,7 +95,7 @@ def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":
     Args:
         params: of the pipeline.
         name: of the model.
-        patches: those to train on, from which linear parts are computed.
+        patches: the training patches, from which linear parts are computed.
         trained: folder of the trained models.
 
     Returns:
@@ -105,39 +105,47 @@ def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":
     from histocae.networks.cae import CAE
 
     model = params.model(name)
-    cae = start(model, model.training(params.training), patches, params.seed, afresh=model.init_from is None)
+    cae = start(model, model.training(params.training), patches, params.seed, untrained=model.init_from is None)
     if model.init_from is not None:
         cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())
     return cae
 
 
-def start(model: Network, fit: Fit, patches: Images, seed: int, afresh: bool = True) -> "CAE":
+def start(model: Network, fit: Fit, patches: Images, seed: int, *, untrained: bool = True) -> "CAE":
     """Build the autoencoder of a model as it is before its first epoch.
 
     Args:
         model: its architecture.
         fit: how it will be trained.
-        patches: those to train on, from which linear parts are computed.
-        seed: of what is drawn from them.
-        afresh: False where other weights will take the place of all of its own.
+        patches: the training patches, from which linear parts are computed.
+        seed: of the sample of patches.
+        untrained: False where other weights will replace all of its own; then linear parts are not computed.
+
+    Returns:
+        The autoencoder.
+
+    Raises:
+        TrainingError: architecture pca has no latent_features, or there are fewer than two patches.
 
     """
     from histocae.networks.cae import CAE
     from histocae.networks.linear_start import fitted_pca, start_residual
 
     if model.architecture == "pca":
+        if model.latent_features is None:
+            raise TrainingError("architecture pca needs latent_features")
         return fitted_pca(patches, model.latent_features, seed)
     cae = CAE(
         patches.shape,
         model.latent_features,
         model.filters,
-        model.kernel,
-        model.stride,
-        model.pool,
+        kernel=model.kernel,
+        stride=model.stride,
+        pool=model.pool,
         optimizer=fit.optimizer,
         lossfn=model.loss,
         architecture=model.architecture,
     )
-    if model.architecture == "residual" and afresh:
+    if model.architecture == "residual" and untrained:
         start_residual(cae, patches, seed)
     return cae
