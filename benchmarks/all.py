@@ -1,4 +1,4 @@
-"""Runs every benchmark of this folder, one after the other, and puts the figures into the README."""
+"""Run every benchmark of this folder, one after the other, and write the figures into the README."""
 
 import json
 import subprocess
@@ -11,9 +11,9 @@ from histocae.files import write_json
 
 
 def main() -> int:
-    """Run them; the exit code is the number of those that broke."""
+    """Run the benchmarks; the exit code is the number of failures."""
     broken = 0
-    if harness.RESULTS.is_file():  # figures whose script is gone go too; those of graphics cards are not made here
+    if harness.RESULTS.is_file():  # drops figures without a script; figures of GPUs are measured elsewhere
         known = json.loads(harness.RESULTS.read_text(encoding="utf-8"))["figures"]
         kept = {name: one for name, one in known.items() if name.startswith("gpu_")}
         write_json({"figures": kept}, harness.RESULTS)

@@ -1,4 +1,4 @@
-"""A cohort of patches to train on: cut from slides of the demo, as a patch store and as the notebooks' PNG files."""
+"""A cohort of patches to train on, extracted from demo slides: as a patch store and as PNG files of the notebooks."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ MPP = 0.5
 
 
 def draw(folder: Path, slides: int) -> list[np.ndarray]:
-    """Draw slides and cut each into patches, uint8, n x 128 x 128 x 3."""
+    """Draw slides and extract the patches of each; uint8, shape (n, 128, 128, 3)."""
     table = demo.cohort(SPEC)
     cut = []
     for slide_id in table.loc[table["mpp"] == MPP, "slide_id"][:slides]:
@@ -29,7 +29,7 @@ def draw(folder: Path, slides: int) -> list[np.ndarray]:
 
 
 def store(folder: Path, cut: list[np.ndarray], times: int = 1) -> PatchStore:
-    """Write a patch store of slides, each so many times."""
+    """Write a patch store of slides, each several times."""
     rows = []
     for i, patches in enumerate(cut * times):
         with ShardWriter(folder / "shards" / f"slide-{i}.npy", PIXELS) as shard:

@@ -1,14 +1,14 @@
-"""A simulated cohort of the size of TCGA through metadata, slides, index, split, the reading of a training, and plan.
+"""A simulated cohort of the size of TCGA in metadata, slides, patches, split, the start of a training, and plan.
 
-Barcodes, sizes and numbers of patches are drawn; there are no slides, and the shards are files of the right length
-that hold nothing (sparse), with the records that say that they are done. So the stages run as they are and cut
-nothing. Each runs in a process of its own, which is held to so much memory by a cgroup where this may make one
-(root on Linux); its most anonymous memory is told in any case.
+Barcodes, sizes and numbers of patches are drawn at random. There are no slides; shards are sparse files of the right
+length, with the records of finished shards. So the stages run unchanged and extract nothing. Each step runs in its
+own process. Where this script may create a cgroup (root on Linux), the cgroup limits the memory of the process; the
+peak of its anonymous memory is reported in any case.
 
     python benchmarks/cohort_scale.py                                    # 30,000 slides, 10^8 patches, 2 GiB
     python benchmarks/cohort_scale.py --slides 300 --patches 100000 --out some.json
 
-The full one takes 45 GB of disk below --folder, in whose place it leaves nothing.
+The full cohort takes 45 GB of disk below --folder, which is deleted at the end.
 """
 
 import argparse
@@ -43,9 +43,9 @@ SITES = 700
 SPREAD = 0.6  # of the logarithm of the patches of a slide
 BYTES = 500e6  # of a slide
 COLUMNS = 200  # of a slide's grid
-SECONDS = 0.05  # between two looks at a process' memory
+SECONDS = 0.05  # between two readings of the memory of a process
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-# what the stage train does before it builds a model, and then its first batch
+# the stage train until it builds a model, then its first batch
 READ = """
 import sys
 from pathlib import Path
@@ -88,12 +88,12 @@ def simulate(folder: Path, slides: int, patches: int, most: int) -> dict:
 
     Args:
         folder: an empty one.
-        slides: how many.
-        patches: how many of them have together, about.
-        most: bytes of memory that each process may have; 0: any.
+        slides: their number.
+        patches: approximate number over all slides.
+        most: limit of each process' memory in bytes; 0 for no limit.
 
     Returns:
-        JSON-able: what was drawn, and per step its seconds, most anonymous MiB and outcome.
+        JSON-able: the drawn cohort, and for each step its seconds, peak of anonymous memory in MiB and outcome.
 
     """
     rng = np.random.default_rng(1)
@@ -106,7 +106,7 @@ def simulate(folder: Path, slides: int, patches: int, most: int) -> dict:
     index, tables = (folder / paths.PATCHES / "index.csv").stat().st_size, 0
     for file in (folder / paths.PATCHES / SHARDS).glob("*.csv"):
         tables += file.stat().st_size
-        file.unlink()  # room for what follows, which does not look at them
+        file.unlink()  # frees disk for the next steps, which do not read these files
     steps += [run(folder, step, most) for step in ("split", "read", "plan")]
     splits = sum(file.stat().st_size for file in (folder / paths.SPLITS).glob("*.csv"))
     return {
@@ -123,7 +123,7 @@ def simulate(folder: Path, slides: int, patches: int, most: int) -> dict:
 
 
 def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
-    """Write params.yaml and the GDC portal's manifest and table of a drawn cohort; the number of its cases."""
+    """Write params.yaml and the GDC portal's manifest and table of a drawn cohort; return the number of its cases."""
     letters = np.array(list(ALPHABET))
     sites = [f"{one // 36:d}"[-1] + ALPHABET[one % 36] for one in range(min(SITES, 360))]
     count = max(12, round(slides / SLIDES_PER_CASE))
@@ -165,7 +165,7 @@ def draw_tables(folder: Path, slides: int, rng: np.random.Generator) -> int:
 
 
 def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
-    """Write, for each slide that the stages named, a shard that holds nothing, its rows and its record."""
+    """Write an empty shard, its rows and its record for each slide that the stages named."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -188,7 +188,7 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
 
 
 def _lines(most: int) -> tuple[bytes, list[int]]:
-    """Rows of a shard's table without its header, FILE in place of the file's name; and where each ends."""
+    """Return the rows of a shard's table without header, FILE in place of the file name, and the end of each."""
     text, ends = bytearray(), [0]
     for at in range(most):
         row, column = divmod(at, COLUMNS)
@@ -226,7 +226,7 @@ def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
 
 
 def run(folder: Path, step: str, most: int) -> dict:
-    """Run a step in a process of its own; its seconds and most anonymous memory."""
+    """Run a step in its own process; return its seconds and the peak of its anonymous memory."""
     script = Path(sys.executable).with_name("histocae")
     command = [sys.executable, "-c", READ] if step == "read" else [str(script), step]
     memory = Memory() if most else None

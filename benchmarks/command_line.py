@@ -1,4 +1,4 @@
-"""`histocae --help` beside an interpreter that does nothing, as whole processes."""
+"""`histocae --help` compared with an interpreter that does nothing, as whole processes."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from harness import in_turn, record
 
 GOAL = 10
 ROUNDS = 31
-# what takes from a tenth of a second to many to load, and no help text needs
+# modules that take a tenth of a second or more to load, and that no help text needs
 HEAVY = ("tensorflow", "keras", "mlflow", "dvc", "pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic")
 LOADED = """
 import sys
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def process(*command: str | Path) -> Callable[[], None]:
-    """Give what runs a command to its end; it must succeed."""
+    """Make a function that runs a command, which must succeed."""
     return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL) and None
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     from histocae.training import steps
 
     with tempfile.TemporaryDirectory() as folder:
-        cut = cohort.draw(Path(folder), 4) * 4  # as many as a few slides have
+        cut = cohort.draw(Path(folder), 4) * 4  # as many patches as a few slides have
         store = cohort.store(Path(folder) / "store", cut)
         patches = store.select(store.index())
         everything = np.concatenate(cut)

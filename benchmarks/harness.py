@@ -1,6 +1,6 @@
-"""Times ways of doing one thing in turn, and keeps the figures in results.json and the README.
+"""Time several ways of doing the same work in turn, and write the figures to results.json and the README.
 
-Absolute times belong to one machine and one hour; what is kept are ratios of medians of ways that
+Absolute times depend on the machine and on the hour. The figures are therefore ratios of medians of ways that
 ran in turn (A B C A B C ...) in one process tree.
 """
 
@@ -27,15 +27,15 @@ TABLE = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end of figures -->)", re.
 def in_turn(
     ways: dict[str, Callable[[], Any]], rounds: int, work: float = 1.0, unit: str = "runs", warm: int = 1
 ) -> dict[str, float]:
-    """Time every way once a round, in their order, and print what each did in a second.
+    """Time every way once per round, in their order, and print the work per second of each.
 
     Args:
-        ways: what to call, by name; a number that it returns is taken for its seconds, for ways that
-            have something to prepare or that measure a child.
-        rounds: that count.
-        work: what one call does, in units.
+        ways: functions by name. A function that returns a float is taken to have measured its own seconds,
+            for example without its preparation or in a child process.
+        rounds: number of rounds that count.
+        work: of one call, in units.
         unit: of the work.
-        warm: rounds before those, which don't.
+        warm: number of rounds before, which do not count.
 
     Returns:
         The median seconds of each way.
@@ -60,16 +60,16 @@ def in_turn(
 def record(
     name: str, value: float, goal: float, better: str, compared: str, unit: str = "ratio", reason: str | None = None
 ) -> None:
-    """Keep a figure in results.json.
+    """Write a figure to results.json.
 
     Args:
         name: of the figure.
         value: of the figure.
-        goal: that it is to reach.
+        goal: value to reach.
         better: higher | lower.
-        compared: what was held against what, in words.
+        compared: description of the comparison.
         unit: of value and goal.
-        reason: why the goal is missed, with the measurements that show it; kept only where it is missed.
+        reason: why the goal is missed, with the measurements that show it; written only where it is missed.
 
     """
     met = value >= goal if better == "higher" else value <= goal
@@ -93,7 +93,7 @@ def record(
 
 
 def machine() -> str:
-    """Tell what this runs on, and with which libraries."""
+    """Describe the machine and the version of Python."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, TypeError):
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[1]
@@ -102,13 +102,13 @@ def machine() -> str:
 
 
 def quote() -> None:
-    """Put the figures into the README's table."""
+    """Write the figures into the table of the README."""
     text = README.read_text(encoding="utf-8")
     write_text(TABLE.sub(lambda _: table(), text), README)
 
 
 def table() -> str:
-    """Write the figures as the README has them."""
+    """Format the figures as the README's table."""
     figures = json.loads(RESULTS.read_text(encoding="utf-8"))["figures"]
     rows = ["| figure | value | goal | compared | measured |", "|---|---|---|---|---|"]
     reasons, footnotes = [], 0

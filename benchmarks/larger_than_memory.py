@@ -1,11 +1,11 @@
-"""Training on a cohort that is larger than memory, against one that fits.
+"""Training on a cohort that is larger than memory, compared with one that fits.
 
-Memory is made small for a child by a cgroup where this may make one (root on Linux); the cohort is
-several times as large as what is left for the page cache. Elsewhere the files are put out of the page cache
-before each pass, which is harder still: no patch is ever found in memory.
+Where this script may create a cgroup (root on Linux), the cgroup limits the memory of a child process, and the
+cohort is several times as large as the page cache that remains. Elsewhere the files are dropped from the page cache
+before each pass, which is harder: no patch is ever in memory.
 
-The shuffle is the same in both: a permutation of all patches, anew each epoch. How good it is is told by how
-often two patches of one batch are of one slide, against how often they would be in batches drawn at random.
+Both cohorts are shuffled in the same way: each epoch has its own permutation of all patches. The quality of the
+shuffle is how often two patches of a batch are of the same slide, compared with batches drawn at random.
 """
 
 import json
@@ -23,12 +23,12 @@ from harness import in_turn, record
 
 STEPS, WARM, BATCH = 80, 8, 32
 SPARE = 2**26  # bytes of page cache that the child's memory leaves; the steps read twice as much
-TIMES = 16  # as large as that is the large cohort, at least
+TIMES = 16  # the large cohort is at least this many times as large
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
 
 
 def child(folder: Path) -> None:
-    """Train for some steps on a store; print seconds, anonymous memory and how well the order is mixed."""
+    """Train for some steps on a store; print seconds, anonymous memory and the quality of the shuffle."""
     from histocae.networks import backend
     from histocae.training.batches import Batches
 
@@ -49,14 +49,14 @@ def child(folder: Path) -> None:
     optimizer.build(model.trainable_variables)
     engine = steps.make(model, optimizer, "mse")
     batches = Batches(patches, BATCH, 0, 1)
-    for i in range(WARM):  # compiled, and as large as it gets, before the clock runs
+    for i in range(WARM):  # the process is compiled and has its full size before the timing starts
         engine.learn(*batches.stacked(range(i, i + 1)))
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     held = int(status.split("VmHWM:")[1].split()[0]) * 1024
     Path(sys.argv[2]).write_text(str(held), encoding="utf-8")
-    sys.stdin.readline()  # until memory is small
+    sys.stdin.readline()  # waits until the memory is limited
     start = time.perf_counter()
-    whole = len(patches) // BATCH  # a cohort that fits is gone through more than once
+    whole = len(patches) // BATCH  # a cohort that fits is read more than once
     order = [(WARM + i) % whole for i in range(STEPS)]
     for given, target in steps.ahead(batches.stacked(range(i, i + 1)) for i in order):
         engine.learn(given, target)
@@ -69,10 +69,10 @@ def child(folder: Path) -> None:
 
 
 class Memory:
-    """The memory of one child, which can be made small."""
+    """The memory of one child process, which can be limited."""
 
     def __init__(self) -> None:
-        """Make a cgroup where this process may."""
+        """Create a cgroup where this process may."""
         self._group = self._knob = None
         for place, knob in zip(CGROUPS, ("memory.max", "memory.limit_in_bytes"), strict=True):
             if not (place / "cgroup.procs").exists() or not os.access(place, os.W_OK):
@@ -86,27 +86,27 @@ class Memory:
 
     @property
     def limited(self) -> bool:
-        """Whether it can."""
+        """Whether the memory can be limited."""
         return self._group is not None
 
     def enter(self) -> None:
-        """Have this process, a child before its program starts, account for its memory there."""
+        """Move this process, a child before its program starts, into the cgroup."""
         if self._group is not None:
             (self._group / "cgroup.procs").write_text("0")
 
     def shrink(self, most: int) -> None:
-        """Leave so many bytes."""
+        """Limit the memory to its current size plus some bytes."""
         if self._knob is not None:
             self._knob.write_text(str(most))
 
     def end(self) -> None:
-        """Remove the cgroup, which is empty by now."""
+        """Remove the cgroup, whose process has ended."""
         if self._group is not None:
             self._group.rmdir()
 
 
 def train(folder: Path, small: bool, told: dict) -> float:
-    """Train in a child; the seconds of its steps."""
+    """Train in a child process; return the seconds of its steps."""
     ready, memory = folder / "ready", Memory()
     ready.unlink(missing_ok=True)
     running = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Memory of patching, which is not to grow with the slide."""
+"""Memory of patch extraction, which must not grow with the slide."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ import slides
 from harness import record
 from patching import cores, cut_slide
 
-SMALL, LARGE = (4096, 4096), (16384, 10240)  # width and height of two slides, one of ten times the area
+SMALL, LARGE = (4096, 4096), (16384, 10240)  # width and height of two slides; the second has ten times the area
 ROUNDS = 3
 
 
 def peak(path: Path, folder: Path) -> tuple[float, int]:
-    """Patch a slide in a process of its own: most anonymous memory that it had (MiB), and patches."""
+    """Extract the patches of a slide in a new process; return its peak memory (anonymous, MiB) and their number."""
     child = subprocess.Popen([sys.executable, __file__, str(path), str(folder)], stdout=subprocess.PIPE, text=True)
     status, most = Path(f"/proc/{child.pid}/status"), 0
     while child.poll() is None:
@@ -28,7 +28,7 @@ def peak(path: Path, folder: Path) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Measure."""
+    """Measure both slides."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [
             slides.generic(Path(folder) / f"{width}.tif", slides.laid_out(width, height))

@@ -1,4 +1,4 @@
-"""Memory of a training of ten times as many patches beside that of a training of some."""
+"""Memory of a training on ten times as many patches, compared with that of a small training."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ GOAL = 1.2
 FEW, TIMES = 1000, 10
 PER_SLIDE = 250
 VALIDATION = 500
-SECONDS = 0.05  # between two looks
+SECONDS = 0.05  # between two readings of the memory
 MB = 1e6
 KB = 1024
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def peak(count: int) -> float:
-    """Train for an epoch on so many patches and give the most anonymous memory that it held, in bytes."""
+    """Train for an epoch on `count` patches; return the peak of anonymous memory in bytes."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         parts = {"train": count, "validation": VALIDATION, "test": PER_SLIDE}
@@ -51,7 +51,7 @@ def peak(count: int) -> float:
 
 
 def anonymous(process: int) -> int:
-    """Tell what a process holds in memory that no file stands behind, in bytes; 0 when it has ended."""
+    """Read the anonymous memory of a process in bytes; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Patching a whole slide: tissue mask, reading, storing."""
+"""Extracting the patches of a whole slide: tissue mask, reading, storing."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ ROUNDS = 2
 
 @dataclass(frozen=True)
 class Here:
-    """A source whose one slide lies on the disk."""
+    """A source with one slide, which is on the disk."""
 
     path: Path
     tiles: bool = False
@@ -29,17 +29,17 @@ class Here:
     demo_spec: None = None
 
     def fetch(self, slide_id: str, file: str) -> Path:
-        """Give the slide."""
+        """Return the slide."""
         return self.path
 
 
 def cores() -> int:
-    """Count the cores that one process may use."""
+    """Count the cores that a process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cut_slide(path: Path, folder: Path, threads: int) -> ShardRecord:
-    """Cut a slide as the stage does, with the patches of params.yaml."""
+    """Extract patches as the stage does, with the section `patches` of params.yaml."""
     params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["patches"]
     task = ShardTask(
         slide_id=path.stem,
@@ -59,7 +59,7 @@ def cut_slide(path: Path, folder: Path, threads: int) -> ShardRecord:
 
 
 def main() -> int:
-    """Measure; the exit code tells whether the two ways keep about the same patches."""
+    """Measure; the exit code is 0 if the two ways keep about the same patches."""
     with tempfile.TemporaryDirectory() as folder:
         path = slides.generic(Path(folder) / "slide.tif", slides.laid_out(SIDE, SIDE))
         small = slides.generic(Path(folder) / "small.tif", slides.laid_out(1024, 1024))
@@ -78,7 +78,7 @@ def main() -> int:
                 return time.perf_counter() - start
 
         for way in (notebooks, ours):
-            way(small)  # imports, and the libraries' first use
+            way(small)  # imports the libraries and uses them for the first time
         ways = {"notebooks": notebooks, "ours": ours, "ours, one thread": lambda: ours(threads=1)}
         taken = in_turn(ways, ROUNDS, SIDE**2 / 128**2, "cells", warm=0)
     print(f"kept: {kept} of {SIDE**2 // 128**2} cells")

@@ -38,7 +38,7 @@ def main() -> None:
                     seed=seed,
                     precision=precision,
                 )
-                # the last epoch's weights: which are best is not what is asked
+                # weights of the last epoch, so that the choice of the best epoch does not matter
                 loop.train(
                     cae,
                     learnt,

@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 def every_cell(slide: Slide, level: int) -> tuple[Grid, PatchPlan]:
-    """Lay a grid over a level, and plan to read all its cells, or the uppermost."""
+    """Lay a grid over a level, and plan to read all of its cells, or only the uppermost."""
     size = slide.levels[level]
     rows, columns = size.height // PIXELS, size.width // PIXELS
     row, column = (one.ravel()[:MOST] for one in np.mgrid[:rows, :columns])
@@ -44,7 +44,7 @@ def every_cell(slide: Slide, level: int) -> tuple[Grid, PatchPlan]:
 
 
 def by_read_region(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
-    """Read patch by patch; the slide is opened anew, since OpenSlide keeps 32 MB of decoded tiles."""
+    """Read patch by patch; the slide is opened again, because OpenSlide caches 32 MB of decoded tiles."""
     with openslide.OpenSlide(path) as slide:
         scale = round(slide.level_downsamples[level])
         yield None
@@ -54,7 +54,7 @@ def by_read_region(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarr
 
 
 def by_vips(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
-    """Read patch by patch from libvips' tile cache."""
+    """Read patch by patch from the tile cache of libvips."""
     region = pyvips.Region.new(pyvips.Image.tiffload(str(path), page=level))
     yield None
     for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True):
@@ -63,7 +63,7 @@ def by_vips(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
 
 
 def by_us(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read as patching does."""
+    """Read as the stage `patches` does."""
     with Slide(path, threads) as slide:
         grid, plan = every_cell(slide, level)
         slide.read(level, 0, 0, 1, 1)
@@ -72,7 +72,7 @@ def by_us(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np
 
 
 def decode_only(path: Path, level: int, plan: PatchPlan, threads: int) -> Iterator[None]:
-    """Decode the same tiles, and use them for nothing: the limit."""
+    """Decode the same tiles without using them: the limit."""
     with tifffile.TiffFile(path) as tiff, ThreadPoolExecutor(threads) as pool, open(path, "rb") as file:
         page = tiff.pages[level]
         side, across = page.tilewidth, -(-page.imagewidth // page.tilewidth)
@@ -94,7 +94,7 @@ def decode_only(path: Path, level: int, plan: PatchPlan, threads: int) -> Iterat
 
 
 def seconds(way: Callable[[], Iterator]) -> float:
-    """Time a way from where it has opened its slide, which its first item tells."""
+    """Time a way from its first item on, when its slide is open."""
     items = way()
     next(items)
     start = time.perf_counter()

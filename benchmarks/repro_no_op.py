@@ -1,4 +1,4 @@
-"""`dvc repro` with nothing to do, beside that of a pipeline of as many stages that has nothing in it."""
+"""`dvc repro` with nothing to do, compared with a pipeline of as many trivial stages."""
 
 import shutil
 import subprocess
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def repro(folder: Path, environment: dict[str, str]) -> Callable[[], None]:
-    """Give what runs `dvc repro` in a folder; it must succeed."""
+    """Make a function that runs `dvc repro` in a folder; it must succeed."""
     return lambda: dvc(folder, environment, "repro")
 
 
@@ -73,7 +73,7 @@ def dvc(folder: Path, environment: dict[str, str], *command: str) -> None:
 
 
 def make_empty(folder: Path, count: int, environment: dict[str, str]) -> None:
-    """Make a pipeline of stages in a row, each of which wrote one small file from the one before it."""
+    """Make a pipeline of stages in a row; each wrote a small file from the file of the stage before."""
     folder.mkdir()
     (folder / "0.txt").write_text("0\n", encoding="utf-8")
     stages = {
@@ -88,7 +88,7 @@ def make_empty(folder: Path, count: int, environment: dict[str, str]) -> None:
 
 
 def make_other(ours: Project, folder: Path, file: str, key: str) -> None:
-    """Copy a pipeline that ran, and take a key from the stages of one of its files."""
+    """Copy a pipeline that ran, and remove a key from the stages of one of its files."""
     shutil.copytree(ours.folder, folder, symlinks=True)
     path = folder / file
     pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def make_other(ours: Project, folder: Path, file: str, key: str) -> None:
 
 
 def seconds_of_inventory(ours: Project) -> float:
-    """Time the inventory by itself."""
+    """Time only the inventory."""
     start = time.perf_counter()
     ours.run("histocae", "inventory")
     return time.perf_counter() - start

@@ -1,11 +1,11 @@
-"""Measures small versions of each stage at several magnitudes and fits what `histocae plan` counts with.
+"""Measure small versions of each stage at several sizes, and fit the coefficients of `histocae plan`.
 
     python benchmarks/scale.py            # under eight minutes on two idle cores: scale.json, its copy, docs/scale.md
-    python benchmarks/scale.py --quote    # docs/scale.md alone, made anew from scale.json and cohort_scale.json
+    python benchmarks/scale.py --quote    # only docs/scale.md, from scale.json and cohort_scale.json
 
-Each kind of work is a sum of amounts (`histocae.planning.model`), whose coefficients are found by non-negative least
-squares of relative errors over the medians of the rounds; their spread is that of fits to single rounds. One
-configuration of each kind is held out, and how far the fit is off there is told.
+The time of each kind of work is a sum of amounts times coefficients (`histocae.planning.model`). Non-negative least
+squares of relative errors over the medians of the rounds give the coefficients; fits to single rounds give their
+spread. One configuration of each kind is held out, and the error of the fit there is reported.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DOCS = FOLDER.parent / "docs" / "scale.md"
 
 
 def quote() -> None:
-    """Put what was measured, and the plans that come of it, into the docs."""
+    """Write the measurements, and the plans based on them, into the docs."""
     told = read_json(OUT)
     parts = {"coefficients": _coefficients(told), "held out": _held_out(told)}
     if SIMULATED.is_file():
@@ -65,9 +65,9 @@ def _held_out(told: dict) -> str:
 
 
 def _simulated(told: dict) -> str:
-    """Tell of the drawn cohort, with what the model says of its steps."""
+    """Describe the steps of the drawn cohort, as measured and as planned."""
     slides, rows = told["slides"], told["patches"]
-    learnt = 0.8  # what is read of train and validation; the rest tests
+    learnt = 0.8  # share of the patches in train and validation; the rest is test
     terms = {
         "metadata": {"metadata_slide": slides},
         "patches": model.indexing(slides, rows),
@@ -91,7 +91,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--quote", action="store_true", help="make the docs anew, and measure nothing")
     if not asked.parse_args().quote:
-        import scale_parts  # slides, Keras and all; the docs need none of it
+        import scale_parts  # imports Keras and the slide reader, which the docs do not need
 
         fit, start = Fit(), time.perf_counter()
         for part in scale_parts.ALL:

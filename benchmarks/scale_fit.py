@@ -1,4 +1,4 @@
-"""Finds coefficients of `histocae.planning.model` from configurations that were measured."""
+"""Fit the coefficients of `histocae.planning.model` to measured configurations."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ import numpy as np
 from histocae.planning import model
 
 ROUNDS = 3
-# what each coefficient is of, with its unit
+# each coefficient with its unit
 ABOUT = {
     "metadata_slide": "s: a slide of the GDC's tables",
     "look_slide": "core-s: to open a slide",
@@ -59,13 +59,13 @@ ABOUT = {
 
 @dataclass
 class Sample:
-    """One configuration that was measured.
+    """One measured configuration.
 
     Attributes:
-        what: in words.
-        terms: how often each coefficient counts.
-        taken: core-seconds (or seconds of what uses one core) of each round.
-        held_out: the fit does not see it.
+        what: description.
+        terms: amount by which each coefficient is multiplied.
+        taken: core-seconds of each round (seconds where the work uses one core).
+        held_out: whether the fit leaves it out.
 
     """
 
@@ -76,26 +76,26 @@ class Sample:
 
 
 class Fit:
-    """Coefficients, with what they were found from."""
+    """Coefficients, with the samples that they were fitted to."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without coefficients."""
         self.coefficients: dict[str, dict] = {}
         self.held_out: list[dict] = []
         self.samples: list[dict] = []
 
     @property
     def values(self) -> dict[str, float]:
-        """The coefficients alone."""
+        """Values of the coefficients."""
         return {name: one["value"] for name, one in self.coefficients.items()}
 
     def know(self, name: str, value: float, low: float | None = None, high: float | None = None) -> None:
-        """Take a coefficient that needs no fit."""
+        """Add a coefficient that needs no fit."""
         told = {"value": value, "low": value if low is None else low, "high": value if high is None else high}
         self.coefficients[name] = {key: float(f"{one:.4g}") for key, one in told.items()} | {"of": ABOUT[name]}
 
     def add(self, samples: list[Sample]) -> None:
-        """Find the coefficients of samples that are not known yet, and judge those held out."""
+        """Fit the unknown coefficients of samples, and measure the error of those held out."""
         known = self.values
         names = sorted({name for one in samples for name in one.terms} - set(known))
         seen = [one for one in samples if not one.held_out]
@@ -111,7 +111,7 @@ class Fit:
 
 
 def _solved(names: list[str], seen: list[Sample], known: dict[str, float]) -> list[tuple[str, float, float, float]]:
-    """Solve for coefficients: of each name the value, and the least and most of single rounds."""
+    """Solve for coefficients; return the value of each, and the least and largest of single rounds."""
     from scipy.optimize import nnls
 
     rounds = min(len(one.taken) for one in seen)
@@ -137,9 +137,9 @@ def timed(function: Callable, *given: object) -> float:
 
 
 def in_turn(ways: list[Callable], warm: int = 1) -> list[list[float]]:
-    """Time ways in turn, round by round, so that what else the machine does meets all of them; seconds of each.
+    """Time ways in turn, round by round, so that other load on the machine affects all alike; return their seconds.
 
-    A number that a way gives back is taken for its seconds. `warm` rounds before do not count.
+    A way that returns a float is taken to have measured its own seconds. The `warm` rounds before do not count.
     """
     taken: list[list[float]] = [[] for _ in ways]
     for turn in range(-warm, ROUNDS):

@@ -1,4 +1,4 @@
-"""What scale.py measures: each function takes a `Fit` and an empty folder, and adds the coefficients of its part."""
+"""The measurements of scale.py: each function takes a `Fit` and an empty folder and adds coefficients."""
 
 import contextlib
 import logging
@@ -30,8 +30,8 @@ from histocae.sources import demo
 from histocae.training.batches import Batches
 
 BATCH = 32
-LEARNT, JUDGED = 384, 768  # patches of a round
-# architectures that are measured; the last is held out
+LEARNT, JUDGED = 384, 768  # patches per round
+# measured architectures; the last is held out
 NETWORKS = {
     "plain [8, 16, 32] / 512": {"filters": [8, 16, 32], "latent_features": 512},
     "plain [8, 16, 32, 64]": {"filters": [8, 16, 32, 64]},
@@ -46,10 +46,10 @@ COHORTS = ((300, 30_000), (300, 200_000), (2000, 200_000), (700, 400_000))  # sl
 # patches of train, and of validation and of test; the last is held out
 STUDIED = ((400, 200), (2000, 1000), (3000, 1500))
 PAIRS = ((400, 200), (1200, 400))  # the same, for the pair; none is held out
-FILES, LARGE = (100, 4000), 512 * 2**20  # that DVC takes; bytes of one large file
+FILES, LARGE = (100, 4000), 512 * 2**20  # numbers of files for DVC; bytes of one large file
 
 TRAINED = 0.6  # share of the patches that train
-# as a record of a training tells it
+# as in the record of a training
 COHORT_ALL = {
     "cohort": "all",
     "params": {"seed": 1, "training": {"balance": "none", "min_percent_tumor_nuclei": None}},
@@ -57,7 +57,7 @@ COHORT_ALL = {
 
 
 def files(fit: Fit, folder: Path) -> None:
-    """Hashing, and what DVC does with files."""
+    """Measure hashing, and DVC's handling of files."""
     data = folder / "data"
     data.mkdir()
     large = data / "large"
@@ -100,7 +100,7 @@ def _dvc_add(folder: Path, name: str) -> list[float]:
 
 
 def patches(fit: Fit, folder: Path) -> None:
-    """Cutting slides, opening them, drawing the demo's."""
+    """Measure extracting patches, opening slides and drawing demo slides."""
     from histocae.slides.slide import Slide
 
     def look(path: Path) -> None:
@@ -144,7 +144,7 @@ def patches(fit: Fit, folder: Path) -> None:
 
 
 def tables(fit: Fit, folder: Path) -> None:
-    """Metadata, index, split and the reading of a training, on drawn cohorts of TCGA's names."""
+    """Measure metadata, index, split and the reading of a training, on drawn cohorts with TCGA barcodes."""
     from histocae import paths
     from histocae.cohort.balance import read_rows_for_model
     from histocae.patches.store import PatchStore
@@ -195,7 +195,7 @@ def tables(fit: Fit, folder: Path) -> None:
 
 
 def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
-    """Bytes of rows, on the disk and in memory."""
+    """Measure the bytes of rows, on the disk and in memory."""
     from histocae.cohort.balance import read_rows_for_model, read_split
 
     data = folder / "data"
@@ -206,13 +206,13 @@ def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
     took = timed(read_split, path)
     whole, learnt = read_split(path), read_rows_for_model(path, COHORT_ALL)
     fit.know("table_row_memory", whole.memory_usage(deep=True).sum() / len(whole))
-    # the table, whose columns `store.Patches` keeps, and a place in the order of an epoch
+    # the table, whose columns `store.Patches` keeps, and a position in the order of an epoch
     fit.know("read_row_memory", learnt.memory_usage(index=False).sum() / len(learnt) + 8)
     fit.know("table_row", took / len(whole))
 
 
 def networks(fit: Fit, folder: Path) -> None:
-    """Epochs, measures and latents of several architectures."""
+    """Measure epochs, evaluations and latents of several architectures."""
     from histocae.networks import backend
 
     backend.start()
@@ -236,7 +236,7 @@ def networks(fit: Fit, folder: Path) -> None:
     some = {name: measure[name] for name in (*list(NETWORKS)[:2], list(NETWORKS)[-1])}
     every = f"all measures of {JUDGED} patches by"
     fit.add(_samples(every, some, lambda one: model.measuring(one, JUDGED, model.PIXELS), warm=0))
-    # at half the side: at the whole one it would take most of the time of all this
+    # at half the side: at the full side this would take most of the time of the whole script
     small = InMemory(more.take(np.arange(COMPONENTS_OF) % JUDGED)[:, ::2, ::2])
     taken = [timed(linear._in_batches, small, COMPONENTS, 1) * cores()]
     what = f"{COMPONENTS} principal components of {COMPONENTS_OF} patches of 64 px"
@@ -246,7 +246,7 @@ def networks(fit: Fit, folder: Path) -> None:
 def _samples(
     what: str, ways: dict[str, Callable], terms: Callable[[Size], model.Terms], warm: int = 1
 ) -> list[Sample]:
-    """Time ways that use all cores, one for each of some architectures."""
+    """Time ways that use all cores, one per architecture."""
     found = []
     for name, rounds in zip(ways, in_turn(list(ways.values()), warm), strict=True):
         counted = size(Network(**NETWORKS[name]), model.PIXELS)
@@ -256,7 +256,7 @@ def _samples(
 
 
 def _made(entry: Network, patches) -> tuple:
-    """Build a CAE, and what learns for an epoch."""
+    """Build a CAE, and a function that trains it for an epoch."""
     from histocae import CAE
     from histocae.networks import fused
     from histocae.training import loop, steps
@@ -274,13 +274,13 @@ def _made(entry: Network, patches) -> tuple:
 
 
 def _second_half(way: Callable, cae, patches) -> float:
-    """Seconds that patches take a second time in one call, which compiles at its start."""
+    """Measure the seconds of the second pass over patches within one call, whose first pass compiles."""
     whole = timed(way, cae, Twice(patches), "")
     return max(whole - timed(way, cae, patches, ""), 1e-3)
 
 
 class Twice:
-    """Images, each of them twice."""
+    """Return images, each of them twice."""
 
     def __init__(self, pictures):
         self._pictures, self.shape = pictures, pictures.shape
@@ -293,13 +293,13 @@ class Twice:
 
 
 def studies(fit: Fit, folder: Path) -> None:
-    """Whole stages: a training, an evaluation, tumor against normal, and a study of latents, each twice as large."""
+    """Measure whole stages at two sizes: training, evaluation, tumor against normal, and the study of latents."""
     trainings, evaluations, pairs, latents = [], [], [], []
     for train, other in PAIRS:
         at = _project(folder / f"pair-{train}", train, other)
         entry = size(Network(filters=[8, 16, 32, 64]), model.PIXELS)
         for name in ("tumor", "normal"):
-            # half of the slides are of either tissue
+            # half of the slides are tumor, half normal
             work = model.learning(entry, train // 2, BATCH), model.judging(entry, other // 2)
             trainings.append(_run(at, "train", name) - model.total(fit.values, *work) / cores())
             work = model.judging(entry, train // 2 + other), model.measuring(entry, other, model.PIXELS)
@@ -349,7 +349,7 @@ def _run(folder: Path, *command: str) -> float:
 
 
 def _report_row(folder: Path) -> float:
-    """Seconds to write a row of an evaluation."""
+    """Measure the seconds to write a row of an evaluation."""
     import pandas as pd
 
     from histocae.files import write_table

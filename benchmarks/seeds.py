@@ -1,4 +1,4 @@
-"""The ways of the notebooks that this project grew from, written afresh to be measured against."""
+"""The methods of the notebooks that this project began as, rewritten for comparison."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ import numpy as np
 import openslide
 
 WHITE = 220  # a pixel is white where all its channels are brighter
-MOST_WHITE = 0.5  # share of white pixels from which on a patch is background
+MOST_WHITE = 0.5  # a patch with at least this share of white pixels is background
 
 
 def cut_slide(path: Path, folder: Path, pixels: int = 128, level: int = 0) -> int:
-    """Cut a slide: read every cell of the grid by itself, look at its pixels, and write those kept as PNG files.
+    """Extract patches: read each cell of the grid alone, test its pixels, and write the kept cells as PNG files.
 
     Args:
         path: of the slide.
-        folder: for the patches; it has to be there.
+        folder: for the patches; it must exist.
         pixels: side of a patch.
         level: of the slide.
 
     Returns:
-        How many patches were kept.
+        The number of patches.
 
     """
     kept = 0
@@ -35,5 +35,5 @@ def cut_slide(path: Path, folder: Path, pixels: int = 128, level: int = 0) -> in
 
 
 def white_share(patch: np.ndarray) -> float:
-    """Share of white pixels; uint8, height x width x 3."""
+    """Compute the share of white pixels; uint8, shape (height, width, 3)."""
     return float((patch > WHITE).all(axis=2).mean())

@@ -1,7 +1,7 @@
-"""The notebooks' way of feeding and training, written afresh.
+"""The input and training of the notebooks, rewritten for comparison.
 
 Files are read one by one into float32, as `ImageDataGenerator(rescale=1/255).flow_from_dataframe(class_mode=
-"input")` did, and `fit` takes them at batch 32 with adamax. Keras 3 knows no `workers` for it.
+"input")` did, and `fit` takes them at batch 32 with adamax. Keras 3 has no `workers` for it.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 BATCH = 32
-RATE = 0.002  # what adamax had in Keras 2
+RATE = 0.002  # default of adamax in Keras 2
 
 
 class PictureFiles(keras.utils.PyDataset):
-    """Batches of (pictures, the same pictures), float32 in [0, 1], shuffled anew each epoch."""
+    """Batches of (images, the same images), float32 in [0, 1], in another order each epoch."""
 
     def __init__(self, files: Sequence[Path], pixels: int, batch: int = BATCH, seed: int = 0):
-        """Take the files in their order; each becomes pixels x pixels x 3."""
+        """Start with the order of the files; each has shape (pixels, pixels, 3)."""
         super().__init__()
         self._files, self._shape, self._batch = list(files), (pixels, pixels, 3), batch
         self._rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Reading patches of several kinds of slides: never slower than read_region, never different in a pixel."""
+"""Reading patches of several kinds of slides: never slower than read_region, and equal in every pixel."""
 
 import sys
 import tempfile
@@ -12,8 +12,8 @@ from reading import by_read_region, by_us, differing, every_cell, seconds
 
 from histocae.slides.slide import Slide
 
-# of the slides in pixels: as wide as real ones, of which a row of tiles is more than OpenSlide keeps, and of the
-# height what can be read in the time
+# of the slides, in pixels: as wide as real slides, whose rows of tiles exceed the cache of OpenSlide; as high as the
+# time allows
 WIDTH, TOP, BOTTOM = 24600, 640, 1152
 ROUNDS = 3
 

@@ -1,4 +1,4 @@
-"""Makes the slides that are measured: one drawn slide, laid out mirrored, in several formats."""
+"""Make the slides of the benchmarks: drawn tissue, repeated and mirrored, in several formats."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ REAL = "CMU-1-Small-Region.svs"
 
 @cache
 def drawn() -> np.ndarray:
-    """Draw tissue: uint8, 2048 x 2048 x 3 at 0.5 microns per pixel."""
+    """Draw tissue at 0.5 microns per pixel; uint8, shape (2048, 2048, 3)."""
     spec = demo.DemoSpec(1, 6, 1024.0)
     table = demo.cohort(spec)
     slide_id = table["slide_id"][table["mpp"] == MPP].iloc[0]
@@ -35,7 +35,7 @@ def drawn() -> np.ndarray:
 
 
 def laid_out(width: int, height: int) -> np.ndarray:
-    """Lay the drawn tissue out as often as it takes, every other one mirrored; uint8, height x width x 3."""
+    """Repeat the drawn tissue, every second copy mirrored; uint8, shape (height, width, 3)."""
     tile = drawn()
     row = np.concatenate([tile, tile[:, ::-1]], axis=1)
     both = np.concatenate([row, row[::-1]])
@@ -44,7 +44,7 @@ def laid_out(width: int, height: int) -> np.ndarray:
 
 
 def generic(path: Path, picture: np.ndarray) -> Path:
-    """Write a pyramidal generic TIFF: JPEG, tiles of 256 pixels, each level half the one before."""
+    """Write a pyramidal generic TIFF: JPEG, tiles of 256 pixels, each level half the size of the level before."""
     image = pyvips.Image.new_from_array(picture).copy(xres=1000 / MPP, yres=1000 / MPP)
     image.tiffsave(
         str(path), compression="jpeg", Q=90, tile=True, tile_width=256, tile_height=256, pyramid=True, resunit="cm"
@@ -57,7 +57,7 @@ def aperio(path: Path, picture: np.ndarray, compression: int) -> Path:
 
     Args:
         path: of the slide.
-        picture: uint8, height x width x 3.
+        picture: uint8, shape (height, width, 3).
         compression: JPEG, JPEG_2000_YCBCR or JPEG_2000_RGB.
 
     """
@@ -93,7 +93,7 @@ def _encoded(picture: np.ndarray, compression: int) -> Iterator[bytes]:
 
 
 def real() -> Path | None:
-    """Find a scanner's slide: in $HISTOCAE_DATA or beside the checkout."""
+    """Locate a scanner's slide: in $HISTOCAE_DATA or beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
     for folder in (os.environ.get("HISTOCAE_DATA"), beside):
         if folder and (path := Path(folder) / REAL).is_file():

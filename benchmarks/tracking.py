@@ -1,4 +1,4 @@
-"""A training that MLflow tracks on sqlite beside the same without it, as whole processes."""
+"""A training that MLflow tracks on sqlite, compared with the same training without MLflow, as whole processes."""
 
 import resource
 import shutil
@@ -25,10 +25,10 @@ ROUNDS = 3
 ROOT = Path(__file__).parents[1]
 MODEL = "all"
 PATCHES = {"train": 2000, "validation": 500, "test": 500}
-EPOCHS = 15  # most of what tracking takes, it takes once; of a few slides one epoch is as long as all these
+EPOCHS = 15  # tracking takes most of its time once; these epochs take as long as one epoch of a few slides
 PIXELS, MPP = 128, 0.5
-GRAIN = 8  # pixels of one color, so that pictures of patches pack about as well as those of tissue
-# what the stage train does, but for the tracking
+GRAIN = 8  # pixels of one color, so that images of patches compress about as well as those of tissue
+# the stage train without the tracking
 UNTRACKED = """
 import shutil, sys, time
 from pathlib import Path
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def training(folder: Path, cores: list[float], *command: str | Path) -> Callable[[], float]:
-    """Give what runs a training afresh in a project and tells its seconds; those of a core go into `cores`."""
+    """Make a function that trains from scratch in a project and returns seconds; core-seconds go into `cores`."""
 
     def run() -> float:
         for made in ("models", "mlruns", ".histocae"):
@@ -132,8 +132,8 @@ def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **
     """Make a project that is ready to train: params, a store of patches drawn at random, and a split.
 
     Args:
-        folder: it is there.
-        patches: how many each part of the split has, a multiple of `per_slide`.
+        folder: an existing one.
+        patches: number of each part of the split, a multiple of `per_slide`.
         per_slide: patches of a slide.
         changed: keys of `training` in params.yaml.
 
@@ -168,7 +168,7 @@ def write_shard(path: Path, count: int, rng: np.random.Generator) -> None:
 
 
 def slide_rows(name: str, number: int, count: int) -> pd.DataFrame:
-    """Give the rows of a slide's patches, with the columns of an index."""
+    """Return the rows of a slide's patches, with the columns of an index."""
     position = np.arange(count)
     return pd.DataFrame(
         {

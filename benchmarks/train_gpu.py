@@ -1,10 +1,10 @@
-"""Training [8, 16, 32]/512 on a graphics card, patches kept on it as bytes; needs keras, a backend, numpy, pandas.
+"""Training [8, 16, 32]/512 on a GPU that holds the patches as bytes; needs keras, a backend, numpy and pandas.
 
     KERAS_BACKEND=jax PYTHONPATH=src python benchmarks/train_gpu.py [--small] [--results FILE]
 
-Beside histocae runs the notebooks' way on the same card (Keras' `fit` at batch 32 on float32 from the host), and
-two limits of the card that are measured here: how fast it multiplies large matrices and how fast it copies memory,
-applied to what the model's layers compute and must read and write at the least.
+histocae is compared with the notebooks' way on the same GPU (Keras' `fit` at batch 32 on float32 from the host). It
+is also compared with two measured limits of the GPU: the speed of multiplying large matrices and of copying memory,
+applied to the operations of the model's layers and to the least memory traffic that they need.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RATE = 0.002
 
 
 def textures(count: int, pixels: int, seed: int) -> np.ndarray:
-    """Draw smooth colored noise, uint8, count x pixels x pixels x 3."""
+    """Draw smooth colored noise; uint8, shape (count, pixels, pixels, 3)."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(170, 40, (count, pixels // 8, pixels // 8, 3)).astype(np.float32)
     fine = coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -47,17 +47,17 @@ def write_store(folder: Path, patches: np.ndarray) -> PatchStore:
 
 
 def work(cae: CAE, batch: int, width: int) -> tuple[float, float]:
-    """Count what a trained patch costs at the least.
+    """Count the least operations and bytes of a trained patch.
 
     Args:
         cae: the autoencoder.
-        batch: its optimizer's share is one step's by so many.
-        width: bytes of what lies between layers: 4, or 2 in bfloat16.
+        batch: patches per step, over which the work of the optimizer is divided.
+        width: bytes of a value between layers: 4, or 2 in bfloat16.
 
     Returns:
-        FLOP: of convolutions and products, once forward and twice back, the first without the gradient of
-        its input. Bytes: each layer's output written and read forward and back, and what adamax reads and
-        writes: weight, gradient and two moments, of which all but the gradient are written too.
+        FLOP and bytes. FLOP: convolutions and products, once forward and twice backward; the first layer
+        without the gradient of its input. Bytes: the output of each layer, written and read forward and
+        backward; and weight, gradient and two moments that adamax reads, and writes except for the gradient.
 
     """
     flop, passed, first = 0.0, 0.0, None
@@ -75,7 +75,7 @@ def work(cae: CAE, batch: int, width: int) -> tuple[float, float]:
 
 
 def device_limits(side: int, cells: int) -> tuple[dict[str, float], float]:
-    """Measure FLOP/s of a large product in either type, and bytes/s read and written by a copy."""
+    """Measure the FLOP/s of a large product in both types, and the bytes/s read and written by a copy."""
     found = {}
     for name in ("float32", "bfloat16"):
         matrix = keras.ops.ones((side, side), name)
@@ -89,7 +89,7 @@ def device_limits(side: int, cells: int) -> tuple[dict[str, float], float]:
 
 
 def compiled(function):
-    """Compile for the backend, where it can."""
+    """Compile a function where the backend can."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -102,12 +102,12 @@ def compiled(function):
 
 
 def wait(result) -> None:
-    """Wait for a result, which a device may still be at."""
+    """Wait for a result that a device may still be computing."""
     np.asarray(keras.ops.convert_to_numpy(keras.ops.ravel(result)[:1]))
 
 
 class Floats(keras.utils.PyDataset):
-    """The notebooks' batches: float32 pictures from the host, and again as targets."""
+    """The notebooks' batches: float32 images from the host, as inputs and as targets."""
 
     def __init__(self, patches, batch: int):
         super().__init__()
@@ -122,7 +122,7 @@ class Floats(keras.utils.PyDataset):
 
 
 def ways(patches, pixels: int, batches: list[int], at_once: int):
-    """Make what is timed, each a pass over all patches that returns its mean loss."""
+    """Make the functions to time, each a pass over all patches that returns its mean loss."""
 
     def network():
         keras.utils.set_random_seed(1)

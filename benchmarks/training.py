@@ -12,11 +12,11 @@ from histocae.networks import backend
 from histocae.training.batches import Batches
 
 FILTERS, LATENT = [8, 16, 32], 512
-GEMM = 2048  # side of the matrices whose product tells the FLOP/s
+GEMM = 2048  # side of the matrices whose product measures the FLOP/s
 
 
 def flops(cae) -> float:
-    """Count the floating-point operations of a trained patch: the forward pass, and twice as many back.
+    """Count the floating-point operations of a trained patch: the forward pass, and twice that for the backward pass.
 
     The first layer needs no gradient of its input.
     """
@@ -34,9 +34,9 @@ def flops(cae) -> float:
 
 
 def products(cae, batch: int) -> list:
-    """Make every product of a step, forward and back, as TensorFlow functions at the shapes that it has in a step.
+    """Make every product of a step, forward and backward, as TensorFlow functions with the shapes of the step.
 
-    A convolution after upsampling is taken at the smaller side, where it is done.
+    A convolution after upsampling is computed at the smaller side.
     """
     import tensorflow as tf
 
@@ -53,7 +53,7 @@ def products(cae, batch: int) -> list:
                 given = tf.random.normal((batch, *side))
                 made += _conv(given, shape) if len(shape) == 4 else _dense(given, shape)
             before = layer
-    del made[1]  # nobody asks for the gradient of the pictures
+    del made[1]  # the gradient of the images is not computed
     return [tf.function(one) for one in made]
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
-    keras.utils.set_random_seed(1)  # and no more: deterministic operations might hold the others back
+    keras.utils.set_random_seed(1)  # without deterministic operations, which might slow the other ways down
     from seeds_training import BATCH, RATE, PictureFiles, compile_as_they_did
 
     from histocae import CAE
@@ -140,7 +140,7 @@ def main() -> None:
         alone = products(network(), BATCH)
 
         def parts() -> float:
-            """Seconds of every product of a step by itself and of the optimizer by itself, for all steps."""
+            """Measure the seconds of each single product of a step and of the optimizer, for all steps."""
             seconds = 0.0
             for function in (*alone, update):
                 function()
@@ -153,7 +153,7 @@ def main() -> None:
         needed = flops(network()) * len(paths)
 
         def limit() -> float:
-            """Seconds of the matrix products alone at the speed of large ones, and of the optimizer alone."""
+            """Compute the seconds of the matrix products at the speed of large ones, and of the optimizer."""
             start = time.perf_counter()
             for _ in range(4):
                 product = tf.matmul(gemm, gemm)

@@ -1,4 +1,4 @@
-"""What feeds a training, by itself: float32 patches in a shuffled order."""
+"""The input of a training without the training: float32 patches in a shuffled order."""
 
 import tempfile
 from pathlib import Path
