@@ -1,4 +1,4 @@
-"""The architectures beside the plain one: what they start from, what they learn, and from which patches."""
+"""The architectures other than plain: their initial weights, their training, and the patches they learn from."""
 
 import copy
 import hashlib
@@ -44,7 +44,7 @@ def textures(count, side=32, seed=0):
 
 
 def discs(count, seed, side=32):
-    """Paint one disc a patch: where it lies is no linear matter."""
+    """Paint one disc per patch; its position is not linear in the pixels."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     at, radius = rng.uniform(4, side - 4, (2, count, 1, 1)), rng.uniform(3, 7, (count, 1, 1))
@@ -57,20 +57,20 @@ def scaled(images):
 
 
 def cut(images, side):
-    """Cut pictures into rows of blocks, one by one."""
+    """Divide images into blocks, row by row."""
     starts = range(0, images.shape[1], side)
     return np.array(
-        [one[y : y + side, x : x + side].ravel() / 255.0 for one in images for y in starts for x in starts]
+        [image[y : y + side, x : x + side].ravel() / 255.0 for image in images for y in starts for x in starts]
     )
 
 
 def joined(blocks, images, side):
     """Undo `cut`."""
     out, left = np.empty(images.shape), iter(blocks)
-    for one in out:
+    for image in out:
         for y in range(0, images.shape[1], side):
             for x in range(0, images.shape[1], side):
-                one[y : y + side, x : x + side] = next(left).reshape(side, side, 3)
+                image[y : y + side, x : x + side] = next(left).reshape(side, side, 3)
     return out
 
 
@@ -114,7 +114,7 @@ def trained(cae, patches, validation, options, checkpoint, **calls):
 
 
 def out(model, images):
-    """Give what a model makes of uint8 patches; for a few of them this is quicker than `predict`."""
+    """Apply a model to uint8 patches; for a few patches this is faster than `predict`."""
     return np.asarray(model(scaled(images), training=False))
 
 
@@ -136,12 +136,12 @@ def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(sid
     def each(block):
         return latents / (side / block) ** 2
 
-    found = block_side(side, latents)
-    assert side % found == 0 and each(found) * (side // found) ** 2 == latents and each(found) % 1 == 0
-    smaller = [16 * 2**n for n in range(5) if 16 * 2**n < found]
+    block = block_side(side, latents)
+    assert side % block == 0 and each(block) * (side // block) ** 2 == latents and each(block) % 1 == 0
+    smaller = [16 * 2**n for n in range(5) if 16 * 2**n < block]
     assert not [block for block in smaller if side % block == 0 and each(block) % 1 == 0 and each(block) >= 8]
-    if found != side:
-        assert each(found) >= 8 and found in (16, 32, 64, 128, 256)
+    if block != side:
+        assert each(block) >= 8 and block in (16, 32, 64, 128, 256)
 
 
 @pytest.mark.parametrize(
@@ -150,27 +150,27 @@ def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(sid
 )
 def test_residual_starts_as_the_principal_components_of_blocks(side, latents, block):
     assert block_side(side, latents) == block
-    seen, held_out = textures(40, side), textures(12, side, seed=1)
-    cae = started(InMemory(seen), latents)
+    train, held_out = textures(40, side), textures(12, side, seed=1)
+    cae = started(InMemory(train), latents)
     assert cae.encoder.output_shape == (None, latents)
     assert cae.decoder.output_shape == (None, side, side, 3)
-    blocks, each = cut(seen, block), latents // (side // block) ** 2
+    blocks, each = cut(train, block), latents // (side // block) ** 2
     mean = blocks.mean(0)
     components = np.linalg.svd(blocks - mean, full_matrices=False)[2][:each]
-    for images in (seen, held_out):
+    for images in (train, held_out):
         expected = joined(mean + (cut(images, block) - mean) @ components.T @ components, images, block)
         np.testing.assert_allclose(out(cae.model, images), expected, atol=1e-4)
     # whitened: each component over all blocks of the patches it was computed from
-    found = out(cae.encoder, seen).reshape(-1, each)
-    np.testing.assert_allclose(found.mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(found.std(0, ddof=1), 1, rtol=1e-3)
+    latents_of_blocks = out(cae.encoder, train).reshape(-1, each)
+    np.testing.assert_allclose(latents_of_blocks.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(latents_of_blocks.std(0, ddof=1), 1, rtol=1e-3)
 
 
 def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
-    seen, held_out = textures(6), textures(6, seed=1)
-    cae = started(InMemory(seen), 18)  # blocks are whole patches, and six of them span five directions
+    train, held_out = textures(6), textures(6, seed=1)
+    cae = started(InMemory(train), 18)  # blocks are whole patches, and six of them span five directions
     assert block_side(32, 18) == 32
-    assert mse(cae, seen) < 1e-8
+    assert mse(cae, train) < 1e-8
     latents = out(cae.encoder, held_out)
     assert np.abs(latents).max() < 100 and not latents[:, 5:].any()
 
@@ -199,8 +199,10 @@ def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
     loaded = CAE(path=tmp_path / "a", load=True)
     assert loaded.params == made[0].params and loaded.params["architecture"] == architecture
     for part in ("encoder", "model"):
-        expected, found = (out(getattr(one, part), patches.take(np.arange(20))) for one in (made[0], loaded))
-        np.testing.assert_array_equal(found, expected)
+        expected, reconstructed = (
+            out(getattr(model, part), patches.take(np.arange(20))) for model in (made[0], loaded)
+        )
+        np.testing.assert_array_equal(reconstructed, expected)
     assert saved(loaded, tmp_path / "c") == first
     file = tmp_path / "a/params.yaml"
     file.write_text(file.read_text().replace(architecture, "unheard-of"))
@@ -209,7 +211,7 @@ def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"input_shape": (40, 40, 3), "latent_features": 8, "architecture": "residual"}, "multiple of 16"),
         ({"input_shape": (32, 48, 3), "latent_features": 8, "architecture": "residual"}, "square"),
@@ -221,8 +223,8 @@ def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
         ({"input_shape": (32, 32, 3), "architecture": "pca"}, "latent_features"),
     ],
 )
-def test_what_can_not_be_built_is_a_value_error(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_can_not_be_built_is_a_value_error(options, message):
+    with pytest.raises(ValueError, match=message):
         CAE(**options)
 
 
@@ -241,35 +243,35 @@ def test_components_are_those_of_a_singular_value_decomposition(rows, values, ra
     rng = np.random.default_rng(seed)
     rank, wanted = min(rank, values), min(wanted, values)
     samples = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, values)) + offset
-    found = linear.principal(samples.astype(np.float32), wanted)
+    fitted = linear.principal(samples.astype(np.float32), wanted)
     centered = samples - samples.mean(0)
     singular = np.linalg.svd(centered, compute_uv=False)
-    # by as many as vary, which rounding may blur by those that hardly do
+    # the number of directions that vary; rounding decides about those that hardly do
     hardly = int(np.count_nonzero(singular[:wanted] > 0.01 * singular[0]))
     surely = int(np.count_nonzero(singular[:wanted] > 1e-4 * singular[0]))
-    kept = len(found.components)
+    kept = len(fitted.components)
     assert hardly <= kept <= max(surely, 1)
-    np.testing.assert_allclose(found.components @ found.components.T, np.eye(kept), atol=2e-3)
-    np.testing.assert_allclose(found.deviations, singular[:kept] / math.sqrt(rows - 1), rtol=0.1)
-    np.testing.assert_allclose(found.mean, samples.mean(0), atol=1e-5)
-    left = centered - centered @ found.components.T @ found.components
+    np.testing.assert_allclose(fitted.components @ fitted.components.T, np.eye(kept), atol=2e-3)
+    np.testing.assert_allclose(fitted.deviations, singular[:kept] / math.sqrt(rows - 1), rtol=0.1)
+    np.testing.assert_allclose(fitted.mean, samples.mean(0), atol=1e-5)
+    left = centered - centered @ fitted.components.T @ fitted.components
     best = np.square(singular[kept:]).sum()
     assert np.square(left).sum() <= best + 1e-3 * np.square(centered).sum()
-    largest = found.components[np.arange(kept), np.abs(found.components).argmax(1)]
+    largest = fitted.components[np.arange(kept), np.abs(fitted.components).argmax(1)]
     assert (largest > 0).all()
 
 
-@pytest.mark.parametrize("count", [70, 12])  # more patches than components, and about as many
+@pytest.mark.parametrize("count", [70, 12])  # many more patches than components, and hardly more
 def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
     from sklearn.decomposition import PCA
 
-    seen, held_out = textures(count), textures(30, seed=1)
-    cae = linear_start.fitted_pca(InMemory(seen), 10, 1)
-    reference = PCA(10, svd_solver="full").fit(seen.reshape(count, -1) / 255)
+    train, held_out = textures(count), textures(30, seed=1)
+    cae = linear_start.fitted_pca(InMemory(train), 10, 1)
+    reference = PCA(10, svd_solver="full").fit(train.reshape(count, -1) / 255)
     flat = held_out.reshape(30, -1) / 255
     expected = np.square(reference.inverse_transform(reference.transform(flat)) - flat).mean(1)
     np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(held_out), "test"), expected, rtol=1e-3)
-    fitted = linear.fit(InMemory(seen), 10, 1)
+    fitted = linear.fit(InMemory(train), 10, 1)
     np.testing.assert_allclose(fitted.errors(InMemory(held_out)), expected, rtol=1e-3)
     np.testing.assert_allclose(np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3)
     np.testing.assert_allclose(fitted.deviations, np.sqrt(reference.explained_variance_), rtol=1e-3)
@@ -278,42 +280,42 @@ def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
 
 
 def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
-    seen = textures(9)
-    cae = linear_start.fitted_pca(InMemory(seen), 64, 1)
+    train = textures(9)
+    cae = linear_start.fitted_pca(InMemory(train), 64, 1)
     assert cae.params["latent_features"] == 8 and cae.encoder.output_shape == (None, 8)
     assert "64 principal components requested, but 9 patches allow only 8" in caplog.text
-    assert mse(cae, seen) < 1e-8
+    assert mse(cae, train) < 1e-8
     with pytest.raises(TrainingError, match="two patches"):
-        linear_start.fitted_pca(InMemory(seen[:1]), 4, 1)
+        linear_start.fitted_pca(InMemory(train[:1]), 4, 1)
     with pytest.raises(DataError, match="all the same"):
-        linear_start.fitted_pca(InMemory(seen[[0, 0, 0]]), 4, 1)
+        linear_start.fitted_pca(InMemory(train[[0, 0, 0]]), 4, 1)
 
 
 def test_few_patches_of_many_values_are_done_at_once(monkeypatch):
-    seen = InMemory(textures(30))
-    exact = linear.fit(seen, 6, 1)
+    train = InMemory(textures(30))
+    exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_VALUES", 1000)
-    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+    np.testing.assert_array_equal(linear.fit(train, 6, 1).components, exact.components)
 
 
 def test_many_patches_of_few_values_are_done_at_once(monkeypatch):
-    seen = InMemory(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8))
-    exact = linear.fit(seen, 6, 1)
+    train = InMemory(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8))
+    exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
-    np.testing.assert_array_equal(linear.fit(seen, 6, 1).components, exact.components)
+    np.testing.assert_array_equal(linear.fit(train, 6, 1).components, exact.components)
 
 
 def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
-    seen, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
-    exact = linear.fit(seen, 6, 1)
+    train, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
+    exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
     monkeypatch.setattr(linear, "BATCH", 25)
-    some, again, other = (linear.fit(seen, 6, seed) for seed in (1, 1, 2))
+    some, again, other = (linear.fit(train, 6, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(some.components, again.components)
     assert not np.array_equal(some.components, other.components)
     np.testing.assert_allclose(some.components @ some.components.T, np.eye(6), atol=1e-4)
     np.testing.assert_allclose(some.mean, exact.mean, atol=1e-5)
-    assert exact.errors(seen).mean() < some.errors(seen).mean() < 1.05 * exact.errors(seen).mean()
+    assert exact.errors(train).mean() < some.errors(train).mean() < 1.05 * exact.errors(train).mean()
     assert some.errors(held_out).mean() == pytest.approx(exact.errors(held_out).mean(), rel=0.05)
 
 
@@ -321,12 +323,12 @@ def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
 
 
 def test_residual_learns_what_no_linear_map_can(tmp_path):
-    seen, held_out = discs(640, 0), discs(64, 1)
-    cae = started(InMemory(seen), 16, (32, 32))
+    train, held_out = discs(640, 0), discs(64, 1)
+    cae = started(InMemory(train), 16, (32, 32))
     start = mse(cae, held_out)
-    assert mse(linear_start.fitted_pca(InMemory(seen), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
+    assert mse(linear_start.fitted_pca(InMemory(train), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
     options = how(5, 16, "adamw", 0.004, **ALL_TRICKS)
-    trained(cae, seen, discs(64, 2), options, tmp_path / "t")
+    trained(cae, train, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.93 * start
 
 
@@ -404,8 +406,8 @@ def test_shifted_inputs_grow_fewer_and_their_targets_stay():
         given, target = batches[i]
         np.testing.assert_array_equal(target, images[order[16 * i : 16 * i + 16]])
         moved.append((given != target).any(axis=(1, 2, 3)).mean())
-        for one, whole in zip(given, np.pad(target, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True):
-            places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == one).all()]
+        for shifted, whole in zip(given, np.pad(target, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True):
+            places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == shifted).all()]
             assert places
     assert moved[0] > 0.7 and moved[-1] < 0.3
     again = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
@@ -414,7 +416,7 @@ def test_shifted_inputs_grow_fewer_and_their_targets_stay():
         np.testing.assert_array_equal(given, target)
 
 
-def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, monkeypatch):
+def test_denoising_falls_over_the_epochs_and_ends_where_it_is_set(tmp_path, monkeypatch):
     shares = []
     real = Batches
 
@@ -431,13 +433,13 @@ def test_denoising_falls_over_the_epochs_and_ends_where_it_is_told(tmp_path, mon
 
 
 def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
-    seen, held_out = discs(640, 0), discs(64, 1)
+    train, held_out = discs(640, 0), discs(64, 1)
     backend.repeatable(1)
     cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
     assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
     first = mse(cae, held_out)
     options = how(4, 16, "adamw", 0.002, schedule="cosine", clip_norm=1.0)
-    trained(cae, seen, discs(64, 2), options, tmp_path / "t")
+    trained(cae, train, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.3 * first
     assert (out(cae.encoder, held_out) < 0).any()
     gray = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
@@ -457,13 +459,13 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
         return np.concatenate([x for x, _ in given])
 
     def forms(number, seed=1):
-        """Tell in which of the eight forms each patch comes; they come in the same order as when not turned."""
-        found = []
+        """Identify the form, 0 to 7, of each patch; the order is the same as without augmentation."""
+        numbers = []
         for before, after in zip(epoch(number, False, seed), epoch(number, True, seed), strict=True):
-            eight = [np.rot90(one, k) for one in (before, before[:, ::-1]) for k in range(4)]
+            eight = [np.rot90(patch, k) for patch in (before, before[:, ::-1]) for k in range(4)]
             (which,) = [i for i, form in enumerate(eight) if np.array_equal(form, after)]
-            found.append(which)
-        return found
+            numbers.append(which)
+        return numbers
 
     plain, turned = epoch(1, False), epoch(1, True)
     assert sorted(map(bytes, plain)) == sorted(map(bytes, images)) and plain.tobytes() != images.tobytes()
@@ -488,7 +490,7 @@ def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
     assert trained(cae, patches, validation, options, tmp_path / "t") == state  # resumed: nothing left to do
 
 
-# -- what the models of a pair learn from --
+# -- patches that the models of a pair learn from --
 
 TISSUES = {"tumor": PRIMARY_TUMOR, "normal": SOLID_TISSUE_NORMAL}
 one_patch = st.tuples(
@@ -502,7 +504,9 @@ def table_of(rows):
 
 
 tables = (
-    st.lists(one_patch, min_size=2, max_size=60).map(table_of).filter(lambda one: one["sample_type"].nunique() == 2)
+    st.lists(one_patch, min_size=2, max_size=60)
+    .map(table_of)
+    .filter(lambda table: table["sample_type"].nunique() == 2)
 )
 
 
@@ -526,17 +530,17 @@ def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(tabl
             with pytest.raises(DataError, match=r"min_percent_tumor_nuclei: no tumor slide of this part"):
                 cohorts.sample(table, cohort, balance, least, seed)
         return
-    found = {cohort: cohorts.sample(table, cohort, balance, least, seed) for cohort in TISSUES}
-    for cohort, rows in found.items():
+    samples = {cohort: cohorts.sample(table, cohort, balance, least, seed) for cohort in TISSUES}
+    for cohort, rows in samples.items():
         assert rows.equals(pools[cohort][pools[cohort].index.isin(rows.index)])  # own rows, once, in order
         assert rows.equals(cohorts.sample(table, cohort, balance, least, seed))
-    counts = {cohort: rows["case_id"].value_counts() for cohort, rows in found.items()}
+    counts = {cohort: rows["case_id"].value_counts() for cohort, rows in samples.items()}
     if balance == "none":
-        assert all(found[cohort].equals(pools[cohort]) for cohort in TISSUES)
+        assert all(samples[cohort].equals(pools[cohort]) for cohort in TISSUES)
     elif balance == "patches":
-        assert len(found["tumor"]) == len(found["normal"]) == min(map(len, pools.values()))
+        assert len(samples["tumor"]) == len(samples["normal"]) == min(map(len, pools.values()))
     else:
-        assert len(found["tumor"]) == len(found["normal"])
+        assert len(samples["tumor"]) == len(samples["normal"])
         cases = min(pool["case_id"].nunique() for pool in pools.values())
         for cohort, count in counts.items():
             assert len(count) == cases
@@ -549,9 +553,9 @@ def test_samples_of_cases_take_as_many_patches_as_the_chosen_cases_allow():
     rows = [(case, PRIMARY_TUMOR, 80.0) for case in range(5) for _ in range(10)]
     rows += [(case, SOLID_TISSUE_NORMAL, math.nan) for case in (5, 6) for _ in range(3 if case == 5 else 30)]
     table = table_of(rows)
-    found = {cohort: cohorts.sample(table, cohort, "cases", None, 1)["case_id"] for cohort in TISSUES}
-    assert found["tumor"].value_counts().tolist() == [10, 10]
-    assert found["normal"].value_counts().to_dict() == {"case-6": 17, "case-5": 3}
+    samples = {cohort: cohorts.sample(table, cohort, "cases", None, 1)["case_id"] for cohort in TISSUES}
+    assert samples["tumor"].value_counts().tolist() == [10, 10]
+    assert samples["normal"].value_counts().to_dict() == {"case-6": 17, "case-5": 3}
     draws = {tuple(cohorts.sample(table, "tumor", "cases", None, seed)["case_id"].unique()) for seed in range(20)}
     assert len(draws) > 3
 
@@ -586,7 +590,7 @@ def read(tmp_path, models, **changed):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"tumor": {"cohort": "all", "filters": [8]}}, "models.tumor.cohort: tissue.tumor names this model"),
         ({"normal": {"cohort": "tumor", "filters": [8]}}, "models.normal.cohort: tissue.normal names this model"),
@@ -633,12 +637,12 @@ def read(tmp_path, models, **changed):
         ({"training__min_percent_tumor_nuclei": 101.0}, "training.min_percent_tumor_nuclei: "),
     ],
 )
-def test_what_an_architecture_or_the_pair_does_not_allow_is_told_in_one_line(tmp_path, changed, told):
-    models = PAIR | {name: one for name, one in changed.items() if "__" not in name}
-    models = {name: one for name, one in models.items() if one is not None}
+def test_what_an_architecture_or_the_pair_does_not_allow_is_reported_in_one_line(tmp_path, changed, message):
+    models = PAIR | {name: entry for name, entry in changed.items() if "__" not in name}
+    models = {name: entry for name, entry in models.items() if entry is not None}
     with pytest.raises(params.ParamsError) as refused:
-        read(tmp_path, models, **{name: one for name, one in changed.items() if "__" in name})
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+        read(tmp_path, models, **{name: entry for name, entry in changed.items() if "__" in name})
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_pair_is_the_one_that_tissue_names(tmp_path):
@@ -686,7 +690,7 @@ def test_a_training_hashes_each_table_of_the_split_once(project: Workspace, monk
 
 
 def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # away: nothing here is about it
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: tracking is tested elsewhere
     project.slides(*"abcdefgh")
     small = {"training__epochs": 2, "training__batch_size": 48, "patches__max_per_slide": 40}
     project.params(models=MODELS, **small)
@@ -706,16 +710,16 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         assert len(pd.read_csv(history, sep="|")) == record["epochs"] == (1 if name == "pca" else 2)
 
         folder = project.folder / "reports/models" / name / "evaluation"
-        test, validation = (pd.read_csv(folder / f"per_patch{one}.csv") for one in ("", "_validation"))
+        test, validation = (pd.read_csv(folder / f"per_patch{suffix}.csv") for suffix in ("", "_validation"))
         kept = ["slide_id", "case_id", "sample_type", "shard", "position"]
         assert list(test.columns) == [*kept, "mse", "psnr", "ssim", "mean_color_mse"]
         assert list(validation.columns) == [*kept, "mse"]
-        for found, split in ((test, "test"), (validation, "validation")):
+        for table, split in ((test, "test"), (validation, "validation")):
             # all sample types, whatever the model's cohort, in the order of the split
-            pd.testing.assert_frame_equal(found[kept], tables[split][kept], check_dtype=False)
-            assert np.isfinite(found.select_dtypes("number")).all(axis=None)
+            pd.testing.assert_frame_equal(table[kept], tables[split][kept], check_dtype=False)
+            assert np.isfinite(table.select_dtypes("number")).all(axis=None)
             expected = np.square(out(cae.model, pixels[split]) - scaled(pixels[split])).mean(axis=(1, 2, 3))
-            np.testing.assert_allclose(found["mse"], expected, rtol=1e-4)
+            np.testing.assert_allclose(table["mse"], expected, rtol=1e-4)
 
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
         assert metrics["validation_mse"] == pytest.approx(record["validation_loss"], rel=1e-3)
@@ -727,16 +731,16 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         assert metrics["all_test_mse"] == pytest.approx(test["mse"].mean())
 
         latents = project.folder / "models/latents" / name
-        about = json.loads((latents / "latents.json").read_text())
-        assert about == {"model": name, "weights": record["weights"], "features": features[name]}
-        assert {one.name for one in latents.iterdir()} == {
+        description = json.loads((latents / "latents.json").read_text())
+        assert description == {"model": name, "weights": record["weights"], "features": features[name]}
+        assert {file.name for file in latents.iterdir()} == {
             "latents.json",
             *(f"{split}.npy" for split in SPLITS if features[name]),
         }
         for split in SPLITS if features[name] else ():
-            found = np.load(latents / f"{split}.npy")
-            assert found.dtype == np.float32 and found.shape == (len(tables[split]), features[name])
-            np.testing.assert_allclose(found, out(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
+            written = np.load(latents / f"{split}.npy")
+            assert written.dtype == np.float32 and written.shape == (len(tables[split]), features[name])
+            np.testing.assert_allclose(written, out(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
     before = project.outputs("models", "reports")
     project.params(models=MODELS, **small, training__min_percent_tumor_nuclei=50.0)
     assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").told
@@ -744,7 +748,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
 
 
 @pytest.mark.parametrize(
-    "about",
+    "network",
     [
         {"filters": [8, 16, 32], "latent_features": 512},
         {"filters": [8, 16, 32, 64]},
@@ -755,8 +759,8 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         {"architecture": "pca", "latent_features": 16},
     ],
 )
-def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
-    entry = Network(**about)
+def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(network):
+    entry = Network(**network)
     counted = networks.size(entry, 64)
     cae = CAE(
         (64, 64, 3),
@@ -767,10 +771,10 @@ def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(about):
         pool=entry.pool,
         architecture=entry.architecture,
     )
-    kernels = [one for part in (cae.encoder, cae.decoder) for one in part.layers if hasattr(one, "kernel")]
-    multiplied = sum(np.prod(one.kernel.shape) * np.prod(one.output.shape[1:-1], dtype=int) for one in kernels)
-    values = sum(np.prod(one.output.shape[1:]) for one in kernels)
+    kernels = [layer for part in (cae.encoder, cae.decoder) for layer in part.layers if hasattr(layer, "kernel")]
+    multiplied = sum(np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:-1], dtype=int) for layer in kernels)
+    values = sum(np.prod(layer.output.shape[1:]) for layer in kernels)
     assert (counted.multiplied, counted.values) == (multiplied, values)
     assert counted.weights == cae.model.count_params() and counted.encoder.weights == cae.encoder.count_params()
-    assert counted.trained == sum(np.prod(one.shape) for one in cae.model.trainable_weights)
+    assert counted.trained == sum(np.prod(variable.shape) for variable in cae.model.trainable_weights)
     assert counted.latents == np.prod(cae.encoder.output_shape[1:])

@@ -1,4 +1,4 @@
-"""The autoencoder as the notebooks use it, and what is measured and drawn of it."""
+"""The autoencoder as the notebooks use it, its reconstruction errors and its figures."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from histocae.report import plots  # noqa: E402
 
 @pytest.fixture
 def digits():
-    """Real digits, 32 x 32 x 1 in [0, 1]."""
+    """Images of handwritten digits, 32 x 32 x 1 in [0, 1]."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images[:64] / 16
@@ -85,7 +85,7 @@ def test_saving_is_whole_and_the_same_each_time(tmp_path, digits):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_loading_what_is_no_cae_is_told(tmp_path):
+def test_loading_what_is_no_cae_is_an_error(tmp_path):
     with pytest.raises(HistocaeError, match=r"no saved CAE here"):
         CAE(path=tmp_path, load=True)
     CAE((32, 32, 1), 8, [4]).save(tmp_path / "whole")
@@ -128,7 +128,7 @@ def test_measures_are_those_of_their_definitions(digits):
 
 
 def test_a_perfect_reconstruction_has_finite_measures(monkeypatch):
-    # a network that gives back what it got, but for the scale
+    # a network that returns its input, rescaled
     monkeypatch.setattr(reconstruction, "fused_on_bytes", lambda _: lambda x, training: tf.cast(x, tf.float32) / 255)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     measured = reconstruction.measure(None, InMemory(images), "test")

@@ -1,4 +1,4 @@
-"""Trainings on 1, 2 and 3 devices, told as JSON: TensorFlow has to be told of virtual devices before it starts."""
+"""Trainings on 1, 2 and 3 devices, printed as JSON. TensorFlow needs virtual devices before it starts."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ DEVICES = 3
 tf.config.set_visible_devices([], "GPU")
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
-# what is compared is arithmetic; without TensorFlow's work on its graphs this takes half the time
+# without graph optimization this takes half the time; the comparison is of arithmetic
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 backend.start()
@@ -37,7 +37,7 @@ PLAIN, RESIDUAL, COMPACT = (
     {"architecture": "compact", "latent_features": 8, "filters": [2, 3]},
 )
 SGD = {"optimizer": "sgd", "learning_rate": 1.0}
-# sgd tells how large a gradient is, which the others hardly do; clipped, whether the whole was
+# steps of sgd depend on the size of the gradient, those of the others hardly; clipping, on that of the whole gradient
 CASES = {
     "clipped": (PLAIN | {"lossfn": "mae", "latent_features": 5}, SGD | {"clip_norm": 0.001}, 3),
     "bfloat16": (PLAIN, SGD | {"precision": "bfloat16"}, 2),
@@ -49,14 +49,14 @@ BATCHES = (7, 2, 1)  # no multiple of the devices, then fewer than three, then f
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
-    """Draw pictures of their own brightness each, so that it tells how much each counts; uint8."""
+    """Draw images of different brightness, so that the weight of each image in a mean is visible; uint8."""
     rng = np.random.default_rng(seed)
     bright = rng.integers(0, 200, (count, 1, 1, 3)) + rng.integers(0, 56, (count, 16, 16, 3))
     return bright.astype(np.uint8)
 
 
-def options(devices: int, **how: object) -> loop.Options:
-    given = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | how
+def options(devices: int, **changes: object) -> loop.Options:
+    given = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | changes
     return loop.Options(**given, devices=devices)
 
 
@@ -66,13 +66,13 @@ def started(network: dict) -> CAE:
 
 
 def flat(cae: CAE) -> np.ndarray:
-    return np.concatenate([one.ravel() for one in cae.model.get_weights()])
+    return np.concatenate([weights.ravel() for weights in cae.model.get_weights()])
 
 
-def stepped(network: dict, how: dict, devices: int) -> tuple[list[float], np.ndarray]:
-    """Take a step a batch; give the losses before each, those of others after all, and how the weights changed."""
+def stepped(network: dict, changes: dict, devices: int) -> tuple[list[float], np.ndarray]:
+    """Take a step per batch; return the losses before each, those of other batches, and the change of weights."""
     cae = started(network)
-    before, made = flat(cae), options(devices, **how)
+    before, made = flat(cae), options(devices, **changes)
     model = fused.fused_on_bytes(cae, made.precision)
     optimizer = loop._optimizer(made, 10)
     optimizer.build(model.trainable_variables)
@@ -84,16 +84,16 @@ def stepped(network: dict, how: dict, devices: int) -> tuple[list[float], np.nda
     return learnt + judged, flat(cae) - before
 
 
-def compared(network: dict, how: dict, devices: int) -> dict[str, float]:
-    """Tell how far several devices are from one: losses by themselves, weights by how far they went."""
+def compared(network: dict, changes: dict, devices: int) -> dict[str, float]:
+    """Compare several devices with one: relative differences of the losses and of the changes of weights."""
     tf.config.run_functions_eagerly("architecture" in network)  # in less time than it takes to compile these
-    losses, moved = stepped(network, how, 1)
+    losses, moved = stepped(network, changes, 1)
     tf.config.run_functions_eagerly(False)
-    others, also = stepped(network, how, devices)
+    others, also = stepped(network, changes, devices)
     return {
         "losses": float(np.abs(np.array(others) / np.array(losses) - 1).max()),
         "weights": float(np.linalg.norm(also - moved) / np.linalg.norm(moved)),
-        "went": float(np.linalg.norm(moved)),
+        "moved": float(np.linalg.norm(moved)),
     }
 
 
@@ -102,9 +102,9 @@ class KilledError(Exception):
 
 
 def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, State]:
-    """Train on two epochs of what all options that change batches give; killed, go on after the first."""
+    """Train for two epochs with all options that change batches; if killed, resume after the first epoch."""
     made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
-    seen, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
+    train, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
 
     def kill(state: State) -> None:
         if killed:
@@ -113,7 +113,7 @@ def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, St
     def fit(**calls: object) -> State:
         return loop.train(
             cae,
-            seen,
+            train,
             held_out,
             made,
             state=State("t"),
@@ -132,18 +132,18 @@ def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, St
 
 
 def main(folder: Path) -> None:
-    told: dict[str, object] = {name: compared(*case) for name, case in CASES.items()}
-    (one, first), (two, second) = (whole(devices, folder / str(devices)) for devices in (1, 2))
+    results: dict[str, object] = {name: compared(*case) for name, case in CASES.items()}
+    (on_one, first), (on_two, second) = (whole(devices, folder / str(devices)) for devices in (1, 2))
     resumed, again = whole(2, folder / "killed", killed=True)
     rows = [[(row["loss"], row["validation_loss"]) for row in state.rows] for state in (first, second)]
-    told["trained"] = {
+    results["trained"] = {
         "losses": float(np.abs(np.array(rows[1]) / np.array(rows[0]) - 1).max()),
-        "weights": float(np.linalg.norm(flat(two) - flat(one)) / np.linalg.norm(flat(one))),
-        "went": float(len(rows[0])),
+        "weights": float(np.linalg.norm(flat(on_two) - flat(on_one)) / np.linalg.norm(flat(on_one))),
+        "moved": float(len(rows[0])),
     }
-    told["resumed"] = again.rows == second.rows and flat(resumed).tobytes() == flat(two).tobytes()
-    told["count"] = [mirrored.count(None), mirrored.count(2)]
-    print(json.dumps(told))
+    results["resumed"] = again.rows == second.rows and flat(resumed).tobytes() == flat(on_two).tobytes()
+    results["count"] = [mirrored.count(None), mirrored.count(2)]
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

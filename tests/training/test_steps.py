@@ -1,4 +1,4 @@
-"""The fast road of training: fused layers and compiled steps do what Keras' own do, from the same weights."""
+"""Fused layers and compiled steps give the same results as those of Keras, from the same weights."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def pictures(count: int, *shape: int, seed: int = 0) -> np.ndarray:
 
 def random_weights(cae: CAE, seed: int = 0) -> CAE:
     rng = np.random.default_rng(seed)
-    cae.model.set_weights([rng.normal(0, 0.2, one.shape) for one in cae.model.get_weights()])
+    cae.model.set_weights([rng.normal(0, 0.2, weights.shape) for weights in cae.model.get_weights()])
     return cae
 
 
@@ -63,17 +63,17 @@ def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
     before = cae.model.get_weights()
     small = fused.fused_on_bytes(cae)
     assert len(small.trainable_variables) == len(cae.model.trainable_variables)
-    small.set_weights([one + 1 for one in small.get_weights()])
-    for one, former in zip(cae.model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(one, former + 1)
+    small.set_weights([weights + 1 for weights in small.get_weights()])
+    for weights, former in zip(cae.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, former + 1)
 
 
 def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
     cae = random_weights(CAE((16, 16, 3), 8, [4, 8]))
     patches = pictures(4, 16, 16, 3)
-    exact, coarse = (fused.fused_on_bytes(cae, one).predict_on_batch(patches) for one in fused.PRECISIONS)
+    exact, coarse = (fused.fused_on_bytes(cae, precision).predict_on_batch(patches) for precision in fused.PRECISIONS)
     assert coarse.dtype == np.float32 and 0 < np.abs(coarse - exact).max() < 0.05
-    assert {one.dtype for one in fused.fused_on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
+    assert {variable.dtype for variable in fused.fused_on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
     with pytest.raises(ValueError, match="of architecture plain alone"):
         fused.fused_on_bytes(CAE((16, 16, 3), 8, architecture="compact"), "bfloat16")
     with pytest.raises(ValueError, match="float32, bfloat16"):
@@ -96,8 +96,8 @@ def test_steps_learn_what_keras_own_learn(loss):
     losses = np.asarray(engine.learn(patches, patches), float)
     assert losses.mean() == pytest.approx(history["loss"][0], rel=1e-4)
     engine.settle()
-    for one, other in zip(ours.model.get_weights(), keras_own.model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    for weights, expected in zip(ours.model.get_weights(), keras_own.model.get_weights(), strict=True):
+        np.testing.assert_allclose(weights, expected, atol=1e-4)
     again = keras_own.model.evaluate(scaled[0], scaled[0], verbose=0)
     assert float(engine.judge(patches[0])) == pytest.approx(again, rel=1e-4)
 
@@ -151,7 +151,7 @@ def test_what_is_made_ahead_comes_in_order_and_its_errors_too():
 
 @pytest.mark.slow
 def test_the_benchmark_for_graphics_cards_runs_with_keras_and_a_backend_alone(tmp_path):
-    """In small, on the CPU, where nothing else of what histocae needs can be imported."""
+    """A small run on the CPU, where no other library that histocae needs can be imported."""
     barred = tmp_path / "barred"
     barred.mkdir()
     others = ["mlflow", "dvc", "pydantic", "yaml", "sklearn", "tqdm", "psutil", "PIL", "matplotlib"]

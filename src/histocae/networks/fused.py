@@ -64,25 +64,25 @@ def _scaled(cae: CAE, precision: str) -> tuple[keras.KerasTensor, keras.KerasTen
 
 
 def _encoded(cae: CAE, x: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
-    given = {layer.name: layer for layer in cae.encoder.layers}
+    source = {layer.name: layer for layer in cae.encoder.layers}
     for i in range(len(cae.params["filters"])):
-        x = _PooledConvolution(given[f"conv_{i}"], given[f"pool_{i}"], dtype=dtype, name=f"encoder_{i}")(x)
-    if "latent" in given:
+        x = _PooledConvolution(source[f"conv_{i}"], source[f"pool_{i}"], dtype=dtype, name=f"encoder_{i}")(x)
+    if "latent" in source:
         x = layers.Flatten(name="flatten")(x)
-        x = _Dense(given["latent"], dtype=dtype, name="latent")(x)
+        x = _Dense(source["latent"], dtype=dtype, name="latent")(x)
     return x
 
 
 def _decoded(cae: CAE, x: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
-    given = {layer.name: layer for layer in cae.decoder.layers}
-    if "dense" in given:
-        x = _Dense(given["dense"], dtype=dtype, name="dense")(x)
-        x = layers.Reshape(given["reshape"].target_shape, name="reshape")(x)
+    source = {layer.name: layer for layer in cae.decoder.layers}
+    if "dense" in source:
+        x = _Dense(source["dense"], dtype=dtype, name="dense")(x)
+        x = layers.Reshape(source["reshape"].target_shape, name="reshape")(x)
     scale = (1, 1)
     for i in reversed(range(len(cae.params["filters"]))):
-        x = _EnlargedConvolution(given[f"conv_{i}"], scale, dtype=dtype, name=f"decoder_{i}")(x)
-        scale = given[f"up_{i}"].size
-    return _EnlargedConvolution(given["pixels"], scale, dtype=dtype, name="pixels")(x)
+        x = _EnlargedConvolution(source[f"conv_{i}"], scale, dtype=dtype, name=f"decoder_{i}")(x)
+        scale = source[f"up_{i}"].size
+    return _EnlargedConvolution(source["pixels"], scale, dtype=dtype, name="pixels")(x)
 
 
 class _PooledConvolution(layers.Layer):  # type: ignore[misc]  # Keras has no types

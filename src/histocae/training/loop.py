@@ -36,7 +36,7 @@ WARMUP_STEPS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a training; `params.Training` describes those without a description here.
+    """Options of a training; `params.Training` reads most of them from params.yaml.
 
     Attributes:
         epochs: of the whole training.
@@ -264,7 +264,7 @@ def _steps(engine: steps.Steps, batches: Batches, loaded: bool) -> Iterator[tupl
 
 
 def _started(engine: steps.Steps, batches: Batches, loaded: bool, runs: list[range]) -> Iterator[Any]:
-    """Start the runs one after the other, and yield their losses, which the device may still be computing."""
+    """Start the runs in order, and yield their losses, which the device may still be computing."""
     if loaded:
         yield from (engine.learn_loaded(positions) for positions in steps.ahead(map(batches.positions, runs)))
     else:
