@@ -146,7 +146,8 @@ def _taps(side: int, scale: int) -> NDArray[np.float32]:
     offsets = (np.arange(scale)[:, None] + np.arange(side)[None] - (side - 1) // 2) // scale
     reach = np.abs(offsets).max()
     hits = offsets[:, None] == np.arange(-reach, reach + 1)[None, :, None]
-    return hits.astype(np.float32)
+    taps: NDArray[np.float32] = hits.astype(np.float32)
+    return taps
 
 
 class _Dense(layers.Layer):  # type: ignore[misc]  # Keras has no types

@@ -49,8 +49,8 @@ class Linear:
             float32, shape (m, n).
 
         """
-        latents: NDArray[np.float32] = (_flat(batch) - self.mean) @ self.components.T
-        return latents
+        latents = (_flat(batch) - self.mean) @ self.components.T
+        return latents.astype(np.float32, copy=False)
 
     def errors(self, patches: Images) -> NDArray[np.float64]:
         """Compute the mean squared error of reconstruction of each patch.

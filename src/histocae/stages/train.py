@@ -8,7 +8,8 @@ from histocae import paths
 from histocae.cohort.balance import read_rows_for_model
 from histocae.networks import backend
 from histocae.params import Params
-from histocae.patches.store import Patches, PatchStore
+from histocae.patches.images import Images
+from histocae.patches.store import PatchStore
 from histocae.training import recipe
 
 if TYPE_CHECKING:  # keras takes seconds to load
@@ -68,7 +69,7 @@ def train(params: Params, name: str, layout: paths.Layout, description: dict[str
     return cae
 
 
-def read(store: PatchStore, splits: Path, description: dict[str, Any]) -> dict[str, Patches]:
+def read(store: PatchStore, splits: Path, description: dict[str, Any]) -> dict[str, Images]:
     """Select the patches that a model learns from.
 
     Args:
@@ -80,9 +81,9 @@ def read(store: PatchStore, splits: Path, description: dict[str, Any]) -> dict[s
         The patches of `train` and of `validation`.
 
     """
-    patches = {}
+    patches: dict[str, Images] = {}
     for split in ("train", "validation"):
-        rows = read_rows_for_model(splits / f"{split}.csv", description)
-        patches[split] = store.select(rows)
-        log.info("%s: %d patches of %d slides", split, len(rows), patches[split].shards)
+        selected = store.select(read_rows_for_model(splits / f"{split}.csv", description))
+        log.info("%s: %d patches of %d slides", split, len(selected), selected.shards)
+        patches[split] = selected
     return patches
