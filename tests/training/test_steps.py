@@ -74,7 +74,7 @@ def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
     exact, coarse = (fused.fused_on_bytes(cae, precision).predict_on_batch(patches) for precision in fused.PRECISIONS)
     assert coarse.dtype == np.float32 and 0 < np.abs(coarse - exact).max() < 0.05
     assert {variable.dtype for variable in fused.fused_on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
-    with pytest.raises(ValueError, match="of architecture plain alone"):
+    with pytest.raises(ValueError, match="bfloat16 needs architecture plain, not compact"):
         fused.fused_on_bytes(CAE((16, 16, 3), 8, architecture="compact"), "bfloat16")
     with pytest.raises(ValueError, match="float32, bfloat16"):
         fused.fused_on_bytes(cae, "float16")
