@@ -82,7 +82,9 @@ def test_mlproject_names_entry_points_that_are_there():
     assert (ROOT / project["python_env"]).is_file()
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "mnist", *(f"mnist {stage}" for stage in MNIST)])
+@pytest.mark.parametrize(
+    "command", ["", *COMMANDS, "mnist", *(f"mnist {stage}" for stage in MNIST), "plan", "jobs", "sweep", "completion"]
+)
 def test_help_is_there_for_every_command(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
@@ -90,11 +92,32 @@ def test_help_is_there_for_every_command(command, capsys):
     assert "usage: histocae" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("histocae cross", "crossvalidate"),
+        ("histocae mnist pi", "pixels"),
+        ("histocae jobs f", "fetch"),
+        ("histocae sweep histocae-s", "histocae-ssh histocae-slurm"),
+        ("histocae train deep --params par", "params.yaml"),
+    ],
+)
+def test_a_shell_completes_commands_and_files(line, expected, capsys):
+    assert main(["completion", "bash"]) == 0
+    words = line.split()
+    script = (
+        f"{capsys.readouterr().out}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}\n"
+        f'_shtab_histocae histocae {words[-1]} {words[-2]}; echo "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected.split()
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from histocae.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)))"
+        "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'numpy', 'pydantic', 'shtab'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.rstrip().endswith("[]")

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from histocae import cli
 from histocae.contrast import baselines, comparison, heatmaps, truth, verdicts
 from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError
@@ -512,8 +511,7 @@ def evaluation(template):
 
 
 @pytest.fixture
-def evaluated(evaluation, cut, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "tissue", ("compare tumor and normal", False))
+def evaluated(evaluation, cut):
     return cut
 
 
@@ -603,7 +601,6 @@ def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
 
 
 def test_without_a_pair_only_that_is_written(project, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "tissue", ("compare tumor and normal", False))
     project.params(models={"all": MODELS["all"]})
     result = project.run("tissue")
     assert not result.code and any("models has no tumor and no normal" in line for line in result.lines)

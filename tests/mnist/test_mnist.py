@@ -484,7 +484,7 @@ def test_stages_list_the_code_they_use(stage):
     start = {f"mnist/stages/{stage}.py", *ALSO.get(stage, ())}
     assert listed == lineage.reach(start, EXEMPT + EXEMPT_IN.get(stage, ("tracking/server",)))
     assert body["cmd"].split()[:3] == ["histocae", "mnist", stage]
-    assert MNIST[stage][1] == ("foreach" in STAGES[stage])
+    assert MNIST[stage].by_model == ("foreach" in STAGES[stage])
 
 
 def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():

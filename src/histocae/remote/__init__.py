@@ -1,4 +1,4 @@
-"""Jobs on other machines: a commit sent by git, made ready there, run and watched over, and its results fetched.
+"""Jobs on other machines: send a commit by git, prepare and start the job there, and merge its changes here.
 
-What a job tells the tracking server, and what is asked of it, is in `histocae.tracking.jobs.job_runs`.
+What a job reports to the tracking server is in `histocae.tracking.jobs`.
 """

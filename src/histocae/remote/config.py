@@ -1,4 +1,4 @@
-"""What a backend config (gpu.json) says of a job: where, with what, for how long."""
+"""The backend config of a job (gpu.json): where it runs, with which resources, for how long."""
 
 import re
 from pathlib import Path
@@ -10,36 +10,38 @@ from histocae.errors import RemoteError
 from histocae.params import Count, Section
 from histocae.params_file import explain
 
-# what MLflow adds to every backend config
+# keys that MLflow adds to every backend config
 _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# a host is an argument of ssh and a folder one of a shell: neither may look like something else
+# a host becomes an argument of ssh and a folder one of a shell: neither may look like an option or a command
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
-# make and sbatch take folders apart at some characters
+# make and sbatch split paths at some characters
 PLAIN = r"^(/|~/|~$)[\w./@+=,-]*$"
 Folder = Annotated[str, Field(pattern=PLAIN)]
 
 
-class Job(Section):
-    """What both backends know.
+class JobConfig(Section):
+    """The keys of both backends.
 
     Attributes:
-        host: an address or an alias of ssh's own config.
-        ssh_config: another file than ssh's own.
-        folder: there, absolute or below `~`: a copy of the repository, environments, DVC's cache, one folder a job.
-        python: that makes the environment.
+        host: address of the job's machine, or an alias of ssh's own config.
+        ssh_config: a file to use in place of ssh's own config.
+        folder: on the job's machine, absolute or below `~`. It holds a copy of the repository, environments, DVC's
+            cache, and one folder per job.
+        python: the interpreter that makes the environment.
         lock: the file of the repository that names the environment's packages.
-        setup: shell lines before anything else (`module load cuda`).
-        dirty: whether uncommitted changes are refused, or sent along.
-        wait: whether `mlflow run` stays, shows the log and fetches the result.
-        tracking_uri: the tracking server as the machine reaches it, where that is by another address than from here.
-        environment: names of variables that are handed on from here (AWS_ACCESS_KEY_ID).
-        dvc: settings of DVC there, as `dvc config --local` takes them ("remote.lab.url": "/data/dvc").
-        gpus: how many; 0 hides all.
-        cpus: how many cores.
-        memory: 32G; of the whole job.
+        setup: shell lines that run first (`module load cuda`).
+        dirty: whether uncommitted changes are refused or sent too.
+        wait: whether `mlflow run` shows the log until the job is over, and then fetches its changes.
+        tracking_uri: the tracking server's address on the job's machine; None: the same as here.
+        environment: names of variables that the job gets from here (AWS_ACCESS_KEY_ID).
+        dvc: DVC's settings on the job's machine, as `dvc config --local` takes them
+            ("remote.lab.url": "/data/dvc").
+        gpus: number of graphics cards; 0 hides all cards from the job.
+        cpus: number of cores.
+        memory: of the whole job, as in 32G.
         time: H:MM:SS or D-HH:MM:SS.
-        silence: seconds without a word from a job on a machine that can't be reached, after which it counts as dead.
+        silence: seconds. A job on an unreachable machine counts as dead after that time without a sign of life.
 
     """
 
@@ -96,11 +98,11 @@ class Job(Section):
         return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-class Ssh(Job):
+class SshConfig(JobConfig):
     """A machine without a scheduler.
 
     Attributes:
-        devices: numbers of the graphics cards that jobs may take; null: all that nvidia-smi lists.
+        devices: numbers of the graphics cards that jobs may use; None: all cards of the machine.
 
     """
 
@@ -115,12 +117,14 @@ class Ssh(Job):
         return value
 
 
-class Slurm(Job):
-    """A cluster; without `host` this machine is one that sends jobs to it.
+class SlurmConfig(JobConfig):
+    """A cluster; without `host`, sbatch runs on this machine.
 
     Attributes:
-        partition: where, as account and qos.
-        options: more options of sbatch, each as one text (`--constraint=a100`).
+        partition: as sbatch takes it.
+        account: as sbatch takes it.
+        qos: as sbatch takes it.
+        options: further options of sbatch, each as one string (`--constraint=a100`).
 
     """
 
@@ -130,18 +134,21 @@ class Slurm(Job):
     options: list[Annotated[str, Field(pattern=r"^--\S+$")]] = Field(default_factory=list)
 
 
-KINDS: dict[str, type[Job]] = {"histocae-ssh": Ssh, "histocae-slurm": Slurm}
+KINDS: dict[str, type[JobConfig]] = {"histocae-ssh": SshConfig, "histocae-slurm": SlurmConfig}
 
 
-def read(backend: str, raw: dict[str, Any]) -> Job:
+def read(backend: str, raw: dict[str, Any]) -> JobConfig:
     """Check a backend config.
 
     Args:
         backend: a name in `KINDS`.
-        raw: as MLflow hands it on.
+        raw: the config as MLflow passes it on.
+
+    Returns:
+        The checked config.
 
     Raises:
-        RemoteError: a key is unknown, missing or ill-typed.
+        RemoteError: a key is unknown or missing, or its value has the wrong type.
 
     """
     kind = KINDS[backend]
@@ -150,5 +157,5 @@ def read(backend: str, raw: dict[str, Any]) -> Job:
     try:
         return kind.model_validate({key: value for key, value in raw.items() if key not in _OF_MLFLOW})
     except ValidationError as error:
-        told = "; ".join(explain(one, kind) for one in error.errors())
-        raise RemoteError(f"backend config: {told}") from None
+        reasons = "; ".join(explain(detail, kind) for detail in error.errors())
+        raise RemoteError(f"backend config: {reasons}") from None

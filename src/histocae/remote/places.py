@@ -1,6 +1,7 @@
-"""Where this user's jobs are: what is run to ask after them and to end them. It stays on this machine.
+"""Where this user's jobs live: what is needed to poll and to end them. It stays on this machine.
 
-The tracking server tells people of a job; what is executed for it is never taken from there, where others can write.
+People read of a job on the tracking server. What this machine executes for a job never comes from there, because
+others can write there.
 """
 
 import os
@@ -12,19 +13,19 @@ import psutil
 from histocae.files import read_json_or_none, write_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
-    """A job's machine, and what it is there.
+    """Where a job lives: its machine, its folder there, and its id there.
 
     Attributes:
         backend: a name in `config.KINDS`.
         host: for ssh; None: this machine.
         ssh_config: for ssh -F.
-        setup: shell lines before anything else.
+        setup: shell lines that run first.
         folder: of the job.
-        silence: seconds; see `config.Job`.
-        sender: process and its start here, while the job is being sent.
-        id: what the machine calls it; None until it is started.
+        silence: seconds; see `config.JobConfig`.
+        sender: id and start time of the process that sends the job from here; None once the job is sent.
+        id: of the job on its machine (a process or a job of Slurm); None until the job is started.
 
     """
 
@@ -39,7 +40,7 @@ class Place:
 
     @property
     def is_being_sent(self) -> bool:
-        """Whether the command that sends it goes on."""
+        """Whether the process that sends it still runs."""
         if self.sender is None:
             return False
         try:
@@ -49,25 +50,31 @@ class Place:
 
 
 def this_process() -> tuple[int, float]:
-    """Name this process, and no later one of its number."""
+    """Identify this process by its id and its start time: ids are used again."""
     return os.getpid(), psutil.Process().create_time()
 
 
 def _file(run_id: str) -> Path:
-    above = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(above) / "histocae/jobs" / f"{run_id}.json"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(state) / "histocae/jobs" / f"{run_id}.json"
 
 
 def write(run_id: str, place: Place) -> None:
-    """Keep a job's place, for this user alone."""
+    """Store where a job lives, readable by this user alone.
+
+    Args:
+        run_id: of the job.
+        place: of the job.
+
+    """
     path = _file(run_id)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(asdict(place), path)
 
 
 def read(run_id: str) -> Place | None:
-    """Give a job's place; None for one that this user did not send from this machine."""
-    found = read_json_or_none(_file(run_id))
-    if found is None:
+    """Return where a job lives; None unless this user sent it from this machine."""
+    values = read_json_or_none(_file(run_id))
+    if values is None:
         return None
-    return Place(**{**found, "sender": tuple(found["sender"]) if found["sender"] else None})
+    return Place(**{**values, "sender": tuple(values["sender"]) if values["sender"] else None})

@@ -1,4 +1,4 @@
-"""The exact commit of a project, sent to another machine by git."""
+"""Send the exact commit of a project to another machine by git."""
 
 import shutil
 import tempfile
@@ -14,12 +14,12 @@ _LOCKS = (":(glob)**/dvc.lock",)
 
 @dataclass(frozen=True)
 class Commit:
-    """What is sent.
+    """A commit to send.
 
     Attributes:
-        sent: the commit that goes over.
-        head: the one that is checked out here; another than `sent` where uncommitted changes go along.
-        prefix: the project's folder within its repository; empty where it is the repository.
+        sent: its hash.
+        head: hash of the commit that is checked out here; differs from `sent` where uncommitted changes are sent too.
+        prefix: the project's folder within its repository; empty where it is the repository's top folder.
 
     """
 
@@ -29,10 +29,10 @@ class Commit:
 
 
 def head(folder: Path) -> str:
-    """Tell the commit that is checked out.
+    """Return the hash of the commit that is checked out in a folder.
 
     Raises:
-        RemoteError: it is in no repository, or has no commit.
+        RemoteError: the folder is in no repository, or the repository has no commit.
 
     """
     try:
@@ -42,16 +42,19 @@ def head(folder: Path) -> str:
 
 
 def commit_of(folder: Path, dirty: str, locks: bool = False) -> Commit:
-    """Tell what is to be sent.
+    """Return the commit to send; uncommitted changes that are sent too get a commit on no branch.
 
     Args:
         folder: of the project, in a git repository.
-        dirty: `refuse` uncommitted changes, or `send` them along: those of tracked files, and new files that git
+        dirty: `refuse` uncommitted changes, or `send` them too: those of tracked files, and new files that git
             does not ignore.
-        locks: what changed in DVC's lock files goes along in any case.
+        locks: whether uncommitted changes of DVC's lock files are sent in any case.
+
+    Returns:
+        The commit.
 
     Raises:
-        RemoteError: it is in no repository, has no commit, or changes that are refused.
+        RemoteError: the folder is in no repository, or the repository has no commit or refused changes.
 
     """
     here = head(folder)
@@ -62,32 +65,40 @@ def commit_of(folder: Path, dirty: str, locks: bool = False) -> Commit:
     if not changed:
         return Commit(here, here, prefix)
     if dirty == "refuse":
-        told = shortened([f"{one}" for one in changed])
-        raise RemoteError(f'uncommitted changes: {told}; commit them, or set "dirty": "send" in the backend config')
+        raise RemoteError(
+            f'uncommitted changes: {shortened(changed)}; commit them, or set "dirty": "send" in the backend config'
+        )
     return Commit(_snapshot(folder, here), here, prefix)
 
 
-def _snapshot(folder: Path, above: str, *only: str) -> str:
-    """Commit what lies in the working tree, all or some of it, and leave tree, index and branch as they are."""
+def _snapshot(folder: Path, parent: str, *patterns: str) -> str:
+    """Commit the working tree, or the files that match patterns; tree, index and branch stay as they are."""
     top = Path(_git(folder, "rev-parse", "--show-toplevel"))
-    with tempfile.TemporaryDirectory() as aside:
-        index = Path(aside) / "index"
+    with tempfile.TemporaryDirectory() as temporary:
+        index = Path(temporary) / "index"
         shutil.copy(_git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index"), index)
         env = {"GIT_INDEX_FILE": str(index)}
-        for role in ("AUTHOR", "COMMITTER"):  # nobody's, on no branch
+        for role in ("AUTHOR", "COMMITTER"):  # a commit on no branch has no author
             env |= {f"GIT_{role}_NAME": "histocae", f"GIT_{role}_EMAIL": "histocae@localhost"}
-        if only:
-            _git(top, "read-tree", above, **env)
-        _git(top, "add", "--all", "--", *only, **env)
+        if patterns:
+            _git(top, "read-tree", parent, **env)
+        _git(top, "add", "--all", "--", *patterns, **env)
         tree = _git(top, "write-tree", **env)
-        return _git(top, "commit-tree", tree, "-p", above, "-m", "uncommitted changes", **env)
+        return _git(top, "commit-tree", tree, "-p", parent, "-m", "uncommitted changes", **env)
 
 
 def push(folder: Path, commit: Commit, host: Host, repository: str, name: str) -> None:
-    """Send a commit into a bare repository there; only what that lacks goes over.
+    """Push a commit into a bare repository of another machine; git sends only objects that are missing there.
+
+    Args:
+        folder: of the project here.
+        commit: to send.
+        host: the machine.
+        repository: its folder on the machine.
+        name: of the job; the branch becomes jobs/<name>.
 
     Raises:
-        RemoteError: git could not.
+        RemoteError: git failed.
 
     """
     _git(
@@ -102,8 +113,17 @@ def push(folder: Path, commit: Commit, host: Host, repository: str, name: str) -
     )
 
 
-def has(folder: Path, commit: str) -> bool:
-    """Tell whether a commit is of this repository."""
+def has_commit(folder: Path, commit: str) -> bool:
+    """Say whether a repository has a commit.
+
+    Args:
+        folder: in the repository.
+        commit: hash.
+
+    Returns:
+        Whether it is there.
+
+    """
     try:
         _git(folder, "cat-file", "-e", f"{commit}^{{commit}}")
     except RemoteError:

@@ -1,5 +1,6 @@
-"""What is told before a job is sent, and what of a job's end needs no machine."""
+"""Jobs without another machine: errors before a job is sent, results of a job, reports of its end."""
 
+import dataclasses
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient, projects
 from mlflow.cli import cli as mlflow_cli
+from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
-from histocae.errors import RemoteError
+from histocae.errors import RemoteError, TrackingError
 from histocae.remote import dvc_locks, places
 from histocae.remote.host import Host, UnreachableError
-from histocae.tracking.jobs import job_runs, pod
-from histocae.tracking.jobs.supervisor import configure
+from histocae.tracking.jobs import job_runs, pod, reporter, supervisor
+from histocae.tracking.jobs.job_files import JobDescription
 from support.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,7 +35,7 @@ SERVER = "http://127.0.0.1:9"  # where nobody listens
 
 @pytest.fixture
 def send(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Give what `mlflow run` says of a job that can't be sent."""
+    """Return the error with which `mlflow run` refuses to send a job."""
     shutil.copy(ROOT / "MLproject", project.folder)
     shutil.copy(ROOT / "python_env.yaml", project.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
@@ -41,14 +44,14 @@ def send(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tests@example.invalid")
     git("init", "-q")
 
-    def run(*more: str, entry: str = "train", backend: str = "histocae-ssh", **config: object) -> str:
-        about = json.dumps({"host": "nowhere.invalid", "folder": "/nowhere", **config})
-        command = ["run", ".", "-e", entry, "--backend", backend, "--backend-config", about, "--experiment-id", "0"]
-        said = io.StringIO()
-        monkeypatch.setattr("mlflow.cli._logger.error", lambda text, *some: said.write(text % some))
-        done = CliRunner().invoke(mlflow_cli, [*command, *more])
+    def run(*options: str, entry: str = "train", backend: str = "histocae-ssh", **config: object) -> str:
+        text = json.dumps({"host": "nowhere.invalid", "folder": "/nowhere", **config})
+        command = ["run", ".", "-e", entry, "--backend", backend, "--backend-config", text, "--experiment-id", "0"]
+        errors = io.StringIO()
+        monkeypatch.setattr("mlflow.cli._logger.error", lambda error, *values: errors.write(error % values))
+        done = CliRunner().invoke(mlflow_cli, [*command, *options])
         assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.output
-        return said.getvalue().strip("= ")
+        return errors.getvalue().strip("= ")
 
     return run
 
@@ -63,7 +66,7 @@ def commit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"memory": "lots"}, "memory: expected a number with K, M, G or T, as in 32G, got 'lots'"),
         ({"time": "3 hours"}, "time: expected H:MM:SS or D-HH:MM:SS, got '3 hours'"),
@@ -81,15 +84,15 @@ def commit() -> None:
         ({"dirty": "maybe"}, "dirty: expected one of 'refuse' or 'send', got 'maybe'"),
     ],
 )
-def test_a_config_that_is_wrong_is_told_in_one_line(send, config, told):
-    assert send(**config).startswith(f"backend config: {told}")
+def test_a_wrong_config_is_reported_in_one_line(send, config, message):
+    assert send(**config).startswith(f"backend config: {message}")
 
 
-def test_slurm_knows_more_and_needs_no_host(send):
+def test_slurm_has_keys_of_its_own_and_needs_no_host(send):
     assert "devices: unknown key" in send(backend="histocae-slurm", devices=[0])
     commit()
-    said = send(backend="histocae-slurm", host=None, partition="main", folder="/proc/nowhere", entry="main")
-    assert said.startswith("this machine: mkdir: ")
+    message = send(backend="histocae-slurm", host=None, partition="main", folder="/proc/nowhere", entry="main")
+    assert message.startswith("this machine: mkdir: ")
 
 
 def test_a_database_is_no_server(send, monkeypatch):
@@ -110,22 +113,22 @@ def test_uncommitted_changes_are_named(send):
     Path("a new file").touch()
     git("mv", "MLproject", "MLproject.former")
     shutil.copy("MLproject.former", "MLproject")
-    said = send(entry="main")
-    assert said.startswith("uncommitted changes: ") and '"a new file"' in said
-    assert said.endswith('; commit them, or set "dirty": "send" in the backend config')
+    message = send(entry="main")
+    assert message.startswith("uncommitted changes: ") and '"a new file"' in message
+    assert message.endswith('; commit them, or set "dirty": "send" in the backend config')
 
 
-def test_a_model_that_is_none_is_told_before_anything_is_sent(send):
+def test_an_unknown_model_is_reported_before_anything_is_sent(send):
     commit()
     assert send("-P", "model=none").startswith("models has no entry 'none'; it has ")
 
 
-def test_a_machine_that_is_none_is_told(send):
+def test_an_unknown_machine_is_reported(send):
     commit()
     assert send(entry="main").startswith("nowhere.invalid: ssh: Could not resolve hostname")
 
 
-def test_jobs_and_sweep_tell_a_server_that_is_away(project, monkeypatch):
+def test_jobs_and_sweep_report_an_unreachable_server(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert f"tracking server {SERVER} can't be reached" in project.run("jobs").only_line
@@ -137,12 +140,12 @@ def test_jobs_and_sweep_tell_a_server_that_is_away(project, monkeypatch):
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20), max_size=5))
-def test_arguments_arrive_as_they_are(words):
+def test_arguments_arrive_unchanged(words):
     script = 'printf "%s\\0" "$@"; cat'  # which finds nothing to read, and not the rest of the script
     assert Host(None).run(script, *words) == "".join(f"{word}\0" for word in words or [""])
 
 
-def test_a_machine_that_hangs_is_not_waited_for(monkeypatch):
+def test_a_machine_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr("histocae.remote.host.ANSWER_SECONDS", 0.2)
     with pytest.raises(UnreachableError, match=r"^this machine: no answer within 0\.2 s$"):
         Host(None).run("sleep 20")
@@ -153,27 +156,27 @@ STAGES = st.dictionaries(st.sampled_from(["train@a", "train@b", "split"]), ENTRY
 
 
 @given(before=STAGES, after=STAGES, here=STAGES)
-def test_what_a_job_changed_is_taken_over_where_nothing_else_did(tmp_path_factory, before, after, here):
+def test_changes_of_a_job_are_taken_over_where_the_entry_here_did_not_change(tmp_path_factory, before, after, here):
     folder = tmp_path_factory.mktemp("project")
     (folder / ".dvc/tmp").mkdir(parents=True)
     path = folder / "dvc.lock"
     with open(path, "w") as handle:
         YAML().dump({"schema": "2.0", "stages": here}, handle)
     changed = dvc_locks.changes({"dvc.lock": before}, {"dvc.lock": after})
-    taken, left = dvc_locks.merge(folder, changed)
-    found = dvc_locks.read(folder).get("dvc.lock", {})
+    taken, kept = dvc_locks.merge(folder, changed)
+    merged = dvc_locks.read(folder).get("dvc.lock", {})
     for stage in {*before, *after, *here}:
         # (a stage that a job's commit no longer has stays)
         job_changed = stage in after and after[stage] != before.get(stage)
         free = here.get(stage) in (before.get(stage), after.get(stage))
         if job_changed and free:
-            assert found[stage] == after[stage] and stage in taken
+            assert merged[stage] == after[stage] and stage in taken
         else:
-            assert found.get(stage) == here.get(stage)
-            assert (stage in left) == job_changed
-    again = path.read_bytes()
+            assert merged.get(stage) == here.get(stage)
+            assert (stage in kept) == job_changed
+    once = path.read_bytes()
     dvc_locks.merge(folder, changed)
-    assert path.read_bytes() == again
+    assert path.read_bytes() == once
 
 
 @pytest.mark.parametrize("file", ["../dvc.lock", "/etc/dvc.lock", "params.yaml", "data/../../dvc.lock"])
@@ -183,7 +186,7 @@ def test_a_result_changes_lock_files_of_the_project_alone(tmp_path, file):
         dvc_locks.merge(tmp_path, {file: {"train@a": {"before": None, "after": {}}}})
 
 
-def test_a_lock_file_that_is_no_yaml_is_told(tmp_path):
+def test_a_lock_file_that_is_no_yaml_is_reported(tmp_path):
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\n")
     with pytest.raises(RemoteError, match=r"dvc.lock: not YAML: .*; mend it, or git checkout it"):
         dvc_locks.read(tmp_path)
@@ -198,19 +201,19 @@ def server(project, monkeypatch, tmp_path) -> MlflowClient:
 
 
 def job(server: MlflowClient, **tags: str) -> str:
-    """Make the run of a job that goes on."""
-    known = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
-    known |= {key.replace("_", "."): value for key, value in tags.items()}
-    return server.create_run("0", tags=known).info.run_id
+    """Make the run of a running job."""
+    all_tags = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
+    all_tags |= {key.replace("_", "."): value for key, value in tags.items()}
+    return server.create_run("0", tags=all_tags).info.run_id
 
 
-def test_what_others_write_to_the_server_is_never_run(server, project, tmp_path, capsys):
+def test_text_that_others_write_to_the_server_is_never_executed(server, project, tmp_path, capsys):
     harm = f"touch {tmp_path / 'harm'}"
     substituted = f"$({harm})"
     run_id = job(
         server, job_setup=harm, job_folder=substituted, job_host=f"-oProxyCommand={harm}", job_id=substituted
     )
-    server.create_run("0", tags={"job.backend": "histocae-ssh"})  # of a job that is not whole
+    server.create_run("0", tags={"job.backend": "histocae-ssh"})  # a job without its other tags
     assert project.run("jobs").code == 0
     assert run_id[:8] in capsys.readouterr().out
     for action in ("log", "cancel"):
@@ -218,31 +221,34 @@ def test_what_others_write_to_the_server_is_never_run(server, project, tmp_path,
     assert not (tmp_path / "harm").exists() and server.get_run(run_id).info.status == "RUNNING"
 
 
-def test_how_a_job_ended_is_taken_from_its_machine_where_the_server_was_away(server, project, tmp_path):
+def test_the_end_of_a_job_is_read_from_its_machine_where_the_server_was_unreachable(server, project, tmp_path):
     run_id = job(server)
     folder = tmp_path / "jobs" / run_id
     folder.mkdir(parents=True)
     changed = {"dvc.lock": {"train@a": {"before": None, "after": {"cmd": "a"}}}}
     (folder / "end.json").write_text(json.dumps({"status": "FINISHED", "reason": None, "changed": changed}))
     (folder / "job.json").write_text("credentials")
-    places.write(run_id, places.Place("histocae-ssh", None, None, "", str(folder), 600, None, "1"))
+    place = places.Place(
+        backend="histocae-ssh", host=None, ssh_config=None, setup="", folder=str(folder), silence=600, id="1"
+    )
+    places.write(run_id, place)
     assert project.run("jobs").code == 0
     assert server.get_run(run_id).info.status == "FINISHED"
     assert not (folder / "job.json").exists()
     (project.folder / ".dvc/tmp").mkdir(parents=True)
     git("init", "-q")
     assert "of another repository" in project.run(f"jobs fetch {run_id}").told
-    assert job_runs.result(job_runs.read(run_id)) == changed
+    assert job_runs.changes_of(job_runs.read(run_id)) == changed
 
 
-def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
+def test_only_their_user_can_read_settings_of_dvc(project, monkeypatch):
     dvc = Path(sys.executable).with_name("dvc")
     subprocess.run([dvc, "init", "-q", "--no-scm"], check=True)
     settings = {"remote.lab.password": "a#b 'c\"d", "cache.dir": "/scratch/cache", "core.analytics": "false"}
     before = os.umask(0o022)
     try:
-        configure(project.folder, settings)
-        configure(project.folder, {"remote.lab.url": "/data"})
+        supervisor.configure(project.folder, settings)
+        supervisor.configure(project.folder, {"remote.lab.url": "/data"})
     finally:
         os.umask(before)
     assert stat.S_IMODE(Path(".dvc/config.local").stat().st_mode) == 0o600
@@ -255,7 +261,7 @@ def test_settings_of_dvc_stay_with_their_user(project, monkeypatch):
     }
 
 
-def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(monkeypatch):
+def test_files_for_kubernetes_have_the_form_that_mlflow_and_docker_expect(monkeypatch):
     spec = projects.load_project(str(ROOT / "kubernetes"))
     assert spec.docker_env["image"].startswith("registry.example/histocae")
     assert spec.get_entry_point("train").compute_command({"model": "deep"}, None) == (
@@ -268,12 +274,84 @@ def test_what_is_there_for_kubernetes_has_the_form_that_mlflow_and_docker_take(m
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     copied = re.findall(r"^COPY (.+) \S+$", Path("kubernetes/Dockerfile").read_text(), re.MULTILINE)
-    assert copied and all(Path(one).exists() for line in copied for one in line.split())
+    assert copied and all(Path(path).exists() for line in copied for path in line.split())
 
 
-def test_a_pod_without_a_run_is_told(project, capsys, monkeypatch):
+def test_a_pod_without_a_run_is_reported(project, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert pod.main([]) == 1
     assert capsys.readouterr().err == (
         "histocae.tracking.jobs.pod: MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes\n"
     )
+
+
+class Clock:
+    """A clock that sleeping moves, and the pauses so far."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now, self.pauses = 0.0, []
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("time.sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def unreachable() -> MlflowClient:
+    raise MlflowException("no answer")
+
+
+def test_the_end_of_a_job_waits_for_the_server_ten_minutes(monkeypatch, tmp_path):
+    monkeypatch.setattr(reporter, "client", unreachable)
+    clock = Clock(monkeypatch)
+    with pytest.raises(TrackingError, match="no answer"):
+        reporter.Reporter("0").end("FINISHED", None, {}, tmp_path / "job.log")
+    assert clock.pauses[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert set(clock.pauses[8:]) == {60} and 600 <= clock.now < 660
+
+
+def test_the_end_of_a_job_is_reported_once_the_server_answers(monkeypatch, tmp_path):
+    clock, reports = Clock(monkeypatch), []
+    monkeypatch.setattr(reporter, "client", lambda: unreachable() if len(clock.pauses) < 2 else None)
+    monkeypatch.setattr(reporter, "conclude", lambda *report: reports.append(report))
+    reporter.Reporter("0").end("FAILED", "a reason", {}, tmp_path / "job.log")
+    assert clock.pauses == [1, 2] and reports == [("0", "FAILED", "a reason", {})]
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_outputs_are_pushed_in_three_attempts_at_most(monkeypatch, tmp_path, failures):
+    folder = tmp_path / "jobs/0"
+    folder.mkdir(parents=True)
+    (folder / "job.log").write_text("no space left\n")
+    commands = []
+
+    def run(command: list[str], **_: object) -> None:
+        commands.append(command)
+        if len(commands) <= failures:
+            raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    clock = Clock(monkeypatch)
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(JobDescription))
+    description = JobDescription(**nothing | {"run_id": "0", "project": str(folder / "work")})
+    problem = supervisor.Supervisor(description, folder)._push({"dvc.lock": {"train@a": {}}})
+    assert commands == [["dvc", "push", "train@a"]] * min(failures + 1, 3) and not clock.now
+    if failures == 3:
+        assert problem.startswith("dvc push failed (no space left); ") and str(folder / "work") in problem
+    else:
+        assert problem is None
+
+
+@pytest.mark.parametrize(("count", "cards"), [(2, [0, 1]), (0, []), (None, [])])
+def test_graphics_cards_are_listed_by_number_and_none_without_a_driver(monkeypatch, count, cards):
+    nvml = types.ModuleType("pynvml")
+    nvml.NVMLError = type("NVMLError", (Exception,), {})
+
+    def start() -> None:
+        if count is None:
+            raise nvml.NVMLError
+
+    nvml.nvmlInit, nvml.nvmlDeviceGetCount, nvml.nvmlShutdown = start, lambda: count, lambda: None
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert supervisor._cards() == cards

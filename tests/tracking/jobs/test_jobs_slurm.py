@@ -27,13 +27,13 @@ def queue(*options: str) -> str:
 
 
 @pytest.mark.parametrize("by_ssh", [False, True])
-def test_a_training_on_the_cluster_comes_back_as_if_it_were_made_here(lab, by_ssh):
+def test_a_training_on_the_cluster_gives_the_lock_of_a_training_here(lab, by_ssh):
     model = "tumor" if by_ssh else "all"
     login = {"host": lab.ssh.alias, "ssh_config": str(lab.ssh.config)} if by_ssh else {}
     if by_ssh:
         login["setup"] = f"export SLURM_CONF={os.environ['SLURM_CONF']}"
-    said, job = lab.send("train", f"model={model}", backend=BACKEND, partition="main", time="0:10:00", **login)
-    assert "epoch 2/2" in said and job.info.status == "FINISHED"
+    output, job = lab.send("train", f"model={model}", backend=BACKEND, partition="main", time="0:10:00", **login)
+    assert "epoch 2/2" in output and job.info.status == "FINISHED"
     assert job.data.tags["job.id"].isdecimal() and job.data.tags["mlflow.project.backend"] == BACKEND
     (training,) = lab.children(job.info.run_id)
     assert training.info.status == "FINISHED" and "epoch 2/2" in lab.log_of(job.info.run_id)
@@ -47,12 +47,21 @@ def test_resources_reach_the_scheduler(lab):
     run_id = lab.hold(BACKEND, gpus=1, cpus=2, memory="500M", time="0:05:00", partition="main", options=options)
     job = lab.client.get_run(run_id).data.tags["job.id"]
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
-    asked = ("NumCPUs=2", "MinMemoryNode=500M", "TimeLimit=00:05:00", "Partition=main", "gres:gpu:1", "Comment=from-")
-    assert [one for one in asked if one not in shown] == [], shown
+    expected = (
+        "NumCPUs=2",
+        "MinMemoryNode=500M",
+        "TimeLimit=00:05:00",
+        "Partition=main",
+        "gres:gpu:1",
+        "Comment=from-",
+    )
+    assert [setting for setting in expected if setting not in shown] == [], shown
     assert "devices 0" in (lab.box / "jobs" / run_id / "job.log").read_text()  # as the scheduler says
     # the one card is taken: another job waits, and can be canceled while it does
     waiting = lab.send("hold", backend=BACKEND, wait=False, gpus=1)[1].info.run_id
-    assert "SCHEDULED" in next(one for one in lab.run("histocae", "jobs").splitlines() if one.startswith(waiting[:8]))
+    assert "SCHEDULED" in next(
+        line for line in lab.run("histocae", "jobs").splitlines() if line.startswith(waiting[:8])
+    )
     lab.run("histocae", "jobs", "cancel", waiting)
     assert lab.client.get_run(waiting).info.status == "KILLED"
     lab.run("histocae", "jobs", "cancel", run_id)
@@ -66,14 +75,14 @@ def test_a_job_over_its_time_is_marked_before_the_scheduler_kills_it(lab):
     assert "holding" in lab.log_of(job.info.run_id)
 
 
-def test_a_job_cancelled_by_the_scheduler_says_so(lab):
+def test_a_job_cancelled_by_the_scheduler_reports_it(lab):
     run_id = lab.hold(BACKEND)
     subprocess.run(["scancel", lab.client.get_run(run_id).data.tags["job.id"]], check=True)
     run = lab.end_of(run_id)
     assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "ended by a signal"
 
 
-def test_a_node_that_died_is_noticed_by_the_next_look(lab):
+def test_a_node_that_died_is_noticed_by_the_next_poll(lab):
     run_id = lab.hold(BACKEND)
     for process in lab.processes(run_id):
         os.kill(process, signal.SIGKILL)
@@ -83,9 +92,9 @@ def test_a_node_that_died_is_noticed_by_the_next_look(lab):
     assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
 
 
-def test_what_sbatch_refuses_is_told_in_one_line(lab):
-    said, job = lab.send("hold", backend=BACKEND, fails=True, partition="nowhere")
-    assert "Invalid partition name specified" in said and "Traceback" not in said
+def test_an_error_of_sbatch_is_reported_in_one_line(lab):
+    output, job = lab.send("hold", backend=BACKEND, fails=True, partition="nowhere")
+    assert "Invalid partition name specified" in output and "Traceback" not in output
     assert job.info.status == "FAILED" and "not sent: " in job.data.tags["job.reason"]
 
 
@@ -93,12 +102,12 @@ def test_a_sweep_runs_at_once(lab):
     lab.project.set(
         models={
             name: {"cohort": "all", "filters": [4], "latent_features": count, "epochs": 1}
-            for name, count in (("one", 8), ("two", 4))
+            for name, count in (("first", 8), ("second", 4))
         }
     )
     lab.commit("models")
     lab.run("histocae", "sweep", BACKEND, str(lab.config(BACKEND)))
-    one, two = lab.jobs()[:2]
-    assert max(one.info.start_time, two.info.start_time) < min(one.info.end_time, two.info.end_time)
-    said = lab.run("dvc", "repro", "--pull", "train@one", "train@two")
-    assert "Running stage 'train" not in said
+    first, second = (job.info for job in lab.jobs()[:2])
+    assert max(first.start_time, second.start_time) < min(first.end_time, second.end_time)
+    output = lab.run("dvc", "repro", "--pull", "train@first", "train@second")
+    assert "Running stage 'train" not in output

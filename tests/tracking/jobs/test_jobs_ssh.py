@@ -17,7 +17,7 @@ from support import make_data, services
 from support.laboratory import Laboratory, laboratory
 from support.workspace import slide_row
 
-# those with the mark `remote` need no root either, but minutes that make test does not have
+# tests with the mark `remote` need no root either, but take too long for make test
 pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
 
 
@@ -29,16 +29,16 @@ def lab(tmp_path_factory) -> Laboratory:
 
 @pytest.fixture
 def clean(lab):
-    """The laboratory, with what a test changes in the project undone."""
+    """The laboratory; changes of the project are undone after the test."""
     yield lab
     lab.run("git", "checkout", "-q", "--", ".")
     lab.run("git", "clean", "-qfd")
 
 
-def test_a_training_elsewhere_comes_back_as_if_it_were_made_here(lab):
-    said, job = lab.send("train", "model=all")
+def test_a_training_elsewhere_gives_the_lock_of_a_training_here(lab):
+    output, job = lab.send("train", "model=all")
     run_id, tags = job.info.run_id, job.data.tags
-    assert "epoch 2/2" in said and job.info.status == "FINISHED"
+    assert "epoch 2/2" in output and job.info.status == "FINISHED"
     assert tags["mlflow.source.git.commit"] == lab.run("git", "rev-parse", "HEAD").strip()
     assert tags["mlflow.project.backend"] == "histocae-ssh" and tags["git.dirty"] == "false"
     (training,) = lab.children(run_id)
@@ -58,20 +58,19 @@ def test_a_training_elsewhere_comes_back_as_if_it_were_made_here(lab):
     assert (lab.project.folder / "dvc.lock").read_bytes() == before
     lab.commit("the training")
 
-    place = lab.box / "jobs" / run_id
-    left = {path.name for path in place.iterdir()}
-    assert not left & {"work", "job.json"}  # neither files nor credentials stay
+    remaining = {path.name for path in (lab.box / "jobs" / run_id).iterdir()}
+    assert not remaining & {"work", "job.json"}  # neither files nor credentials stay
 
 
 def test_uncommitted_changes_are_refused_unless_they_are_to_be_sent(clean):
     clean.project.set(**{"models.tumor.epochs": 1})
     (clean.project.folder / "src/histocae/note.py").write_text('"""A new module."""\n')
     count = len(clean.jobs())
-    said, _ = clean.send("train", "model=tumor", fails=True)
-    assert "uncommitted changes: params.yaml; src/histocae/note.py; commit them" in said
-    assert "Traceback" not in said and len(clean.jobs()) == count
+    output, _ = clean.send("train", "model=tumor", fails=True)
+    assert "uncommitted changes: params.yaml; src/histocae/note.py; commit them" in output
+    assert "Traceback" not in output and len(clean.jobs()) == count
 
-    said, job = clean.send("train", "model=tumor", dirty="send")
+    output, job = clean.send("train", "model=tumor", dirty="send")
     (training,) = clean.children(job.info.run_id)
     assert training.data.params["training.epochs"] == "1"
     for run in (job, training):
@@ -95,28 +94,28 @@ def test_a_job_is_listed_followed_and_cancelled(lab):
     assert "holding" in lab.log_of(run_id)
 
 
-def test_a_job_told_to_end_many_times_at_once_ends(lab):
+def test_a_job_that_gets_many_signals_at_once_ends(lab):
     run_id = lab.hold()
-    script, watch = lab.processes(run_id)[:2]
-    for _ in range(3000):  # some of them while it takes another one
+    script, supervisor = lab.processes(run_id)[:2]
+    for _ in range(3000):  # some while it handles another signal
         with contextlib.suppress(ProcessLookupError):
-            os.kill(watch, signal.SIGTERM)
+            os.kill(supervisor, signal.SIGTERM)
             os.kill(script, signal.SIGTERM)
         time.sleep(0.0002)
     end = lab.end_of(run_id)
     assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "ended by a signal"
 
 
-def test_a_job_whose_watch_is_killed_is_ended_and_marked(lab):
+def test_a_job_whose_supervisor_is_killed_is_ended_and_marked(lab):
     run_id = lab.hold()
-    _, watch = lab.processes(run_id)[:2]
-    os.kill(watch, signal.SIGKILL)
+    _, supervisor = lab.processes(run_id)[:2]
+    os.kill(supervisor, signal.SIGKILL)
     end = lab.end_of(run_id)
     assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "killed"
     lab.until(lambda: not lab.processes(run_id))
 
 
-def test_a_machine_that_died_is_noticed_by_the_next_look(lab):
+def test_a_machine_that_died_is_noticed_by_the_next_poll(lab):
     run_id = lab.hold()
     for process in lab.processes(run_id):
         os.kill(process, signal.SIGKILL)
@@ -128,16 +127,16 @@ def test_a_machine_that_died_is_noticed_by_the_next_look(lab):
 
 def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
     run_id = lab.hold(silence=3600)
-    place = lab.top / "state/histocae/jobs" / f"{run_id}.json"
-    # the ordinary port, where nobody listens or knows us
-    about = json.loads(place.read_text()) | {"host": "127.0.0.1", "ssh_config": "/dev/null"}
-    place.write_text(json.dumps(about))
-    said = lab.run("histocae", "jobs")
-    assert "it was heard of" in said and lab.client.get_run(run_id).info.status == "RUNNING"
-    place.write_text(json.dumps(about | {"silence": 0}))
+    file = lab.top / "state/histocae/jobs" / f"{run_id}.json"
+    # ssh's default port, where no server listens or accepts our key
+    place = json.loads(file.read_text()) | {"host": "127.0.0.1", "ssh_config": "/dev/null"}
+    file.write_text(json.dumps(place))
+    output = lab.run("histocae", "jobs")
+    assert "its last sign of life was" in output and lab.client.get_run(run_id).info.status == "RUNNING"
+    file.write_text(json.dumps(place | {"silence": 0}))
     lab.run("histocae", "jobs")
     run = lab.client.get_run(run_id)
-    assert run.info.status == "FAILED" and "nothing heard for" in run.data.tags["job.reason"]
+    assert run.info.status == "FAILED" and "no sign of life for" in run.data.tags["job.reason"]
     for process in lab.processes(run_id):
         os.kill(process, signal.SIGTERM)
 
@@ -148,13 +147,13 @@ def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
         ("hold", {"time": "0:00:03"}, "ended at its limit of 0:00:03"),
         ("eat", {"memory": "200M"}, "ended at its limit of 200M: it used 0."),
         ("fail", {}, "exit code 3: it went wrong"),
-        ("hold", {"gpus": 2, "devices": [0]}, "2 graphics cards asked for, and there are 1"),
+        ("hold", {"gpus": 2, "devices": [0]}, "gpus: 2, but the machine lets jobs use 1"),
     ],
 )
-def test_a_job_that_goes_wrong_says_why(lab, entry, config, reason):
-    said, job = lab.send(entry, fails=True, **config)
+def test_a_job_that_fails_reports_the_reason(lab, entry, config, reason):
+    output, job = lab.send(entry, fails=True, **config)
     assert job.info.status == "FAILED" and job.data.tags["job.reason"].startswith(reason)
-    assert f"{job.info.run_id}: failed: {reason}" in said and "Traceback" not in said
+    assert f"{job.info.run_id}: failed: {reason}" in output and "Traceback" not in output
     lab.until(lambda: not lab.processes(job.info.run_id))
 
 
@@ -193,28 +192,29 @@ def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
 def test_a_sweep_sends_every_model_at_once(clean):
     clean.project.set(
         models={
-            "one": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
-            "two": {"cohort": "all", "filters": [4], "latent_features": 4, "epochs": 1},
-            "more": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1, "init_from": "one"},
+            "first": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
+            "second": {"cohort": "all", "filters": [4], "latent_features": 4, "epochs": 1},
+            "child": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1, "init_from": "first"},
         }
     )
     clean.commit("models")
     clean.run("histocae", "sweep", "histocae-ssh", str(clean.config()))
     sent = clean.jobs()[:3]
-    assert {job.info.run_name for job in sent} == {"train one", "train two", "train more"}
+    assert {job.info.run_name for job in sent} == {"train first", "train second", "train child"}
     parents = {job.data.tags["parent"] for job in sent}
-    (parent,) = (clean.client.get_run(one) for one in parents)
+    (parent,) = (clean.client.get_run(run_id) for run_id in parents)
     assert parent.info.status == "FINISHED" and parent.info.run_name == "sweep"
-    one, two, more = (
-        next(job.info for job in sent if job.info.run_name == f"train {name}") for name in ("one", "two", "more")
+    first, second, child = (
+        next(job.info for job in sent if job.info.run_name == f"train {name}")
+        for name in ("first", "second", "child")
     )
-    assert max(one.start_time, two.start_time) < min(one.end_time, two.end_time) <= more.start_time
+    assert max(first.start_time, second.start_time) < min(first.end_time, second.end_time) <= child.start_time
     trainings = [run for job in sent for run in clean.children(job.info.run_id)]
-    assert {run.data.tags["model"] for run in trainings} == {"one", "two", "more"}
+    assert {run.data.tags["model"] for run in trainings} == {"first", "second", "child"}
     assert {run.data.tags["sweep"] for run in trainings} == parents
     assert {run.info.experiment_id for run in trainings} != {parent.info.experiment_id}
-    said = clean.run("dvc", "repro", "--pull", "train@more", "train@two")
-    assert "Running stage 'train" not in said
+    output = clean.run("dvc", "repro", "--pull", "train@child", "train@second")
+    assert "Running stage 'train" not in output
 
 
 def test_an_interrupted_sending_is_concluded(lab):
@@ -222,9 +222,9 @@ def test_an_interrupted_sending_is_concluded(lab):
     command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
     count = len(lab.jobs())
     env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
-    # where tests run in the background a shell may have it ignore what Ctrl-C sends
-    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env, **heeding)
+    # a shell may start background processes so that they ignore the signal of Ctrl-C
+    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    sending = subprocess.Popen(command, cwd=lab.project.folder, env=env, **interruptible)
     lab.until(lambda: len(lab.jobs()) > count)
     sending.send_signal(signal.SIGINT)
     assert sending.wait(60) != 0
@@ -233,7 +233,7 @@ def test_an_interrupted_sending_is_concluded(lab):
 
 
 @pytest.mark.remote
-def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
+def test_a_training_that_was_ended_is_resumed_by_the_next_job(clean):
     clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
     clean.project.set(**{"training.patience": 60})
     clean.commit("a long training")
@@ -243,15 +243,15 @@ def test_a_training_that_was_ended_goes_on_with_the_next_job(clean):
     clean.run("histocae", "jobs", "cancel", run_id)
     (training,) = clean.children(run_id)
     assert training.info.status == "KILLED"
-    said, job = clean.send("train", "model=long")
+    output, job = clean.send("train", "model=long")
     assert job.info.status == "FINISHED"
-    assert "epoch 60/60" in said and not any(f"epoch {number}/60" in said for number in (1, 2, 3))
+    assert "epoch 60/60" in output and not any(f"epoch {number}/60" in output for number in (1, 2, 3))
     assert clean.client.get_run(training.info.run_id).info.status == "FINISHED"
     assert not list((clean.box / "checkpoints").iterdir())
 
 
 @pytest.mark.remote
-def test_slides_need_not_lie_where_the_training_runs(clean):
+def test_slides_may_be_missing_where_the_training_runs(clean):
     own = clean.top / "own"
     own.mkdir()
     rows = []
@@ -269,8 +269,8 @@ def test_slides_need_not_lie_where_the_training_runs(clean):
         _, job = clean.send("train", "model=all")
         assert job.info.status == "FINISHED"
         assert "no such" in clean.run("dvc", "repro", "train@all", fails=True)
-        said = clean.run("dvc", "repro", "--pull", "train@all", HISTOCAE_FILES="elsewhere")
-        assert "Running stage 'train" not in said
+        output = clean.run("dvc", "repro", "--pull", "train@all", HISTOCAE_FILES="elsewhere")
+        assert "Running stage 'train" not in output
     finally:
         (clean.top / "elsewhere").rename(own)
 
@@ -280,10 +280,10 @@ def test_an_environment_is_made_once_per_lock(lab):
     lab.box = lab.top / "bare"
     config = lab.config(wait=False)
     command = ["mlflow", "run", ".", "-e", "fail", "--backend", "histocae-ssh", "--backend-config", str(config)]
-    with ThreadPoolExecutor(2) as both:  # at once, and one makes it
-        said = list(both.map(lambda _: lab.run(*command), range(2)))
-    assert sum("making the environment of requirements.lock" in one for one in said) == 1
-    (made,) = (one for one in (lab.box / "environments").iterdir() if one.is_dir())
+    with ThreadPoolExecutor(2) as both:  # at once
+        outputs = list(both.map(lambda _: lab.run(*command), range(2)))
+    assert sum("making the environment of requirements.lock" in output for output in outputs) == 1
+    (made,) = (path for path in (lab.box / "environments").iterdir() if path.is_dir())
     assert (made / ".complete").is_file() and (made / "bin/histocae").is_file()
     for job in lab.jobs()[:2]:
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
@@ -294,13 +294,13 @@ def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(cle
     _, job = clean.send("main")
     assert job.info.status == "FINISHED"
     clean.run("dvc", "pull")
-    said = clean.run("dvc", "repro")
-    assert said.count("Running stage") == 1 and "Running stage 'inventory" in said
+    output = clean.run("dvc", "repro")
+    assert output.count("Running stage") == 1 and "Running stage 'inventory" in output
     with services.tracking(tmp_path / "other") as other:
         clean.project.run("histocae", "publish", MLFLOW_TRACKING_URI=other)
         client = MlflowClient(other)
-        place = client.get_experiment_by_name("histocae").experiment_id
-        found = {run.info.run_name: run for run in client.search_runs([place])}
+        experiment = client.get_experiment_by_name("histocae").experiment_id
+        runs = {run.info.run_name: run for run in client.search_runs([experiment])}
         models = yaml.safe_load((clean.project.folder / "params.yaml").read_text())["models"]
-        assert set(found) >= set(models)
-        assert all("test_mse" in found[name].data.metrics for name in models)
+        assert set(runs) >= set(models)
+        assert all("test_mse" in runs[name].data.metrics for name in models)

@@ -11,7 +11,6 @@ from mlflow.projects.backend import AbstractBackend
 
 from histocae.errors import HistocaeError, RemoteError
 from histocae.remote import config
-from histocae.tracking.jobs import job_runs
 from histocae.tracking.jobs.sending import Submitted, submit
 from histocae.tracking.server import FAILURES, failure_message
 
@@ -29,25 +28,44 @@ class _Backend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> Submitted:
-        """Send a job, and stay with it if the config says so.
+        """Send a job, and wait for its end if the config says so. The parameters are those of MLflow's backends.
+
+        Args:
+            project_uri: a folder, or a git repository's address.
+            entry_point: of MLproject.
+            params: of the entry point.
+            version: commit or branch of the repository; None: the commit that is checked out.
+            backend_config: see `histocae.remote.config`.
+            tracking_uri: not used: the job gets the server's address from the environment and the config.
+            experiment_id: of the job's run.
+
+        Returns:
+            The job.
 
         Raises:
-            ExecutionException: it can't be sent, or did not go well; in one line.
+            ExecutionException: the job can't be sent, or did not go well; the message is one line.
 
         """
-        _speak()
+        _show_log_lines()
         try:
-            about = config.read(self.name, backend_config)
-            submitted = submit(self.name, about, project_uri, entry_point, params, version, experiment_id)
-            if about.wait:
+            job_config = config.read(self.name, backend_config)
+            submitted = submit(
+                self.name,
+                job_config,
+                project_uri,
+                entry_point=entry_point,
+                params=params,
+                version=version,
+                experiment_id=experiment_id,
+            )
+            if job_config.wait:
                 try:
-                    well = submitted.wait()
+                    finished = submitted.wait()
                 except KeyboardInterrupt:
                     submitted.cancel()
                     raise
-                if not well:
-                    end = submitted.job
-                    raise RemoteError(f"job {end.run_id}: {end.status.lower()}: {end.tags.get(job_runs.REASON)}")
+                if not finished:
+                    raise RemoteError(submitted.job.failure)
         except HistocaeError as error:
             raise ExecutionException(" ".join(str(error).split())) from None
         except FAILURES as error:
@@ -67,11 +85,11 @@ class SlurmBackend(_Backend):
     name = "histocae-slurm"
 
 
-def _speak() -> None:
-    """Have our own lines shown by MLflow's command, which knows only its own."""
-    ours = logging.getLogger("histocae")
-    if not ours.hasHandlers():
+def _show_log_lines() -> None:
+    """Show this package's log lines: MLflow's command shows only its own."""
+    logger = logging.getLogger("histocae")
+    if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

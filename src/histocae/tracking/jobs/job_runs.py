@@ -1,4 +1,4 @@
-"""Jobs as the tracking server knows them: runs of `mlflow run` on another machine, their tags, log and result."""
+"""Jobs as the tracking server knows them: runs of `mlflow run` on another machine, their tags, log and changes."""
 
 import json
 import logging
@@ -6,13 +6,12 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlflow.entities import Run, RunStatus, RunTag
-from mlflow.store.entities import PagedList
 
 from histocae.errors import RemoteError, TrackingError
 from histocae.remote import dvc_locks, places
@@ -27,25 +26,30 @@ SEEN, MACHINE, REASON, CANCELLED = "job.seen", "job.machine", "job.reason", "job
 HEAD, SWEEP = "job.head", "sweep"
 # its artifacts
 RESULT, LOG = "job/result.json", "job/job.log"
-REASON_LENGTH = 4000
+REASON_LENGTH = 4000  # characters; MLflow refuses longer tags
 
 
-def hand_on(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
-    """Keep with a run that MLflow's own backend sent what it changed in DVC's lock files, and the commit.
+def attach_changes(run_id: str, changed: dvc_locks.Changes, head: str) -> None:
+    """Make a run of MLflow's own Kubernetes backend a job whose changes `histocae jobs fetch` takes over.
+
+    Args:
+        run_id: of MLflow.
+        changed: what the job changed in DVC's lock files.
+        head: the commit that the job ran.
 
     Raises:
-        TrackingError: the server is away.
+        TrackingError: the server is unreachable or refuses.
 
     """
     try:
         api = client()
-        _keep(api, run_id, changed)
+        _log_changes(api, run_id, changed)
         _set_tags(api, run_id, {BACKEND: "histocae-pod", HOST: platform.node(), HEAD: head})
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None
 
 
-def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
+def _log_changes(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / Path(RESULT).name
         result.write_text(json.dumps(changed), encoding="utf-8")
@@ -53,23 +57,27 @@ def _keep(api: MlflowClient, run_id: str, changed: dvc_locks.Changes) -> None:
 
 
 def _set_tags(api: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set all tags or none: who lists jobs finds whole ones."""
+    """Set all tags or none, so that a list of jobs never shows a job without some of its tags."""
     api.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def conclude(run_id: str, status: str, reason: str | None, changed: dvc_locks.Changes | None = None) -> None:
-    """Give a job's run its final status, and the same to those of its trainings that did not end.
+    """Give a job's run its final status, and the same to its trainings that still run.
 
-    With `changed`, what it changed in DVC's lock files is kept with it.
+    Args:
+        run_id: of the job.
+        status: of MLflow: FINISHED, FAILED or KILLED.
+        reason: why the job did not finish; None where it did.
+        changed: what the job changed in DVC's lock files, logged with its run.
 
     Raises:
-        FAILURES: the server does not take it.
+        FAILURES: the server is unreachable or refuses.
 
     """
     api = client()
     if changed:
-        _keep(api, run_id, changed)
-    for run in _children(run_id):
+        _log_changes(api, run_id, changed)
+    for run in _search(f"tags.`{PARENT}` = '{run_id}'"):
         if run.info.status == "RUNNING":
             api.set_terminated(run.info.run_id, status)
     if reason is not None:
@@ -77,26 +85,24 @@ def conclude(run_id: str, status: str, reason: str | None, changed: dvc_locks.Ch
     api.set_terminated(run_id, status)
 
 
-def _children(run_id: str) -> list[Run]:
-    return _search(f"tags.`{PARENT}` = '{run_id}'")
-
-
-def _search(wanted: str) -> list[Run]:
+def _search(condition: str) -> list[Run]:
+    """Find runs of all experiments that meet a condition in MLflow's language."""
     api = client()
-    experiments = _pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
-    in_all = [one.experiment_id for one in experiments]
-    return _pages(lambda token: api.search_runs(in_all, wanted, max_results=500, page_token=token)) if in_all else []
+    experiments = _all_pages(lambda token: api.search_experiments(max_results=1000, page_token=token))
+    ids = [experiment.experiment_id for experiment in experiments]
+    return _all_pages(lambda token: api.search_runs(ids, condition, max_results=500, page_token=token)) if ids else []
 
 
-def _pages(search: Callable[[str | None], PagedList]) -> list[Any]:
-    """Gather all that a search finds."""
-    found, token = [], None
+def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Gather the results of a search that gives them page by page."""
+    results: list[Any] = []
+    token: str | None = None
     while True:
         page = search(token)
-        found += page
+        results += page
         token = page.token
         if not token:
-            return found
+            return results
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,12 @@ class Job:
     """A job's run as it was when it was read.
 
     Attributes:
-        run_id: of its run.
-        name: of its run.
-        status: of its run, one of MLflow's.
-        start: of its run, in ms since 1970.
-        end: the same; None while it goes on.
-        tags: of its run.
+        run_id: of MLflow.
+        name: of the run.
+        status: of the run: one of MLflow's.
+        start: of the run, in ms since 1970.
+        end: of the run, in ms since 1970; None until the job is over.
+        tags: of the run.
 
     """
 
@@ -121,87 +127,115 @@ class Job:
     tags: dict[str, str]
 
     @classmethod
-    def of(cls, run: Run) -> "Job":
-        """Read a run."""
+    def from_run(cls, run: Run) -> "Job":
+        """Take over the fields of MLflow's run."""
         info = run.info
         return cls(info.run_id, info.run_name, info.status, info.start_time, info.end_time, dict(run.data.tags))
 
     @property
     def is_over(self) -> bool:
         """Whether its status is final."""
-        return RunStatus.is_terminated(RunStatus.from_string(self.status))
+        return bool(RunStatus.is_terminated(RunStatus.from_string(self.status)))
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it gave a sign of life, or else was sent, by this machine's clock."""
+        """Seconds since its last sign of life, or else since it was sent, by this machine's clock."""
         return time.time() - float(self.tags.get(SEEN, self.start / 1000))
 
     @property
     def place(self) -> places.Place | None:
-        """Where it is, for who sent it from this machine."""
+        """Where the job lives; None unless this user sent it from this machine."""
         return places.read(self.run_id)
 
+    @property
+    def failure(self) -> str:
+        """The sentence that reports a job that did not finish, with its reason."""
+        return f"job {self.run_id}: {self.status.lower()}: {self.tags.get(REASON)}"
 
-def sent(run_id: str, tags: Mapping[str, str], name: str | None = None) -> Job:
-    """Tag a run as a job that waits to begin."""
+
+def mark_scheduled(run_id: str, tags: Mapping[str, str], name: str | None = None) -> Job:
+    """Mark a run as a job that has not started yet.
+
+    Args:
+        run_id: of MLflow.
+        tags: of the run, set beside those that it has.
+        name: of the run; None leaves it.
+
+    Returns:
+        The job as it is now.
+
+    """
     api = client()
     _set_tags(api, run_id, tags)
     api.update_run(run_id, status="SCHEDULED", name=name)
     return read(run_id)
 
 
-def tag(job: Job, key: str, value: str) -> Job:
-    """Set a tag of a job's run."""
+def set_tag(job: Job, key: str, value: str) -> Job:
+    """Set a tag of a job's run.
+
+    Args:
+        job: whose run is changed.
+        key: of the tag.
+        value: of the tag.
+
+    Returns:
+        The job as it is now.
+
+    """
     client().set_tag(job.run_id, key, value)
     return read(job.run_id)
 
 
 def read(run_id: str) -> Job:
-    """Read a job anew."""
-    return Job.of(client().get_run(run_id))
+    """Read a job from the tracking server."""
+    return Job.from_run(client().get_run(run_id))
 
 
-def every() -> list[Job]:
-    """List all jobs of the server, the newest first."""
-    wanted = f"tags.`{BACKEND}` LIKE 'histocae-%'"
-    found = [Job.of(run) for run in _search(wanted) if {HOST, HEAD} <= set(run.data.tags)]
-    return sorted(found, key=lambda job: -job.start)
+def all_jobs() -> list[Job]:
+    """List all jobs of the tracking server, the newest first."""
+    runs = _search(f"tags.`{BACKEND}` LIKE 'histocae-%'")
+    jobs = [Job.from_run(run) for run in runs if {HOST, HEAD} <= set(run.data.tags)]
+    return sorted(jobs, key=lambda job: -job.start)
 
 
 def find(start: str) -> Job:
     """Find a job by its run's id or the first characters of it.
 
     Raises:
-        RemoteError: none or several begin so.
+        RemoteError: no job's id begins so, or those of several jobs do.
 
     """
-    found = [job for job in every() if job.run_id.startswith(start)]
-    if len(found) != 1:
-        raise RemoteError(f"{start}: {len(found) or 'no'} jobs whose run begins so; histocae jobs lists them")
-    return found[0]
+    jobs = [job for job in all_jobs() if job.run_id.startswith(start)]
+    if len(jobs) != 1:
+        raise RemoteError(f"{start}: {len(jobs) or 'no'} jobs have an id that begins so; histocae jobs lists them")
+    return jobs[0]
 
 
-def result(job: Job) -> dvc_locks.Changes:
-    """Read what a job that is over changed in DVC's lock files."""
+def changes_of(job: Job) -> dvc_locks.Changes:
+    """Read the changes of a finished job in DVC's lock files."""
     api = client()
-    if RESULT not in {one.path for one in api.list_artifacts(job.run_id, str(Path(RESULT).parent))}:
+    if RESULT not in {artifact.path for artifact in api.list_artifacts(job.run_id, str(Path(RESULT).parent))}:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = api.download_artifacts(job.run_id, RESULT, folder)
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return cast("dvc_locks.Changes", json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def variables(names: list[str], uri: str | None) -> dict[str, str]:
-    """Gather the environment that a job gets: the server with its credentials, and variables by name.
+def environment_of_job(names: Sequence[str], uri: str | None) -> dict[str, str]:
+    """Gather the environment variables of a job: server, credentials, and variables named in the backend config.
 
-    Credentials are those of the environment, or of MLflow's own file, as for any MLflow client.
+    Credentials come from the environment or from MLflow's own file, as for any MLflow client.
 
     Args:
-        names: of more variables that are handed on.
-        uri: of the server as the job reaches it; None: as we do.
+        names: of further variables that the job gets from here.
+        uri: of the tracking server as the job reaches it; None: as this machine reaches it.
+
+    Returns:
+        The variables by name.
 
     Raises:
-        RemoteError: one is not set, or the server can't be reached from elsewhere.
+        RemoteError: a variable is not set here, or no other machine can reach the server.
 
     """
     uri = uri or address()
@@ -211,15 +245,16 @@ def variables(names: list[str], uri: str | None) -> dict[str, str]:
         )
     from mlflow.utils.credentials import read_mlflow_creds
 
-    known = read_mlflow_creds()
-    found = {"MLFLOW_TRACKING_URI": uri}
-    if known.username and known.password:
-        found |= {"MLFLOW_TRACKING_USERNAME": known.username, "MLFLOW_TRACKING_PASSWORD": known.password}
+    credentials = read_mlflow_creds()
+    variables = {"MLFLOW_TRACKING_URI": uri}
+    if credentials.username and credentials.password:
+        variables["MLFLOW_TRACKING_USERNAME"] = credentials.username
+        variables["MLFLOW_TRACKING_PASSWORD"] = credentials.password
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_INSECURE_TLS"):
         if value := os.environ.get(name):
-            found[name] = value
+            variables[name] = value
     for name in names:
         if name not in os.environ:
             raise RemoteError(f"backend config: environment: {name} is not set here")
-        found[name] = os.environ[name]
-    return found
+        variables[name] = os.environ[name]
+    return variables

@@ -1,4 +1,4 @@
-"""In a pod of Kubernetes, which MLflow's own backend starts: make stages, push them, tell what changed in dvc.lock.
+"""Run stages in a pod of Kubernetes that MLflow's own backend started, and push their outputs.
 
 `python -m histocae.tracking.jobs.pod [stage ...]` in the project's folder; without a stage the whole pipeline.
 """
@@ -13,31 +13,36 @@ from histocae.remote import dvc_locks, tree
 
 
 def main(stages: list[str]) -> int:
-    """Make stages; give an exit code."""
-    run_id, here = os.environ.get("MLFLOW_RUN_ID"), Path.cwd()
+    """Run stages; return the exit code."""
     try:
-        if run_id is None:
-            raise RemoteError("MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes")
-        before = dvc_locks.read(here)
-        environment = dict(os.environ)
-        needed = [one for stage in stages for one in dvc_locks.trainings_before(here, stage.partition("@")[2])]
-        if dvc_locks.files_are_elsewhere(here):
-            environment["HISTOCAE_FILES"] = "elsewhere"
-            needed.append("data/inventory.csv")
-        if needed and subprocess.run(["dvc", "pull", *needed], check=False).returncode:
-            raise RemoteError(f"dvc pull {' '.join(needed)} failed")
-        repro = ["dvc", "repro", "--pull", "--allow-missing", *stages]
-        code = subprocess.run(repro, env=environment, check=False).returncode
-        # what was finished before a failure is finished
-        changed = dvc_locks.changes(before, dvc_locks.read(here))
-        if changed:
-            code = subprocess.run(["dvc", "push", *dvc_locks.targets(changed)], check=False).returncode or code
-        from histocae.tracking.jobs import job_runs
-
-        job_runs.hand_on(run_id, changed, tree.head(here))
+        return _run(stages)
     except HistocaeError as error:
         print(f"histocae.tracking.jobs.pod: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+
+
+def _run(stages: list[str]) -> int:
+    run_id, project = os.environ.get("MLFLOW_RUN_ID"), Path.cwd()
+    if run_id is None:
+        raise RemoteError("MLFLOW_RUN_ID is not set; this is for mlflow run with the backend kubernetes")
+    before = dvc_locks.read(project)
+    environment = dict(os.environ)
+    models = [stage.partition("@")[2] for stage in stages]
+    needed = [training for model in models for training in dvc_locks.trainings_before(project, model)]
+    if dvc_locks.files_are_elsewhere(project):
+        environment["HISTOCAE_FILES"] = "elsewhere"
+        needed.append("data/inventory.csv")
+    if needed and subprocess.run(["dvc", "pull", *needed], check=False).returncode:
+        raise RemoteError(f"dvc pull {' '.join(needed)} failed")
+    repro = ["dvc", "repro", "--pull", "--allow-missing", *stages]
+    code = subprocess.run(repro, env=environment, check=False).returncode
+    # stages that finished before a failure are results too
+    changed = dvc_locks.changes(before, dvc_locks.read(project))
+    if changed:
+        code = subprocess.run(["dvc", "push", *dvc_locks.targets(changed)], check=False).returncode or code
+    from histocae.tracking.jobs import job_runs
+
+    job_runs.attach_changes(run_id, changed, tree.head(project))
     return code
 
 

@@ -1,8 +1,9 @@
-"""A sweep: every model of params.yaml trained by a job of its own, all at once, under one run."""
+"""A sweep: each model of params.yaml is trained in a job of its own, all at once, under one run."""
 
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,114 +20,118 @@ ENTRY = "train"
 
 
 def sweep(params: Params, backend: str, file: Path) -> None:
-    """Send a job per model; wait for them and fetch what they made, unless the config says not to.
+    """Send a job per model; wait for the jobs and fetch their changes, unless the config says not to wait.
 
-    A model that starts from another (`init_from`) is sent when that one's result is here.
+    A model that starts from another (`init_from`) is sent when the other's training is fetched.
 
     Args:
         params: with the models.
-        backend: a name in `config.KINDS`.
+        backend: a name in `histocae.remote.config.KINDS`.
         file: the backend config, JSON.
 
     Raises:
-        RemoteError: the config is wrong, a job can't be sent, or some did not go well.
-        TrackingError: the server is away or refuses.
+        RemoteError: the config is wrong, or a job can't be sent or fails.
+        TrackingError: the server is unreachable or refuses.
 
     """
-    about = config.read(backend, _read(file))
+    job_config = config.read(backend, _read(file))
     starts = {name: model.init_from for name, model in params.models.items()}
-    if not about.wait and any(starts.values()):
-        first = next(name for name, start in starts.items() if start)
-        raise RemoteError(f"model {first} starts from {starts[first]}: a sweep has to wait for that; set wait: true")
+    if not job_config.wait and (dependent := next((name for name, start in starts.items() if start), None)):
+        raise RemoteError(
+            f"model {dependent} starts from {starts[dependent]}: a sweep has to wait for that; set wait: true"
+        )
     try:
         api = client()
-        place = experiment(api, f"{params.tracking.experiment}-jobs")
-        run = api.create_run(place, run_name="sweep", tags={"models": ", ".join(starts)}).info.run_id
+        experiment_id = experiment(api, f"{params.tracking.experiment}-jobs")
+        run_id = api.create_run(experiment_id, run_name="sweep", tags={"models": ", ".join(starts)}).info.run_id
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None
-    swept = _Sweep(backend, about, place, run)
+    jobs = _Sweep(backend, job_config, experiment_id, run_id)
     status = "FAILED"
     try:
-        swept.send([name for name, start in starts.items() if not start])
-        if about.wait:
-            swept.wait(starts)
-        status = "FINISHED" if not swept.bad else "FAILED"
+        jobs.send([name for name, start in starts.items() if not start])
+        if job_config.wait:
+            jobs.wait(starts)
+        status = "FINISHED" if not jobs.failures else "FAILED"
     except KeyboardInterrupt:
-        swept.cancel()
+        jobs.cancel()
         raise
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None
     finally:
-        api.set_terminated(run, status)
-    if swept.bad:
-        raise RemoteError("; ".join(f"{name}: {why}" for name, why in swept.bad.items()))
+        api.set_terminated(run_id, status)
+    if jobs.failures:
+        raise RemoteError("; ".join(f"{name}: {reason}" for name, reason in jobs.failures.items()))
 
 
 class _Sweep:
-    def __init__(self, backend: str, about: config.Job, place: str, run: str):
-        self.backend, self.about, self.place, self.run = backend, about, place, run
-        self.going: dict[str, sending.Submitted] = {}
-        self.bad: dict[str, str] = {}
+    """The jobs of a sweep: those that run, and the failures so far, by model."""
 
-    def send(self, names: list[str], locks_changed: bool = False) -> None:
+    def __init__(self, backend: str, job_config: config.JobConfig, experiment_id: str, run_id: str):
+        self.backend, self.config, self.experiment_id, self.run_id = backend, job_config, experiment_id, run_id
+        self.running: dict[str, sending.Submitted] = {}
+        self.failures: dict[str, str] = {}
+
+    def send(self, names: Sequence[str], locks_changed: bool = False) -> None:
         for name in names:
             try:
-                self.going[name] = sending.submit(
+                self.running[name] = sending.submit(
                     self.backend,
-                    self.about,
+                    self.config,
                     ".",
-                    ENTRY,
-                    {"model": name},
-                    None,
-                    self.place,
-                    tags={PARENT: self.run, job_runs.SWEEP: self.run},
-                    variables={"HISTOCAE_SWEEP": self.run},
+                    entry_point=ENTRY,
+                    params={"model": name},
+                    version=None,
+                    experiment_id=self.experiment_id,
+                    tags={PARENT: self.run_id, job_runs.SWEEP: self.run_id},
+                    variables={"HISTOCAE_SWEEP": self.run_id},
                     locks_changed=locks_changed,
                 )
             except HistocaeError as error:
-                self.bad[name] = str(error)
+                self.failures[name] = str(error)
 
-    def wait(self, starts: dict[str, str | None]) -> None:
+    def wait(self, starts: Mapping[str, str | None]) -> None:
         waiting = [name for name, start in starts.items() if start]
         with bar(None, "sweep", "jobs", len(starts)) as progress:
-            while self.going:
+            while self.running:
                 time.sleep(polling.POLL_SECONDS)
-                for name in list(self.going):
-                    if not self._over(name):
+                for name in list(self.running):
+                    if not self._is_over(name):
                         continue
                     progress.update()
-                    ready = [one for one in waiting if starts[one] == name]
-                    waiting = [one for one in waiting if one not in ready]
-                    if name in self.bad:
-                        self.bad |= dict.fromkeys(ready, f"not sent: it starts from {name}")
+                    ready = [model for model in waiting if starts[model] == name]
+                    waiting = [model for model in waiting if model not in ready]
+                    if name in self.failures:
+                        self.failures |= dict.fromkeys(ready, f"not sent: it starts from {name}")
                     else:
                         self.send(ready, locks_changed=True)
-        self.bad |= {one: f"not sent: it starts from {starts[one]}" for one in waiting}
+        self.failures |= {model: f"not sent: it starts from {starts[model]}" for model in waiting}
 
-    def _over(self, name: str) -> bool:
-        """Look at a job; where it is over, fetch what it made."""
-        submitted = self.going[name]
+    def _is_over(self, name: str) -> bool:
+        """Poll a job; where it is over, fetch its changes."""
+        submitted = self.running[name]
         try:
             job = submitted.job = polling.poll(submitted.job)
             if not job.is_over:
                 return False
-            polling.fetch(job, submitted.project)
+            if submitted.project is not None:
+                polling.fetch(job, submitted.project)
         except (HistocaeError, *FAILURES) as error:
-            # a server or a DVC that is busy for a while keeps no other job from ending well
-            log.warning("%s: %s; looked at again", name, error)
+            # a server or a DVC that is busy for a while does not keep the other jobs from ending well
+            log.warning("%s: %s; the job will be polled again", name, error)
             return False
-        del self.going[name]
+        del self.running[name]
         log.info("%s: %s", name, job.status.lower())
         if job.status != "FINISHED":
-            self.bad[name] = f"{job.status.lower()}: {job.tags.get(job_runs.REASON)}"
+            self.failures[name] = f"{job.status.lower()}: {job.tags.get(job_runs.REASON)}"
         return True
 
     def cancel(self) -> None:
-        for problem in polling.cancel_all(one.job for one in self.going.values()):
+        for problem in polling.cancel_all(submitted.job for submitted in self.running.values()):
             log.warning("%s", problem)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
