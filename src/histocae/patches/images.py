@@ -79,6 +79,11 @@ def batches(images: Images, size: int, which: NDArray[np.integer[Any]] | None = 
     Yields:
         uint8, shape (n, height, width, channels), with n at most `size`.
 
+    Example:
+        >>> images = InMemory(np.zeros((5, 8, 8, 3), np.uint8))
+        >>> [len(batch) for batch in batches(images, 2)]
+        [2, 2, 1]
+
     """
     positions = np.arange(len(images)) if which is None else which
     for start in range(0, len(positions), size):

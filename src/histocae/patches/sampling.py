@@ -17,6 +17,12 @@ def draw(count: int, most: int | None, seed: int | Sequence[int]) -> NDArray[np.
     Returns:
         int64, shape (n,), ascending, without repeats.
 
+    Example:
+        >>> draw(4, 10, seed=1).tolist()
+        [0, 1, 2, 3]
+        >>> len(draw(100, 10, seed=1))
+        10
+
     """
     if most is None or count <= most:
         return np.arange(count)

@@ -49,7 +49,15 @@ INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
 
 def shard_name(slide_id: str) -> str:
-    """Name a slide's shard, without suffix: any slide_id makes a safe file name."""
+    """Name a slide's shard, without suffix: any slide_id makes a safe file name.
+
+    Example:
+        >>> shard_name("TCGA-AA-0001-01A-01-TS1")
+        'TCGA-AA-0001-01A-01-TS1'
+        >>> shard_name("A/B")
+        'A%2FB~998d3ed8'
+
+    """
     name = quote(slide_id, safe=" ()+,=@[]").replace("~", "%7E").strip(". ")
     if name != slide_id or len(name) > 120:
         # different ids may become equal when they are made safe
@@ -248,6 +256,15 @@ class PatchStore:
 class _OpenShards(LRUCache[int, FileIO]):
     """Open files by the number of their shard; the least recently used file is closed to make room."""
 
+    def __init__(self, paths: Sequence[Path]):
+        """Take the paths of the shards; none is opened yet."""
+        super().__init__(MOST_OPEN)
+        self._paths = paths
+
+    def __missing__(self, code: int) -> FileIO:
+        file = self[code] = FileIO(self._paths[code])
+        return file
+
     def popitem(self) -> tuple[int, FileIO]:
         code, file = super().popitem()
         file.close()
@@ -289,7 +306,7 @@ class Patches:
         names = shards.categories
         self._paths = [store.folder / SHARDS / f"{name}.npy" for name in names]
         self._offsets = np.zeros(len(names), np.int64)  # of a shard's first patch in its file, in bytes
-        self._open = _OpenShards(MOST_OPEN)
+        self._open = _OpenShards(self._paths)
         weakref.finalize(self, self._open.close)
         self._lock = Lock()
         longest = np.full(len(names), -1, np.int32)
@@ -304,13 +321,6 @@ class Patches:
             if longest[code] >= len(shard):
                 raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
             self._offsets[code] = shard.offset
-
-    def _file(self, code: int) -> FileIO:
-        """Return the open file of a shard."""
-        file = self._open.get(code)
-        if file is None:
-            file = self._open[code] = FileIO(self._paths[code])
-        return file
 
     def __len__(self) -> int:
         return len(self._position)
@@ -342,7 +352,7 @@ class Patches:
                 code = int(shards[number])
                 try:
                     if file is None or code != opened:
-                        file, opened = self._file(code), code
+                        file, opened = self._open[code], code
                     file.seek(int(offsets[number]))
                     count = file.readinto(room[number * each : (number + 1) * each])
                 except OSError as error:

@@ -378,6 +378,13 @@ def choose_level(levels: tuple[Level, ...], mpp: MicronsPerPixel, target: Micron
     Raises:
         SlideError: even the finest level is too coarse.
 
+    Example:
+        >>> levels = Level(8000, 6000, 1.0), Level(2000, 1500, 4.0)
+        >>> choose_level(levels, MicronsPerPixel(0.25), MicronsPerPixel(1.0))
+        (1, 1.0)
+        >>> choose_level(levels, MicronsPerPixel(0.25), MicronsPerPixel(0.5))
+        (0, 2.0)
+
     """
     steps = [target / (mpp * level.downsample) for level in levels]
     near = [i for i, level in enumerate(levels) if abs(mpp * level.downsample / target - 1) <= TOLERANCE]
