@@ -195,7 +195,7 @@ def test_sites_stay_together_where_that_is_asked_for(project):
 @pytest.mark.parametrize(
     ("sites", "together", "said"),
     [
-        (None, "site", "case_id '000' is none; set split.together: case"),
+        (None, "site", "case_id '000' is no barcode; set split.together: case"),
         (["AA"] * 12 + ["BB"] * 8, "site", f"{TUMOR}: 2 sites, .* at least 3.*set split.together: case"),
     ],
 )

@@ -47,7 +47,8 @@ def apply(patches: NDArray[np.uint8], color: str, stains: NDArray[np.float64] | 
         # one more than the intensity, as in torchstain: black is not infinitely dense
         density = -np.log(np.arange(1, 257, dtype=np.float32) / LIGHT)[patches.reshape(-1, 3)]
         light = LIGHT * np.exp(-(density @ stains.T.astype(np.float32)))
-        return np.rint(light).clip(0, 255).astype(np.uint8).reshape(patches.shape)
+        normalized: NDArray[np.uint8] = np.rint(light).clip(0, 255).astype(np.uint8).reshape(patches.shape)
+        return normalized
     return patches
 
 

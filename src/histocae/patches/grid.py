@@ -261,7 +261,7 @@ def _per_block(grid: Grid) -> int:
 
 def _box(grid: Grid, pixels: int) -> tuple[int, int]:
     """Compute height and width of the box of whole pixels around any cell."""
-    side = pixels if grid.cell == pixels else math.ceil(grid.cell) + 1
+    side = pixels if grid.cell == LevelPixels(pixels) else math.ceil(grid.cell) + 1
     return side, side
 
 
@@ -282,7 +282,7 @@ def _finish(
 ) -> NDArray[np.uint8]:
     """Wait for the pixels of some cells, and reduce each cell to the size of a patch."""
     boxes = reading.result()
-    if grid.cell == pixels:
+    if grid.cell == LevelPixels(pixels):
         return boxes
     x, y = _corners(grid, plan, cells)
     size = slide.levels[grid.level]
@@ -299,4 +299,5 @@ def _corners(
     grid: Grid, plan: PatchPlan, cells: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute x and y of cells' top left corners, in pixels of the level."""
-    return plan.columns[cells] * grid.cell, plan.rows[cells] * grid.cell
+    rows, columns = plan.rows[cells].astype(np.float64), plan.columns[cells].astype(np.float64)
+    return columns * grid.cell, rows * grid.cell

@@ -65,7 +65,8 @@ class InMemory:
             uint8, shape (n, height, width, channels), in the order of `which`.
 
         """
-        return self._images[which]
+        taken: NDArray[np.uint8] = self._images[which]
+        return taken
 
 
 def batches(images: Images, size: int, which: NDArray[np.integer[Any]] | None = None) -> Iterator[NDArray[np.uint8]]:

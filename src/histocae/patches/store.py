@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -112,10 +113,12 @@ class ShardWriter:
         self._handle.write(np.ascontiguousarray(patches).data)
         self.count += len(patches)
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._handle.seek(0)
         self._write_header()
-        self._aside.__exit__(*failure)
+        self._aside.__exit__(kind, failure, trace)
 
 
 def open_shard(path: Path, pixels: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
@@ -342,7 +345,7 @@ class Patches:
         each = math.prod(self.shape)
         # Read from files, not through a memory map: a map brings whole pages around a patch into memory and keeps
         # them there, which slows down a cohort that is larger than memory.
-        room = memoryview(out.reshape(-1))
+        room = out.reshape(-1).data
         shards, positions = self._shard[which], self._position[which].astype(np.int64)
         offsets = self._offsets[shards] + positions * each
         file, opened = None, -1

@@ -135,7 +135,8 @@ class Slide:
             SlideError: the region can't be decoded.
 
         """
-        return self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
+        box: NDArray[np.uint8] = self.start(level, np.array([x]), np.array([y]), width, height).result()[0]
+        return box
 
     def start(
         self,
