@@ -145,12 +145,12 @@ def test_an_option_that_is_no_number_is_told_in_one_line(project, option, told):
 
 
 def test_a_cohort_of_unknown_size_and_damaged_outputs_are_told_in_one_line(project):
-    assert "run dvc repro metadata or give --slides" in project.run("plan").only_line
+    assert "run dvc repro metadata or set --slides" in project.run("plan").only_line
     cut(project, MIXED)
     project.make("split")
     for file, text, told in (
         ("reports/split.json", '{"train": 1}', "split.json"),
-        ("reports/split.json", '{"train": {}}', "is not what it should be ('patches'); run dvc repro"),
+        ("reports/split.json", '{"train": {}}', "not as the stage split writes it ('patches'); run dvc repro"),
         ("data/slides.csv", "slide_id|bytes\na|many\n", "slides.csv: can't be read"),
         ("data/patches/store.json", "{", "store.json: can't be read"),
         ("data/patches/store.json", "[]", "store.json: holds no keys"),

@@ -378,7 +378,7 @@ def test_a_redirect_is_followed_but_not_to_plain_http_elsewhere(tmp_path):
         with GdcServer(slides(1), elsewhere=nowhere) as server, pytest.raises(FetchError):
             fetch(server, tmp_path / "nowhere", tries=1)
     with GdcServer(slides(1), elsewhere="http://gdc.example.org") as server:
-        with pytest.raises(FetchError, match="plain http is refused"):
+        with pytest.raises(FetchError, match="plain http is allowed on this machine only"):
             fetch(server, tmp_path / "other")
         assert len(server.requests) == 1
 
@@ -705,11 +705,11 @@ def test_more_workers_than_cores_where_they_wait_for_a_network(monkeypatch, coho
     seen = []
     pool = processes._pool
     monkeypatch.setattr(processes, "_pool", lambda workers: seen.append(workers) or pool(workers))
-    monkeypatch.setattr(processes, "_cores", lambda: 2)
+    monkeypatch.setattr(processes, "count_cores", lambda: 2)
     ask(project, cohort, data__keep_slides=False, executor__workers=None).make(*ALL_STAGES)
     assert seen == [4]
-    monkeypatch.setattr(processes, "_cores", lambda: 64)
+    monkeypatch.setattr(processes, "count_cores", lambda: 64)
     shutil.rmtree(project.folder / "data/patches")
-    monkeypatch.setattr(processes, "_cores", lambda: 64)
+    monkeypatch.setattr(processes, "count_cores", lambda: 64)
     project.make("patches")
     assert seen == [4, 6]  # of 8, since there are six slides

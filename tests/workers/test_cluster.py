@@ -136,7 +136,7 @@ def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
 
 def test_params_that_do_not_go_together_are_told(project):
     project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
-    assert "executor: scheduler names a cluster that runs, slurm one to start" in project.run("metadata").only_line
+    assert "executor: scheduler names a running cluster, slurm starts one" in project.run("metadata").only_line
     project.params(executor__scheduler="127.0.0.1")
     assert "executor.scheduler: " in project.run("metadata").only_line
     project.params(executor__slurm={"cores": 1, "memory": "much", "time": "0:10:00"})

@@ -207,5 +207,5 @@ def _counted() -> dict[str, dict[str, int]]:
             normal = report[part]["sample_types"].get(SOLID_TISSUE_NORMAL, {}).get("patches", 0)
             counted[part] = {"all": whole, "tumor": whole - normal, "normal": normal}
     except (KeyError, TypeError) as error:
-        raise DataError(f"{paths.SPLIT_REPORT}: lacks or misplaces {error}; {REMEDY}") from None
+        raise DataError(f"{paths.SPLIT_REPORT}: not as the stage split writes it ({error}); {REMEDY}") from None
     return counted

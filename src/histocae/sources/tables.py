@@ -111,7 +111,7 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     table["sample_type"] = words.map({word: sample_type(word) for word in words.unique()})
     for line in table.index[table["sample_type"].isna()][:1]:
         raise TableError(
-            f"{path}: row {line}: the GDC has no sample type {words[line]!r}; use for example "
+            f"{path}: row {line}: sample_type {words[line]!r} is not among the GDC's; use for example "
             + " or ".join(map(repr, COMPARED))
         )
     for name in (*PERCENTS, "mpp"):
