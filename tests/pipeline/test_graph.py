@@ -172,7 +172,7 @@ def test_code_of_no_stage_is_left_out_on_purpose():
 
 
 def test_packages_do_nothing_by_themselves():
-    """Their __init__ is not followed: cli runs commands and tracking sets how MLflow logs, which changes no output."""
+    """Their __init__ is not followed: cli runs commands, tracking sets how MLflow logs; no output depends on them."""
     busy = {
         file.parent.relative_to(lineage.PACKAGE).as_posix()
         for file in lineage.PACKAGE.rglob("__init__.py")
