@@ -37,17 +37,17 @@ def box(tmp_path) -> Iterator[dict[str, str]]:
 
 
 def outputs(project: Project) -> dict[str, bytes]:
-    """What DVC keeps; the slides themselves lie beside it."""
-    found = project.bytes("data", "models", "reports")
-    return {name: content for name, content in found.items() if not name.startswith("data/slides/")}
+    """Read the files that DVC keeps: all outputs but the slides themselves."""
+    files = project.bytes("data", "models", "reports")
+    return {name: content for name, content in files.items() if not name.startswith("data/slides/")}
 
 
 @pytest.mark.parametrize("kind", ["bucket", "box"])
-def test_all_comes_back_from_a_remote_after_the_cache_is_wiped(project, kind, request):
-    about = request.getfixturevalue(kind)
+def test_all_files_are_pulled_from_a_remote_after_the_cache_is_wiped(project, kind, request):
+    settings = request.getfixturevalue(kind)
     keys = KEYS if kind == "bucket" else {}
-    project.run("dvc", "remote", "add", "--force", "-d", kind, about.pop("url"))
-    for key, value in about.items():
+    project.run("dvc", "remote", "add", "--force", "-d", kind, settings.pop("url"))
+    for key, value in settings.items():
         project.run("dvc", "remote", "modify", "--local", kind, key, value)
     project.run("dvc", "push", **keys)
     before = outputs(project)
@@ -56,5 +56,5 @@ def test_all_comes_back_from_a_remote_after_the_cache_is_wiped(project, kind, re
         shutil.rmtree(project.folder / folder, ignore_errors=True)
     project.run("dvc", "pull", "--allow-missing", **keys)
     assert outputs(project) == before
-    said = project.run("dvc", "repro", "split")
-    assert "Running stage 'inventory" in said and said.count("Running stage") == 1
+    output = project.run("dvc", "repro", "split")
+    assert "Running stage 'inventory" in output and output.count("Running stage") == 1

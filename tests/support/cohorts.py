@@ -1,4 +1,4 @@
-"""A patch store without images, of cases as a test wants them."""
+"""The tables of a patch store without images, for cases that a test chooses."""
 
 import pandas as pd
 
@@ -10,7 +10,7 @@ from support.workspace import Workspace
 
 
 def rows_of(kinds: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> pd.DataFrame:
-    """Give the index rows of one case per entry, with so many slides of each of its sample types."""
+    """Make index rows of one case per entry; `slides` is the number of slides per sample type of a case."""
     return pd.DataFrame(
         {
             "case_id": f"{case:03d}",
@@ -37,7 +37,7 @@ def cut(
     patches: int = 5,
     sites: list[str] | None = None,
 ) -> None:
-    """Give the project a patch store and its metadata, without pictures."""
+    """Write the index of a patch store and its metadata into a project, without images."""
     rows = rows_of(kinds, slides, patches)
     if sites is not None:
         rows = at_sites(rows, sites)

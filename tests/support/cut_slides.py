@@ -1,4 +1,4 @@
-"""One slide of a test's making, and what extracting its patches reported."""
+"""One slide that a test makes, and the report of extracting its patches."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,9 @@ CUT = ("inventory", "metadata", "slides", "patches")
 REASONS = ["kept", "background", "border", "capped", "unread", "dropped"]
 
 
-def only(project: Workspace, picture: np.ndarray, mpp: float | None, **how: object) -> Path:
-    """Give the project one slide, a."""
-    path = write_slide(project.own / "a.tif", picture, mpp, **how)
+def only(project: Workspace, image: np.ndarray, mpp: float | None, **options: object) -> Path:
+    """Write the only slide of the project, a.tif."""
+    path = write_slide(project.own / "a.tif", image, mpp, **options)
     project.table([slide_row("a")])
     return path
 
@@ -26,7 +26,7 @@ def counts(project: Workspace) -> pd.DataFrame:
 
 
 def cut_or_die(task: shards.ShardTask) -> shards.ShardRecord:
-    """Cut a slide, but die like a decoder that crashes on the slide `bad`."""
+    """Extract the patches of a slide; die like a crashing decoder on the slide `bad`."""
     if task.slide_id == "bad":
         os._exit(11)
     return shards.make_shard(task)

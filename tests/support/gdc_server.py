@@ -1,6 +1,6 @@
-"""A GDC of the tests' own: real HTTP on loopback, the documented forms, and faults drawn from a seed.
+"""A server like the Genomic Data Commons: real HTTP on loopback, documented forms, faults drawn from a seed.
 
-`python tests/support/gdc_server.py FOLDER` serves the slides in a folder until it is interrupted, for trials by hand.
+`python tests/support/gdc_server.py FOLDER` serves the slides in a folder until Ctrl-C, to try things by hand.
 """
 
 import hashlib
@@ -42,10 +42,7 @@ LIST_FAULTS = ("garbage", "truncated", "reset", "shrunk")
 
 @dataclass
 class Remote:
-    """A slide of the GDC.
-
-    `percents` and the like are given as the API would give them.
-    """
+    """A slide of the GDC; `percents` are values of the API, such as percent_tumor_cells."""
 
     slide_id: str
     data: bytes
@@ -55,7 +52,7 @@ class Remote:
     sample_type: str | None = ""
     percents: dict[str, Any] = field(default_factory=dict)
     file_name: str | None = None
-    hit: dict[str, Any] = field(default_factory=dict)  # what its hit has in place of the right values
+    hit: dict[str, Any] = field(default_factory=dict)  # values that replace the right ones in its hit
 
     @property
     def case_id(self) -> str:
@@ -83,7 +80,7 @@ class Remote:
     def as_hit(self, others: Iterable["Remote"]) -> dict[str, Any]:
         """The file with its case, sample, portion and slides, those of the same sample among them."""
         kind = TYPES.get(self.sample_id.split("-")[3][:2]) if self.sample_type == "" else self.sample_type
-        slides = [one.as_slide() for one in others if one.sample_id == self.sample_id]
+        slides = [remote.as_slide() for remote in others if remote.sample_id == self.sample_id]
         portion = {"submitter_id": f"{self.sample_id}-01", "slides": slides}
         sample = {"submitter_id": self.sample_id, "sample_type": kind, "portions": [{"slides": []}, portion]}
         case = {
@@ -113,14 +110,14 @@ class GdcServer:
     """Serves slides under `url` while it is open.
 
     Args:
-        slides: what it has.
+        slides: that it serves.
         faults: share of requests that go wrong.
-        seed: of which, and how.
-        page: most hits it grants at once.
-        rate: bytes per second of one download; None: as fast as it goes.
-        token: that opens controlled data.
-        elsewhere: address of another server that /data redirects to.
-        kinds: what can go wrong with a file's body, besides the statuses.
+        seed: of the faults.
+        page: the largest number of hits in one answer.
+        rate: bytes per second of one download; None: no limit.
+        token: that gives access to controlled data.
+        elsewhere: address of another server to which /data redirects.
+        kinds: faults of a file's body, besides HTTP statuses.
 
     """
 
@@ -177,7 +174,7 @@ class GdcServer:
 
     def asked(self, path: str) -> int:
         """Count requests of a path."""
-        return sum(one.startswith(path) for _, one, _ in self.requests)
+        return sum(requested.startswith(path) for _, requested, _ in self.requests)
 
 
 class _Http(ThreadingHTTPServer):
@@ -186,7 +183,7 @@ class _Http(ThreadingHTTPServer):
     gdc: GdcServer
 
     def handle_error(self, *_: object) -> None:
-        """A client that went away is what some tests are about."""
+        """Some tests are about clients that close the connection; these are no errors."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -211,9 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
                 query["filters"] = json.loads(query["filters"])
             self._files(query)
         elif split.path.startswith("/files/"):
-            found = [one for one in self.gdc.slides if one.file_id == split.path.removeprefix("/files/")]
-            if found:
-                self._list({"data": {"id": found[0].file_id, "access": found[0].access}, "warnings": {}})
+            slide = self._slide(split.path.removeprefix("/files/"))
+            if slide is not None:
+                self._list({"data": {"id": slide.file_id, "access": slide.access}, "warnings": {}})
             else:
                 self._status(404)
         elif split.path.startswith("/data/"):
@@ -232,19 +229,22 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._status(404)
 
+    def _slide(self, file_id: str) -> Remote | None:
+        return next((slide for slide in self.gdc.slides if slide.file_id == file_id), None)
+
     def _note(self) -> None:
         self.gdc.requests.append((self.command, self.path, dict(self.headers)))
         self.gdc.on_request(self.path)
 
-    def _files(self, asked: dict[str, Any]) -> None:
-        hits = [(one.as_hit(self.gdc.slides), one.hit) for one in self.gdc.slides]
-        hits = [hit | odd for hit, odd in hits if matches(hit, asked.get("filters"))]
-        key, _, direction = str(asked.get("sort", "")).partition(":")
+    def _files(self, query: dict[str, Any]) -> None:
+        hits = [(slide.as_hit(self.gdc.slides), slide.hit) for slide in self.gdc.slides]
+        hits = [hit | changes for hit, changes in hits if matches(hit, query.get("filters"))]
+        key, _, direction = str(query.get("sort", "")).partition(":")
         if key:
-            hits.sort(key=lambda one: str(one[key]), reverse=direction == "desc")
-        begin, size = int(asked.get("from", 0)), min(int(asked.get("size", 10)), self.gdc.page)
-        fields = asked.get("fields")
-        page = [only(one, fields.split(",")) if fields else one for one in hits[begin : begin + size]]
+            hits.sort(key=lambda hit: str(hit[key]), reverse=direction == "desc")
+        begin, size = int(query.get("from", 0)), min(int(query.get("size", 10)), self.gdc.page)
+        fields = query.get("fields")
+        page = [only(hit, fields.split(",")) if fields else hit for hit in hits[begin : begin + size]]
         pagination = {"count": len(page), "total": len(hits), "size": size, "from": begin}
         self._list({"data": {"hits": page, "pagination": pagination}, "warnings": {}})
 
@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _data(self, file_id: str) -> None:
-        slide = next((one for one in self.gdc.slides if one.file_id == file_id), None)
+        slide = self._slide(file_id)
         if slide is None:
             return self._status(404)
         if file_id in self.gdc.always:
@@ -299,9 +299,9 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": "application/octet-stream",
             "Content-Disposition": f"attachment; filename={slide.name}",
         }
-        asked = self.headers.get("Range", "")
-        if asked.startswith("bytes=") and fault != "ignored range":
-            begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+        requested = self.headers.get("Range", "")
+        if requested.startswith("bytes=") and fault != "ignored range":
+            begin = int(requested.removeprefix("bytes=").removesuffix("-"))
             if begin >= len(data):
                 return self._status(416)
             status = 206
@@ -346,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
                 piece = data[i : i + step]
                 if self.gdc.rate is not None:
                     time.sleep(1 / 50)
-                if i + step >= len(data):  # who has it all may ask for the next before this thread goes on
+                if i + step >= len(data):  # the client may send its next request at once
                     self._count(-self._counted)
                 self.gdc.sent += len(piece)
                 self.wfile.write(piece)
@@ -377,45 +377,45 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
 
 
-def matches(hit: dict[str, Any], asked: dict[str, Any] | None) -> bool:
-    """Judge a hit by a filter of the GDC's form."""
-    if asked is None:
+def matches(hit: dict[str, Any], condition: dict[str, Any] | None) -> bool:
+    """Say whether a hit meets a filter of the GDC's form."""
+    if condition is None:
         return True
-    if asked["op"] in ("and", "or"):
-        each = [matches(hit, one) for one in asked["content"]]
-        return all(each) if asked["op"] == "and" else any(each)
-    wanted = asked["content"]["value"]
-    wanted = wanted if isinstance(wanted, list) else [wanted]
-    return bool(set(values(hit, asked["content"]["field"].split("."))) & set(wanted))
+    if condition["op"] in ("and", "or"):
+        each = [matches(hit, part) for part in condition["content"]]
+        return all(each) if condition["op"] == "and" else any(each)
+    allowed = condition["content"]["value"]
+    allowed = allowed if isinstance(allowed, list) else [allowed]
+    return bool(set(values(hit, condition["content"]["field"].split("."))) & set(allowed))
 
 
 def values(holder: Any, path: list[str]) -> list[Any]:
-    """All values at a dotted path, through lists."""
+    """List all values at a dotted path, through lists."""
     if isinstance(holder, list):
-        return [value for one in holder for value in values(one, path)]
+        return [value for item in holder for value in values(item, path)]
     if not path:
         return [holder]
     return values(holder[path[0]], path[1:]) if isinstance(holder, dict) and path[0] in holder else []
 
 
 def only(hit: dict[str, Any], fields: list[str]) -> dict[str, Any]:
-    """Reduce a hit to the fields that were asked for; the id is always there."""
-    return {"id": hit["id"], **_only(hit, [one.split(".") for one in fields])}
+    """Reduce a hit to some fields and its id."""
+    return {"id": hit["id"], **_only(hit, [name.split(".") for name in fields])}
 
 
-def _only(holder: Any, wanted: list[list[str]]) -> Any:
+def _only(holder: Any, fields: list[list[str]]) -> Any:
     if not isinstance(holder, dict):
         return holder
-    found = {}
+    kept = {}
     for key, value in holder.items():
-        below = [one[1:] for one in wanted if one[0] == key]
+        below = [names[1:] for names in fields if names[0] == key]
         if [] in below:
-            found[key] = value
+            kept[key] = value
         elif below and isinstance(value, list):
-            found[key] = [_only(one, below) for one in value]
+            kept[key] = [_only(item, below) for item in value]
         elif below and isinstance(value, dict):
-            found[key] = _only(value, below)
-    return found
+            kept[key] = _only(value, below)
+    return kept
 
 
 if __name__ == "__main__":

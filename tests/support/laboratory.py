@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from support import services
 from support.project import ROOT, Project
 
-# what lets a test look at a job without waiting for a training
+# entry points with which a test needs no training
 ENTRIES = {
     "hold": 'echo holding; echo "devices $CUDA_VISIBLE_DEVICES"; sleep 600',
     "eat": "python -c \"x = b'x' * 3 * 10**8; import time; time.sleep(600)\"",
@@ -36,17 +36,17 @@ class Laboratory:
         self.client = MlflowClient(uri)
         for name in ("requirements.lock", "Makefile", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, self.project.folder / name)
-        about = yaml.safe_load((self.project.folder / "MLproject").read_text())
-        about["entry_points"] |= {name: {"command": command} for name, command in ENTRIES.items()}
-        (self.project.folder / "MLproject").write_text(yaml.safe_dump(about))
+        spec = yaml.safe_load((self.project.folder / "MLproject").read_text())
+        spec["entry_points"] |= {name: {"command": command} for name, command in ENTRIES.items()}
+        (self.project.folder / "MLproject").write_text(yaml.safe_dump(spec))
         self.run("dvc", "remote", "add", "-d", "store", str(top / "store"))
         self.run("dvc", "repro", "split")
         self.run("dvc", "push")
-        self.commit("what is pushed")
-        self._have_environment()
+        self.commit("pushed outputs")
+        self._link_environment()
 
-    def _have_environment(self) -> None:
-        """Spare the box the minutes of making an environment: it has this one."""
+    def _link_environment(self) -> None:
+        """Give the other machine the environment of the tests: to make another one takes minutes."""
         lock = (self.project.folder / "requirements.lock").read_bytes()
         version = "%d.%d\n" % sys.version_info[:2]  # noqa: UP031 (as the box's Python prints it)
         name = hashlib.sha256(lock + version.encode()).hexdigest()[:16]
@@ -56,60 +56,62 @@ class Laboratory:
 
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
         """Run a command in the project, with the laboratory's server."""
-        state = str(self.top / "state")  # where jobs are remembered: not the tester's own
+        state = str(self.top / "state")  # with the places of jobs; not the state of the user who runs the tests
         return self.project.run(*command, fails=fails, MLFLOW_TRACKING_URI=self.uri, XDG_STATE_HOME=state, **env)
 
-    def commit(self, told: str) -> None:
+    def commit(self, message: str) -> None:
         """Commit everything."""
         self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", told, "--allow-empty")
+        self.run("git", "commit", "-qm", message, "--allow-empty")
 
-    def config(self, backend: str = "histocae-ssh", **more: object) -> Path:
+    def config(self, backend: str = "histocae-ssh", **keys: object) -> Path:
         """Write a backend config."""
-        about = {"folder": str(self.box), "python": sys.executable, **more}
+        config = {"folder": str(self.box), "python": sys.executable, **keys}
         if backend == "histocae-ssh":
-            about = {"host": self.ssh.alias, "ssh_config": str(self.ssh.config), **about}
+            config = {"host": self.ssh.alias, "ssh_config": str(self.ssh.config), **config}
         path = self.top / "config.json"
-        path.write_text(json.dumps(about))
+        path.write_text(json.dumps(config))
         return path
 
     def send(
         self, entry: str, *params: str, backend: str = "histocae-ssh", fails: bool = False, **config: object
     ) -> tuple[str, Run]:
-        """Run `mlflow run`; give what it said, and the job's run."""
+        """Run `mlflow run`; return its output and the job's run."""
         file = self.config(backend, **config)
-        given = [word for one in params for word in ("-P", one)]
-        said = self.run(
+        options = [word for param in params for word in ("-P", param)]
+        output = self.run(
             "mlflow",
             "run",
             ".",
             "-e",
             entry,
-            *given,
+            *options,
             "--backend",
             backend,
             "--backend-config",
             str(file),
             fails=fails,
         )
-        return said, next(iter(self.jobs()), None)
+        return output, next(iter(self.jobs()), None)
 
     def hold(self, backend: str = "histocae-ssh", **config: object) -> str:
-        """Send a job that goes on until it is ended, and wait until it runs; give its run's id."""
+        """Send a job that runs until it is ended, and wait until it runs; return its run's id."""
         run_id = self.send("hold", backend=backend, wait=False, **config)[1].info.run_id
         log = self.box / "jobs" / run_id / "job.log"
         self.until(lambda: log.is_file() and "holding" in log.read_text())
         return run_id
 
     def jobs(self) -> list[Run]:
-        """Give the runs of all jobs, the newest first."""
-        places = [one.experiment_id for one in self.client.search_experiments()]
-        return self.client.search_runs(places, "tags.`job.backend` LIKE 'histocae-%'", order_by=["start_time DESC"])
+        """List the runs of all jobs, the newest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return self.client.search_runs(
+            experiments, "tags.`job.backend` LIKE 'histocae-%'", order_by=["start_time DESC"]
+        )
 
     def children(self, run_id: str) -> list[Run]:
-        """Give the runs that name a run as their parent."""
-        places = [one.experiment_id for one in self.client.search_experiments()]
-        return self.client.search_runs(places, f"tags.parent = '{run_id}'")
+        """List the runs whose parent is a run."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return self.client.search_runs(experiments, f"tags.parent = '{run_id}'")
 
     def end_of(self, run_id: str) -> Run:
         """Wait until a run has its final status."""
@@ -122,30 +124,33 @@ class Laboratory:
 
     @staticmethod
     def until(ready: Callable[[], bool], seconds: float = 120) -> None:
-        """Wait for something to come true."""
+        """Wait until a condition holds."""
         start = time.monotonic()
         while not ready():
-            assert time.monotonic() - start < seconds, "it did not come true"
+            assert time.monotonic() - start < seconds, f"not within {seconds} s"
             time.sleep(0.2)
 
     def processes(self, run_id: str) -> list[int]:
-        """List the processes of a job: what starts it, what watches it, and what it runs."""
-        found = subprocess.run(["pgrep", "-f", f"jobs/{run_id}/job"], capture_output=True, text=True, check=False)
-        ids = [int(one) for one in found.stdout.split()]
+        """List the processes of a job: job.sh, the supervisor, and those of the command."""
+        listed = subprocess.run(["pgrep", "-f", f"jobs/{run_id}/job"], capture_output=True, text=True, check=False)
+        ids = [int(word) for word in listed.stdout.split()]
         # Slurm runs a copy of the script under another name
-        above = [psutil.Process(one).parent() for one in ids]
-        ids = [one.pid for one in above if one is not None and "slurm_script" in " ".join(one.cmdline())] + ids
+        parents = [psutil.Process(process).parent() for process in ids]
+        scripts = [
+            parent for parent in parents if parent is not None and "slurm_script" in " ".join(parent.cmdline())
+        ]
+        ids = [script.pid for script in scripts] + ids
         payload = self.box / "jobs" / run_id / "payload.json"
         if payload.is_file():
             session = json.loads(payload.read_text())["session"]
             inside = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True, check=False)
-            ids += [int(one) for one in inside.stdout.split()]
-        return [one for one in ids if one != os.getpid()]
+            ids += [int(word) for word in inside.stdout.split()]
+        return [process for process in ids if process != os.getpid()]
 
 
 @contextmanager
 def laboratory(top: Path) -> Iterator[Laboratory]:
-    """Start all of it."""
+    """Start sshd and a tracking server, and make the project."""
     with ExitStack() as started:
         box = started.enter_context(services.sshd(top / "ssh"))
         uri = started.enter_context(services.tracking(top / "tracking"))

@@ -1,6 +1,6 @@
 """Small data for the tests: slides, tiles, tables, and a patch store of version 1.
 
-`python tests/support/make_data.py` writes the committed files under tests/data anew.
+`python tests/support/make_data.py` writes the committed files under tests/data again.
 """
 
 import csv
@@ -29,14 +29,14 @@ def tissue(seed: int, height: int, width: int, glass: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 15, (height // 16 + 1, width // 16 + 1, 3)).repeat(16, 0).repeat(16, 1)
     grain = rng.normal(0, 20, (height, width, 3))
-    picture = np.array([190, 110, 160]) + coarse[:height, :width] * [0.6, 1, 0.6] + grain
-    picture[:, :glass] = GLASS
-    return picture.clip(0, 255).astype(np.uint8)
+    image = np.array([190, 110, 160]) + coarse[:height, :width] * [0.6, 1, 0.6] + grain
+    image[:, :glass] = GLASS
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def write_slide(
     path: Path,
-    picture: np.ndarray,
+    image: np.ndarray,
     mpp: float | None = None,
     *,
     pyramid: bool = False,
@@ -49,7 +49,7 @@ def write_slide(
 
     Args:
         path: of the slide.
-        picture: of its finest level.
+        image: of its finest level.
         mpp: microns per pixel in its header; None leaves the resolution without a unit.
         pyramid: add levels, each half the one before, down to one tile.
         keep_levels: of those, the ones to keep (0 is the finest); the others are unlinked.
@@ -59,13 +59,13 @@ def write_slide(
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(picture))
+    slide = pyvips.Image.new_from_array(np.ascontiguousarray(image))
     per_mm = 1000 / (mpp or 1)
-    image = image.copy(xres=per_mm, yres=per_mm)
+    slide = slide.copy(xres=per_mm, yres=per_mm)
     if description is not None:
-        image.set_type(pyvips.GValue.gstr_type, "image-description", description)
-    how = {"compression": "deflate"} if lossless else {"compression": "jpeg", "Q": 90}
-    image.tiffsave(str(path), tile=True, tile_width=tile, tile_height=tile, pyramid=pyramid, resunit="cm", **how)
+        slide.set_type(pyvips.GValue.gstr_type, "image-description", description)
+    encoding = {"compression": "deflate"} if lossless else {"compression": "jpeg", "Q": 90}
+    slide.tiffsave(str(path), tile=True, tile_width=tile, tile_height=tile, pyramid=pyramid, resunit="cm", **encoding)
     if mpp is None:
         _without_unit(path)
     if keep_levels is not None:
@@ -73,12 +73,12 @@ def write_slide(
     return path
 
 
-def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> Path:
+def write_aperio(path: Path, image: np.ndarray, kind: str, tile: int = 64) -> Path:
     """Write an SVS of a level 0 and one four times coarser.
 
     Args:
         path: of the slide.
-        picture: of its finest level.
+        image: of its finest level.
         kind: of its tiles: JPEG's 4:4:4, 4:2:2, 4:2:0, RGB or restarts (4:4:4 with restart markers), or JPEG 2000
             by TIFF's number, 33003 (YCbCr) or 33005 (RGB).
         tile: side of a compressed tile.
@@ -91,11 +91,11 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
         "RGB": {"compressionargs": {"outcolorspace": "RGB"}},
     }
     with tifffile.TiffWriter(path) as tiff:
-        for number, level in enumerate((picture, np.asarray(Image.fromarray(picture).reduce(4)))):
-            how = {"compression": "jpeg", **jpeg.get(kind, {})}
+        for number, level in enumerate((image, np.asarray(Image.fromarray(image).reduce(4)))):
+            options = {"compression": "jpeg", **jpeg.get(kind, {})}
             if kind not in jpeg:
                 number_of_kind = 7 if kind == "restarts" else int(kind)
-                how = {"compression": number_of_kind, "shape": level.shape, "dtype": np.uint8}
+                options = {"compression": number_of_kind, "shape": level.shape, "dtype": np.uint8}
                 level = _encoded(level, tile, kind)
             tiff.write(
                 level,
@@ -104,14 +104,14 @@ def write_aperio(path: Path, picture: np.ndarray, kind: str, tile: int = 64) -> 
                 subfiletype=int(number > 0),
                 photometric="ycbcr" if kind == "restarts" else "rgb",
                 description="Aperio Image Library\n|AppMag = 20|MPP = 0.5",
-                **{"subsampling": (1, 1), **how},
+                **{"subsampling": (1, 1), **options},
             )
     return path
 
 
-def _encoded(picture: np.ndarray, side: int, kind: str) -> Iterable[bytes]:
-    height, width, _ = picture.shape
-    padded = np.pad(picture, ((0, -height % side), (0, -width % side), (0, 0)))
+def _encoded(image: np.ndarray, side: int, kind: str) -> Iterable[bytes]:
+    height, width, _ = image.shape
+    padded = np.pad(image, ((0, -height % side), (0, -width % side), (0, 0)))
     for y in range(0, height, side):
         for x in range(0, width, side):
             tile = Image.fromarray(padded[y : y + side, x : x + side])
@@ -127,7 +127,7 @@ def directories(path: Path) -> list[dict]:
     """Read a little-endian TIFF's directories: tag -> (position of its value, type, count)."""
     data = path.read_bytes()
     assert data[:4] == b"II*\0"
-    found, link = [], 4
+    listed, link = [], 4
     while offset := struct.unpack_from("<I", data, link)[0]:
         entries, start = struct.unpack_from("<H", data, offset)[0], offset + 2
         tags: dict = {}
@@ -137,8 +137,8 @@ def directories(path: Path) -> list[dict]:
         link = start + 12 * entries
         tags[NEXT] = link
         tags["offset"] = offset
-        found.append(tags)
-    return found
+        listed.append(tags)
+    return listed
 
 
 def _values(data: bytes, entry: tuple[int, int, int]) -> list[int]:
@@ -151,24 +151,24 @@ def _values(data: bytes, entry: tuple[int, int, int]) -> list[int]:
 
 def _without_unit(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    for one in directories(path):
-        struct.pack_into("<H", data, one[RESOLUTION_UNIT][0], 1)
+    for directory in directories(path):
+        struct.pack_into("<H", data, directory[RESOLUTION_UNIT][0], 1)
     path.write_bytes(data)
 
 
 def _unlink_levels(path: Path, keep: Sequence[int]) -> None:
-    data, found = bytearray(path.read_bytes()), directories(path)
-    kept = [found[i] for i in keep]
-    for one, after in zip(kept, [*kept[1:], None], strict=True):
-        struct.pack_into("<I", data, one[NEXT], after["offset"] if after else 0)
+    data, levels = bytearray(path.read_bytes()), directories(path)
+    kept = [levels[i] for i in keep]
+    for directory, following in zip(kept, [*kept[1:], None], strict=True):
+        struct.pack_into("<I", data, directory[NEXT], following["offset"] if following else 0)
     path.write_bytes(data)
 
 
-def spoil_tiles(path: Path, which: Iterable[int], level: int = 0) -> None:
+def spoil_tiles(path: Path, numbers: Iterable[int], level: int = 0) -> None:
     """Overwrite compressed tiles of a level (in row order; negative counts from the end) with zeros."""
-    data, one = bytearray(path.read_bytes()), directories(path)[level]
-    offsets, sizes = _values(data, one[TILE_OFFSETS]), _values(data, one[TILE_BYTES])
-    for i in which:
+    data, directory = bytearray(path.read_bytes()), directories(path)[level]
+    offsets, sizes = _values(data, directory[TILE_OFFSETS]), _values(data, directory[TILE_BYTES])
+    for i in numbers:
         data[offsets[i] : offsets[i] + sizes[i]] = bytes(sizes[i])
     path.write_bytes(data)
 
@@ -180,34 +180,34 @@ def change_tiles(
 
     Args:
         path: of the slide.
-        changes: by tile, what its bytes become; no more than there were. One of no bytes is not there.
+        changes: functions by tile, from its bytes to as many or fewer. A tile of no bytes is missing.
         level: of the slide.
-        claim: how many bytes they are said to have, if not as many as they do.
+        claim: the number of bytes that the table states for these tiles; None: the true number.
 
     """
-    data, one = bytearray(path.read_bytes()), directories(path)[level]
-    offsets, sizes = _values(data, one[TILE_OFFSETS]), _values(data, one[TILE_BYTES])
-    table = struct.unpack_from("<I", data, one[TILE_BYTES][0])[0]
-    assert len(sizes) > 2  # they stand in a table, not in the directory itself
+    data, directory = bytearray(path.read_bytes()), directories(path)[level]
+    offsets, sizes = _values(data, directory[TILE_OFFSETS]), _values(data, directory[TILE_BYTES])
+    table = struct.unpack_from("<I", data, directory[TILE_BYTES][0])[0]
+    assert len(sizes) > 2  # or the directory itself would hold them in place of a table
     for i, change in changes.items():
         changed = change(bytes(data[offsets[i] : offsets[i] + sizes[i]]))
         assert len(changed) <= sizes[i]
         data[offsets[i] : offsets[i] + len(changed)] = changed
-        width, code = {3: (2, "H"), 4: (4, "I")}[one[TILE_BYTES][1]]
+        width, code = {3: (2, "H"), 4: (4, "I")}[directory[TILE_BYTES][1]]
         struct.pack_into(f"<{code}", data, table + width * i, len(changed) if claim is None else claim)
     path.write_bytes(data)
 
 
-def write_tile(path: Path, picture: np.ndarray | Image.Image, **how: object) -> Path:
-    """Write a picture in the format that its suffix names."""
+def write_tile(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:
+    """Write an image in the format that its suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(path, **how)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(path, **options)
     return path
 
 
 def table_text(rows: Sequence[dict], separator: str = ",", end: str = "\n", quoting: int = csv.QUOTE_MINIMAL) -> str:
-    """Give a table as text; a column that a row lacks is empty there."""
+    """Write a table as text; a column that a row lacks is empty there."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     handle = io.StringIO(newline="")
     writer = csv.writer(handle, delimiter=separator, lineterminator=end, quoting=quoting)
@@ -217,22 +217,22 @@ def table_text(rows: Sequence[dict], separator: str = ",", end: str = "\n", quot
 
 
 def die_on_odd(number: int) -> int:
-    """Double a number; the process that is given an odd one dies at once."""
+    """Double a number; the process dies at an odd number."""
     if number % 2:
         os._exit(9)
     return 2 * number
 
 
 def v1_patches() -> dict[str, np.ndarray]:
-    """Give the shards of the committed store of version 1: name -> patches."""
+    """Make the shards of the committed store of version 1: name -> patches."""
     rng = np.random.default_rng(1)
     return {name: rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for name, n in (("0012", 3), ("A%2FB~3b1b2c3d", 2))}
 
 
 def make_store_v1(folder: Path) -> None:
-    """Write a patch store of version 1 with nothing of the package, as its description says."""
+    """Write a patch store of version 1 by its description alone, without the package."""
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    about = {
+    slides = {
         "0012": ("0012", "case 1", TUMOR, "0012.svs", "0.5"),
         "A%2FB~3b1b2c3d": ("A/B", "case|2", NORMAL, "sub/a.svs", ""),
     }
@@ -242,7 +242,7 @@ def make_store_v1(folder: Path) -> None:
         header = (header[:-1] + ", }").ljust(117) + "\n"
         with open(folder / "shards" / f"{name}.npy", "wb") as handle:
             handle.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + patches.tobytes())
-        slide_id, case_id, kind, file, mpp = about[name]
+        slide_id, case_id, kind, file, mpp = slides[name]
         for i in range(len(patches)):
             rows.append(
                 {

@@ -51,19 +51,19 @@ class Project:
         params = yaml.safe_load(path.read_text())
         for dotted, value in overrides.items():
             *sections, key = dotted.split(".")
-            at = params
-            for section in sections:
-                at = at[section]
+            section = params
+            for name in sections:
+                section = section[name]
             if value is ...:
-                del at[key]
+                del section[key]
             else:
-                at[key] = value
+                section[key] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its commands: no server but its own database."""
-        # TF_: TensorFlow, which tests import too, leaves how much it says to the processes that they start
+        """The environment of its commands: the only tracking server is the project's database."""
+        # TF_: TensorFlow, where a test imported it, set there how much the processes of the test log
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "TF_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         for role in ("AUTHOR", "COMMITTER"):
@@ -71,7 +71,7 @@ class Project:
         return env
 
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
-        """Run a command there and give all it printed; it must succeed, or fail."""
+        """Run a command in the folder and return all that it prints; it must succeed, or fail."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -86,16 +86,16 @@ class Project:
 
     def bytes(self, *roots: str) -> dict[str, bytes]:
         """Read all files under some folders (or files)."""
-        found = {}
+        contents = {}
         for root in roots:
             path = self.folder / root
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                found[file.relative_to(self.folder).as_posix()] = file.read_bytes()
-        return found
+                contents[file.relative_to(self.folder).as_posix()] = file.read_bytes()
+        return contents
 
 
 HEAVY = ("tensorflow", "mlflow")
-# runs at the start of every Python process; it looks before anything is loaded, however the process ends
+# runs at the start of every Python process, before any import, so that no import is missed
 _TELLTALE = """
 import os, sys
 
@@ -112,12 +112,12 @@ sys.meta_path.insert(0, Telltale())
 
 
 def imported(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
-    """Tell what heavy libraries the processes import that a call starts with an environment that it is given."""
+    """List the heavy libraries that processes import; `call` gets their environment and starts them."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_TELLTALE)
-    told = folder / "told.txt"
+    file = folder / "imports.txt"
     python_path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    call({"PYTHONPATH": python_path, "TELLTALE_FILE": str(told), "TELLTALE_NAMES": " ".join(HEAVY)})
-    lines = told.read_text().split("\n")[:-1]
-    assert lines  # or it did not run
+    call({"PYTHONPATH": python_path, "TELLTALE_FILE": str(file), "TELLTALE_NAMES": " ".join(HEAVY)})
+    lines = file.read_text().split("\n")[:-1]
+    assert lines  # an empty list of processes: sitecustomize.py was not run
     return {line for line in lines if line}

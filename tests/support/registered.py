@@ -1,4 +1,4 @@
-"""A tiny project with registered models, made in this process: one per stage takes long."""
+"""A tiny project with registered models, made in this process: a process per stage takes long."""
 
 import json
 import shutil
@@ -22,16 +22,16 @@ MODELS = {
 
 
 class Registered(Workspace):
-    """The project, and the server it delivers to: a database in its folder."""
+    """The project, and its tracking server: a database in its folder."""
 
     @property
     def uri(self) -> str:
-        """Of the database; absolute, because MLflow remembers databases by their address."""
+        """The address of the database; absolute, because MLflow caches databases by their address."""
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def client(self) -> MlflowClient:
-        """Of its server."""
+        """A client of its server."""
         return MlflowClient(self.uri)
 
     @property
@@ -45,19 +45,19 @@ class Registered(Workspace):
 
     def change(self, path: str, **metrics: float) -> None:
         """Change numbers under `metrics` of a JSON file."""
-        found = self.json(path)
-        found["metrics"] |= metrics
-        (self.folder / path).write_text(json.dumps(found))
+        content = self.json(path)
+        content["metrics"] |= metrics
+        (self.folder / path).write_text(json.dumps(content))
 
-    def compare(self, threshold: float = 0.0, **more: object) -> None:
-        """Write what the tissue stage writes, with numbers made up."""
+    def compare(self, threshold: float = 0.0, **changes: object) -> None:
+        """Write the metrics of the tissue stage with made-up numbers."""
         rate = {"value": 0.75, "low": 0.25, "high": 0.875}
         rates = dict.fromkeys(("accuracy", "balanced_accuracy", "sensitivity", "specificity"), rate)
         names = ("tumor", "normal")
         own = {
             name: self.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["test_mse"] for name in names
         }
-        found = {
+        metrics = {
             "pair": {name: name for name in names},
             "settings": {"confidence": 0.95},
             "threshold": dict.fromkeys(LEVELS, threshold),
@@ -73,7 +73,7 @@ class Registered(Workspace):
             **{f"p_value_{level}": 0.5 for level in LEVELS},
         }
         (self.folder / "reports/tissue").mkdir(exist_ok=True)
-        (self.folder / "reports/tissue/metrics.json").write_text(json.dumps(found | more))
+        (self.folder / "reports/tissue/metrics.json").write_text(json.dumps(metrics | changes))
 
 
 def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
@@ -91,7 +91,7 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
 
 
 def copy(made: Registered, folder: Path, patch: pytest.MonkeyPatch) -> Registered:
-    """Copy a project, to change; artifacts that are delivered already stay where they are."""
+    """Copy a project to change it; delivered artifacts are not copied."""
     shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("mlruns", ".histocae"))
     copied = Registered.__new__(Registered)
     copied.folder, copied.own = folder, folder / "own"

@@ -1,8 +1,8 @@
-"""What the tests of other machines talk to, all of it real and on this machine: sshd, Slurm, S3, an MLflow server.
+"""Real services on this machine for the tests of other machines: sshd, Slurm, S3, an MLflow server.
 
-`python tests/support/services.py COMMAND ...` installs what is missing (as root, on Debian and its like), starts
-Slurm and runs a command with it, as `make test-remote` does. What needs no root, the tests start by themselves;
-who is not root gets what is there, and no Slurm.
+`python tests/support/services.py COMMAND ...` installs missing programs (as root, on Debian or Ubuntu), starts Slurm
+and runs a command with it, as `make test-remote` does. The tests themselves start the services that need no root.
+For another user than root nothing is installed, and the tests of Slurm are skipped.
 """
 
 import getpass
@@ -31,7 +31,7 @@ def program(name: str) -> str | None:
 
 
 def install() -> None:
-    """Install what is missing."""
+    """Install missing programs."""
     missing = [package for name, package in PACKAGES.items() if program(name) is None]
     if not missing:
         return
@@ -41,26 +41,26 @@ def install() -> None:
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Find a port on which no server listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
-def wait_for(ready: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
+def wait_for(ready: Callable[[], bool], name: str, process: subprocess.Popen | None = None) -> None:
     """Wait until a service answers."""
     start = time.monotonic()
     while not ready():
         if time.monotonic() - start > WAIT_SECONDS or (process is not None and process.poll() is not None):
-            raise RuntimeError(f"{what} does not start")
+            raise RuntimeError(f"{name} does not start")
         time.sleep(0.1)
 
 
 def answers(port: int) -> bool:
-    """Tell whether somebody listens."""
-    with socket.socket() as tried:
-        tried.settimeout(1)
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+    """Say whether a server listens on a port."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -101,7 +101,7 @@ class Sshd:
 
 @contextmanager
 def sshd(folder: Path) -> Iterator[Sshd]:
-    """Start sshd; it needs no root, and lets its own user in."""
+    """Start sshd, which needs no root and accepts the user who started it."""
     folder.mkdir(parents=True)
     made = Sshd(folder, free_port())
     for name in ("host", "user"):
@@ -119,7 +119,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         f"  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known\n"
     )
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in
+        Path("/run/sshd").mkdir(exist_ok=True)  # its chroot
     command = [program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config")]
     with running(command, folder, "sshd") as process:
         wait_for(lambda: answers(made.port), "sshd", process)
@@ -128,7 +128,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
 
 @contextmanager
 def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]:
-    """Start an MLflow server that keeps runs and artifacts in a folder; give its address."""
+    """Start an MLflow server that keeps runs and artifacts in a folder; yield its address."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     command = [
@@ -156,7 +156,7 @@ def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[tuple[str, str]]:
-    """Start the tracking server of examples, which asks for passwords; give its address and that of admin."""
+    """Start the tracking server of examples, which has users; yield its address and the password of admin."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [
@@ -184,7 +184,7 @@ def _healthy(address: str) -> bool:
 
 @contextmanager
 def bucket(folder: Path, name: str) -> Iterator[str]:
-    """Start an S3 server with an empty bucket; give its address."""
+    """Start an S3 server with an empty bucket; yield its address."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], folder, "s3") as process:
@@ -212,7 +212,7 @@ def slurm(folder: Path) -> Iterator[None]:
         "SlurmctldTimeout=30\nSlurmdTimeout=60\nInactiveLimit=0\nMinJobAge=20\nGresTypes=gpu\n"
         "SlurmdParameters=config_overrides\n"
         "SchedulerParameters=sched_interval=2,bf_interval=2\n"
-        # more cores than there are, so that two jobs and their workers find room on a small machine
+        # more cores than the machine has, so that two jobs and their workers fit on a small machine
         f"NodeName={node} NodeAddr=127.0.0.1 CPUs={4 * cores} RealMemory=8000 Gres=gpu:1 State=UNKNOWN\n"
         f"PartitionName=main Nodes={node} Default=YES MaxTime=60 State=UP OverSubscribe=NO\n"
     )
@@ -233,11 +233,11 @@ def slurm(folder: Path) -> Iterator[None]:
         f"--log-file={folder}/munged.txt",
     ]
     config = {"SLURM_CONF": str(folder / "slurm.conf")}
-    with ExitStack() as all_of_them:
-        all_of_them.enter_context(running(munge, folder, "munged"))
+    with ExitStack() as daemons:
+        daemons.enter_context(running(munge, folder, "munged"))
         wait_for((folder / "munge.socket").exists, "munged")
         for name in ("slurmctld", "slurmd"):
-            all_of_them.enter_context(running([program(name), "-D", "-c"], folder, name, **config))
+            daemons.enter_context(running([program(name), "-D", "-c"], folder, name, **config))
         wait_for(lambda: b"idle" in _sinfo(config), "Slurm")
         yield
 
@@ -251,12 +251,12 @@ def _sinfo(config: dict[str, str]) -> bytes:
 def main(command: list[str]) -> int:
     """Install, start, run a command, stop."""
     if os.geteuid() != 0:
-        print("only root can install and start Slurm: its tests are left out", file=sys.stderr)
+        print("only root can install and start Slurm: its tests are skipped", file=sys.stderr)
         return subprocess.run(command, check=False).returncode
     install()
     with tempfile.TemporaryDirectory(prefix="histocae-") as folder, slurm(Path(folder) / "slurm"):
-        place = Path(folder) / "slurm"
-        env = os.environ | {"SLURM_CONF": str(place / "slurm.conf"), SLURM: str(place)}
+        slurm_folder = Path(folder) / "slurm"
+        env = os.environ | {"SLURM_CONF": str(slurm_folder / "slurm.conf"), SLURM: str(slurm_folder)}
         return subprocess.run(command, env=env, check=False).returncode
 
 

@@ -1,4 +1,4 @@
-"""What tests have workers of Dask do; in a module that is light, since each worker loads it."""
+"""Tasks for workers of Dask; in a light module, since each worker loads it."""
 
 import os
 from pathlib import Path
@@ -17,5 +17,5 @@ def deadly(task: tuple[str, int]) -> int:
 
 
 def scheduler(_: int) -> str:
-    """Tell whom this worker gets its work from."""
+    """Return the address of the scheduler of this worker."""
     return get_worker().scheduler.address

@@ -26,35 +26,35 @@ ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
 
 @dataclass(frozen=True)
 class Result:
-    """What a command gave back: its exit code and the lines of its stderr."""
+    """The result of a command: its exit code and the lines of its stderr."""
 
     code: int
     lines: list[str]
 
     @property
     def told(self) -> str:
-        """The one line that tells what is wrong."""
+        """The only line that reports an error; it is the last one."""
         assert self.code == 1, self.lines
         assert "Traceback" not in "".join(self.lines)
-        told = [line for line in self.lines if line.startswith("histocae ")]
-        assert len(told) == 1 and self.lines[-1] == told[0], self.lines
-        return told[0]
+        errors = [line for line in self.lines if line.startswith("histocae ")]
+        assert len(errors) == 1 and self.lines[-1] == errors[0], self.lines
+        return errors[0]
 
     @property
     def only_line(self) -> str:
-        """The same, where nothing else may be said."""
+        """The same, where stderr has no other line."""
         assert len(self.lines) == 1, self.lines
         return self.told
 
 
 def command(*commands: str) -> Result:
-    """Run commands of histocae here one after the other, up to the first that fails."""
+    """Run commands of histocae in this process one after the other, up to the first that fails."""
     root, stderr, code = logging.getLogger(), io.StringIO(), 0
     handlers, root.handlers = root.handlers, []  # as in a fresh process: pytest has its own
     try:
         with redirect_stderr(stderr):
-            for one in commands:
-                code = cli.main(one.split())
+            for line in commands:
+                code = cli.main(line.split())
                 if code:
                     break
     finally:
@@ -77,19 +77,19 @@ class Workspace:
         for name, value in {**SMALL, **changed}.items():
             section = values
             *sections, key = name.replace("__", ".").split(".")
-            for one in sections:
-                section = section[one]
+            for inner in sections:
+                section = section[inner]
             section[key] = value
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
-    def table(self, rows: Sequence[dict], **how: object) -> None:
+    def table(self, rows: Sequence[dict], **options: object) -> None:
         """Write own/table.csv."""
-        (self.own / "table.csv").write_text(make_data.table_text(rows, **how), encoding="utf-8")
+        (self.own / "table.csv").write_text(make_data.table_text(rows, **options), encoding="utf-8")
 
-    def slides(self, *names: str, **how: object) -> list[dict]:
-        """Write slides own/<name>.tif of 256 x 256 pixels with their table, and give its rows."""
+    def slides(self, *names: str, **options: object) -> list[dict]:
+        """Write slides own/<name>.tif of 256 x 256 pixels with their table, and return its rows."""
         for i, name in enumerate(names):
-            make_data.write_slide(self.own / f"{name}.tif", make_data.tissue(i, 256, 256), **{"mpp": 0.5, **how})
+            make_data.write_slide(self.own / f"{name}.tif", make_data.tissue(i, 256, 256), **{"mpp": 0.5, **options})
         rows = [slide_row(name, i) for i, name in enumerate(names)]
         self.table(rows)
         return rows
@@ -114,16 +114,16 @@ class Workspace:
         return self.read("data/patches/index.csv")
 
     def outputs(self, *below: str) -> dict[str, bytes]:
-        """Every output file's bytes; hidden files of ours that stay outside the outputs are left out."""
-        found = {}
+        """Read all output files; the package's hidden files outside the outputs are left out."""
+        contents = {}
         for top in below or ("data", "models", "reports"):
             for path in sorted((self.folder / top).rglob("*")):
                 if path.is_file():
-                    found[path.relative_to(self.folder).as_posix()] = path.read_bytes()
-        return found
+                    contents[path.relative_to(self.folder).as_posix()] = path.read_bytes()
+        return contents
 
     def leftovers(self) -> list[str]:
-        """Files that a stage wrote aside and did not clear away."""
+        """List temporary files that a stage did not delete."""
         return [str(path) for path in self.folder.rglob("*") if path.name.endswith((".part", ".former"))]
 
 

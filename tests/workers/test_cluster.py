@@ -1,4 +1,4 @@
-"""Slides spread by Dask: the same bytes as by processes, whatever becomes of its workers."""
+"""Work spread by Dask: the same bytes as by processes, also where workers die."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ on_slurm = [
 
 
 def refuses_strangers(params: processes.ExecutorParams) -> bool:
-    """Tell whether nobody but us can speak to the scheduler that is started."""
+    """Check that clients without our keys cannot reach the scheduler."""
     with processes.held(params):
         ((_, address),) = processes.spread(tasks.scheduler, [0], params, "tests", "tasks")
         assert address.startswith("tls://")
@@ -39,7 +39,7 @@ def refuses_strangers(params: processes.ExecutorParams) -> bool:
 
 @contextmanager
 def dask(folder: Path, **env: str) -> Iterator[str]:
-    """Start a scheduler and two workers, as an administrator would; give its address."""
+    """Start a scheduler and two workers, as an administrator would; yield the scheduler's address."""
     port = services.free_port()
     address = f"tcp://127.0.0.1:{port}"
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])} | env
@@ -53,66 +53,67 @@ def dask(folder: Path, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def cut(new_project) -> Workspace:
-    """A project whose patches were cut by processes; a second one for Dask is the working directory."""
+def extracted(new_project) -> Workspace:
+    """A project whose patches were extracted by processes."""
     made = new_project("processes")
     made.slides("a", "b", "c", "d")
     made.make(*ALL_STAGES[:-1])
     return made
 
 
-def again(cut: Workspace, new_project, **params: object) -> Workspace:
-    other = new_project("dask")
-    other.slides("a", "b", "c", "d")
-    other.params(executor__kind="dask", **params)
-    return other
+def dask_project(new_project, **params: object) -> Workspace:
+    """Make the same project for Dask, as the working directory."""
+    project = new_project("dask")
+    project.slides("a", "b", "c", "d")
+    project.params(executor__kind="dask", **params)
+    return project
 
 
-def same(one: Workspace, other: Workspace) -> bool:
-    return one.outputs("data", "reports") == other.outputs("data", "reports")
+def same(first: Workspace, second: Workspace) -> bool:
+    return first.outputs("data", "reports") == second.outputs("data", "reports")
 
 
-def test_dask_here_gives_the_bytes_of_processes(cut, new_project):
-    other = again(cut, new_project, executor__workers=2)
+def test_dask_here_gives_the_bytes_of_processes(extracted, new_project):
+    other = dask_project(new_project, executor__workers=2)
     other.make(*ALL_STAGES[:-1])
-    assert len(other.index) > 0 and same(cut, other)
+    assert len(other.index) > 0 and same(extracted, other)
     assert not other.leftovers()
 
 
-def test_dask_here_takes_work_from_nobody_else(tmp_path, monkeypatch):
+def test_dask_here_refuses_clients_without_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refuses_strangers(processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
 
 
-def test_a_cluster_that_runs_is_used_and_loses_no_slide_to_a_worker_that_dies(cut, new_project, tmp_path):
+def test_a_running_cluster_is_used_and_loses_no_slide_when_a_worker_dies(extracted, new_project, tmp_path):
     with dask(tmp_path) as address:
-        other = again(cut, new_project, executor__scheduler=address)
+        other = dask_project(new_project, executor__scheduler=address)
         other.make(*ALL_STAGES[:-1])
-        assert len(other.index) > 0 and same(cut, other)
+        assert len(other.index) > 0 and same(extracted, other)
         params = processes.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
-        given = [(str(tmp_path), number) for number in range(6)]
-        found = dict(processes.spread(tasks.deadly, given, params, "tests", "tasks"))
-        assert isinstance(found.pop(1), processes.WorkerDiedError)
-        assert found == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
+        arguments = [(str(tmp_path), number) for number in range(6)]
+        results = dict(processes.spread(tasks.deadly, arguments, params, "tests", "tasks"))
+        assert isinstance(results.pop(1), processes.WorkerDiedError)
+        assert results == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
 
 
-def test_a_cluster_that_does_not_answer_or_has_other_code_is_told(cut, new_project, tmp_path, monkeypatch):
+def test_an_unreachable_cluster_or_one_with_other_code_is_reported(new_project, tmp_path, monkeypatch):
     monkeypatch.setattr("histocae.workers.dask_cluster.CONNECT_SECONDS", 1)
-    other = again(cut, new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
-    told = other.run("inventory", "metadata", "slides").told
-    assert "executor.scheduler: tcp://127.0.0.1:" in told and "is unreachable" in told
+    other = dask_project(new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
+    message = other.run("inventory", "metadata", "slides").told
+    assert "executor.scheduler: tcp://127.0.0.1:" in message and "is unreachable" in message
     monkeypatch.undo()
     monkeypatch.chdir(other.folder)
     monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
     with dask(tmp_path) as address:
         other.params(executor__kind="dask", executor__scheduler=address)
-        told = other.run("inventory", "metadata", "slides").told
-    assert "the Dask worker on " in told and "than this process; start workers" in told
+        message = other.run("inventory", "metadata", "slides").told
+    assert "the Dask worker on " in message and "than this process; start workers" in message
 
 
 @pytest.fixture
 def trained(project, monkeypatch) -> tuple[Workspace, dict[str, bytes]]:
-    """A project with a model that was evaluated by one process, and what that gave; parts are small."""
+    """A project with a model that one process evaluated in small parts, and the outputs."""
     monkeypatch.setattr("histocae.evaluation.inference.PART", 2 * reconstruction.BATCH)
     project.slides(*(f"s{number}" for number in range(12)))
     project.params(models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1)
@@ -134,7 +135,7 @@ def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
     assert project.outputs("models/latents", "reports/models") == before
 
 
-def test_params_that_do_not_go_together_are_told(project):
+def test_params_in_conflict_are_reported(project):
     project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
     assert "executor: scheduler names a running cluster, slurm starts one" in project.run("metadata").only_line
     project.params(executor__scheduler="127.0.0.1")
@@ -146,23 +147,23 @@ def test_params_that_do_not_go_together_are_told(project):
 class TestSlurm:
     pytestmark = on_slurm
 
-    def test_two_jobs_give_the_bytes_of_processes(self, cut, new_project):
-        other = again(cut, new_project, executor__workers=2, executor__slurm=SLURM)
+    def test_two_jobs_give_the_bytes_of_processes(self, extracted, new_project):
+        other = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
         other.make(*ALL_STAGES[:-1])
-        assert len(other.index) > 0 and same(cut, other)
+        assert len(other.index) > 0 and same(extracted, other)
         assert len(list((other.folder / ".histocae/dask").glob("*.out"))) == 4  # two jobs of slides, two of patches
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
-    def test_jobs_take_work_from_nobody_else(self, tmp_path, monkeypatch):
+    def test_jobs_refuse_clients_without_keys(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
-        about = {"kind": "dask", "workers": 1, "devices": 1, "scheduler": None, "slurm": slurm}
-        assert refuses_strangers(processes.ExecutorParams(**about))
+        params = processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=slurm)
+        assert refuses_strangers(params)
         assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
-    def test_a_worker_that_is_killed_loses_no_slide(self, cut, new_project):
-        other = again(cut, new_project, executor__workers=2, executor__slurm=SLURM)
+    def test_a_worker_that_is_killed_loses_no_slide(self, extracted, new_project):
+        other = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
         other.make(*ALL_STAGES[:-2])
         services.wait_for(lambda: not queue(), "the end of the jobs")
         command = [Path(sys.executable).with_name("histocae"), "patches"]
@@ -172,7 +173,7 @@ class TestSlurm:
             assert stage.wait(120) == 0 and killed
         finally:
             stage.kill()
-        assert len(other.index) > 0 and same(cut, other)
+        assert len(other.index) > 0 and same(extracted, other)
 
     def test_a_model_is_measured_and_encoded_by_jobs_as_by_one_process(self, trained):
         project, before = trained
@@ -187,15 +188,15 @@ class TestSlurm:
         project.make("evaluate all")
         assert project.outputs("models/latents", "reports/models") == before
 
-    def test_what_slurm_refuses_is_told(self, cut, new_project):
-        other = again(cut, new_project, executor__slurm=SLURM | {"partition": "nowhere"})
-        told = other.run("inventory", "metadata", "slides").told
-        assert "executor.slurm: " in told and "invalid partition" in told
+    def test_an_error_of_slurm_is_reported(self, new_project):
+        other = dask_project(new_project, executor__slurm=SLURM | {"partition": "nowhere"})
+        message = other.run("inventory", "metadata", "slides").told
+        assert "executor.slurm: " in message and "invalid partition" in message
 
-    def test_jobs_that_end_at_once_are_noticed(self, cut, new_project):
-        other = again(cut, new_project, executor__slurm=SLURM | {"setup": "exit 1"})
-        told = other.run("inventory", "metadata", "slides").told
-        assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in told
+    def test_jobs_that_end_at_once_are_noticed(self, new_project):
+        other = dask_project(new_project, executor__slurm=SLURM | {"setup": "exit 1"})
+        message = other.run("inventory", "metadata", "slides").told
+        assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in message
 
 
 def queue() -> bytes:
@@ -203,7 +204,7 @@ def queue() -> bytes:
 
 
 def kill_a_worker(stage: subprocess.Popen) -> bool:
-    """Kill the first job's worker that has begun to work."""
+    """Kill the first worker that has started; return whether there was one."""
     while stage.poll() is None:
         for process in psutil.process_iter():
             try:
