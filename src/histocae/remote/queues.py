@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from histocae.remote.config import JobConfig, SlurmConfig
 from histocae.remote.host import Host
 
-LEAD_SECONDS = 120  # before the end of its time Slurm signals a job, which then ends in good order
+LEAD_SECONDS = 120  # Slurm signals a job so long before its end of time: the job then ends itself in good order
 AnyConfig = TypeVar("AnyConfig", bound=JobConfig, contravariant=True)
 
 
