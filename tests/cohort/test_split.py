@@ -16,7 +16,7 @@ from histocae.errors import DataError
 from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
 from histocae.sources.tables import SEED_COLUMNS
-from support.cohorts import MIXED, at_sites, cut, rows_of
+from support.cohorts import MIXED, at_sites, rows_of, write_index
 from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
 
@@ -31,7 +31,7 @@ def splits(project: Workspace) -> dict[str, pd.DataFrame]:
 
 
 def test_every_patch_lands_once_and_no_case_lands_twice(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     project.make("split")
     tables = splits(project)
     together = pd.concat(tables.values())
@@ -44,7 +44,7 @@ def test_every_patch_lands_once_and_no_case_lands_twice(project):
 
 def test_neighbours_on_a_slide_never_land_in_two_splits(project):
     # the seeds drew a random fifth of the patches for validation
-    cut(project, MIXED, patches=20)
+    write_index(project, MIXED, patches=20)
     project.make("split")
     where = pd.concat(table.assign(split=name) for name, table in splits(project).items())
     where = where.sort_values(["slide_id", "row"])
@@ -54,7 +54,7 @@ def test_neighbours_on_a_slide_never_land_in_two_splits(project):
 
 
 def test_the_seeds_columns_come_first_then_the_place_in_the_store(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     project.make("split")
     for table in splits(project).values():
         assert tuple(table.columns[:9]) == SEED_COLUMNS
@@ -66,7 +66,7 @@ def test_the_seeds_columns_come_first_then_the_place_in_the_store(project):
 
 
 def test_class_shares_are_reported(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     result = project.run("split")
     summary = json.loads((project.folder / "reports/split.json").read_text(encoding="utf-8"))
     for name, table in splits(project).items():
@@ -80,7 +80,7 @@ def test_class_shares_are_reported(project):
 
 
 def test_the_seed_decides_and_nothing_else(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     first = project.make("split").outputs("data/splits", "reports")
     assert project.make("split").outputs("data/splits", "reports") == first
     project.params(seed=99)
@@ -89,7 +89,7 @@ def test_the_seed_decides_and_nothing_else(project):
 
 @pytest.mark.parametrize("kind", [TUMOR, NORMAL])
 def test_one_class_alone_is_split(project, kind):
-    cut(project, [(kind,)] * 5)
+    write_index(project, [(kind,)] * 5)
     project.make("split")
     assert {name: table["case_id"].nunique() for name, table in splits(project).items()} == {
         "train": 3,
@@ -115,9 +115,9 @@ def test_one_class_is_refused_where_both_are_needed():
     ],
 )
 def test_fewer_cases_than_splits_are_refused(project, kinds, said):
-    cut(project, [(TUMOR,)] * 5)
+    write_index(project, [(TUMOR,)] * 5)
     before = project.make("split").outputs()
-    cut(project, kinds)
+    write_index(project, kinds)
     cut_before = {k: v for k, v in before.items() if "splits" in k or "reports" in k}
     told = project.run("split").only_line
     assert said in told and "at least 3" in told
@@ -179,7 +179,7 @@ def test_the_site_of_a_case_is_the_second_field_of_its_barcode():
 
 def test_sites_stay_together_where_that_is_asked_for(project):
     sites = ["AA", "BB", "CC", "DD", "EE"] * 4
-    cut(project, MIXED, sites=sites)
+    write_index(project, MIXED, sites=sites)
     project.make("split")
     torn = pd.concat(splits(project).values(), keys=SPLITS, names=["split"]).reset_index("split")
     assert torn.groupby(torn["case_id"].map(site_of))["split"].nunique().max() > 1
@@ -200,7 +200,7 @@ def test_sites_stay_together_where_that_is_asked_for(project):
     ],
 )
 def test_sites_that_are_unknown_or_too_few_are_told(project, sites, together, said):
-    cut(project, MIXED, sites=sites)
+    write_index(project, MIXED, sites=sites)
     project.params(split__together=together)
     told = project.run("split").only_line
     assert pd.Series([told]).str.contains(said).all(), told
@@ -208,7 +208,7 @@ def test_sites_that_are_unknown_or_too_few_are_told(project, sites, together, sa
 
 def test_the_report_says_how_far_tumor_and_normal_share_sites(project):
     sites = ["AA"] * 9 + ["BB"] * 6 + ["CC"] * 4 + ["AA"]
-    cut(project, MIXED, sites=sites)
+    write_index(project, MIXED, sites=sites)
     report = project.folder / "reports/split.json"
     lines = project.make("split").run("split").lines
     told = json.loads(report.read_text(encoding="utf-8"))
@@ -216,7 +216,7 @@ def test_the_report_says_how_far_tumor_and_normal_share_sites(project):
     # CC's cases and the last of AA have both tissues
     assert told["sites"] == {"sample_types": {TUMOR: 2, NORMAL: 3}, "in_both": 2, "share_of_cases_in_both": 0.7}
     assert any("2 have both, with 70.0% of the cases" in line for line in lines)
-    cut(project, MIXED)
+    write_index(project, MIXED)
     project.make("split")
     assert json.loads(report.read_text(encoding="utf-8"))["sites"] is None
 
@@ -301,7 +301,7 @@ def test_the_seed_decides_the_folds():
     ("balance", "least"), [("patches", None), ("cases", None), ("none", None), ("patches", 50.0)]
 )
 def test_a_training_learns_from_the_same_rows_however_they_are_read(project, cohort, balance, least):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     metadata = read_table(paths.METADATA, ("case_id", "slide_id"))
     percents = np.where(np.arange(len(metadata)) % 3 > 0, 70.0, 30.0)
     write_table(metadata.assign(percent_tumor_nuclei=percents), paths.METADATA)
@@ -317,7 +317,7 @@ def test_a_training_learns_from_the_same_rows_however_they_are_read(project, coh
 
 
 def test_a_slide_that_the_metadata_lack_is_told_and_no_table_is_written(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     metadata = read_table(paths.METADATA, ("case_id", "slide_id"))
     write_table(metadata[1:], paths.METADATA)
     told = project.run("split").only_line

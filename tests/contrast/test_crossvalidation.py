@@ -118,6 +118,6 @@ def test_too_many_folds_are_refused_before_anything_is_trained(project):
     values = yaml.safe_load((project.folder / "params.yaml").read_text())
     values["crossvalidation"]["folds"] = 40
     (project.folder / "params.yaml").write_text(yaml.safe_dump(values))
-    told = project.run("crossvalidate").told
+    told = project.run("crossvalidate").error
     assert "fold" in told and "40" in told
     assert not list((project.folder / "models/folds").glob("fold-*"))

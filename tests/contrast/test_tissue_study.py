@@ -589,14 +589,14 @@ def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
     latents = evaluated.folder / "models/latents/all/latents.json"
     text = latents.read_text()
     latents.write_text(text.replace("weights of all", "others"))
-    assert "run dvc repro evaluate@all" in evaluated.run("tissue").told
+    assert "run dvc repro evaluate@all" in evaluated.run("tissue").error
     latents.unlink()
-    assert "run dvc repro evaluate@all" in evaluated.run("tissue").told
+    assert "run dvc repro evaluate@all" in evaluated.run("tissue").error
     table = pd.read_csv(reports / "per_patch_validation.csv")
     table[::-1].to_csv(reports / "per_patch_validation.csv", index=False)
-    assert "errors of the tumor model are of other patches" in evaluated.run("tissue").told
+    assert "errors of the tumor model are of other patches" in evaluated.run("tissue").error
     (reports / "metrics.json").write_text(json.dumps({"weights": "others", "metrics": {}}))
-    assert "run dvc repro evaluate@tumor" in evaluated.run("tissue").told
+    assert "run dvc repro evaluate@tumor" in evaluated.run("tissue").error
     assert not (evaluated.folder / "reports/tissue").exists() and not evaluated.leftovers()
 
 

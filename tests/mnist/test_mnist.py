@@ -65,7 +65,7 @@ def made(*commands: str) -> list[str]:
 def refused(*commands: str) -> str:
     """Run stages of which the last is refused in one line."""
     done: Result = command(*(f"mnist {one}" for one in commands))
-    return done.told
+    return done.error
 
 
 @pytest.fixture(scope="module")

@@ -743,7 +743,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
             np.testing.assert_allclose(written, out(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
     before = project.outputs("models", "reports")
     project.params(models=MODELS, **small, training__min_percent_tumor_nuclei=50.0)
-    assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").told
+    assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").error
     assert project.outputs("models", "reports") == before
 
 

@@ -208,7 +208,7 @@ def test_a_slide_whose_stains_can_not_be_estimated_is_set_aside(project, on_read
     summary = json.loads((project.folder / "reports/patching/summary.json").read_text(encoding="utf-8"))
     assert summary["kept"] == len(project.index) and not project.leftovers()
     project.params(patches__color="macenko", data__max_failed_share=0.4)
-    assert "2 of 4 slides failed" in project.run("patches").told
+    assert "2 of 4 slides failed" in project.run("patches").error
 
 
 def test_normalized_stains_do_not_depend_on_the_other_slides(new_project: Callable[[str], Workspace]):

@@ -211,7 +211,7 @@ def test_tiles_that_fail_count_against_the_share_by_slide(project):
     (project.own / "1.png").write_bytes(b"no picture")
     project.make(*CUT)  # one bad tile is told, but its slide has others
     (project.own / "0.png").write_bytes(b"no picture")
-    told_line = project.run(*CUT).told
+    told_line = project.run(*CUT).error
     assert "1 of 2 slides failed" in told_line and "data.max_failed_share" in told_line and "0.png" in told_line
 
 

@@ -17,7 +17,7 @@ from histocae.planning.cohort import CohortSize
 from histocae.planning.stage import Machine
 from histocae.sources import demo
 from histocae.sources.demo_cases import count_slides
-from support.cohorts import MIXED, cut
+from support.cohorts import MIXED, write_index
 from support.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def test_a_plan_before_anything_ran_names_every_stage_and_writes_nothing(project
 
 
 def test_what_stages_have_written_is_what_is_planned(project, capsys):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     project.make("split")
     found = planned(project, capsys)["cohort"]
     index = project.index
@@ -84,7 +84,7 @@ def test_bytes_of_slides_are_those_of_the_tables(project, capsys):
 
 
 def test_options_take_the_place_of_what_is_there(project, capsys):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     told = planned(project, capsys, "--slides 10 --patches-per-slide 7 --slide-mb 3 --gb-month 0")
     assert (told["cohort"]["slides"], told["cohort"]["patches"], told["cohort"]["slide_bytes"]) == (10, 70, 3e7)
     assert told["money"]["disk"] == 0
@@ -146,7 +146,7 @@ def test_an_option_that_is_no_number_is_told_in_one_line(project, option, told):
 
 def test_a_cohort_of_unknown_size_and_damaged_outputs_are_told_in_one_line(project):
     assert "run dvc repro metadata or set --slides" in project.run("plan").only_line
-    cut(project, MIXED)
+    write_index(project, MIXED)
     project.make("split")
     for file, text, told in (
         ("reports/split.json", '{"train": 1}', "split.json"),
@@ -165,7 +165,7 @@ def test_a_cohort_of_unknown_size_and_damaged_outputs_are_told_in_one_line(proje
 
 
 def test_a_plan_imports_nothing_heavy(project):
-    cut(project, MIXED)
+    write_index(project, MIXED)
     code = (
         "import sys; from histocae.cli import main; main(['plan'])\n"
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'numpy', 'dvc'} & set(sys.modules)))"

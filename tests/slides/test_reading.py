@@ -24,7 +24,7 @@ from histocae.slides import tiled
 from histocae.slides.slide import Slide
 from histocae.workers import processes as executor
 from support import make_data
-from support.cut_slides import CUT, counts, only
+from support.extracted_slides import EXTRACTION, counts, only_slide
 from support.workspace import ROOT
 
 HEIGHT, WIDTH = 388, 500  # no multiple of a tile, but of the levels' 4
@@ -149,12 +149,12 @@ def test_pixels_do_not_depend_on_threads(made, monkeypatch, kind):
 
 @pytest.mark.parametrize("mpp", [0.5, 0.31])
 def test_shards_do_not_depend_on_cores(project, monkeypatch, mpp):
-    only(project, make_data.tissue(1, 600, 500), mpp)
+    only_slide(project, make_data.tissue(1, 600, 500), mpp)
     outputs = []
     for cores in (1, 4):
         monkeypatch.setattr(executor, "count_cores", lambda cores=cores: cores)
         shutil.rmtree(project.folder / "data" / "patches", ignore_errors=True)
-        project.make(*CUT)
+        project.make(*EXTRACTION)
         outputs.append(project.outputs("data/patches", "reports"))
     assert outputs[0] == outputs[1]
 
@@ -287,10 +287,10 @@ def test_all_before_a_bad_tile_is_read_whatever_was_begun(made, tmp_path, monkey
 
 
 def test_a_damaged_tile_that_openslide_reads_costs_no_patch(project):
-    path = only(project, make_data.tissue(1, 256, 256), 0.5)
+    path = only_slide(project, make_data.tissue(1, 256, 256), 0.5)
     make_data.change_tiles(path, {3: garbled(0, 1)})
     expected = by_openslide(path, 0, 128, 128, 128, 128)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     told = counts(project).loc["a"]
     assert told["kept"] == (64 if expected is not None else told["kept"])
     assert told["kept"] + told["unread"] == 64

@@ -22,7 +22,7 @@ from histocae.sources import demo
 from histocae.stages import patches as patches_stage
 from histocae.workers import processes
 from support import make_data
-from support.cut_slides import CUT, REASONS, counts, cut_or_die, only
+from support.extracted_slides import EXTRACTION, REASONS, counts, extract_or_die, only_slide
 from support.make_data import directories, spoil_tiles, tissue, write_slide
 from support.workspace import Workspace, slide_row
 
@@ -80,7 +80,7 @@ def test_the_table_wins_over_the_slide_and_the_slide_over_params(project):
         rows.append(slide_row(f"s{i}", i, f"{i}.tif", mpp=mpp))
     project.table(rows)
     project.params(data__mpp=0.47)
-    project.make(*CUT[:3])
+    project.make(*EXTRACTION[:3])
     table = project.read("data/slides.csv")
     assert list(zip(table["mpp"].round(6), table["mpp_from"], strict=True)) == [case[2:] for case in cases]
     assert not aside_of(project)
@@ -98,7 +98,7 @@ def test_a_slide_that_nowhere_has_a_resolution_is_set_aside(project, default):
         write_slide(project.own / f"{name}.tif", tissue(i, 128, 128), mpp)
     project.table(rows)
     project.params(data__mpp=default)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert set(project.index["slide_id"]) == {"good"}
     found = aside(project)
     assert set(found) == {"silent", "dpi", "table"}
@@ -107,8 +107,8 @@ def test_a_slide_that_nowhere_has_a_resolution_is_set_aside(project, default):
 
 
 def test_a_power_that_is_no_whole_number_is_not_cut_off(project):
-    only(project, tissue(1, 128, 128), None, description="Aperio x|AppMag = 39.999")
-    project.make(*CUT[:3])
+    only_slide(project, tissue(1, 128, 128), None, description="Aperio x|AppMag = 39.999")
+    project.make(*EXTRACTION[:3])
     table = project.read("data/slides.csv")
     assert table["mpp"][0] == pytest.approx(10 / 39.999) and table["objective_power"][0] == 39.999
 
@@ -119,9 +119,9 @@ def test_a_power_that_is_no_whole_number_is_not_cut_off(project):
 @pytest.mark.parametrize("mpp", [0.5, 0.45, 0.46, 0.54, 0.55])
 @pytest.mark.parametrize("said_by", ["slide", "table"])
 def test_a_level_within_a_tenth_of_the_target_is_read_as_it_is(project, mpp, said_by):
-    path = only(project, tissue(1, 200, 170), mpp if said_by == "slide" else None)
+    path = only_slide(project, tissue(1, 200, 170), mpp if said_by == "slide" else None)
     project.table([slide_row("a", mpp=mpp if said_by == "table" else None)])
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     assert len(index) == 6 * 5
     for row, patch in zip(index.itertuples(), patches, strict=True):
@@ -134,15 +134,15 @@ def test_a_coarse_slide_is_never_enlarged(project):
     for name, mpp in (("a", 0.5), ("b", 0.56), ("c", 1.0)):
         write_slide(project.own / f"{name}.tif", tissue(1, 128, 128), mpp)
     project.table([slide_row(name, i) for i, name in enumerate("abc")])
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert set(project.index["slide_id"]) == {"a"}
     assert {k: v[2] for k, v in aside(project).items()} == {"b": 0, "c": 0}
     assert "coarser" in aside(project)["b"][1] and "1 microns per pixel" in aside(project)["c"][1]
 
 
 def test_a_finer_level_is_reduced_by_the_mean_of_its_pixels(project):
-    path = only(project, tissue(1, 300, 260), 0.25)
-    project.make(*CUT)
+    path = only_slide(project, tissue(1, 300, 260), 0.25)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     assert len(index) == 4 * 4 and counts(project)["border"]["a"] == 5 * 5 - 4 * 4
     for row, patch in zip(index.itertuples(), patches, strict=True):
@@ -153,8 +153,8 @@ def test_a_finer_level_is_reduced_by_the_mean_of_its_pixels(project):
 
 
 def test_a_patch_does_not_depend_on_which_others_are_kept(project):
-    only(project, tissue(1, 600, 600), 0.3)
-    project.make(*CUT)
+    only_slide(project, tissue(1, 600, 600), 0.3)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     every = {(row.row, row.column): patch for row, patch in zip(index.itertuples(), patches, strict=True)}
     project.params(patches__max_per_slide=9)
@@ -176,11 +176,11 @@ def test_a_patch_does_not_depend_on_which_others_are_kept(project):
     ],
 )
 def test_the_level_is_chosen_by_its_true_downsample(project, mpp, keep, level, step):
-    path = only(project, tissue(1, 512, 448), mpp, pyramid=True, keep_levels=keep, tile=32)
+    path = only_slide(project, tissue(1, 512, 448), mpp, pyramid=True, keep_levels=keep, tile=32)
     with openslide.OpenSlide(path) as slide:
         assert len(slide.level_dimensions) == len(keep)
         down = slide.level_downsamples[level]
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     assert set(counts(project)["level"]) == {level} and len(index)
     for row, patch in list(zip(index.itertuples(), patches, strict=True))[:40]:
@@ -247,7 +247,7 @@ def test_patches_never_leave_the_slide_and_every_cell_is_counted_once(project):
     write_slide(project.own / "c.tif", tissue(3, 444, 333, glass=32), 0.31)
     project.table([slide_row(name, i) for i, name in enumerate("abc")])
     project.params(patches__max_per_slide=40)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     told, index = counts(project), project.index
     shapes = {"a": (333, 421, 32), "b": (700, 501, 64), "c": (444, 333, 32 * 0.5 / 0.31)}
     for name, (height, width, cell) in shapes.items():
@@ -262,9 +262,9 @@ def test_patches_never_leave_the_slide_and_every_cell_is_counted_once(project):
 
 
 def test_glass_is_left_out_and_tissue_is_kept(project):
-    only(project, tissue(1, 320, 320, glass=170), 0.5)
+    only_slide(project, tissue(1, 320, 320, glass=170), 0.5)
     project.params(patches__tissue_share=0.4)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index = project.index
     assert set(index["column"]) == {5, 6, 7, 8, 9} and len(index) == 50
     assert (index.loc[index["column"] > 5, "tissue_share"] > 0.95).all()
@@ -277,14 +277,14 @@ def test_a_slide_of_glass_alone_is_set_aside_but_has_not_failed(project):
     write_slide(project.own / "b.tif", tissue(1, 256, 256, glass=256), 0.5)
     project.table(rows)
     project.params(data__max_failed_share=0.0)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert aside(project) == {"b": ("patches", "shows no tissue", 0)}
     assert counts(project)["background"]["b"] == 64
 
 
 def test_nothing_but_glass(project):
-    only(project, tissue(1, 256, 256, glass=256), 0.5)
-    told = project.run(*CUT).told
+    only_slide(project, tissue(1, 256, 256, glass=256), 0.5)
+    told = project.run(*EXTRACTION).error
     assert "no slide has a patch" in told and "patches.tissue_share" in told
     assert not (project.folder / "data/patches/store.json").exists()
 
@@ -292,7 +292,7 @@ def test_nothing_but_glass(project):
 def test_a_slide_smaller_than_a_patch_is_set_aside(project):
     project.slides("a", "b")
     write_slide(project.own / "b.tif", tissue(1, 31, 200), 0.5)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     stage, reason, kept = aside(project)["b"]
     assert stage == "patches" and "smaller than one patch of 32 pixels" in reason and kept == 0
 
@@ -302,7 +302,7 @@ def test_the_cap_is_a_seeded_sample_that_other_slides_do_not_change(new_project)
         one = new_project(name)
         one.params(patches__max_per_slide=12, **changed)
         one.slides(*"abcd"[:count])
-        return one.make(*CUT).index.drop(columns=["tissue_share"])
+        return one.make(*EXTRACTION).index.drop(columns=["tissue_share"])
 
     alone, beside = indices("one", 1), indices("two", 3)
     assert len(alone) == 12 and list(beside["slide_id"].value_counts()) == [12] * 3
@@ -323,7 +323,7 @@ def test_a_slide_that_fails_midway(project, pyramid, on_read_error):
     whole = write_slide(project.own / "b.tif", tissue(5, 512, 512), 0.5, pyramid=pyramid)
     project.table(rows)
     project.params(patches__pixels=64)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     before = {
         (row.row, row.column): patch
@@ -333,7 +333,7 @@ def test_a_slide_that_fails_midway(project, pyramid, on_read_error):
     assert len(before) == 64
     spoil_tiles(whole, [9, 10])
     project.params(patches__pixels=64, patches__on_read_error=on_read_error)
-    result = project.run(*CUT)
+    result = project.run(*EXTRACTION)
     assert result.code == 0
     stage, reason, kept = aside(project)["b"]
     assert stage == "patches" and "can't be read at level 0" in reason and "Traceback" not in "".join(result.lines)
@@ -362,7 +362,7 @@ def test_files_that_are_no_slides_are_set_aside(project):
     (own / "binary.tif").write_bytes(np.random.default_rng(1).bytes(5000))
     (own / "header.tif").write_bytes(whole[:8])
     project.table(rows)
-    result = project.run(*CUT)
+    result = project.run(*EXTRACTION)
     assert result.code == 0
     assert set(project.index["slide_id"]) == {"good"}
     found = aside(project)
@@ -383,7 +383,7 @@ def test_more_failures_than_allowed_stop_with_one_line(project):
     (project.own / "d.tif").write_bytes(b"no slide")
     project.make("inventory")
     before = project.outputs()
-    told = project.run("metadata", "slides").told
+    told = project.run("metadata", "slides").error
     assert "3 of 4 slides failed" in told and "data.max_failed_share 0.5" in told and "b.tif" in told
     assert project.outputs() == before and not project.leftovers()
     project.params(data__max_failed_share=1.0)
@@ -396,11 +396,11 @@ def test_slides_that_fail_early_and_late_are_counted_together(project):
     (project.own / "b.tif").write_bytes(b"no slide")
     spoil_tiles(project.own / "c.tif", [3])
     project.params(data__max_failed_share=0.5)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert {k: v[0] for k, v in aside(project).items()} == {"b": "slides", "c": "patches"}
     project.params(data__max_failed_share=0.4)
     reports = project.outputs("reports")
-    told = project.run("slides", "patches").told
+    told = project.run("slides", "patches").error
     assert "2 of 4 slides failed" in told
     assert project.outputs("reports") == reports and not project.leftovers()
 
@@ -409,10 +409,10 @@ def test_a_run_that_stops_leaves_no_index_that_its_shards_belie(project):
     project.slides("a", "b")
     write_slide(project.own / "b.tif", tissue(1, 20, 20), 0.5)  # fails, but only when it is cut
     project.params(patches__max_per_slide=10)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     project.params(patches__max_per_slide=10, seed=3, data__max_failed_share=0.0)
-    assert "1 of 2 slides failed" in project.run("patches").told
+    assert "1 of 2 slides failed" in project.run("patches").error
     try:
         again, now = stored(project)
     except HistocaeError:
@@ -436,16 +436,16 @@ def shard(project: Workspace, slide_id: str, suffix: str = ".npy") -> Path:
 
 def test_a_finished_shard_is_not_made_again(project):
     project.slides("a", "b")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     before, written = project.outputs(), stamps(project)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert stamps(project) == written and project.outputs() == before
 
 
 @pytest.mark.parametrize("harm", ["shard", "shorter", "empty", "rows", "record", "cut record"])
 def test_a_shard_that_is_not_whole_is_made_again(project, harm):
     project.slides("a", "b")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     before, written = project.outputs("data"), stamps(project)
     if harm in ("shard", "rows", "record"):
         shard(project, "b", {"shard": ".npy", "rows": ".csv", "record": ".json"}[harm]).unlink()
@@ -456,7 +456,7 @@ def test_a_shard_that_is_not_whole_is_made_again(project, harm):
         path = shard(project, "b")
         path.write_bytes(b"" if harm == "empty" else path.read_bytes()[:-1])
     (project.folder / "data/patches/shards/.b.npy.123.part").write_bytes(b"of a killed run")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert project.outputs("data") == before
     now = stamps(project)
     for suffix in (".npy", ".csv", ".json"):
@@ -467,7 +467,7 @@ def test_a_shard_that_is_not_whole_is_made_again(project, harm):
 
 def test_pictures_that_were_deleted_come_back(project):
     project.slides("a", "b")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     before = project.outputs("reports")
     shutil.rmtree(project.folder / "reports" / "patching")
     project.make("patches")
@@ -477,7 +477,7 @@ def test_pictures_that_were_deleted_come_back(project):
 @pytest.mark.parametrize("restore_time", [False, True])
 def test_a_slide_that_changed_under_its_name_is_noticed(project, restore_time):
     project.slides("a", "b")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     index, patches = stored(project)
     path = project.own / "b.tif"
     old, length = path.stat(), len(path.read_bytes())
@@ -489,7 +489,7 @@ def test_a_slide_that_changed_under_its_name_is_noticed(project, restore_time):
         os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     inventory = project.outputs("data/")["data/inventory.csv"]
     written = stamps(project)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert project.outputs("data/")["data/inventory.csv"] != inventory
     again, now = stored(project)
     first = (index["slide_id"] == "a").to_numpy()
@@ -503,22 +503,22 @@ def test_a_slide_that_changed_under_its_name_is_noticed(project, restore_time):
 
 def test_a_changed_table_or_param_cuts_anew(project):
     rows = project.slides("a", "b")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     rows[1]["mpp"] = 0.25
     project.table(rows)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert list(counts(project)["mpp"]) == [0.5, 0.25] and list(counts(project)["kept"]) == [64, 16]
     project.params(patches__pixels=64)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     assert list(counts(project)["kept"]) == [16, 4]
     assert stored(project)[1].shape == (20, 64, 64, 3)
 
 
 def test_what_belongs_to_a_removed_slide_vanishes(project):
     rows = project.slides("a", "b.1", "b", "c d")
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     project.table(rows[:1] + rows[2:3])
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     names = {path.stem.split(".")[0] for path in (project.folder / "data/patches/shards").iterdir()}
     pictures = (project.folder / "reports/patching/slides").iterdir()
     assert names == {"a", "b"} == {path.stem.split(".")[0] for path in pictures}
@@ -545,11 +545,11 @@ def test_the_same_input_gives_the_same_bytes_in_another_folder(new_project, monk
 def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
     project.slides("a", "bad", "c")
     project.params(executor__workers=2)
-    project.make(*CUT[:3])
+    project.make(*EXTRACTION[:3])
     monkeypatch.undo()  # real processes
     monkeypatch.chdir(project.folder)
     make = patches_stage._make
-    monkeypatch.setattr(patches_stage, "_make", cut_or_die)
+    monkeypatch.setattr(patches_stage, "_make", extract_or_die)
     result = project.run("patches")
     assert result.code == 0, result.lines
     assert project.index["slide_id"].value_counts().to_dict() == {"a": 64, "c": 64}
@@ -577,7 +577,7 @@ def test_the_command_as_a_user_types_it(project):
     def typed(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run([command, *words], capture_output=True, text=True, timeout=60, check=False)
 
-    for stage in CUT:
+    for stage in EXTRACTION:
         done = typed(stage)
         assert done.returncode == 0 and done.stdout == "" and "Warning" not in done.stderr
         assert all(f" {stage}: " in line for line in done.stderr.splitlines())  # log lines, no progress bars
@@ -624,7 +624,7 @@ def test_a_real_slide_among_demo_slides(project, shared):
     shutil.copy(real, project.own / real.name)
     project.table([slide_row("CMU-1", 0, real.name), slide_row("demo", 1, drawn["file_name"])])
     project.params(patches__pixels=128)
-    project.make(*CUT)
+    project.make(*EXTRACTION)
     table = project.read("data/slides.csv").set_index("slide_id")
     assert table["mpp"]["CMU-1"] == 0.499 and table["objective_power"]["CMU-1"] == 20
     told = counts(project).loc["CMU-1"]

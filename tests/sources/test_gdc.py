@@ -119,7 +119,7 @@ def test_missing_values_are_missing(metadata, missing):
 def test_pages_are_read_to_the_end_whatever_their_size(metadata, page):
     with GdcServer(slides(50), page=page) as server:
         table = metadata(server)
-        assert server.asked("/files") == -(-50 // page)
+        assert server.request_count("/files") == -(-50 // page)
     assert table["slide_id"].tolist() == sorted(one.slide_id for one in server.slides)
 
 
@@ -141,7 +141,7 @@ def test_a_list_that_changes_while_it_is_read_is_read_again(metadata):
     with GdcServer(slides(30), page=10) as server:
 
         def change(path: str) -> None:
-            if path == "/files" and server.asked("/files") == 2:
+            if path == "/files" and server.request_count("/files") == 2:
                 del server.slides[3]
 
         server.on_request = change
@@ -326,7 +326,7 @@ def test_lists_of_slides(metadata, project):
         assert aside(project)[ids[0]] == "is not among data.gdc.slides"
         assert metadata(server, without=[ids[0], "TCGA-not-there"])["slide_id"].tolist() == ids[1:]
         ask(project, server, slides=[ids[0], "TCGA-AA-9999-01A-01-TS1"])
-        told = project.run("metadata").told
+        told = project.run("metadata").error
         assert told == "histocae metadata: data.gdc.slides: the GDC has no such slide: TCGA-AA-9999-01A-01-TS1"
 
 
@@ -335,7 +335,7 @@ def test_lists_of_slides(metadata, project):
 
 def test_a_project_that_is_not_there(project):
     with GdcServer(slides(2)) as server:
-        told = ask(project, server, project="TCGA-XXXX").run("metadata").told
+        told = ask(project, server, project="TCGA-XXXX").run("metadata").error
     assert "has no file of cases.project.project_id TCGA-XXXX" in told and "data.gdc" in told
     assert not (project.folder / "data/slides_metadata.csv").exists()
 
@@ -345,35 +345,35 @@ def test_a_server_that_is_away_leaves_what_was_there(project):
         ask(project, server, tries=3).make("inventory", "metadata")
     before = project.outputs()
     result = project.run("metadata")
-    assert result.told.endswith(f"{server.url}/files: no connection: Connection refused (3 tries)")
+    assert result.error.endswith(f"{server.url}/files: no connection: Connection refused (3 tries)")
     assert project.outputs() == before and not project.leftovers()
 
 
 def test_a_question_that_is_not_understood_is_asked_once(project):
     with GdcServer(slides(1)) as server:
         project.params(data__source="gdc", data__gdc__url=f"{server.url}/nowhere")
-        told = project.run("metadata").told
+        told = project.run("metadata").error
         assert "/nowhere/files: status 404" in told
-        assert server.asked("/nowhere/files") == 1
+        assert server.request_count("/nowhere/files") == 1
 
 
 def test_nothing_left_says_why(project):
     with GdcServer(slides(3, "06A-01-TS1")) as server:
-        told = ask(project, server).run("metadata").told
+        told = ask(project, server).run("metadata").error
     assert "no slide is left of 3; 3 slides: sample type Metastatic is not compared" in told
 
 
 def test_a_redirect_that_changes_the_question_is_not_followed(project):
     """Of 301 and 302 a client makes a GET without the filters, which would find all files there are."""
     with GdcServer(slides(2)) as real, GdcServer([], elsewhere=real.url) as moved:
-        told = ask(project, moved).run("metadata").told
+        told = ask(project, moved).run("metadata").error
         assert f"/files redirects to {real.url}; set data.gdc.url to the right address" in told
 
 
 def test_certificates_that_are_not_there(project, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(project.folder / "none.pem"))
     project.params(data__source="gdc", data__gdc__url="https://localhost:1", data__gdc__tries=1)
-    assert "none.pem" in project.run("metadata").told
+    assert "none.pem" in project.run("metadata").error
 
 
 def test_no_proxy_stands_between_this_machine_and_itself(metadata, monkeypatch):
@@ -517,7 +517,7 @@ def test_tables_of_another_kind_are_refused_in_one_line(project):
     assert "row 2: size is" in project.run("metadata").only_line
     place.write_text("id\tfilename\tmd5\tsize\n1\tcounts.txt\t2\t3\n")
     project.params(data__source="gdc", data__gdc__manifest="table.tsv")
-    assert "there is no image of a slide at all" in project.run("metadata").told
+    assert "there is no image of a slide at all" in project.run("metadata").error
     project.params(data__source="gdc", data__gdc__table="table.tsv", data__gdc__manifest="table.tsv")
     place.write_text(manifest(PORTAL))
     assert "no column slide_submitter_id or slides.submitter_id" in project.run("metadata").only_line

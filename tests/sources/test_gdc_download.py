@@ -228,7 +228,7 @@ def test_slides_that_were_put_there_by_hand_are_checked(tmp_path):
         (folder / wrong.name).write_bytes(bytes(len(wrong.data)))
         (folder / short.name).write_bytes(short.data[:10])
         assert fetch_all(server, tmp_path).fetched == 2
-        assert server.asked(f"/data/{right.file_id}") == 0 and whole(server, folder)
+        assert server.request_count(f"/data/{right.file_id}") == 0 and whole(server, folder)
         # a slide that is changed afterwards is noticed, whatever its time says
         before = (folder / right.name).stat()
         (folder / right.name).write_bytes(b"x" + right.data[1:])
@@ -290,9 +290,9 @@ def test_a_folder_that_can_not_be_used_is_one_line(project):
     with GdcServer(slides(1)) as server:
         ask(project, server).make("inventory", "metadata")
         (project.folder / "data/slides").write_text("a file")
-        assert "data/slides: can't be written to" in project.run("slides").told
+        assert "data/slides: can't be written to" in project.run("slides").error
         ask(project, server, data__keep_slides=False).make("slides")
-        assert "1 of 1 slides are missing" in project.run("patches").told
+        assert "1 of 1 slides are missing" in project.run("patches").error
 
 
 def test_a_server_that_is_gone_is_not_asked_for_every_slide(tmp_path):
@@ -410,8 +410,8 @@ def test_a_bad_token_file_is_told_before_anything_is_fetched(project, token_file
         for keep, stage in ((True, "slides"), (False, "patches")):
             ask(project, server, data__gdc__token_file=str(token_file), data__keep_slides=keep)
             project.make("inventory", "metadata", *(() if keep else ("slides",)))
-            assert "can be read by others" in project.run(stage).told
-        assert server.asked("/data") == 0
+            assert "can be read by others" in project.run(stage).error
+        assert server.request_count("/data") == 0
 
 
 def test_a_server_that_repeats_the_token_does_not_bring_it_into_the_log(tmp_path, token_file):
@@ -470,10 +470,10 @@ def test_a_downloader_that_is_killed_25_times_loses_nothing_and_trusts_nothing(t
         for kill in range(25):
             if kill == 12:
                 server.faults = 0.1  # up to here what is there can only grow
-            first = server.asked("/data")
+            first = server.request_count("/data")
             running = subprocess.Popen(command, start_new_session=True)
             deadline = time.monotonic() + 20
-            while server.asked("/data") == first and running.poll() is None and time.monotonic() < deadline:
+            while server.request_count("/data") == first and running.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.005)  # the import is not what is to be killed
             time.sleep(rng.uniform(0, 0.3))
             running.send_signal(signal.SIGKILL)
@@ -518,7 +518,7 @@ def test_an_interrupt_ends_it_at_once_and_the_next_run_goes_on(project, keep):
         project.make("inventory", "metadata", *(() if keep else ("slides",)))
         running = started(project, server, stage, data__keep_slides=keep)
         deadline = time.monotonic() + 30
-        while server.asked("/data") < 2 and time.monotonic() < deadline:
+        while server.request_count("/data") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)
         os.killpg(running.pid, signal.SIGINT)
@@ -541,7 +541,7 @@ def test_workers_of_a_killed_process_do_not_go_on(project):
         project.make("inventory", "metadata", "slides")
         running = started(project, server, "patches", data__keep_slides=False)
         deadline = time.monotonic() + 30
-        while server.asked("/data") < 2 and time.monotonic() < deadline:
+        while server.request_count("/data") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         workers = psutil.Process(running.pid).children(recursive=True)
         assert len(workers) >= 2
@@ -599,7 +599,7 @@ def test_slides_that_are_let_go_give_the_same_patches(cohort, project, new_proje
     other.make(*ALL_STAGES)
     assert named(other) == [] and max(most) <= 1  # one worker here
     assert other.outputs("data/patches", "data/splits", "reports") == kept
-    assert cohort.asked("/data") == 6  # each once
+    assert cohort.request_count("/data") == 6  # each once
     cohort.requests.clear()
     other.make("inventory", "slides", "patches", "split")
     assert cohort.requests == []
@@ -617,7 +617,7 @@ def test_a_slide_that_was_let_go_comes_back_where_its_shard_has_to_be_made(cohor
     shard = project.index["shard"].iloc[0]
     (project.folder / f"data/patches/shards/{shard}.npy").unlink()
     project.make("patches")
-    assert cohort.asked("/data") == 1 and named(project) == []
+    assert cohort.request_count("/data") == 1 and named(project) == []
 
 
 def test_a_kept_slide_that_was_spoilt_is_not_cut(cohort, project):
@@ -649,7 +649,7 @@ def test_a_missing_slide_ends_the_stage_and_the_others_are_not_lost(cohort, proj
     if not keep:
         project.make("slides")
     stage = "slides" if keep else "patches"
-    told = project.run(stage).told
+    told = project.run(stage).error
     assert told == (
         f"histocae {stage}: 1 of 6 slides are missing; run this again to go on, or name in data.gdc.without those "
         f"that can't be had: {lost.name}: status 503 (2 tries)"
@@ -666,8 +666,8 @@ def test_a_server_that_is_gone_ends_the_cutting_too(cohort, project):
     cohort.always = {one.file_id: 503 for one in cohort.slides}
     ask(project, cohort, data__keep_slides=False, data__gdc__tries=1, data__gdc__streams=1)
     project.make("inventory", "metadata", "slides")
-    assert "6 of 6 slides are missing; run this again" in project.run("patches").told
-    assert cohort.asked("/data") == 3
+    assert "6 of 6 slides are missing; run this again" in project.run("patches").error
+    assert cohort.request_count("/data") == 3
     cohort.always.clear()
     project.make("patches")
 

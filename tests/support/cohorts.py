@@ -30,7 +30,7 @@ def at_sites(rows: pd.DataFrame, sites: list[str]) -> pd.DataFrame:
     return rows.assign(case_id=[f"TCGA-{sites[int(case)]}-{int(case):04d}" for case in rows["case_id"]])
 
 
-def cut(
+def write_index(
     project: Workspace,
     kinds: list[tuple[str, ...]],
     slides: int = 2,

@@ -172,7 +172,7 @@ class GdcServer:
         with self._lock:
             return self._random.randrange(most)
 
-    def asked(self, path: str) -> int:
+    def request_count(self, path: str) -> int:
         """Count requests of a path."""
         return sum(requested.startswith(path) for _, requested, _ in self.requests)
 

@@ -32,7 +32,7 @@ class Result:
     lines: list[str]
 
     @property
-    def told(self) -> str:
+    def error(self) -> str:
         """The only line that reports an error; it is the last one."""
         assert self.code == 1, self.lines
         assert "Traceback" not in "".join(self.lines)
@@ -44,7 +44,7 @@ class Result:
     def only_line(self) -> str:
         """The same, where stderr has no other line."""
         assert len(self.lines) == 1, self.lines
-        return self.told
+        return self.error
 
 
 def command(*commands: str) -> Result:

@@ -240,7 +240,7 @@ def test_without_a_pair_none_is_registered(project):
 
 def test_a_comparison_of_other_models_is_refused(project):
     project.change("reports/models/normal/evaluation/metrics.json", test_mse=0.5)
-    assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").told
+    assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").error
 
 
 def everything(project, uri: str | None = None) -> list:
@@ -289,7 +289,7 @@ def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_pat
     with services.guarded(tmp_path / "server") as (address, password):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert "tracking server: " in project.run("publish").told and "401" in project.run("publish").told
+        assert "tracking server: " in project.run("publish").error and "401" in project.run("publish").error
         (tmp_path / ".mlflow").mkdir()
         (tmp_path / ".mlflow/credentials").write_text(
             f"[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = {password}\n"

@@ -81,4 +81,4 @@ def test_another_backend_trains_on_one(monkeypatch):
 
 def test_more_devices_than_there_are_are_refused_before_anything_is_read(project):
     project.params(executor__devices=1000)
-    assert "executor.devices: 1000 requested" in project.run("train all").told
+    assert "executor.devices: 1000 requested" in project.run("train all").error

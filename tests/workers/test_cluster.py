@@ -100,14 +100,14 @@ def test_a_running_cluster_is_used_and_loses_no_slide_when_a_worker_dies(extract
 def test_an_unreachable_cluster_or_one_with_other_code_is_reported(new_project, tmp_path, monkeypatch):
     monkeypatch.setattr("histocae.workers.dask_cluster.CONNECT_SECONDS", 1)
     other = dask_project(new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
-    message = other.run("inventory", "metadata", "slides").told
+    message = other.run("inventory", "metadata", "slides").error
     assert "executor.scheduler: tcp://127.0.0.1:" in message and "is unreachable" in message
     monkeypatch.undo()
     monkeypatch.chdir(other.folder)
     monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
     with dask(tmp_path) as address:
         other.params(executor__kind="dask", executor__scheduler=address)
-        message = other.run("inventory", "metadata", "slides").told
+        message = other.run("inventory", "metadata", "slides").error
     assert "the Dask worker on " in message and "than this process; start workers" in message
 
 
@@ -190,12 +190,12 @@ class TestSlurm:
 
     def test_an_error_of_slurm_is_reported(self, new_project):
         other = dask_project(new_project, executor__slurm=SLURM | {"partition": "nowhere"})
-        message = other.run("inventory", "metadata", "slides").told
+        message = other.run("inventory", "metadata", "slides").error
         assert "executor.slurm: " in message and "invalid partition" in message
 
     def test_jobs_that_end_at_once_are_noticed(self, new_project):
         other = dask_project(new_project, executor__slurm=SLURM | {"setup": "exit 1"})
-        message = other.run("inventory", "metadata", "slides").told
+        message = other.run("inventory", "metadata", "slides").error
         assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in message
 
 

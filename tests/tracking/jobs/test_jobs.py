@@ -217,7 +217,7 @@ def test_text_that_others_write_to_the_server_is_never_executed(server, project,
     assert project.run("jobs").code == 0
     assert run_id[:8] in capsys.readouterr().out
     for action in ("log", "cancel"):
-        assert "from another machine or account" in project.run(f"jobs {action} {run_id}").told
+        assert "from another machine or account" in project.run(f"jobs {action} {run_id}").error
     assert not (tmp_path / "harm").exists() and server.get_run(run_id).info.status == "RUNNING"
 
 
@@ -237,7 +237,7 @@ def test_the_end_of_a_job_is_read_from_its_machine_where_the_server_was_unreacha
     assert not (folder / "job.json").exists()
     (project.folder / ".dvc/tmp").mkdir(parents=True)
     git("init", "-q")
-    assert "of another repository" in project.run(f"jobs fetch {run_id}").told
+    assert "of another repository" in project.run(f"jobs fetch {run_id}").error
     assert job_runs.changes_of(job_runs.read(run_id)) == changed
 
 

@@ -10,11 +10,11 @@ from histocae.patches import shards
 from support.make_data import write_slide
 from support.workspace import Workspace, slide_row
 
-CUT = ("inventory", "metadata", "slides", "patches")
+EXTRACTION = ("inventory", "metadata", "slides", "patches")
 REASONS = ["kept", "background", "border", "capped", "unread", "dropped"]
 
 
-def only(project: Workspace, image: np.ndarray, mpp: float | None, **options: object) -> Path:
+def only_slide(project: Workspace, image: np.ndarray, mpp: float | None, **options: object) -> Path:
     """Write the only slide of the project, a.tif."""
     path = write_slide(project.own / "a.tif", image, mpp, **options)
     project.table([slide_row("a")])
@@ -25,7 +25,7 @@ def counts(project: Workspace) -> pd.DataFrame:
     return project.read("reports/patching/counts.csv").set_index("slide_id")
 
 
-def cut_or_die(task: shards.ShardTask) -> shards.ShardRecord:
+def extract_or_die(task: shards.ShardTask) -> shards.ShardRecord:
     """Extract the patches of a slide; die like a crashing decoder on the slide `bad`."""
     if task.slide_id == "bad":
         os._exit(11)
