@@ -103,9 +103,11 @@ def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_c
         errors = rows[["shard", "position"]].assign(mse=0.1)
         table = comparison.join(rows, errors, errors)
         score = scale * (table["label"] + np.arange(8) / 20).to_numpy() + shift
-        one = baselines.Baseline("a classifier", score, 1, "training", {"components": number}, held=score)
+        one = baselines.Baseline(
+            "a classifier", score, 1, "training", {"components": number}, validation_scores=score
+        )
         folds.append(crossvalidation.Fold(number, table, table, {"one": one}, {"pca_pair": "too few"}))
-    found = crossvalidation.pool(folds, settings, 1)
+    found = crossvalidation.pool(folds, settings, 1).as_json()
     assert found["baselines"]["one"]["auroc_slide"]["value"] == 1
     assert [each["components"] for each in found["baselines"]["one"]["each"]] == [1, 2]
     assert found["left_out"] == {"pca_pair": "too few"} and found["auroc_slide"]["value"] == 0.5

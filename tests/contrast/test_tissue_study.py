@@ -1,5 +1,6 @@
 """Tumor against normal: numbers on small tables, heatmaps on slides whose truth is known, and the stage."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from histocae.patches import previews
 from histocae.patches.store import SHARDS, PatchStore, ShardWriter, write_index
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
-from histocae.statistics import discrimination
+from histocae.statistics.levels import LEVELS, at_level
 from histocae.workers import processes
 from support import make_data
 from support.make_data import NORMAL, TUMOR
@@ -71,19 +72,24 @@ def cohort(prefix, pairs, patches=3):
 def test_the_two_by_two_is_that_of_the_right_model_on_the_right_tissue():
     rows = rows_of(("a", "A", TUMOR, 2), ("b", "B", TUMOR, 1), ("c", "B", NORMAL, 2))
     found = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
-    assert found["mse"] == {
-        "tumor_data": {"tumor_model": pytest.approx(0.3), "normal_model": pytest.approx(0.4)},
-        "normal_data": {"tumor_model": pytest.approx(0.4), "normal_model": pytest.approx(0.2)},
+    tumor, normal = found["tumor_data"], found["normal_data"]
+    assert {name: mean.value for name, mean in tumor.means.items()} == {
+        "tumor_model": pytest.approx(0.3),
+        "normal_model": pytest.approx(0.4),
     }
-    assert found["wins"] == {"tumor_data": {"tumor_model": pytest.approx(2 / 3)}, "normal_data": {"tumor_model": 0.0}}
+    assert {name: mean.value for name, mean in normal.means.items()} == {
+        "tumor_model": pytest.approx(0.4),
+        "normal_model": pytest.approx(0.2),
+    }
+    assert (tumor.tumor_wins, normal.tumor_wins) == (pytest.approx(2 / 3), 0.0)
     # two cases, sums 0.3 and 0.6 of 2 and 1 patches: residuals -0.3 and 0.3, t with one degree of freedom
     half = 12.7062 * math.sqrt(2 * (0.3**2 + 0.3**2)) / 3
-    between = found["mse_interval"]["tumor_data"]["tumor_model"]
-    assert between == {"low": 0.0, "high": pytest.approx(0.3 + half, rel=1e-4)}
-    assert found["mse_difference"]["tumor_data"]["value"] == pytest.approx(0.1)
+    mean = tumor.means["tumor_model"]
+    assert (mean.low, mean.high) == (0.0, pytest.approx(0.3 + half, rel=1e-4))
+    assert tumor.difference.value == pytest.approx(0.1)
     # of one case nothing can be said of other cases
-    assert found["mse_interval"]["normal_data"]["normal_model"] == {"low": None, "high": None}
-    assert found["mse_difference"]["normal_data"] == {"value": pytest.approx(-0.2), "low": None, "high": None}
+    assert (normal.means["normal_model"].low, normal.means["normal_model"].high) == (None, None)
+    assert normal.difference.as_json() == {"value": pytest.approx(-0.2), "low": None, "high": None}
 
 
 def test_a_higher_score_means_tumor_and_is_of_the_slides_label():
@@ -107,7 +113,7 @@ def test_levels_are_those_of_the_statistics():
     levels = comparison.by_level(table)
     assert {name: len(one) for name, one in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
     for level, one in levels.items():
-        expected = discrimination.units(table, level)
+        expected = at_level(table, level)
         assert sorted(one["score"]) == pytest.approx(sorted(expected["score"]))
     assert levels["case"]["score"][0] == pytest.approx((table["score"][:3].mean() + table["score"][3]) / 2)
     assert list(levels["case"]["patches"]) == [4, 2, 2]
@@ -119,17 +125,18 @@ def test_the_threshold_is_of_validation_cases_and_test_cases_are_judged_by_it():
     test = joined(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
     found = comparison.decide(validation, test, 0.95)
     for level, units in (("patch", 9), ("slide", 3), ("case", 3)):
-        assert found["threshold"][level] == pytest.approx(0.2)
-        rates = found["at_threshold"][level]
-        assert (rates["sensitivity"]["value"], rates["specificity"]["value"]) == (1, 0)
-        assert (rates["true_positive"], rates["false_positive"]) == (units, units)
-        assert found["argmin"][level]["accuracy"]["value"] == 0.5
-        slope, intercept = (found["calibration"][level][key] for key in ("slope", "intercept"))
-        assert slope > 0 and -intercept / slope == pytest.approx(0.2)
+        assert found[level].threshold == pytest.approx(0.2)
+        rates = found[level].at_threshold
+        assert (rates.sensitivity.value, rates.specificity.value) == (1, 0)
+        assert (rates.true_positive, rates.false_positive) == (units, units)
+        assert found[level].argmin.accuracy.value == 0.5
+        curve = found[level].calibration
+        assert curve.slope > 0 and -curve.intercept / curve.slope == pytest.approx(0.2)
     # other test scores change nothing of what was fixed
     again = comparison.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
-    assert all(again[key] == found[key] for key in ("threshold", "calibration"))
-    called = comparison.called(comparison.by_level(test)["slide"], "slide", found)
+    for level, decision in found.items():
+        assert (again[level].threshold, again[level].calibration) == (decision.threshold, decision.calibration)
+    called = comparison.classify(comparison.by_level(test)["slide"], found["slide"])
     assert set(called["called"]) == {TUMOR} and called["probability"].between(0.5, 1).all()
 
 
@@ -164,7 +171,13 @@ def others(tmp_path):
         }
         learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
         found, left_out = baselines.make(
-            PatchStore(tmp_path), learnt, tables["validation"], tables["test"], components, encoded, 1
+            PatchStore(tmp_path),
+            learnt,
+            tables["validation"],
+            tables["test"],
+            components=components,
+            encoded=encoded,
+            seed=1,
         )
         assert not left_out or set(left_out) == {"pca_pair"} - set(found)
         return found, tables["test"]
@@ -175,12 +188,12 @@ def others(tmp_path):
 def test_directions_are_fixed_before_the_test_cases_are_seen(others):
     bright, dark = (200, 200, 200), (90, 90, 90)
     found, test = others((dark, bright), (dark, bright), (bright, dark))
-    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
+    measured = comparison.study(test, test, found, {}, SETTINGS, 1).baselines
     # on test all of it is the other way round, and must come out as wrong as it is
     assert found["mean_intensity"].direction == -1 and found["mean_intensity"].fixed_on == "training"
     assert found["error_tumor_model"].direction == 1 and found["error_tumor_model"].fixed_on == "validation"
     for name in ("mean_intensity", "error_tumor_model", "color_histogram", "pca_pair"):
-        assert [measured[name][f"auroc_{level}"]["value"] for level in discrimination.LEVELS] == [0, 0, 0], name
+        assert [measured[name].levels[level].auroc.value for level in LEVELS] == [0, 0, 0], name
 
 
 def test_every_baseline_finds_what_is_there_to_be_found(others):
@@ -189,7 +202,7 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
     encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
     found, test = others((red, blue), (red, blue), (red, blue), encoded)
-    measured = comparison.study(test, test, found, SETTINGS, 1)["baselines"]
+    measured = comparison.study(test, test, found, {}, SETTINGS, 1).baselines
     assert set(found) == {
         "error_tumor_model",
         "error_normal_model",
@@ -199,17 +212,17 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
         "latents",
     }
     for name in ("color_histogram", "pca_pair", "latents"):
-        assert measured[name]["auroc_slide"]["value"] == 1, name
-        assert 0.5 < measured[name]["auroc_slide"]["low"] < 1
-    assert 0.1 < measured["mean_intensity"]["auroc_patch"]["value"] < 0.9  # brightness does not distinguish these
-    assert json.dumps(measured, allow_nan=False)
+        assert measured[name].levels["slide"].auroc.value == 1, name
+        assert 0.5 < measured[name].levels["slide"].auroc.low < 1
+    assert 0.1 < measured["mean_intensity"].levels["patch"].auroc.value < 0.9  # brightness does not distinguish these
+    assert json.dumps({name: one.as_json() for name, one in measured.items()}, allow_nan=False)
 
 
 def test_the_linear_pair_shrinks_alike_to_what_the_patches_allow(others):
     colors = ((200, 100, 100), (100, 100, 200))
     found, _ = others(colors, colors, colors, components=50)
-    assert found["pca_pair"].more == {"components": 11, "components_wanted": 50}  # 12 training patches each
-    assert "11 components" in found["pca_pair"].about
+    assert found["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
+    assert "11 components" in found["pca_pair"].description
 
 
 def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(tmp_path, others, monkeypatch):
@@ -217,25 +230,26 @@ def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(t
     colors = ((200, 100, 100), (100, 100, 200))
     found, test = others(colors, colors, colors)
     assert set(found) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
-    metrics = comparison.study(test, test, found, SETTINGS, 1) | {"left_out": {"pca_pair": "all the same"}}
+    metrics = comparison.study(test, test, found, {"pca_pair": "all the same"}, SETTINGS, 1)
     assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
 
 
 def test_equal_errors_are_half_a_win_for_either_model():
     table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
-    wins = comparison.matrix(table, 0.95)["wins"]
-    assert wins["tumor_data"]["tumor_model"] == 0.75
-    assert wins["normal_data"]["tumor_model"] == pytest.approx(1 / 3)
+    found = comparison.matrix(table, 0.95)
+    assert found["tumor_data"].tumor_wins == 0.75
+    assert found["normal_data"].tumor_wins == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
 def test_a_truth_of_one_kind_judges_nothing_and_says_so(shares):
     test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
     truth = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
-    assert truth == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
-    told = verdicts.sentences(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]) | {"truth": truth}, 0.999)
-    assert any("nothing can be judged against it" in line for line in told)
-    assert any("its 99.9% interval" in line for line in told)
+    assert truth.as_json() == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
+    metrics = dataclasses.replace(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]), truth=truth)
+    told = verdicts.sentences(metrics, 0.999)
+    assert any("no AUROC can be computed against this truth" in line for line in told)
+    assert any("a 99.9% confidence interval" in line for line in told)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
@@ -246,7 +260,7 @@ def test_colors_are_the_histogram_and_the_mean(seed, count):
         __len__ = patches.__len__
         take = staticmethod(patches.__getitem__)
 
-    means, histograms = baselines._colors(Some())
+    means, histograms = baselines._color_features(Some())
     expected = [np.histogramdd(one.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for one in patches]
     assert histograms == pytest.approx(np.array(expected), abs=1e-7)
     assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
@@ -263,20 +277,20 @@ def studied(scores):
         "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
     )
     dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
-    metrics = comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, SETTINGS, 1)
-    return metrics | {"left_out": {"latents": "all has no latent layer"}}
+    left_out = {"latents": "all has no latent layer"}
+    return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, SETTINGS, 1)
 
 
 def test_what_includes_chance_is_said_to():
     metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
     told = verdicts.sentences(metrics, 0.95)
-    assert metrics["auroc_slide"]["low"] < 0.5 < metrics["auroc_slide"]["high"]
-    for level in discrimination.LEVELS:
+    assert metrics.levels["slide"].auroc.low < 0.5 < metrics.levels["slide"].auroc.high
+    for level in LEVELS:
         (one,) = [line for line in told if line.startswith(f"Per {level} the AUROC is")]
         assert "includes chance (0.5), so these data do not show" in one
-        assert f"{metrics[f'auroc_{level}']['value']:.2f}" in one
+        assert f"{metrics.levels[level].auroc.value:.2f}" in one
     assert any("Labels are per slide, not per patch" in line for line in told)
-    assert any("5 components instead of the 9" in line for line in told)
+    assert any("5 components, not 9" in line for line in told)
     assert any(line == "Left out, latents: all has no latent layer." for line in told)
     assert any("do as well as the pair or better" in line and "linear models" in line for line in told)
 
@@ -291,7 +305,10 @@ def test_what_the_permutation_test_does_not_grant_is_said_to():
 
 def test_a_model_that_wins_on_both_tissues_is_pointed_out():
     told = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
-    assert any("on 100% of tumor patches and 100% of normal ones" in line and "say tumor" in line for line in told)
+    assert any(
+        "on 100% of tumor patches and 100% of normal patches" in line and "call most patches tumor" in line
+        for line in told
+    )
 
 
 # -- heatmaps
@@ -543,7 +560,7 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
     assert len(scores) == found["counts"]["patch"]["units"] == found["truth"]["patches"]
     slides = pd.read_csv(folder / "slides.csv")
     assert slides["score"].to_numpy() == pytest.approx(scores.groupby("slide_id")["score"].mean().to_numpy())
-    for level in discrimination.LEVELS:
+    for level in LEVELS:
         area = found[f"auroc_{level}"]
         assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
         for one in found["baselines"].values():

@@ -19,6 +19,7 @@ from histocae.latent import study as latent_study
 from histocae.latent.clusters import cluster, cluster_gini, impurity, share_together
 from histocae.patches import store
 from histocae.statistics import classifier, discrimination
+from histocae.statistics.levels import LEVELS
 from support.make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
@@ -60,7 +61,7 @@ def studied(features, tables, latent=LATENT):
 
 def test_a_logistic_regression_finds_a_class_that_is_there_and_none_that_is_not():
     there, none = (probes.classify(*made(signal), TISSUE, 1) for signal in (8.0, 0.0))
-    for level in discrimination.LEVELS:
+    for level in LEVELS:
         assert there[level]["auroc"]["value"] == 1 and not there[level]["includes_chance"]
         assert none[level]["includes_chance"]
     assert 0.3 < none["patch"]["auroc"]["value"] < 0.7
@@ -73,7 +74,9 @@ def test_the_penalty_is_the_best_on_validation_and_units_do_not_matter():
 
     def area(scale, **strengths) -> float:
         x = {split: one * scale for split, one in features.items()}
-        fitted = classifier.fit_classifier(x["train"], y["train"], x["validation"], y["validation"], 1, **strengths)
+        fitted = classifier.fit_classifier(
+            x["train"], y["train"], x["validation"], y["validation"], seed=1, **strengths
+        )
         return discrimination.auroc(y["validation"], fitted.decision_function(x["validation"]))
 
     chosen = area(1)
@@ -86,7 +89,7 @@ def test_the_rarer_class_weighs_as_much():
     rng = np.random.default_rng(0)
     y = np.arange(600) % 12 == 0
     x = rng.normal(size=(600, 1)) + y[:, None]
-    scores = classifier.fit_classifier(x, y, x, y, 1).decision_function(x)
+    scores = classifier.fit_classifier(x, y, x, y, seed=1).decision_function(x)
     assert 0.5 < (scores > 0)[y].mean() < 0.9 and 0.5 < (scores < 0)[~y].mean() < 0.9
 
 
@@ -96,7 +99,9 @@ def test_patches_of_one_class_are_no_class_to_tell():
     for split in ("train", "validation"):
         some = {**y, split: np.ones_like(y[split])}
         with pytest.raises(DataError, match="needs both"):
-            classifier.fit_classifier(features["train"], some["train"], features["validation"], some["validation"], 1)
+            classifier.fit_classifier(
+                features["train"], some["train"], features["validation"], some["validation"], seed=1
+            )
     tables = {split: table.assign(sample_type=TUMOR) for split, table in tables.items()}
     found = studied(features, tables)
     assert "needs both" in found.about["classification"]["reason"]

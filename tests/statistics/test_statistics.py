@@ -13,8 +13,10 @@ from scipy.stats import binomtest, kstest, norm
 from sklearn import metrics
 
 from histocae.errors import DataError
-from histocae.statistics import discrimination, intervals
-from histocae.statistics.discrimination import LEVELS, discriminate
+from histocae.statistics import discrimination, intervals, thresholds
+from histocae.statistics.discrimination import discriminate
+from histocae.statistics.levels import LEVELS, at_level
+from histocae.statistics.resampling import CaseUnits
 
 QUICK = {"seed": 1, "bootstrap": 200, "permutations": 200, "confidence": 0.95}
 
@@ -105,9 +107,9 @@ def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
     calls = [
         lambda: discrimination.auroc(labels, scores),
         lambda: discrimination.auprc(labels, scores),
-        lambda: discrimination.threshold(labels, scores),
-        lambda: discrimination.calibrate(labels, scores),
-        lambda: discrimination.at_threshold(labels, scores, 0.0, 0.95),
+        lambda: thresholds.choose_threshold(labels, scores),
+        lambda: thresholds.calibrate(labels, scores),
+        lambda: thresholds.rates_at_threshold(labels, scores, 0.0, 0.95),
         lambda: discrimination.roc(labels, scores),
         lambda: discriminate(table, "case", **QUICK),
         lambda: discrimination.roc_band(table, "slide", 1, 100, 0.95),
@@ -153,8 +155,8 @@ def test_wilson_is_scipys_and_takes_fractions(hits, confidence):
 
 
 def test_unequal_cases_count_for_fewer():
-    assert intervals.effective([7] * 9) == 9 == intervals.effective([7] * 9 + [0])
-    assert intervals.effective([1, 1, 98]) == pytest.approx(10000 / 9606)
+    assert intervals.effective_count([7] * 9) == 9 == intervals.effective_count([7] * 9 + [0])
+    assert intervals.effective_count([1, 1, 98]) == pytest.approx(10000 / 9606)
 
 
 # --- levels, draws and permutations --------------------------------------------------------------
@@ -172,11 +174,11 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
     for level in LEVELS:
         labels, scores = expected[level]["label"].to_numpy(), expected[level]["score"].to_numpy()
         found = discriminate(table, level, **QUICK | {"bootstrap": 20, "permutations": 20})
-        assert found["auroc"]["value"] == pytest.approx(metrics.roc_auc_score(labels, scores))
-        assert found["auprc"]["value"] == pytest.approx(metrics.average_precision_score(labels, scores))
-        assert found["auprc"]["chance"] == pytest.approx(labels.mean())
+        assert found.auroc.value == pytest.approx(metrics.roc_auc_score(labels, scores))
+        assert found.auprc.value == pytest.approx(metrics.average_precision_score(labels, scores))
+        assert found.auprc.chance == pytest.approx(labels.mean())
         types = table.groupby("case_id")["label"].nunique()
-        assert found["counts"] == {
+        assert found.counts.as_json() == {
             "units": len(labels),
             "positive": labels.sum(),
             "negative": len(labels) - labels.sum(),
@@ -184,17 +186,17 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
             "paired_cases": (types == 2).sum(),
             "slides": table["slide_id"].nunique(),
         }
-        for area in (found["auroc"], found["auprc"]):
-            assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
-        assert found["includes_chance"] is bool(found["auroc"]["low"] <= 0.5 <= found["auroc"]["high"])
-        assert 0 < found["p_value"] <= 1
-        json.dumps(found, allow_nan=False)
+        for area in (found.auroc, found.auprc):
+            assert 0 <= area.low <= area.value <= area.high <= 1
+        assert found.includes_chance is bool(found.auroc.low <= 0.5 <= found.auroc.high)
+        assert 0 < found.p_value <= 1
+        json.dumps(found.as_json(), allow_nan=False)
 
 
 @settings(max_examples=40)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1))
 def test_a_draw_is_the_areas_of_the_table_with_its_cases_repeated(table, seed):
-    one = discrimination._Units.of(discrimination.units(table, "patch"))
+    one = CaseUnits.from_table(at_level(table, "patch"))
     draws = one.draw(5, np.random.default_rng(seed))
     names = sorted(table["case_id"].unique())
     kinds = table.groupby("case_id")["label"].agg(frozenset)[names].to_numpy()
@@ -228,7 +230,7 @@ def test_the_p_value_is_that_of_all_permutations(tumor, normal, both, gap):
     table = drawn(np.random.default_rng(5), tumor, normal, both, gap, alike=0.7, patches=(1, 4))
     expected = permuted_by_hand(table)
     assert 0 < expected < 0.9
-    found = discriminate(table, "patch", **QUICK | {"permutations": 20_000})["p_value"]
+    found = discriminate(table, "patch", **QUICK | {"permutations": 20_000}).p_value
     assert found == pytest.approx(expected, abs=0.015)
 
 
@@ -238,12 +240,12 @@ def test_a_pair_says_as_much_as_its_order():
     rows = [(str(case), f"{case}-{label}", label, case + label / 2) for case in range(8) for label in (0, 1)]
     table = pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
     paired = discriminate(table, "slide", **QUICK | {"permutations": 5000})
-    assert paired["auroc"]["value"] == pytest.approx(36 / 64)
-    assert paired["p_value"] == pytest.approx(2 / 2**8, abs=0.005)
+    assert paired.auroc.value == pytest.approx(36 / 64)
+    assert paired.p_value == pytest.approx(2 / 2**8, abs=0.005)
     apart = table.assign(case_id=table["slide_id"])
     alone = discriminate(apart, "slide", **QUICK | {"permutations": 5000})
-    assert alone["p_value"] > 0.5
-    assert (paired["counts"]["paired_cases"], alone["counts"]["paired_cases"]) == (8, 0)
+    assert alone.p_value > 0.5
+    assert (paired.counts.paired_cases, alone.counts.paired_cases) == (8, 0)
 
 
 @settings(max_examples=30)
@@ -254,16 +256,19 @@ def test_equal_scores_tell_nothing_whatever_the_numbers_of_patches(score, counts
         for i, count in enumerate(counts)
     ]
     table = pd.concat(parts)
-    for level in discrimination.LEVELS:
-        found = discrimination.discriminate(table, level, 1, 100, 100, 0.95, precision=False)
-        assert found["auroc"]["value"] == 0.5 and found["includes_chance"] and "auprc" not in found
+    for level in LEVELS:
+        found = discriminate(table, level, seed=1, bootstrap=100, permutations=100, confidence=0.95, with_auprc=False)
+        assert found.auroc.value == 0.5 and found.includes_chance and "auprc" not in found.as_json()
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_where_the_scores_mean_nothing_every_p_value_is_as_likely(level):
     rng = np.random.default_rng(11)
     found = [
-        discriminate(drawn(rng, 7, 5, 3, gap=0, alike=0.6), level, i, 20, 199, 0.95)["p_value"] for i in range(150)
+        discriminate(
+            drawn(rng, 7, 5, 3, gap=0, alike=0.6), level, seed=i, bootstrap=20, permutations=199, confidence=0.95
+        ).p_value
+        for i in range(150)
     ]
     assert kstest(found, "uniform").pvalue > 0.01
 
@@ -274,11 +279,11 @@ def test_patches_do_not_count_as_independent():
     many = pd.concat([table.assign(score=table["score"] + 1e-6 * i) for i in range(20)])
     few, more = (discriminate(one, "patch", **QUICK) for one in (table, many))
     for key in ("auroc", "auprc"):
-        assert more[key]["low"] == pytest.approx(few[key]["low"], abs=0.02)
-        assert more[key]["high"] == pytest.approx(few[key]["high"], abs=0.02)
-    assert more["p_value"] == pytest.approx(few["p_value"], abs=0.01)
+        assert getattr(more, key).low == pytest.approx(getattr(few, key).low, abs=0.02)
+        assert getattr(more, key).high == pytest.approx(getattr(few, key).high, abs=0.02)
+    assert more.p_value == pytest.approx(few.p_value, abs=0.01)
     alone = discriminate(many.assign(case_id=[str(i) for i in range(len(many))]), "patch", **QUICK)
-    assert alone["auroc"]["low"] > more["auroc"]["low"] + 0.1
+    assert alone.auroc.low > more.auroc.low + 0.1
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -286,23 +291,23 @@ def test_patches_do_not_count_as_independent():
 def test_where_the_classes_part_the_interval_still_has_a_width(level, value):
     table = drawn(np.random.default_rng(3), 8, 5, gap=100 * (2 * value - 1))
     found = discriminate(table, level, **QUICK)
-    assert found["auroc"]["value"] == value and not found["includes_chance"]
-    assert found["p_value"] < 0.02
-    ends = (found["auroc"]["low"], found["auroc"]["high"])
+    assert found.auroc.value == value and not found.includes_chance
+    assert found.p_value < 0.02
+    ends = (found.auroc.low, found.auroc.high)
     assert value in ends and 0.15 < ends[1] - ends[0] < 0.5
     if level == "case":
         assert ends == intervals.newcombe(value, 8, 5, 0.95)
         if value == 1:
-            assert found["auprc"]["high"] == 1
-            assert found["auprc"]["low"] == intervals.wilson(1, 8, 0.95)[0] < 0.7
+            assert found.auprc.high == 1
+            assert found.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
 
 
 @pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])
 def test_one_case_of_a_kind_is_enough_to_say_that_nothing_is_known(kinds):
     for level in LEVELS:
         found = discriminate(drawn(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
-        assert found["auroc"]["value"] == 1 and found["auroc"]["high"] - found["auroc"]["low"] > 0.4
-        assert found["p_value"] > 0.1
+        assert found.auroc.value == 1 and found.auroc.high - found.auroc.low > 0.4
+        assert found.p_value > 0.1
 
 
 @pytest.mark.parametrize("kinds", [(5, 5, 0), (10, 5, 0), (0, 0, 8)])
@@ -317,9 +322,9 @@ def test_the_intervals_hold_the_truth_about_as_often_as_they_say(kinds, auc):
     for i in range(80):
         # cases of equal size, so that the share of tumors is what the truth has it
         table = drawn(rng, *kinds, gap=gap, alike=0.7, patches=(8, 8))
-        found = discriminate(table, "patch", i, 200, 10, 0.95)
+        found = discriminate(table, "patch", seed=i, bootstrap=200, permutations=10, confidence=0.95)
         truth = {"auroc": auc, "auprc": precision}
-        held.append([found[key]["low"] <= value <= found[key]["high"] for key, value in truth.items()])
+        held.append([getattr(found, key).includes(value) for key, value in truth.items()])
     assert (np.mean(held, axis=0) >= 0.92).all()
 
 
@@ -329,9 +334,9 @@ def test_the_seed_decides_and_the_order_of_rows_does_not():
         first = discriminate(table, level, **QUICK)
         assert discriminate(table, level, **QUICK) == first
         shuffled = discriminate(table.sample(frac=1, random_state=1), level, **QUICK)
-        assert shuffled["counts"] == first["counts"] and shuffled["p_value"] == first["p_value"]
+        assert shuffled.counts == first.counts and shuffled.p_value == first.p_value
         for key in ("auroc", "auprc"):
-            assert shuffled[key] == pytest.approx(first[key])
+            assert shuffled.as_json()[key] == pytest.approx(first.as_json()[key])
         band = discrimination.roc_band(table, level, 1, 100, 0.95)
         pd.testing.assert_frame_equal(discrimination.roc_band(table, level, 1, 100, 0.95), band)
         assert not discrimination.roc_band(table, level, 2, 100, 0.95).equals(band)
@@ -347,71 +352,72 @@ def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(given_):
     def youden(at: float) -> float:
         return (scores[labels == 1] >= at).mean() - (scores[labels == 0] >= at).mean()
 
-    found = discrimination.threshold(labels, scores)
+    found = thresholds.choose_threshold(labels, scores)
     assert np.isfinite(found) and scores.min() <= found <= scores.max()
     assert youden(found) == pytest.approx(max(youden(one) for one in [*scores, scores.max() + 1]))
     order = np.random.default_rng(0).permutation(len(scores))
-    assert discrimination.threshold(labels[order], scores[order]) == found
+    assert thresholds.choose_threshold(labels[order], scores[order]) == found
 
 
 def test_the_threshold_lies_midway_and_settles_ties():
-    assert discrimination.threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
-    assert discrimination.threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
-    assert discrimination.threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
-    assert discrimination.threshold([0, 1], [5, 5]) == 5
-    assert discrimination.threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
+    assert thresholds.choose_threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
+    assert thresholds.choose_threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
+    assert thresholds.choose_threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
+    assert thresholds.choose_threshold([0, 1], [5, 5]) == 5
+    assert thresholds.choose_threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
     one, two = 1.0, np.nextafter(1.0, 2)
-    assert discrimination.threshold([0, 1], [one, two]) == two
-    assert discrimination.threshold([0, 1], [-1.7e308, 1.7e308]) == 0
+    assert thresholds.choose_threshold([0, 1], [one, two]) == two
+    assert thresholds.choose_threshold([0, 1], [-1.7e308, 1.7e308]) == 0
 
 
 @given(given_=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
 def test_the_calibration_solves_platts_problem(given_, shift, scale):
     labels, scores = given_
     scores = scale * (scores + shift)
-    slope, intercept = discrimination.calibrate(labels, scores)
+    curve = thresholds.calibrate(labels, scores)
     tumors, normals = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (tumors + 1) / (tumors + 2), 1 / (normals + 2))
-    left = targets - discrimination.probability(scores, slope, intercept)
+    left = targets - curve.probability(scores)
     spread = scores.std() or 1
     assert abs(left.sum()) < 1e-4 and abs((left * (scores - scores.mean()) / spread).sum()) < 1e-4
 
 
 def test_classes_that_part_are_calibrated_all_the_same():
-    slope, intercept = discrimination.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
-    assert 0 < slope < 10 and -slope * 4 < intercept < -slope
-    chances = discrimination.probability([0, 2.5, 5], slope, intercept)
+    curve = thresholds.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
+    assert 0 < curve.slope < 10 and -curve.slope * 4 < curve.intercept < -curve.slope
+    chances = curve.probability([0, 2.5, 5])
     assert chances[0] < 0.2 and chances[1] == pytest.approx(0.5) and chances[2] > 0.8
-    assert discrimination.calibrate([0, 1, 1], [2, 2, 2])[0] == 0
-    assert discrimination.probability([1e300, -1e300], 1.0, 0.0).tolist() == [1, 0]
+    assert thresholds.calibrate([0, 1, 1], [2, 2, 2]).slope == 0
+    assert thresholds.Calibration(1.0, 0.0).probability([1e300, -1e300]).tolist() == [1, 0]
 
 
 @given(given_=scored(), at=st.floats(-5, 5))
 def test_rates_at_a_threshold(given_, at):
     labels, scores = given_
-    found = discrimination.at_threshold(labels, scores, at, 0.9)
+    found = thresholds.rates_at_threshold(labels, scores, at, 0.9)
     matrix = metrics.confusion_matrix(labels, scores >= at, labels=[0, 1])
     names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
-    assert [[found[name] for name in row] for row in names] == matrix.tolist()
+    assert [[getattr(found, name) for name in row] for row in names] == matrix.tolist()
     for name, hits, of in (
         ("sensitivity", matrix[1, 1], matrix[1].sum()),
         ("specificity", matrix[0, 0], matrix[0].sum()),
         ("accuracy", matrix.trace(), matrix.sum()),
     ):
         interval = binomtest(int(hits), int(of)).proportion_ci(0.9, "wilson")
-        assert found[name]["value"] == pytest.approx(hits / of)
-        assert (found[name]["low"], found[name]["high"]) == pytest.approx((interval.low, interval.high))
-    both = found["balanced_accuracy"]
-    assert both["value"] == pytest.approx((found["sensitivity"]["value"] + found["specificity"]["value"]) / 2)
-    assert -1e-9 <= both["low"] <= both["value"] <= both["high"] <= 1 + 1e-9
-    json.dumps(found, allow_nan=False)
+        rate = getattr(found, name)
+        assert rate.value == pytest.approx(hits / of)
+        assert (rate.low, rate.high) == pytest.approx((interval.low, interval.high))
+    both = found.balanced_accuracy
+    assert both.value == pytest.approx((found.sensitivity.value + found.specificity.value) / 2)
+    assert -1e-9 <= both.low <= both.value <= both.high <= 1 + 1e-9
+    json.dumps(found.as_json(), allow_nan=False)
 
 
 def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
     labels, scores = np.repeat([0, 1] * 5, 100), np.repeat([0, 1] * 5, 100).astype(float)
     cases = np.repeat(np.arange(10), 100)
-    alone, grouped = (discrimination.at_threshold(labels, scores, 0.5, 0.95, of) for of in (None, cases))
-    few = discrimination.at_threshold(labels[::100], scores[::100], 0.5, 0.95)
+    alone, grouped = (thresholds.rates_at_threshold(labels, scores, 0.5, 0.95, of).as_json() for of in (None, cases))
+    few = thresholds.rates_at_threshold(labels[::100], scores[::100], 0.5, 0.95).as_json()
     for name in ("accuracy", "sensitivity", "specificity", "balanced_accuracy"):
         assert grouped[name] == pytest.approx(few[name]) and alone[name]["low"] > grouped[name]["low"] + 0.1
     assert grouped["true_positive"] == 500
@@ -450,7 +456,7 @@ def test_the_band_is_that_of_the_cases_drawn(level):
     assert list(band.columns) == ["fpr", "tpr", "low", "high"] and len(band) == 101
     assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all()
     assert band.iloc[-1].tolist() == [1, 1, 1, 1]
-    found = discrimination.units(table, level)
+    found = at_level(table, level)
     fpr, tpr, _ = metrics.roc_curve(found["label"], found["score"])
     np.testing.assert_allclose(band["tpr"], np.interp(band["fpr"], fpr, tpr))
     by_hand = []

@@ -1,34 +1,171 @@
-"""Tumor against normal: what a pair of models, one trained on either tissue, tells about a patch.
+"""Tumor against normal: what a pair of models, one trained on each tissue, says about patches.
 
-The score of a patch is log E_normal - log E_tumor, the errors with which both models give it
-back; a higher one means tumor. Beside it stand simpler ways to tell the tissues apart, on
-the same split. Thresholds, calibrations and directions are fixed on training or validation
-cases; test cases only report.
+The score of a patch is log E_normal - log E_tumor, from the errors with which the models
+reconstruct it; a higher score means tumor. Baselines, simpler ways to distinguish the tissues,
+are measured on the same split. Thresholds, calibrations and directions are fixed on training or
+validation cases; test cases only report.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from numpy.typing import NDArray
 
 from histocae.contrast import pair
 from histocae.contrast.baselines import Baseline
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
-from histocae.statistics import discrimination
+from histocae.statistics import thresholds
+from histocae.statistics.discrimination import Discrimination, discriminate, levels_as_json, roc_band
+from histocae.statistics.intervals import ClusteredMean, Estimate, clustered_mean
+from histocae.statistics.levels import LEVELS, average_scores
+from histocae.statistics.thresholds import Calibration, Rates
 
 TUMOR, NORMAL = COMPARED
-PLACE = ["shard", "position"]
-KEPT = ["slide_id", "case_id", "sample_type", *PLACE]
-DATA = {"tumor_data": 1, "normal_data": 0}
-TRUE_SHARE = 0.5  # a patch is tumor by the truth from this share of its area on
+PATCH_KEY = ["shard", "position"]
+KEPT_COLUMNS = ["slide_id", "case_id", "sample_type", *PATCH_KEY]
+DATA = {"tumor_data": 1, "normal_data": 0}  # the label of the patches of either tissue
+TRUE_SHARE = 0.5  # a patch is truly tumor where at least this share of its area is
+
+
+@dataclass(frozen=True)
+class TissueErrors:
+    """Errors of both models on the patches of one tissue.
+
+    Attributes:
+        means: mean squared error per model (tumor_model, normal_model).
+        difference: mean of the normal model's error less the tumor model's, patch by patch.
+        tumor_wins: share of patches on which the tumor model has the smaller error; equal errors count half.
+
+    """
+
+    means: dict[str, ClusteredMean]
+    difference: ClusteredMean
+    tumor_wins: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A threshold and a calibration fixed on validation units of one level, and their rates on test units.
+
+    Attributes:
+        threshold: a unit is called tumor where its score is at least that.
+        calibration: of the score to a probability.
+        at_threshold: rates on test units at the threshold.
+        argmin: rates on test units where the model with the smaller error decides (threshold 0).
+
+    """
+
+    threshold: float
+    calibration: Calibration
+    at_threshold: Rates
+    argmin: Rates
+
+
+@dataclass(frozen=True)
+class BaselineMetrics:
+    """How well a baseline distinguishes the tissues on test cases.
+
+    Attributes:
+        description: of the baseline, for readers.
+        direction: 1, or -1 where a low measure means tumor.
+        fixed_on: split that fixed the direction, or definition.
+        details: further numbers of the baseline.
+        levels: discrimination per level, without AUPRC.
+
+    """
+
+    description: str
+    direction: int
+    fixed_on: str
+    details: dict[str, int]
+    levels: dict[str, Discrimination]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: about, direction, fixed_on, the details, auroc_<level>, p_value_<level>."""
+        return {
+            "about": self.description,
+            "direction": self.direction,
+            "fixed_on": self.fixed_on,
+            **self.details,
+            **levels_as_json(self.levels, with_counts=False),
+        }
+
+
+@dataclass(frozen=True)
+class TruthMetrics:
+    """How well scores of patches agree with what the patches truly show.
+
+    Attributes:
+        patches: number of test patches.
+        tumor_patches: those with at least half of their area tumor.
+        aurocs: AUROC per patch of the pair and of each baseline against this truth; empty where
+            all patches are of one kind.
+
+    """
+
+    patches: int
+    tumor_patches: int
+    aurocs: dict[str, Estimate] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: patches, tumor_patches, auroc_patch_pair, auroc_patch_<baseline>."""
+        areas = {f"auroc_patch_{name}": area.as_json() for name, area in self.aurocs.items()}
+        return {"patches": self.patches, "tumor_patches": self.tumor_patches, **areas}
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """All numbers of a pair on one split, beside its baselines.
+
+    Attributes:
+        errors: per tissue (tumor_data, normal_data) the errors of both models.
+        levels: discrimination per level.
+        decisions: threshold, calibration and rates per level.
+        baselines: by name.
+        left_out: reason per baseline that could not be computed.
+        truth: agreement with the true content of patches; None where that is unknown.
+
+    """
+
+    errors: dict[str, TissueErrors]
+    levels: dict[str, Discrimination]
+    decisions: dict[str, Decision]
+    baselines: dict[str, BaselineMetrics]
+    left_out: dict[str, str]
+    truth: TruthMetrics | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object of reports/tissue/metrics.json, as far as numbers go."""
+        errors, decisions = self.errors.items(), self.decisions.items()
+        return {
+            "mse": {data: {model: mean.value for model, mean in each.means.items()} for data, each in errors},
+            "mse_interval": {
+                data: {model: {"low": mean.low, "high": mean.high} for model, mean in each.means.items()}
+                for data, each in errors
+            },
+            "mse_difference": {data: each.difference.as_json() for data, each in errors},
+            "wins": {data: {"tumor_model": each.tumor_wins} for data, each in errors},
+            **levels_as_json(self.levels),
+            "threshold": {level: decision.threshold for level, decision in decisions},
+            "calibration": {level: decision.calibration.as_json() for level, decision in decisions},
+            "at_threshold": {level: decision.at_threshold.as_json() for level, decision in decisions},
+            "argmin": {level: decision.argmin.as_json() for level, decision in decisions},
+            "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
+            "left_out": self.left_out,
+            **({} if self.truth is None else {"truth": self.truth.as_json()}),
+        }
 
 
 def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:
-    """Put both models' errors beside the patches they are of.
+    """Join both models' errors to the patches that they were measured on.
 
     Args:
-        rows: of one split, one per patch.
+        rows: patches of one split, one per row.
         tumor: shard, position and mse of the tumor model, in the same order.
         normal: likewise of the normal model.
 
@@ -40,7 +177,7 @@ def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.Da
 
     """
     for name, errors in (("tumor", tumor), ("normal", normal)):
-        if len(errors) != len(rows) or (errors[PLACE].to_numpy() != rows[PLACE].to_numpy()).any():
+        if len(errors) != len(rows) or (errors[PATCH_KEY].to_numpy() != rows[PATCH_KEY].to_numpy()).any():
             raise DataError(
                 f"the errors of the {name} model are of other patches than the split's; run dvc repro evaluate"
             )
@@ -52,186 +189,216 @@ def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.Da
 
 
 def by_level(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Bring the scores of patches to each level, as `discrimination.units` does, with names.
+    """Average the scores of patches to each level, as `levels.at_level` does, and keep the names of units.
+
+    Args:
+        table: the result of `join`.
 
     Returns:
         patch: the table itself; slide: the mean of a slide's patches; case: the mean of the
-        slides of a case and sample type. All with case_id, sample_type, label and score.
+        slides of a case and sample type. All have case_id, sample_type, label and score.
 
     """
-    of = ["slide_id", "case_id", "sample_type", "label"]
-    slides = discrimination.averaged(table, of).rename(columns={"number": "patches"})
-    cases = discrimination.averaged(slides, of[1:]).rename(columns={"number": "slides"})
-    cases["patches"] = slides.groupby(of[1:])["patches"].sum().to_numpy()
+    groups = ["slide_id", "case_id", "sample_type", "label"]
+    slides = average_scores(table, groups).rename(columns={"number": "patches"})
+    cases = average_scores(slides, groups[1:]).rename(columns={"number": "slides"})
+    cases["patches"] = slides.groupby(groups[1:])["patches"].sum().to_numpy()
     return {
         "patch": table,
-        "slide": slides[[*of, "patches", "score"]],
-        "case": cases[[*of[1:], "slides", "patches", "score"]],
+        "slide": slides[[*groups, "patches", "score"]],
+        "case": cases[[*groups[1:], "slides", "patches", "score"]],
     }
 
 
-def mean_by_case(values: np.ndarray, cases: np.ndarray, confidence: float) -> dict:
-    """Average over patches, with an interval that counts cases.
-
-    The ratio estimator of cluster sampling (Cochran 1977, Sampling Techniques, ch. 6) with
-    Student's t of one degree of freedom less than there are cases: of few cases a bootstrap
-    of the mean says too little.
-
-    Returns:
-        value, low, high; the last two None where all values are of one case.
-
-    """
-    codes = pd.factorize(cases)[0]
-    sums, counts = np.bincount(codes, values), np.bincount(codes)
-    value, number = float(values.mean()), len(counts)
-    if number < 2:
-        return {"value": value, "low": None, "high": None}
-    error = np.sqrt(number / (number - 1) * np.square(sums - value * counts).sum()) / len(values)
-    half = float(stdtrit(number - 1, 0.5 + confidence / 2) * error)
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-def matrix(table: pd.DataFrame, confidence: float) -> dict:
+def matrix(table: pd.DataFrame, confidence: float) -> dict[str, TissueErrors]:
     """Compare the mean errors of both models on both tissues.
 
+    Args:
+        table: the result of `join`.
+        confidence: of the intervals, e.g. 0.95.
+
     Returns:
-        mse: tissue x model; mse_interval: likewise low and high; mse_difference: per tissue
-        that of the normal model less that of the tumor model, patch by patch; wins: per
-        tissue the share of patches on which the tumor model has the smaller error, equal errors
-        counting half.
+        The errors per tissue: tumor_data, normal_data. Lower bounds of mean errors are at least 0.
 
     """
-    found: dict = {"mse": {}, "mse_interval": {}, "mse_difference": {}, "wins": {}}
+    errors = {}
     for data, label in DATA.items():
         rows = table[table["label"] == label]
         cases = rows["case_id"].to_numpy()
-        means = {m: mean_by_case(rows[column].to_numpy(), cases, confidence) for m, column in pair.MODELS.items()}
-        found["mse"][data] = {model: one.pop("value") for model, one in means.items()}
-        found["mse_interval"][data] = {
-            model: {"low": one["low"] and max(0.0, one["low"]), "high": one["high"]} for model, one in means.items()
-        }
+        means = {}
+        for model, column in pair.MODELS.items():
+            mean = clustered_mean(rows[column].to_numpy(), cases, confidence)
+            means[model] = ClusteredMean(mean.value, None if mean.low is None else max(0.0, mean.low), mean.high)
         less = (rows["error_normal"] - rows["error_tumor"]).to_numpy()
-        found["mse_difference"][data] = mean_by_case(less, cases, confidence)
-        found["wins"][data] = {"tumor_model": float(((less > 0) + 0.5 * (less == 0)).mean())}
-    return found
+        wins = float(((less > 0) + 0.5 * (less == 0)).mean())
+        errors[data] = TissueErrors(means, clustered_mean(less, cases, confidence), wins)
+    return errors
 
 
-def discriminate_levels(table: pd.DataFrame, settings: Tissue, seed: int, precision: bool = True) -> dict:
-    """Tell how well the scores tell the tissues apart at each level.
+def discriminate_levels(
+    table: pd.DataFrame, settings: Tissue, seed: int, with_auprc: bool = True
+) -> dict[str, Discrimination]:
+    """Measure how well the scores distinguish the tissues at each level.
 
-    Returns:
-        auroc_<level> and, with `precision`, auprc_<level> (value, low, high), p_value_<level>,
-        counts.<level>.
-
-    """
-    found: dict = {"counts": {}}
-    for level in discrimination.LEVELS:
-        one = discrimination.discriminate(
-            table, level, seed, settings.bootstrap, settings.permutations, settings.confidence, precision
-        )
-        found |= {f"{key}_{level}": one[key] for key in ("auroc", "auprc", "p_value") if key in one}
-        found["counts"][level] = one["counts"]
-    return found
-
-
-def decide(validation: pd.DataFrame, test: pd.DataFrame, confidence: float) -> dict:
-    """Fix a threshold and a calibration per level on validation cases, and tell what they do on test cases.
+    Args:
+        table: one row per patch: case_id, slide_id, label, score.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations; each level starts with it.
+        with_auprc: whether to measure the AUPRC as well.
 
     Returns:
-        threshold.<level>, calibration.<level> (slope, intercept), at_threshold.<level>, and
-        argmin.<level>: the same rates where the smaller error decides (the threshold is 0).
+        A discrimination per level.
 
     """
-    found: dict = {"threshold": {}, "calibration": {}, "at_threshold": {}, "argmin": {}}
-    fitting, judged = by_level(validation), by_level(test)
-    for level in discrimination.LEVELS:
-        labels, scores = fitting[level]["label"].to_numpy(), fitting[level]["score"].to_numpy()
-        bound = discrimination.threshold(labels, scores)
-        slope, intercept = discrimination.calibrate(labels, scores)
-        found["threshold"][level] = bound
-        found["calibration"][level] = {"slope": slope, "intercept": intercept}
-        labels, scores, cases = (judged[level][name].to_numpy() for name in ("label", "score", "case_id"))
-        for name, one in (("at_threshold", bound), ("argmin", 0.0)):
-            found[name][level] = discrimination.at_threshold(labels, scores, one, confidence, cases)
-    return found
+    return {level: _discriminate(table, level, settings, seed, with_auprc) for level in LEVELS}
 
 
-def called(table: pd.DataFrame, level: str, decided: dict) -> pd.DataFrame:
-    """Add the probability of tumor and the class that the threshold of a level gives."""
-    scores = table["score"].to_numpy()
-    return table.assign(
-        probability=discrimination.probability(scores, **decided["calibration"][level]),
-        called=np.where(scores >= decided["threshold"][level], TUMOR, NORMAL),
+def _discriminate(table: pd.DataFrame, level: str, settings: Tissue, seed: int, with_auprc: bool) -> Discrimination:
+    return discriminate(
+        table,
+        level,
+        seed=seed,
+        bootstrap=settings.bootstrap,
+        permutations=settings.permutations,
+        confidence=settings.confidence,
+        with_auprc=with_auprc,
     )
 
 
-def _measured(other: Baseline, test: pd.DataFrame, settings: Tissue, seed: int) -> dict:
-    """Give a baseline's AUROC at each level with interval and p-value, and how it was made."""
-    kept = discriminate_levels(test.assign(score=other.scores), settings, seed, precision=False)
-    del kept["counts"]
-    about = {"about": other.about, "direction": other.direction, "fixed_on": other.fixed_on}
-    return about | other.more | kept
+def decide(validation: pd.DataFrame, test: pd.DataFrame, confidence: float) -> dict[str, Decision]:
+    """Fix a threshold and a calibration per level on validation cases, and measure them on test cases.
+
+    Args:
+        validation: the result of `join` for validation patches.
+        test: the result of `join` for test patches.
+        confidence: of the intervals, e.g. 0.95.
+
+    Returns:
+        A decision per level.
+
+    """
+    decisions = {}
+    fixing, judged = by_level(validation), by_level(test)
+    for level in LEVELS:
+        labels, scores = fixing[level]["label"].to_numpy(), fixing[level]["score"].to_numpy()
+        threshold, calibration = thresholds.choose_threshold(labels, scores), thresholds.calibrate(labels, scores)
+        labels, scores, cases = (judged[level][name].to_numpy() for name in ("label", "score", "case_id"))
+        at_threshold, argmin = (
+            thresholds.rates_at_threshold(labels, scores, bound, confidence, cases) for bound in (threshold, 0.0)
+        )
+        decisions[level] = Decision(threshold, calibration, at_threshold, argmin)
+    return decisions
+
+
+def classify(table: pd.DataFrame, decision: Decision) -> pd.DataFrame:
+    """Add the probability of tumor and the called class of each unit.
+
+    Args:
+        table: units of one level with their score.
+        decision: threshold and calibration of that level.
+
+    Returns:
+        The table with the columns probability and called (a sample type).
+
+    """
+    scores = table["score"].to_numpy()
+    return table.assign(
+        probability=decision.calibration.probability(scores),
+        called=np.where(scores >= decision.threshold, TUMOR, NORMAL),
+    )
 
 
 def study(
-    validation: pd.DataFrame, test: pd.DataFrame, others: dict[str, Baseline], settings: Tissue, seed: int
-) -> dict:
-    """Put together `matrix`, `discriminate_levels`, `decide` and, under `baselines`, each of the others."""
-    found = matrix(test, settings.confidence) | discriminate_levels(test, settings, seed)
-    found |= decide(validation, test, settings.confidence)
-    return found | {"baselines": {name: _measured(one, test, settings, seed) for name, one in others.items()}}
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
+    baselines: Mapping[str, Baseline],
+    left_out: Mapping[str, str],
+    settings: Tissue,
+    seed: int,
+) -> PairMetrics:
+    """Measure a pair and its baselines on one split.
+
+    Args:
+        validation: the result of `join` for validation patches, which fix thresholds and calibrations.
+        test: the result of `join` for test patches.
+        baselines: by name, with the scores of the test patches.
+        left_out: reason per baseline that could not be computed.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations.
+
+    Returns:
+        All numbers but the agreement with the truth; see `against_truth`.
+
+    """
+    return PairMetrics(
+        errors=matrix(test, settings.confidence),
+        levels=discriminate_levels(test, settings, seed),
+        decisions=decide(validation, test, settings.confidence),
+        baselines={
+            name: BaselineMetrics(
+                baseline.description,
+                baseline.direction,
+                baseline.fixed_on,
+                baseline.details,
+                discriminate_levels(test.assign(score=baseline.scores), settings, seed, with_auprc=False),
+            )
+            for name, baseline in baselines.items()
+        },
+        left_out=dict(left_out),
+    )
 
 
-def curves(test: pd.DataFrame, settings: Tissue, seed: int) -> pd.DataFrame:
-    """Give the ROC curve of each level with its band: level, fpr, tpr, low, high."""
-    bands = {
-        level: discrimination.roc_band(test, level, seed, settings.bootstrap, settings.confidence)
-        for level in discrimination.LEVELS
-    }
+def roc_curves(test: pd.DataFrame, settings: Tissue, seed: int) -> pd.DataFrame:
+    """Compute the ROC curve of each level with its band.
+
+    Args:
+        test: the result of `join`.
+        settings: number of draws, confidence.
+        seed: of the draws.
+
+    Returns:
+        level, fpr, tpr, low, high.
+
+    """
+    bands = {level: roc_band(test, level, seed, settings.bootstrap, settings.confidence) for level in LEVELS}
     return pd.concat(bands, names=["level"]).reset_index(level="level").reset_index(drop=True)
 
 
-def methods(metrics: dict) -> pd.DataFrame:
+def auroc_table(metrics: PairMetrics) -> pd.DataFrame:
     """List the AUROCs of the pair and of each baseline: method, about, level, value, low, high."""
-    named = {"pair": {"about": "the pair of models", **metrics}, **metrics["baselines"]}
+    methods = {"pair": ("the pair of models", metrics.levels)}
+    methods |= {name: (each.description, each.levels) for name, each in metrics.baselines.items()}
     return pd.DataFrame(
         [
-            {"method": name, "about": one["about"], "level": level, **one[f"auroc_{level}"]}
-            for name, one in named.items()
-            for level in discrimination.LEVELS
+            {"method": name, "about": description, "level": level, **levels[level].auroc.as_json()}
+            for name, (description, levels) in methods.items()
+            for level in LEVELS
         ]
     )
 
 
 def against_truth(
-    test: pd.DataFrame, shares: np.ndarray, others: dict[str, Baseline], settings: Tissue, seed: int
-) -> dict:
-    """Judge the scores of patches by what is truly in them, not by the label of their slide.
+    test: pd.DataFrame, shares: NDArray[np.float64], baselines: Mapping[str, Baseline], settings: Tissue, seed: int
+) -> TruthMetrics:
+    """Compare the scores of patches with what the patches truly show, not with the label of their slide.
 
     Args:
-        test: what `join` gave.
-        shares: of each patch's area that is tumor.
-        others: the baselines.
-        settings: how sure one wants to be.
-        seed: of the draws of cases.
+        test: the result of `join`.
+        shares: tumor share of each patch's area, float64, shape (patches,).
+        baselines: by name, with the scores of the test patches.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations.
 
     Returns:
-        patches, tumor_patches; auroc_patch_pair and auroc_patch_<baseline> (value, low, high) of
-        patches that are at least half tumor against all others, where there are both.
+        The AUROCs of patches that are at least half tumor against all other patches.
 
     """
     truth = (shares >= TRUE_SHARE).astype(int)
-    found: dict = {"patches": len(truth), "tumor_patches": int(truth.sum())}
     if truth.min() == truth.max():
-        return found
-    for name, scores in {"pair": test["score"], **{name: one.scores for name, one in others.items()}}.items():
-        found[f"auroc_patch_{name}"] = discrimination.discriminate(
-            test.assign(label=truth, score=scores),
-            "patch",
-            seed,
-            settings.bootstrap,
-            settings.permutations,
-            settings.confidence,
-            precision=False,
-        )["auroc"]
-    return found
+        return TruthMetrics(len(truth), int(truth.sum()))
+    scores = {"pair": test["score"], **{name: baseline.scores for name, baseline in baselines.items()}}
+    aurocs = {
+        name: _discriminate(test.assign(label=truth, score=values), "patch", settings, seed, with_auprc=False).auroc
+        for name, values in scores.items()
+    }
+    return TruthMetrics(len(truth), int(truth.sum()), aurocs)

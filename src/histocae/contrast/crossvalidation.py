@@ -1,52 +1,164 @@
-"""A pair of models tested on folds of cases: each case once, by models that have not seen it."""
+"""A pair of models tested on folds of cases: each case once, by models that were not trained on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae.cohort import split
 from histocae.contrast import comparison, verdicts
 from histocae.contrast.baselines import Baseline
 from histocae.params import Tissue
-from histocae.statistics import discrimination
+from histocae.statistics import thresholds
+from histocae.statistics.discrimination import Discrimination, auroc, levels_as_json
+from histocae.statistics.levels import LEVELS
+from histocae.statistics.thresholds import Rates
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What the pair and the baselines say of one fold's cases.
+    """Scores of the pair and of the baselines on one fold's cases.
 
     Attributes:
         number: from 1.
-        validation: what `contrast.join` gave.
-        test: likewise.
-        others: baselines, with the scores of the test patches.
-        left_out: baselines that can't be made, with the reason.
+        validation: the result of `comparison.join` for validation patches.
+        test: the result of `comparison.join` for test patches.
+        baselines: by name, with the scores of the test patches.
+        left_out: reason per baseline that could not be computed.
 
     """
 
     number: int
     validation: pd.DataFrame
     test: pd.DataFrame
-    others: dict[str, Baseline]
+    baselines: dict[str, Baseline]
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FoldMetrics:
+    """AUROCs of the pair on one fold alone.
+
+    Attributes:
+        fold: its number, from 1.
+        test_cases: number of cases that it tests.
+        aurocs: AUROC per level.
+
+    """
+
+    fold: int
+    test_cases: int
+    aurocs: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: fold, test_cases, auroc_<level>."""
+        return {"fold": self.fold, "test_cases": self.test_cases, **_flat(self.aurocs)}
+
+
+@dataclass(frozen=True)
+class BaselineFold:
+    """AUROCs of a baseline on one fold alone.
+
+    Attributes:
+        fold: its number, from 1.
+        direction: 1, or -1 where a low measure means tumor.
+        details: further numbers of the baseline.
+        aurocs: AUROC per level.
+
+    """
+
+    fold: int
+    direction: int
+    details: dict[str, int]
+    aurocs: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: fold, direction, the details, auroc_<level>."""
+        return {"fold": self.fold, "direction": self.direction, **self.details, **_flat(self.aurocs)}
+
+
+@dataclass(frozen=True)
+class PooledBaseline:
+    """How well a baseline distinguishes the tissues over all folds.
+
+    Attributes:
+        description: of the baseline, for readers.
+        fixed_on: split that fixed its direction, or definition.
+        levels: discrimination per level, without AUPRC.
+        folds: each fold alone.
+
+    """
+
+    description: str
+    fixed_on: str
+    levels: dict[str, Discrimination]
+    folds: list[BaselineFold]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: about, fixed_on, auroc_<level>, p_value_<level>, each."""
+        return {
+            "about": self.description,
+            "fixed_on": self.fixed_on,
+            **levels_as_json(self.levels, with_counts=False),
+            "each": [fold.as_json() for fold in self.folds],
+        }
+
+
+@dataclass(frozen=True)
+class PooledMetrics:
+    """All numbers of a cross-validation.
+
+    Attributes:
+        levels: discrimination per level, over all folds.
+        rates: per level, at the threshold of each fold's validation cases.
+        baselines: those that every fold has, by name.
+        left_out: reason per baseline that some fold could not compute.
+        folds: each fold alone.
+        sentences: the result in words.
+
+    """
+
+    levels: dict[str, Discrimination]
+    rates: dict[str, Rates]
+    baselines: dict[str, PooledBaseline]
+    left_out: dict[str, str]
+    folds: list[FoldMetrics]
+    sentences: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object of reports/crossvalidation/metrics.json, all but the names of the pair."""
+        return {
+            "folds": len(self.folds),
+            **levels_as_json(self.levels),
+            "at_threshold": {level: rates.as_json() for level, rates in self.rates.items()},
+            "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
+            "left_out": self.left_out,
+            "each": [fold.as_json() for fold in self.folds],
+            "sentences": self.sentences,
+        }
+
+
 def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[dict[str, pd.DataFrame]]:
-    """Divide patches by case: each fold tests once, the next one validates, the others train.
+    """Divide patches by case: each fold tests once, the next fold validates, the others train.
 
     Args:
         patches: with case_id, slide_id, shard and sample_type.
-        count: of folds.
-        seed: of the deal.
-        together: case or site; see `split.folds`, whose errors are raised.
+        count: number of folds.
+        seed: of the assignment of cases to folds.
+        together: case or site; see `split.folds`.
 
     Returns:
         Per fold the rows of train, validation and test.
 
+    Raises:
+        DataError: there are too few cases or sites for so many folds.
+
     """
-    of_case = split.folds(patches, count, seed, together)
-    numbers = patches["case_id"].map(of_case).to_numpy()
+    fold_of_case = split.folds(patches, count, seed, together)
+    numbers = patches["case_id"].map(fold_of_case).to_numpy()
     divided = []
     for number in range(count):
         test, validation = numbers == number, numbers == (number + 1) % count
@@ -56,86 +168,107 @@ def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[
     return divided
 
 
-def scores(tested: list[Fold]) -> pd.DataFrame:
-    """List all patches with fold, both errors and score."""
-    kept = [*comparison.KEPT, "error_tumor", "error_normal", "score"]
-    return pd.concat([fold.test[kept].assign(fold=fold.number) for fold in tested], ignore_index=True)
+def scores(folds: Sequence[Fold]) -> pd.DataFrame:
+    """List the test patches of all folds with fold, both errors and score."""
+    columns = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score"]
+    return pd.concat([fold.test[columns].assign(fold=fold.number) for fold in folds], ignore_index=True)
 
 
-def pool(tested: list[Fold], settings: Tissue, seed: int) -> dict:
-    """Judge the scores of all folds together.
+def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
+    """Measure the scores of all folds together.
 
     Scores of pairs are pooled as they are: the log ratio of two errors is 0 where both models
-    do equally well, whatever the fold. Those of other baselines mean something else in each
-    fold, and are pooled in standard deviations from the mean of the fold's validation patches.
-    What the folds' models differ in otherwise lowers the pooled AUROC, so that each fold's own
-    stands beside it. Decisions use the threshold that each fold's validation cases gave.
+    do equally well, whatever the fold. Scores of other baselines have another scale in each fold.
+    They are pooled in standard deviations from the mean of the fold's validation patches.
+    Differences between the folds' models lower the pooled AUROC, so each fold's own AUROC is
+    reported beside it. Classes are called at the threshold of each fold's validation cases.
 
     Args:
-        tested: the folds.
-        settings: replicates and confidence.
-        seed: of the replicates.
+        folds: the tested folds.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations.
 
     Returns:
-        JSON-able: folds, what `comparison.discriminate_levels` gives, at_threshold.<level>,
-        baselines (those that every fold has; each with direction and AUROCs per fold), left_out,
-        each (per fold its number, test cases and AUROCs) and sentences.
+        The numbers over all folds and of each fold.
 
     """
-    everything = pd.concat([fold.test for fold in tested], ignore_index=True)
-    found: dict = {"folds": len(tested), **comparison.discriminate_levels(everything, settings, seed)}
-    found["baselines"] = {
-        name: _pooled(everything, [fold.others[name] for fold in tested], tested, settings, seed)
-        for name in tested[0].others
-        if all(name in fold.others for fold in tested)
+    everything = pd.concat([fold.test for fold in folds], ignore_index=True)
+    levels = comparison.discriminate_levels(everything, settings, seed)
+    baselines = {
+        name: _pool_baseline(everything, name, folds, settings, seed)
+        for name in folds[0].baselines
+        if all(name in fold.baselines for fold in folds)
     }
-    found["left_out"] = {name: reason for fold in tested for name, reason in fold.left_out.items()}
-    found["each"], shifted = [], {level: [] for level in discrimination.LEVELS}
-    for fold in tested:
-        judged, fitting = comparison.by_level(fold.test), comparison.by_level(fold.validation)
-        one = {"fold": fold.number, "test_cases": int(fold.test["case_id"].nunique()), **_aurocs(fold.test)}
+    return PooledMetrics(
+        levels=levels,
+        rates=_rates(folds, settings.confidence),
+        baselines=baselines,
+        left_out={name: reason for fold in folds for name, reason in fold.left_out.items()},
+        folds=[FoldMetrics(fold.number, int(fold.test["case_id"].nunique()), _aurocs(fold.test)) for fold in folds],
+        sentences=[
+            f"Each case was tested once, by models that were not trained on it: {levels['case'].counts.cases} cases "
+            f"in {len(folds)} folds.",
+            *(verdicts.verdict(level, levels[level], settings.confidence) for level in LEVELS),
+        ],
+    )
+
+
+def _rates(folds: Sequence[Fold], confidence: float) -> dict[str, Rates]:
+    """Measure the rates over all folds, with each fold's scores relative to its own threshold."""
+    shifted: dict[str, list[pd.DataFrame]] = {level: [] for level in LEVELS}
+    for fold in folds:
+        judged, fixing = comparison.by_level(fold.test), comparison.by_level(fold.validation)
         for level, rows in judged.items():
-            bound = discrimination.threshold(fitting[level]["label"].to_numpy(), fitting[level]["score"].to_numpy())
-            shifted[level].append(rows.assign(score=rows["score"] - bound))
-        found["each"].append(one)
-    found["at_threshold"] = {}
+            threshold = thresholds.choose_threshold(
+                fixing[level]["label"].to_numpy(), fixing[level]["score"].to_numpy()
+            )
+            shifted[level].append(rows.assign(score=rows["score"] - threshold))
+    rates = {}
     for level, parts in shifted.items():
         rows = pd.concat(parts)
-        columns = (rows[name].to_numpy() for name in ("label", "score", "case_id"))
-        labels, values, cases = columns
-        found["at_threshold"][level] = discrimination.at_threshold(labels, values, 0.0, settings.confidence, cases)
-    found["sentences"] = [
-        f"Every case was tested once, by models that had not seen it: {found['counts']['case']['cases']} cases in "
-        f"{len(tested)} folds.",
-        *(verdicts.verdict(found, level, settings.confidence) for level in discrimination.LEVELS),
-    ]
-    return found
+        labels, values, cases = (rows[name].to_numpy() for name in ("label", "score", "case_id"))
+        rates[level] = thresholds.rates_at_threshold(labels, values, 0.0, confidence, cases)
+    return rates
 
 
-def _pooled(everything: pd.DataFrame, folds: list[Baseline], tested: list[Fold], settings: Tissue, seed: int) -> dict:
-    """Judge one baseline over all folds."""
-    values = np.concatenate([_comparable(one) for one in folds])
-    kept = comparison.discriminate_levels(everything.assign(score=values), settings, seed, precision=False)
-    del kept["counts"]
+def _pool_baseline(
+    everything: pd.DataFrame, name: str, folds: Sequence[Fold], settings: Tissue, seed: int
+) -> PooledBaseline:
+    """Measure one baseline over all folds."""
+    baselines = [fold.baselines[name] for fold in folds]
+    values = np.concatenate([_comparable(baseline) for baseline in baselines])
     each = [
-        {"fold": fold.number, "direction": one.direction, **one.more, **_aurocs(fold.test.assign(score=one.scores))}
-        for fold, one in zip(tested, folds, strict=True)
+        BaselineFold(
+            fold.number, baseline.direction, baseline.details, _aurocs(fold.test.assign(score=baseline.scores))
+        )
+        for fold, baseline in zip(folds, baselines, strict=True)
     ]
-    abouts = {one.about for one in folds}
-    # where folds differ in a detail, that stands in `each`
-    about = folds[0].about if len(abouts) == 1 else folds[0].about.split(" (")[0]
-    return {"about": about, "fixed_on": folds[0].fixed_on, **kept, "each": each}
+    # where folds differ in a detail of the description, `each` has that detail
+    description = baselines[0].description
+    if any(baseline.description != description for baseline in baselines):
+        description = description.split(" (")[0]
+    return PooledBaseline(
+        description,
+        baselines[0].fixed_on,
+        comparison.discriminate_levels(everything.assign(score=values), settings, seed, with_auprc=False),
+        each,
+    )
 
 
-def _comparable(one: Baseline) -> np.ndarray:
-    if one.held is None:
-        return one.scores
-    spread = one.held.std()
-    return (one.scores - one.held.mean()) / (spread if spread > 0 else 1.0)
+def _comparable(baseline: Baseline) -> NDArray[np.float64]:
+    """Give scores that mean the same in every fold."""
+    if baseline.validation_scores is None:
+        return baseline.scores
+    mean, spread = baseline.validation_scores.mean(), baseline.validation_scores.std()
+    return (baseline.scores - mean) / (spread if spread > 0 else 1.0)
 
 
 def _aurocs(test: pd.DataFrame) -> dict[str, float]:
     return {
-        f"auroc_{level}": discrimination.auroc(rows["label"].to_numpy(), rows["score"].to_numpy())
+        level: auroc(rows["label"].to_numpy(), rows["score"].to_numpy())
         for level, rows in comparison.by_level(test).items()
     }
+
+
+def _flat(aurocs: dict[str, float]) -> dict[str, float]:
+    return {f"auroc_{level}": area for level, area in aurocs.items()}

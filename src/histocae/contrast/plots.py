@@ -1,4 +1,4 @@
-"""Images of tumor against normal: curves, errors, pairs of reconstructions and heatmaps."""
+"""Figures of tumor against normal: curves, errors, pairs of reconstructions and heatmaps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,43 +13,44 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from histocae.contrast.comparison import DATA, TRUE_SHARE, methods
+from histocae.contrast.comparison import DATA, TRUE_SHARE, PairMetrics, auroc_table
 from histocae.contrast.heatmaps import View, slide_view, tile_views
 from histocae.contrast.pair import MODELS
 from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
 from histocae.progress import bar
 from histocae.report.plots import TISSUE_COLORS, save
-from histocae.statistics.discrimination import LEVELS, auroc
+from histocae.statistics.discrimination import CHANCE, Discrimination, auroc
+from histocae.statistics.levels import LEVELS
 
 if TYPE_CHECKING:
     from histocae.networks.cae import CAE
 
 TUMOR, NORMAL = COMPARED
-# between the two tissues' colors, with a middle that is neither
+# from the color of normal tissue to that of tumor, with a neutral middle
 SCALE = ("#2c6fa6", "#9fc3dd", "#f4f1ea", "#e3a3a5", "#b2364a")
 UNITS = {"patch": "patches", "slide": "slides", "case": "cases x sample types"}
 QUIET = "#777777"
 PAIRS = 6
 
 
-def write_pictures(
-    folder: Path, test: pd.DataFrame, bands: pd.DataFrame, metrics: Mapping, confidence: float
+def write_figures(
+    folder: Path, test: pd.DataFrame, bands: pd.DataFrame, metrics: PairMetrics, confidence: float
 ) -> None:
     """Write roc.png, baselines.png, matrix.png and errors.png.
 
     Args:
         folder: to write to.
-        test: what `contrast.join` gave.
-        bands: what `contrast.curves` gave.
-        metrics: what `contrast.study` gave.
-        confidence: of all intervals.
+        test: the result of `comparison.join`.
+        bands: the result of `comparison.roc_curves`.
+        metrics: the result of `comparison.study`.
+        confidence: of all intervals, e.g. 0.95.
 
     """
-    save(plot_roc(bands, metrics, confidence), folder / "roc.png")
-    save(plot_baselines(methods(metrics), confidence), folder / "baselines.png")
+    save(plot_roc(bands, metrics.levels, confidence), folder / "roc.png")
+    save(plot_baselines(auroc_table(metrics), confidence), folder / "baselines.png")
     save(plot_matrix(metrics), folder / "matrix.png")
-    save(plot_errors(test, metrics["threshold"]["patch"]), folder / "errors.png")
+    save(plot_errors(test, metrics.decisions["patch"].threshold), folder / "errors.png")
 
 
 def write_heatmaps(
@@ -99,13 +100,13 @@ def _of_truth(tumor: NDArray[np.bool_], scores: NDArray[np.float64]) -> str:
 
 
 def write_pairs(folder: Path, models: Mapping[str, "CAE"], store: PatchStore, test: pd.DataFrame, seed: int) -> None:
-    """Write pairs_tumor.png and pairs_normal.png: test patches of a tissue as each model gives them back.
+    """Write pairs_tumor.png and pairs_normal.png: test patches of a tissue as each model reconstructs them.
 
     Args:
         folder: to write to.
         models: tumor and normal.
         store: the patches.
-        test: what `contrast.join` gave.
+        test: the result of `comparison.join`.
         seed: of the choice of six patches.
 
     """
@@ -116,38 +117,41 @@ def write_pairs(folder: Path, models: Mapping[str, "CAE"], store: PatchStore, te
         rows = test[test["sample_type"] == sample_type]
         rows = rows.iloc[np.sort(rng.choice(len(rows), min(PAIRS, len(rows)), replace=False))]
         originals = store.select(rows).take(np.arange(len(rows)))
-        given_back = {
+        reconstructions = {
             f"{name} model": (reconstruct(cae, originals), rows[f"error_{name}"].tolist())
             for name, cae in models.items()
         }
-        title = f"{sample_type}: test patches, and what both models make of them (error; bold: the smaller)"
-        save(plot_pairs(originals, given_back, title), folder / f"pairs_{tissue}.png")
+        title = f"{sample_type}: test patches and their reconstructions by both models (error; bold: the smaller)"
+        save(plot_pairs(originals, reconstructions, title), folder / f"pairs_{tissue}.png")
 
 
-def plot_roc(curves: pd.DataFrame, metrics: Mapping, confidence: float) -> Figure:
+def plot_roc(curves: pd.DataFrame, levels: Mapping[str, Discrimination], confidence: float) -> Figure:
     """Show the ROC curve of each level with its band, and the AUROC with its interval.
 
     Args:
         curves: level, fpr, tpr, low, high.
-        metrics: auroc_<level> and counts.
-        confidence: of the bands and intervals.
+        levels: discrimination per level.
+        confidence: of the bands and intervals, e.g. 0.95.
+
+    Returns:
+        The figure, with one axis per level.
 
     """
     figure = Figure(figsize=(11, 4.3), layout="constrained")
     for axis, level in zip(figure.subplots(1, 3, sharey=True), LEVELS, strict=True):
-        one, area, count = curves[curves["level"] == level], metrics[f"auroc_{level}"], metrics["counts"][level]
+        curve, area, counts = curves[curves["level"] == level], levels[level].auroc, levels[level].counts
         axis.plot([0, 1], [0, 1], ":", color=QUIET, lw=1)
-        axis.fill_between(one["fpr"], one["low"], one["high"], color=TISSUE_COLORS[TUMOR], alpha=0.18, lw=0)
-        axis.plot([0, *one["fpr"]], [0, *one["tpr"]], color=TISSUE_COLORS[TUMOR])
+        axis.fill_between(curve["fpr"], curve["low"], curve["high"], color=TISSUE_COLORS[TUMOR], alpha=0.18, lw=0)
+        axis.plot([0, *curve["fpr"]], [0, *curve["tpr"]], color=TISSUE_COLORS[TUMOR])
         axis.set_title(
-            f"per {level}: AUROC {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})\n"
-            f"{count['positive']:,} tumor, {count['negative']:,} normal {UNITS[level]}",
+            f"per {level}: AUROC {area.value:.2f} ({area.low:.2f} to {area.high:.2f})\n"
+            f"{counts.positive:,} tumor, {counts.negative:,} normal {UNITS[level]}",
             fontsize=10,
         )
         axis.set(xlabel="normal called tumor (1 - specificity)", aspect="equal")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     figure.axes[0].set_ylabel("tumor called tumor (sensitivity)")
-    title = f"Score log E_normal - log E_tumor on test cases; bands and intervals of {100 * confidence:g}%, by case"
+    title = f"Score log E_normal - log E_tumor on test cases; {100 * confidence:g}% bands and intervals by case"
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -157,37 +161,40 @@ def plot_baselines(table: pd.DataFrame, confidence: float) -> Figure:
 
     Args:
         table: method, about, level, value, low, high; the pair is the first method.
-        confidence: of the intervals.
+        confidence: of the intervals, e.g. 0.95.
+
+    Returns:
+        The figure, with one axis per level.
 
     """
     names = table.drop_duplicates("method").set_index("method")["about"]
     figure = Figure(figsize=(11, 1.4 + 0.36 * len(names)), layout="constrained")
-    places = np.arange(len(names))[::-1]
+    heights = np.arange(len(names))[::-1]
     colors = [TISSUE_COLORS[TUMOR], *["#444444"] * (len(names) - 1)]
     for axis, level in zip(figure.subplots(1, 3, sharey=True), LEVELS, strict=True):
         rows = table[table["level"] == level].set_index("method").loc[names.index]
-        axis.axvline(0.5, color=QUIET, ls=":", lw=1)
-        axis.hlines(places, rows["low"], rows["high"], colors=colors, lw=2, alpha=0.6)
-        axis.scatter(rows["value"], places, c=colors, s=28, zorder=3)
+        axis.axvline(CHANCE, color=QUIET, ls=":", lw=1)
+        axis.hlines(heights, rows["low"], rows["high"], colors=colors, lw=2, alpha=0.6)
+        axis.scatter(rows["value"], heights, c=colors, s=28, zorder=3)
         axis.set(title=f"per {level}", xlabel="AUROC (dotted: chance)")
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(places) - 0.4))
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(heights) - 0.4))
         axis.grid(axis="x", alpha=0.3)
-    figure.axes[0].set_yticks(places, names)
-    title = f"The pair of models and simpler ways to tell the tissues apart ({100 * confidence:g}% intervals)"
+    figure.axes[0].set_yticks(heights, names)
+    title = f"AUROC of the pair of models and of the baselines ({100 * confidence:g}% confidence intervals)"
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def plot_matrix(metrics: Mapping) -> Figure:
-    """Show the mean error of each model on each tissue with its interval, and the smaller of two in bold."""
+def plot_matrix(metrics: PairMetrics) -> Figure:
+    """Show the mean error of each model on each tissue with its interval, the smaller of two in bold."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axis = figure.subplots()
-    values = np.array([[metrics["mse"][data][model] for model in MODELS] for data in DATA])
+    values = np.array([[metrics.errors[data].means[model].value for model in MODELS] for data in DATA])
     axis.imshow(values, cmap="Greys", vmin=0, vmax=2.5 * values.max(), aspect="auto")
     for y, data in enumerate(DATA):
         for x, model in enumerate(MODELS):
-            between = metrics["mse_interval"][data][model]
-            bounds = "one case" if between["low"] is None else f"{between['low']:.5f} to {between['high']:.5f}"
+            mean = metrics.errors[data].means[model]
+            bounds = "one case" if mean.low is None else f"{mean.low:.5f} to {mean.high:.5f}"
             weight = "bold" if values[y, x] == values[y].min() else "normal"
             axis.text(x, y - 0.08, f"{values[y, x]:.5f}", ha="center", weight=weight, fontsize=13)
             axis.text(x, y + 0.2, bounds, ha="center", fontsize=9)
@@ -195,7 +202,7 @@ def plot_matrix(metrics: Mapping) -> Figure:
     axis.set_yticks(range(2), [name.replace("_data", " test patches") for name in DATA])
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
-    axis.set_title("mean squared error (pixels in [0, 1]); bold: the smaller one", fontsize=10)
+    axis.set_title("mean squared error (pixels in [0, 1]); bold: the smaller of the two", fontsize=10)
     return figure
 
 
@@ -205,6 +212,9 @@ def plot_errors(table: pd.DataFrame, threshold: float) -> Figure:
     Args:
         table: label, sample_type, error_tumor, error_normal and score of each test patch.
         threshold: of the score per patch.
+
+    Returns:
+        The figure, with an axis per tissue and one for the score.
 
     """
     figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -231,25 +241,30 @@ def plot_errors(table: pd.DataFrame, threshold: float) -> Figure:
 
 
 def plot_pairs(
-    originals: np.ndarray, given_back: Mapping[str, tuple[np.ndarray, Sequence[float]]], title: str
+    originals: NDArray[np.uint8],
+    reconstructions: Mapping[str, tuple[NDArray[np.float32], Sequence[float]]],
+    title: str,
 ) -> Figure:
-    """Show patches above what each model gives back of them, with its error.
+    """Show patches above their reconstructions by each model, with errors.
 
     Args:
-        originals: uint8, n x side x side x 3.
-        given_back: per model its reconstructions, of the same shape, floats in [0, 1], and
-            their errors; the smallest one of a patch is in bold.
-        title: of the whole.
+        originals: uint8, shape (n, side, side, 3), RGB.
+        reconstructions: per model its reconstructions, float32 in [0, 1], of the same shape, and
+            their n errors. The smallest error of a patch is in bold.
+        title: of the figure.
+
+    Returns:
+        The figure: originals in the first row, then a row per model.
 
     """
-    count, rows = len(originals), 1 + len(given_back)
+    count, rows = len(originals), 1 + len(reconstructions)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.95 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for axis, image in zip(axes[0], originals, strict=True):
         axis.imshow(image)
     axes[0, 0].set_ylabel("original")
-    least = np.min([errors for _, errors in given_back.values()], axis=0)
-    for row, (name, (images, errors)) in zip(axes[1:], given_back.items(), strict=True):
+    least = np.min([errors for _, errors in reconstructions.values()], axis=0)
+    for row, (name, (images, errors)) in zip(axes[1:], reconstructions.items(), strict=True):
         row[0].set_ylabel(name)
         for axis, image, error, smallest in zip(row, images, errors, least, strict=True):
             axis.imshow(image)

@@ -1,107 +1,136 @@
 """What the numbers of tumor against normal show and what they do not, in words."""
 
-from histocae.statistics import discrimination
+from collections.abc import Mapping
+
+from histocae.contrast.comparison import BaselineMetrics, PairMetrics, TissueErrors, TruthMetrics
+from histocae.statistics.discrimination import CHANCE, Discrimination
+from histocae.statistics.intervals import Estimate
+from histocae.statistics.levels import LEVELS
 
 
-def sentences(metrics: dict, confidence: float) -> list[str]:
+def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
     """Say in words what the numbers show and what they do not.
 
     Args:
-        metrics: all that `contrast` gives, as in metrics.json.
-        confidence: of the intervals.
+        metrics: the numbers of a pair and its baselines.
+        confidence: of the intervals, e.g. 0.95.
+
+    Returns:
+        Sentences for the log, the report and the model card.
 
     """
-    counts = metrics["counts"]["slide"]
-    told = [
-        f"Judged on {metrics['counts']['patch']['units']:,} test patches of {counts['positive']} tumor and "
-        f"{counts['negative']} normal slides; they come from {counts['cases']} "
-        f"case{'s' * (counts['cases'] != 1)}, {counts['paired_cases']} of which have both tissues."
+    counts = metrics.levels["slide"].counts
+    cases = f"{counts.cases} case{'s' * (counts.cases != 1)}"
+    lines = [
+        f"The test set has {metrics.levels['patch'].counts.units:,} patches of {counts.positive} tumor and "
+        f"{counts.negative} normal slides, from {cases}; {counts.paired_cases} of these have both tissues."
     ]
-    told += [verdict(metrics, level, confidence) for level in discrimination.LEVELS]
-    told.append(
-        "Labels are per slide, not per patch: a patch of a tumor slide can show normal tissue and counts as tumor "
-        "all the same, so the numbers per patch are about the labels of slides, not about what a patch shows."
+    lines += [verdict(level, metrics.levels[level], confidence) for level in LEVELS]
+    lines.append(
+        "Labels are per slide, not per patch: each patch of a tumor slide counts as tumor, even where it shows "
+        "normal tissue. Numbers per patch therefore describe the labels of slides, not the content of patches."
     )
-    told.append(_winners(metrics["wins"]))
-    for data, models in metrics["mse_interval"].items():
-        if models["tumor_model"]["low"] is None:
-            told.append(f"The test {data.replace('_', ' ')} are of one case, so their mean errors have no interval.")
-    rates = metrics["at_threshold"]["slide"]
-    told.append(
-        "At the threshold that was fixed on validation cases, "
-        + ", ".join(f"{name} per slide is {_interval(rates[name])}" for name in ("sensitivity", "specificity"))
-        + "."
+    lines.append(_winners(metrics.errors))
+    for data, errors in metrics.errors.items():
+        if errors.means["tumor_model"].low is None:
+            lines.append(
+                f"The test {data.replace('_', ' ')} come from one case, so their mean errors have no interval."
+            )
+    rates = metrics.decisions["slide"].at_threshold
+    lines.append(
+        f"At the threshold fixed on validation cases, sensitivity per slide is {_interval(rates.sensitivity)} and "
+        f"specificity per slide is {_interval(rates.specificity)}."
     )
-    told += _rivals(metrics, confidence)
-    if "truth" in metrics:
-        told.append(_truth(metrics["truth"]))
-    return told
+    lines += _against_baselines(metrics.levels["slide"], metrics.baselines, confidence)
+    lines += [f"Left out, {name}: {reason}." for name, reason in metrics.left_out.items()]
+    if metrics.truth is not None:
+        lines.append(_truth(metrics.truth))
+    return lines
 
 
-def verdict(metrics: dict, level: str, confidence: float) -> str:
-    """Say whether the AUROC of a level, as `comparison.discriminate_levels` gives it, is more than chance."""
-    area, p = metrics[f"auroc_{level}"], metrics[f"p_value_{level}"]
-    told = (
-        f"Per {level} the AUROC is {area['value']:.2f}, its {100 * confidence:g}% interval {area['low']:.2f} to "
-        f"{area['high']:.2f}"
+def verdict(level: str, result: Discrimination, confidence: float) -> str:
+    """Say whether the AUROC of a level is above chance.
+
+    Args:
+        level: patch, slide or case.
+        result: the discrimination at that level.
+        confidence: of its interval, e.g. 0.95.
+
+    Returns:
+        One sentence.
+
+    """
+    area = result.auroc
+    start = (
+        f"Per {level} the AUROC is {area.value:.2f} with a {100 * confidence:g}% confidence interval of "
+        f"{area.low:.2f} to {area.high:.2f}"
     )
-    if area["low"] <= 0.5 <= area["high"]:
-        return f"{told}: it includes chance (0.5), so these data do not show that the score tells tumor from normal."
-    if area["high"] < 0.5:
-        return f"{told}, below chance (0.5): here the score points the wrong way."
-    if p > 1 - confidence:
+    if result.includes_chance:
         return (
-            f"{told}, above chance (0.5), but labels shuffled over the cases do as well with p = {p:.2f}: "
-            "chance is not ruled out with so few cases."
+            f"{start}. The interval includes chance (0.5), so these data do not show that the score distinguishes "
+            "tumor from normal."
         )
-    return f"{told}, above chance (0.5; p = {p:.2g})."
+    if area.high < CHANCE:
+        return f"{start}, below chance (0.5): here the score points the wrong way."
+    if result.p_value > 1 - confidence:
+        return (
+            f"{start}, above chance (0.5). Labels shuffled over the cases do as well with p = {result.p_value:.2f}, "
+            "so chance is not ruled out with so few cases."
+        )
+    return f"{start}, above chance (0.5; p = {result.p_value:.2g})."
 
 
-def _interval(one: dict) -> str:
-    return f"{one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _winners(wins: dict) -> str:
-    tumor, normal = (wins[data]["tumor_model"] for data in ("tumor_data", "normal_data"))
-    told = f"The tumor model has the smaller error on {tumor:.0%} of tumor patches and {normal:.0%} of normal ones"
-    if (tumor >= 0.5) == (normal >= 0.5):
-        always = "tumor" if tumor >= 0.5 else "normal"
-        return f"{told}: the rule that the smaller error decides would mostly say {always}, whatever is shown."
-    return f"{told}."
-
-
-def _truth(truth: dict) -> str:
-    told = (
-        f"What each patch shows is known here: {truth['tumor_patches']:,} of {truth['patches']:,} are at least half "
-        "tumor"
+def _winners(errors: Mapping[str, TissueErrors]) -> str:
+    tumor, normal = (errors[data].tumor_wins for data in ("tumor_data", "normal_data"))
+    start = (
+        f"The tumor model has the smaller error on {tumor:.0%} of tumor patches and {normal:.0%} of normal patches"
     )
-    if "auroc_patch_pair" not in truth:
-        return f"{told}, so that nothing can be judged against it."
-    told += f". Against that, the AUROC per patch of the pair is {_interval(truth['auroc_patch_pair'])}"
-    if "auroc_patch_latents" in truth:
-        told += f", that of latents + logistic regression {_interval(truth['auroc_patch_latents'])}"
-    return f"{told}."
+    if (tumor >= 0.5) == (normal >= 0.5):
+        tissue = "tumor" if tumor >= 0.5 else "normal"
+        return (
+            f"{start}. The rule that the smaller error decides would call most patches {tissue}, whatever they show."
+        )
+    return f"{start}."
 
 
-def _rivals(metrics: dict, confidence: float) -> list[str]:
-    own, found = metrics["auroc_slide"]["value"], metrics["baselines"]
-    areas = [(one["about"], one["auroc_slide"]) for one in found.values()]
-    as_good = [about for about, area in areas if area["value"] >= own]
-    chance = [about for about, area in areas if area["low"] <= 0.5 <= area["high"]]
-    told = []
+def _truth(truth: TruthMetrics) -> str:
+    start = (
+        f"The content of each patch is known here: {truth.tumor_patches:,} of {truth.patches:,} patches are at least "
+        "half tumor"
+    )
+    if "pair" not in truth.aurocs:
+        return f"{start}. All patches are of one kind, so no AUROC can be computed against this truth."
+    line = f"{start}. Against this truth, the AUROC per patch of the pair is {_interval(truth.aurocs['pair'])}"
+    if "latents" in truth.aurocs:
+        line += f", and that of latents + logistic regression is {_interval(truth.aurocs['latents'])}"
+    return f"{line}."
+
+
+def _against_baselines(
+    pair: Discrimination, baselines: Mapping[str, BaselineMetrics], confidence: float
+) -> list[str]:
+    """Compare the baselines with the pair, per slide."""
+    areas = [(baseline.description, baseline.levels["slide"]) for baseline in baselines.values()]
+    as_good = [description for description, result in areas if result.auroc.value >= pair.auroc.value]
+    chance = [description for description, result in areas if result.includes_chance]
+    lines = []
     if as_good:
-        told.append(f"Per slide these do as well as the pair or better on the same split: {'; '.join(as_good)}.")
+        lines.append(f"Per slide these baselines do as well as the pair or better: {'; '.join(as_good)}.")
     else:
-        told.append("Per slide none of the baselines does as well as the pair on the same split.")
+        lines.append("Per slide no baseline does as well as the pair.")
     if chance:
-        told.append(
-            f"The {100 * confidence:g}% interval per slide of these includes chance (0.5): {'; '.join(chance)}."
+        lines.append(
+            f"Per slide the {100 * confidence:g}% confidence interval of these baselines includes chance (0.5): "
+            f"{'; '.join(chance)}."
         )
-    pca = found.get("pca_pair")
-    if pca is not None and pca["components"] < pca["components_wanted"]:
-        told.append(
-            f"The linear pair has {pca['components']:,} components instead of the {pca['components_wanted']:,} "
-            "numbers of the pair's latents: the patches that it was computed from allow no more."
+    details = baselines["pca_pair"].details if "pca_pair" in baselines else {}
+    if details and details["components"] < details["components_wanted"]:
+        lines.append(
+            f"The linear pair has {details['components']:,} components, not {details['components_wanted']:,} as the "
+            "latents of the pair: its training patches allow no more."
         )
-    told += [f"Left out, {name}: {reason}." for name, reason in metrics["left_out"].items()]
-    return told
+    return lines

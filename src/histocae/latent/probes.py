@@ -24,6 +24,7 @@ from histocae.patches.sampling import draw
 from histocae.patches.store import Patches
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
+from histocae.statistics.levels import LEVELS
 
 if TYPE_CHECKING:  # scikit-learn takes seconds to load
     pass
@@ -51,21 +52,26 @@ def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], t
 
     Returns:
         strength, validation_auroc (per patch), and for test `patch`, `slide` and `case`: see
-        `statistics.discriminate`. A `reason` alone where only one class is there.
+        `discrimination.Discrimination.as_json`. A `reason` alone where only one class is there.
 
     """
     labels = {split: labels_of(table) for split, table in tables.items()}
     try:
         fitted = fit_classifier(
-            features["train"], labels["train"], features["validation"], labels["validation"], seed
+            features["train"], labels["train"], features["validation"], labels["validation"], seed=seed
         )
         scores = fitted.decision_function(features["test"])
         judged = tables["test"][["case_id", "slide_id"]].assign(label=labels["test"], score=scores)
         found = {
             level: discrimination.discriminate(
-                judged, level, seed, tissue.bootstrap, tissue.permutations, tissue.confidence
-            )
-            for level in discrimination.LEVELS
+                judged,
+                level,
+                seed=seed,
+                bootstrap=tissue.bootstrap,
+                permutations=tissue.permutations,
+                confidence=tissue.confidence,
+            ).as_json()
+            for level in LEVELS
         }
     except DataError as error:
         return {"reason": str(error)}

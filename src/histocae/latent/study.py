@@ -15,7 +15,7 @@ from histocae.latent.clusters import cluster, impurity, share_together
 from histocae.latent.maps import LEAST_POINTS, tsne, umap
 from histocae.params import Latent, Tissue
 from histocae.patches.sampling import draw
-from histocae.statistics import discrimination
+from histocae.statistics.levels import LEVELS
 
 EXPLAINED = 0.9
 NEIGHBORS = 10  # whose labels are compared
@@ -214,9 +214,7 @@ def flat(studies: dict[str, Study]) -> dict[str, float]:
         classified, clusters = about["classification"], about["clusters"]
         if "reason" not in classified:
             found[f"{prefix}_auroc_validation"] = classified["validation_auroc"]
-            found |= {
-                f"{prefix}_auroc_{level}": classified[level]["auroc"]["value"] for level in discrimination.LEVELS
-            }
+            found |= {f"{prefix}_auroc_{level}": classified[level]["auroc"]["value"] for level in LEVELS}
         for column, fit in about["regression"].items():
             found[f"{prefix}_r2_{column}"] = fit.get("r2")
         if clusters["ari"] is not None:  # of patches of one class all clusters are pure and all neighbors alike
@@ -246,7 +244,7 @@ def notes(studies: dict[str, Study], latent: Latent, tissue: Tissue) -> list[str
             said.append(f"No logistic regression on the {name}: {classified['reason']}.")
         elif unsure := [
             level
-            for level in discrimination.LEVELS
+            for level in LEVELS
             if classified[level]["includes_chance"] or classified[level]["p_value"] > 1 - tissue.confidence
         ]:
             said.append(f"Logistic regression on the {name}: by {', '.join(unsure)} it may be no better than chance.")

@@ -40,7 +40,13 @@ def classify(
 
     """
     fitted = classifier.fit_classifier(
-        features["train"], digits["train"], features["validation"], digits["validation"], seed, accuracy, strengths
+        features["train"],
+        digits["train"],
+        features["validation"],
+        digits["validation"],
+        seed=seed,
+        quality=accuracy,
+        strengths=strengths,
     )
     predicted = {part: fitted.predict(one) for part, one in features.items()}
     metrics = {f"{part}_accuracy": float((said == digits[part]).mean()) for part, said in predicted.items()}

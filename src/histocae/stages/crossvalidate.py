@@ -3,6 +3,7 @@
 import itertools
 import logging
 import shutil
+from typing import Any
 
 import pandas as pd
 
@@ -28,11 +29,11 @@ def run(params: Params) -> None:
     for stale in set(paths.FOLDS.glob("fold-*")) - wanted:
         shutil.rmtree(stale)
     write_json({"folds": count}, paths.FOLDS / "folds.json")  # DVC would warn of an empty folder
-    metrics: dict = {"folds": None}
+    metrics: dict[str, Any] = {"folds": None}
     tested = None
     if count is not None:
         tested = [_fold(params, number, tables) for number, tables in enumerate(_divided(params, count), 1)]
-        metrics = crossvalidation.pool(tested, params.tissue, params.seed)
+        metrics = crossvalidation.pool(tested, params.tissue, params.seed).as_json()
         metrics["pair"] = dict(zip(("tumor", "normal"), params.pair, strict=True))
     with replacing_folder(paths.CROSSVALIDATION) as folder:
         if tested is not None:
@@ -88,5 +89,7 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     validation, test = (
         comparison.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test")
     )
-    others, left_out = baselines.make(store, tuple(learnt), validation, test, size, None, params.seed)
+    others, left_out = baselines.make(
+        store, tuple(learnt), validation, test, components=size, encoded=None, seed=params.seed
+    )
     return crossvalidation.Fold(number, validation, test, others, left_out)

@@ -1,10 +1,13 @@
-"""Stage tissue: tumor against normal, by the pair of models and by simpler means."""
+"""Stage tissue: tumor against normal, by the pair of models and by its baselines."""
 
+import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae import paths
 from histocae.cohort import balance
@@ -22,90 +25,109 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write reports/tissue: numbers, tables and pictures; without a pair, only that there is none."""
+    """Write reports/tissue: numbers, tables and figures; without a pair, only the reason."""
     with replacing_folder(paths.TISSUE) as folder:
         if params.pair is None:
-            missing = [one for one in (params.tissue.tumor, params.tissue.normal) if one not in params.models]
+            names = (params.tissue.tumor, params.tissue.normal)
+            missing = [name for name in names if name not in params.models]
             reason = f"models has no {' and no '.join(missing)}, of the pair that tissue names"
             metrics = {"pair": None, "reason": reason}
         else:
-            metrics = _compare(params, folder)
+            metrics = _compare(params, params.pair, folder)
         write_json(metrics, folder / "metrics.json")
     for sentence in metrics.get("sentences", [metrics.get("reason")]):
         log.info("%s", sentence)
 
 
-def _compare(params: Params, folder: Path) -> dict:
-    settings, seed, records = params.tissue, params.seed, [TrainingRecord(name) for name in params.pair]
+def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, Any]:
+    """Write tables and figures, and give what metrics.json holds."""
+    settings, seed, records = params.tissue, params.seed, [TrainingRecord(name) for name in pair]
     tables = {split: balance.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    validation = comparison.join(tables["validation"], *(_errors(one, "per_patch_validation") for one in records))
-    test = comparison.join(tables["test"], *(_errors(one, "per_patch") for one in records))
-    store = PatchStore(paths.PATCHES)
-    learnt = tuple(balance.rows_for_model(tables["train"], one.training) for one in records)
-    encoded, without = _latents(settings.latents, tables)
-    size = records[0].training["latent_size"]
-    others, left_out = baselines.make(store, learnt, validation, test, size, encoded, seed)
-    metrics = comparison.study(validation, test, others, settings, seed) | {"left_out": left_out | without}
-    metrics["settings"] = settings.model_dump()
-    for key, values in (("pair", params.pair), ("weights", [one.training["weights"] for one in records])):
-        metrics[key] = dict(zip(("tumor", "normal"), values, strict=True))
-    bands = comparison.curves(test, settings, seed)
-    levels = {level: comparison.called(one, level, metrics) for level, one in comparison.by_level(test).items()}
-
-    from histocae.contrast import (
-        plots as contrast_plots,  # matplotlib takes its time, and a refusal should not wait for it
+    validation, test = (
+        comparison.join(tables[split], *(_errors(record, file) for record in records))
+        for split, file in (("validation", "per_patch_validation"), ("test", "per_patch"))
     )
+    store = PatchStore(paths.PATCHES)
+    tumor, normal = (balance.rows_for_model(tables["train"], record.training) for record in records)
+    encoded, no_latents = _latents(settings.latents, tables)
+    simpler, left_out = baselines.make(
+        store,
+        (tumor, normal),
+        validation,
+        test,
+        components=records[0].training["latent_size"],
+        encoded=encoded,
+        seed=seed,
+    )
+    metrics = comparison.study(validation, test, simpler, left_out | no_latents, settings, seed)
+    bands = comparison.roc_curves(test, settings, seed)
+    levels = {
+        level: comparison.classify(units, metrics.decisions[level])
+        for level, units in comparison.by_level(test).items()
+    }
 
-    contrast_plots.write_pictures(folder, test, bands, metrics, settings.confidence)
+    from histocae.contrast import plots  # matplotlib loads slowly, and errors above should not wait for it
+
+    plots.write_figures(folder, test, bands, metrics, settings.confidence)
     tiles = store.mpp is None
     if not tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
         sizes = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
         slides = levels["slide"].merge(sizes[["slide_id", "width", "height", "mpp"]], on="slide_id")
         shares = truth.tumor_shares(paths.PREVIEWS, test, slides, store.pixels)
         if shares is not None:
-            metrics["truth"] = comparison.against_truth(test, shares, others, settings, seed)
-        contrast_plots.write_heatmaps(
+            agreement = comparison.against_truth(test, shares, simpler, settings, seed)
+            metrics = dataclasses.replace(metrics, truth=agreement)
+        plots.write_heatmaps(
             folder / "heatmaps",
             paths.PREVIEWS,
             test,
             slides,
             pixels=store.pixels,
-            threshold=metrics["threshold"]["patch"],
+            threshold=metrics.decisions["patch"].threshold,
             tiles=tiles,
             shares=shares,
         )
-    metrics["sentences"] = verdicts.sentences(metrics, settings.confidence)
-    kept = [*comparison.KEPT, "error_tumor", "error_normal", "score", "probability"]
+    kept = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score", "probability"]
     named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}
-    for name, table in {**named, "baselines": comparison.methods(metrics)}.items():
+    for name, table in {**named, "baselines": comparison.auroc_table(metrics)}.items():
         write_table(table, folder / f"{name}.csv", separator=",")
     backend.start()
     backend.repeatable(seed)
     from histocae.networks.cae import CAE
 
-    models = {name: CAE(path=one.folder, load=True) for name, one in zip(("tumor", "normal"), records, strict=True)}
-    contrast_plots.write_pairs(folder, models, store, test, seed)
-    return metrics
+    models = {
+        tissue: CAE(path=record.folder, load=True)
+        for tissue, record in zip(("tumor", "normal"), records, strict=True)
+    }
+    plots.write_pairs(folder, models, store, test, seed)
+    weights = [record.training["weights"] for record in records]
+    return metrics.as_json() | {
+        "pair": dict(zip(("tumor", "normal"), pair, strict=True)),
+        "weights": dict(zip(("tumor", "normal"), weights, strict=True)),
+        "settings": settings.model_dump(),
+        "sentences": verdicts.sentences(metrics, settings.confidence),
+    }
 
 
 def _errors(record: TrainingRecord, name: str) -> pd.DataFrame:
+    """Read the errors of one model, shard, position and mse, from its evaluation."""
     if record.evaluation is None:
         remedy = f"run dvc repro evaluate@{record.name}"
-        raise DataError(f"{paths.evaluation(record.name)}: not there, or not of the present weights; {remedy}")
+        raise DataError(f"{paths.evaluation(record.name)}: missing, or of other weights; {remedy}")
     return read_table(paths.evaluation(record.name) / f"{name}.csv", ("shard",), separator=",")
 
 
 def _latents(
     name: str | None, tables: dict[str, pd.DataFrame]
-) -> tuple[dict[str, np.ndarray] | None, dict[str, str]]:
-    """Read the latents of a model, or say why there are none."""
+) -> tuple[dict[str, NDArray[np.float32]] | None, dict[str, str]]:
+    """Read the latents of a model per split; without latents, give the reason why their baseline is left out."""
     if name is None:
         return None, {"latents": "tissue.latents names no model"}
     folder = paths.LATENTS / name
     file = folder / "latents.json"
-    about = read_json_or_none(file)
-    if about is None or about["weights"] != TrainingRecord(name).training["weights"]:
-        raise DataError(f"{file}: not there, or not of the present weights; run dvc repro evaluate@{name}")
-    if about["features"] is None:
+    description = read_json_or_none(file)
+    if description is None or description["weights"] != TrainingRecord(name).training["weights"]:
+        raise DataError(f"{file}: missing, or of other weights; run dvc repro evaluate@{name}")
+    if description["features"] is None:
         return None, {"latents": f"{name} has no latent layer"}
-    return latent_study.read_features(folder, tables, about["features"]), {}
+    return latent_study.read_features(folder, tables, description["features"]), {}

@@ -1,9 +1,10 @@
 """A logistic regression whose penalty is chosen on validation cases."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histocae.errors import DataError
 from histocae.statistics import discrimination
@@ -16,30 +17,32 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
 def fit_classifier(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    valid_x: np.ndarray,
-    valid_y: np.ndarray,
+    train_x: NDArray[Any],
+    train_y: NDArray[Any],
+    valid_x: NDArray[Any],
+    valid_y: NDArray[Any],
+    *,
     seed: int,
-    quality: Callable[[np.ndarray, np.ndarray], float] = discrimination.auroc,
+    quality: Callable[[NDArray[Any], NDArray[Any]], float] = discrimination.auroc,
     strengths: Sequence[float] = STRENGTHS,
 ) -> "Pipeline":
-    """Fit a logistic regression on standardized features; all classes weigh the same.
+    """Fit a logistic regression on standardized features, with classes weighted equally.
 
-    Of more than two classes it is multinomial. Fitted on train; of the strengths of the L2
-    penalty the one of the best quality on validation is taken, of equally good ones the strongest.
+    With more than two classes it is multinomial. It is fitted on the training patches. The strength
+    of the L2 penalty is the one with the best quality on validation patches; of equally good
+    strengths the strongest penalty is taken.
 
     Args:
-        train_x: training patches x features.
-        train_y: the class of each, from 0 on: 1 tumor, 0 normal.
-        valid_x: validation patches x features.
-        valid_y: the class of each.
+        train_x: features of training patches, float, shape (n, features).
+        train_y: their classes, int, shape (n,): from 0 on; of two, 1 is tumor and 0 normal.
+        valid_x: features of validation patches, float, shape (m, features).
+        valid_y: their classes, int, shape (m,).
         seed: of the solver.
-        quality: of (classes, what `decision_function` gives), higher is better.
+        quality: function of the classes and the output of `decision_function`; higher is better.
         strengths: inverse strengths of the penalty to choose from, rising.
 
     Returns:
-        A fitted pipeline; its `decision_function(features)` of two classes is higher for tumor.
+        A fitted pipeline. Its `decision_function(features)` of two classes is higher for tumor.
 
     Raises:
         DataError: train or validation has one class only, or a feature is not finite.
@@ -50,14 +53,14 @@ def fit_classifier(
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(train_y)) < 2:
-        raise DataError("classes can't be told apart by training patches of one class: this needs both")
-    # float32 is too coarse for the solver to tell that it has arrived
+        raise DataError("all training patches are of one class, and a classifier needs both: add cases of the other")
+    # in float32 the solver cannot detect convergence
     scaler = StandardScaler().fit(train_x.astype(np.float64))
-    standard, held = scaler.transform(train_x.astype(np.float64)), scaler.transform(valid_x.astype(np.float64))
+    train_scaled, valid_scaled = (scaler.transform(features.astype(np.float64)) for features in (train_x, valid_x))
     best, highest = None, -1.0
     for strength in strengths:
-        fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, random_state=seed)
-        reached = quality(valid_y, fitted.fit(standard, train_y).decision_function(held))
+        candidate = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000, random_state=seed)
+        reached = quality(valid_y, candidate.fit(train_scaled, train_y).decision_function(valid_scaled))
         if reached > highest:
-            best, highest = fitted, reached
+            best, highest = candidate, reached
     return Pipeline([("scale", scaler), ("classify", best)])
