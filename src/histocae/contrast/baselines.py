@@ -84,7 +84,7 @@ def make(
         training: rows of the training split that the tumor and the normal model were trained on.
         validation: the result of `comparison.join` for validation patches.
         test: the result of `comparison.join` for test patches.
-        components: of the linear pair: as many as the pair has latent numbers.
+        components: number of components of the linear pair: the latent size of the pair.
         encoded: latents per split (train, validation, test), float32, shape (rows, features); None
             leaves out the baseline that uses them.
         seed: of samples and fits.
@@ -136,7 +136,7 @@ def make(
 
 
 def _linear_pair(tumor: Patches, normal: Patches, test: Patches, components: int, seed: int) -> Baseline:
-    """Score by the linear counterparts of the pair, with as many components as the smaller sample allows."""
+    """Score by the linear counterparts of the pair, with the components that the smaller sample allows."""
     wanted = min(components, len(tumor) - 1, len(normal) - 1)
     if wanted < 1:
         raise DataError("a tissue has one training patch, and principal components need two")

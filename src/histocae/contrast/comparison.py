@@ -1,4 +1,4 @@
-"""Tumor against normal: what a pair of models, one trained on each tissue, says about patches.
+"""Tumor against normal: scores of patches by a pair of models, one trained on each tissue.
 
 The score of a patch is log E_normal - log E_tumor, from the errors with which the models
 reconstruct it; a higher score means tumor. Baselines, simpler ways to distinguish the tissues,
@@ -98,7 +98,7 @@ class BaselineMetrics:
 
 @dataclass(frozen=True)
 class TruthMetrics:
-    """How well scores of patches agree with what the patches truly show.
+    """How well scores of patches agree with the true content of the patches.
 
     Attributes:
         patches: number of test patches.
@@ -380,7 +380,7 @@ def auroc_table(metrics: PairMetrics) -> pd.DataFrame:
 def against_truth(
     test: pd.DataFrame, shares: NDArray[np.float64], baselines: Mapping[str, Baseline], settings: Tissue, seed: int
 ) -> TruthMetrics:
-    """Compare the scores of patches with what the patches truly show, not with the label of their slide.
+    """Compare the scores of patches with their true content instead of the label of their slide.
 
     Args:
         test: the result of `join`.

@@ -154,7 +154,7 @@ def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[
         Per fold the rows of train, validation and test.
 
     Raises:
-        DataError: there are too few cases or sites for so many folds.
+        DataError: a sample type has fewer cases (or sites) than there are folds.
 
     """
     fold_of_case = split.folds(patches, count, seed, together)

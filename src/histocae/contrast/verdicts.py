@@ -1,4 +1,4 @@
-"""What the numbers of tumor against normal show and what they do not, in words."""
+"""Sentences on the numbers of tumor against normal, and on their limits."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from histocae.statistics.levels import LEVELS
 
 
 def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
-    """Say in words what the numbers show and what they do not.
+    """Describe in words what the numbers show, and where they show nothing.
 
     Args:
         metrics: the numbers of a pair and its baselines.

@@ -1,4 +1,4 @@
-"""Stage crossvalidate: the pair, trained and tested on folds of cases; nothing unless folds are asked for."""
+"""Stage crossvalidate: the pair, trained and tested on folds of cases; without folds it does nothing."""
 
 import itertools
 import logging
@@ -24,31 +24,32 @@ log = logging.getLogger(__name__)
 
 def run(params: Params) -> None:
     """Write models/folds and reports/crossvalidation."""
-    count = params.crossvalidation.folds
-    wanted = {paths.fold(number).splits.parent for number in range(1, (count or 0) + 1)}
-    for stale in set(paths.FOLDS.glob("fold-*")) - wanted:
+    count, pair = params.crossvalidation.folds, params.pair
+    current = {paths.fold(number).splits.parent for number in range(1, (count or 0) + 1)}
+    for stale in set(paths.FOLDS.glob("fold-*")) - current:
         shutil.rmtree(stale)
     write_json({"folds": count}, paths.FOLDS / "folds.json")  # DVC would warn of an empty folder
     metrics: dict[str, Any] = {"folds": None}
-    tested = None
-    if count is not None:
-        tested = [_fold(params, number, tables) for number, tables in enumerate(_divided(params, count), 1)]
-        metrics = crossvalidation.pool(tested, params.tissue, params.seed).as_json()
-        metrics["pair"] = dict(zip(("tumor", "normal"), params.pair, strict=True))
+    folds = None
+    if count is not None and pair is not None:  # params.yaml with folds and no pair is refused
+        divided = _divide(params, pair, count)
+        folds = [_train_and_test(params, pair, number, tables) for number, tables in enumerate(divided, 1)]
+        metrics = crossvalidation.pool(folds, params.tissue, params.seed).as_json()
+        metrics["pair"] = dict(zip(("tumor", "normal"), pair, strict=True))
     with replacing_folder(paths.CROSSVALIDATION) as folder:
-        if tested is not None:
-            write_table(crossvalidation.scores(tested), folder / "scores.csv", separator=",")
+        if folds is not None:
+            write_table(crossvalidation.scores(folds), folder / "scores.csv", separator=",")
         write_json(metrics, folder / "metrics.json")
     for sentence in metrics.get("sentences", ["crossvalidation.folds is null; nothing to do"]):
         log.info("%s", sentence)
 
 
-def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
-    """Give the tables of each fold, from all of which the pair can learn."""
+def _divide(params: Params, pair: tuple[str, str], count: int) -> list[dict[str, pd.DataFrame]]:
+    """Divide the cases, and check that both models can be trained on each fold."""
     patches = with_metadata(PatchStore(paths.PATCHES).index(), read_table(paths.METADATA, TEXTS))
     divided = crossvalidation.divide(patches, count, params.seed, params.split.together)
-    # what the last fold lacks is better told before the first one is trained
-    for tables, name, split in itertools.product(divided, params.pair, ("train", "validation")):
+    # `sample` raises where a fold lacks cases; better now than after hours of training on earlier folds
+    for tables, name, split in itertools.product(divided, pair, ("train", "validation")):
         own = params.model(name).training(params.training)
         balance.sample(
             tables[split], params.model(name).cohort, own.balance, own.min_percent_tumor_nuclei, params.seed
@@ -56,8 +57,10 @@ def _divided(params: Params, count: int) -> list[dict[str, pd.DataFrame]]:
     return divided
 
 
-def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> crossvalidation.Fold:
-    """Train the pair on a fold, unless that is done, and test it."""
+def _train_and_test(
+    params: Params, pair: tuple[str, str], number: int, tables: dict[str, pd.DataFrame]
+) -> crossvalidation.Fold:
+    """Train the pair on a fold, unless it is trained already, and test it."""
     layout = paths.fold(number)
     for split, table in tables.items():
         write_table(table, layout.splits / f"{split}.csv")
@@ -71,13 +74,13 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
     from histocae.networks.cae import CAE
     from histocae.tracking.record import TrainingRecord
 
-    errors, learnt, size = [], [], 0
-    for name in params.pair:
+    errors, training_rows, size = [], [], 0
+    for name in pair:
         keras.backend.clear_session()
         description = recipe.describe(params, name, store, layout.splits, layout.trained)
         done = TrainingRecord(name, layout).is_of(description)
         cae = CAE(path=layout.trained / name, load=True) if done else train(params, name, layout, description)
-        learnt.append(balance.rows_for_model(tables["train"], description))
+        training_rows.append(balance.rows_for_model(tables["train"], description))
         size = TrainingRecord(name, layout).training["latent_size"]
         label = f"{name} on fold {number}"
         errors.append(
@@ -87,9 +90,10 @@ def _fold(params: Params, number: int, tables: dict[str, pd.DataFrame]) -> cross
             }
         )
     validation, test = (
-        comparison.join(tables[one], *(each[one] for each in errors)) for one in ("validation", "test")
+        comparison.join(tables[split], *(each[split] for each in errors)) for split in ("validation", "test")
     )
-    others, left_out = baselines.make(
-        store, tuple(learnt), validation, test, components=size, encoded=None, seed=params.seed
+    tumor, normal = training_rows
+    simpler, left_out = baselines.make(
+        store, (tumor, normal), validation, test, components=size, encoded=None, seed=params.seed
     )
-    return crossvalidation.Fold(number, validation, test, others, left_out)
+    return crossvalidation.Fold(number, validation, test, simpler, left_out)

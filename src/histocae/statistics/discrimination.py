@@ -79,7 +79,7 @@ class Discrimination:
 
     Attributes:
         auroc: area under the ROC curve.
-        auprc: area under the precision-recall curve; None where it was not asked for.
+        auprc: area under the precision-recall curve; None where it was not computed.
         p_value: of the AUROC, two-sided, by permutation of labels.
         counts: the units and cases.
 

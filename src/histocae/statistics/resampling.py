@@ -1,7 +1,7 @@
 """Draws of whole cases, and permutations of labels between cases, with the AUROCs and AUPRCs that they give.
 
-Patches of a slide and slides of a case are alike. Cases are therefore what is drawn and what is
-permuted, whatever the level of the scores.
+Patches of a slide and slides of a case are alike. Draws and permutations therefore move whole cases,
+whatever the level of the scores.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-_CHUNK = 200_000  # weights at once where each draw weighs each unit: as many as a processor's cache holds
+_CHUNK = 200_000  # weights at once where each draw weighs each unit: this number fits a processor's cache
 
 
 @dataclass(frozen=True)
