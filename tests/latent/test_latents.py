@@ -1,7 +1,8 @@
-"""The study of latents: what is asked of them, and the stage that writes it down."""
+"""The study of latents: probes, clusters, maps, and the stage that writes the results."""
 
 import importlib.util
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from histocae import params
 from histocae.cohort.balance import read_split
 from histocae.errors import DataError
-from histocae.latent import maps, probes
+from histocae.latent import maps, probes, summary
 from histocae.latent import study as latent_study
 from histocae.latent.clusters import cluster, cluster_gini, impurity, share_together
 from histocae.patches import store
@@ -53,7 +54,9 @@ def made(signal: float, count: int = 6, seed: int = 0) -> tuple[dict[str, np.nda
 
 
 def studied(features, tables, latent=LATENT):
-    return latent_study.study(features, probes.explained_variance(features["train"]), tables, latent, TISSUE, 1)
+    return latent_study.study_features(
+        features, probes.explained_variance(features["train"]), tables, latent, TISSUE, 1
+    )
 
 
 # -- the class
@@ -62,10 +65,10 @@ def studied(features, tables, latent=LATENT):
 def test_a_logistic_regression_finds_a_class_that_is_there_and_none_that_is_not():
     there, none = (probes.classify(*made(signal), TISSUE, 1) for signal in (8.0, 0.0))
     for level in LEVELS:
-        assert there[level]["auroc"]["value"] == 1 and not there[level]["includes_chance"]
-        assert none[level]["includes_chance"]
-    assert 0.3 < none["patch"]["auroc"]["value"] < 0.7
-    assert there["patch"]["counts"]["units"] == 72 and there["slide"]["counts"]["units"] == 6
+        assert there.levels[level].auroc.value == 1 and not there.levels[level].includes_chance
+        assert none.levels[level].includes_chance
+    assert 0.3 < none.levels["patch"].auroc.value < 0.7
+    assert there.levels["patch"].counts.units == 72 and there.levels["slide"].counts.units == 6
 
 
 def test_the_penalty_is_the_best_on_validation_and_units_do_not_matter():
@@ -104,12 +107,13 @@ def test_patches_of_one_class_are_no_class_to_tell():
             )
     tables = {split: table.assign(sample_type=TUMOR) for split, table in tables.items()}
     found = studied(features, tables)
-    assert "needs both" in found.about["classification"]["reason"]
-    clusters = found.about["clusters"]
-    assert clusters["ari"] is None and clusters["pairs_together"]["other_tissue"] is None
-    said = latent_study.notes({"latents": found, "pixels": found}, LATENT, TISSUE)
-    assert any(one.startswith("No logistic regression") for one in said)
-    numbers = latent_study.flat({"latents": found, "pixels": found})
+    assert "needs both" in found.classification.reason
+    scores = found.cluster_scores
+    assert scores.ari is None and scores.pairs_together.other_tissue is None
+    notes = summary.notes(found, found, LATENT, TISSUE)
+    assert any(note.startswith("No logistic regression") for note in notes)
+    assert summary.as_json(found)["classification"] == {"reason": found.classification.reason}
+    numbers = summary.metrics(found, found)
     assert set(numbers) == {"latent_dead", "pca_components_90", "pixel_components_90"}
 
 
@@ -131,19 +135,19 @@ def test_percentages_that_the_latents_hold_are_found_and_others_are_not():
     with_percentages(features, tables, "percent_tumor_cells", lambda *_: rng.uniform(0, 100))
     found = probes.regress(features, tables)
     held = found["percent_tumor_nuclei"]
-    assert held["r2"] > 0.95 and held["spearman"] > 0.9 and held["mae"] < 0.2 * held["mae_mean"]
-    assert held["slides"] == CASES
-    assert found["percent_tumor_cells"]["r2"] < 0.3
-    assert found["percent_normal_cells"]["reason"] == "0 train slides have a percent_normal_cells, and this needs 8"
+    assert held.r2 > 0.95 and held.spearman > 0.9 and held.mae < 0.2 * held.mae_mean
+    assert held.slides == CASES
+    assert found["percent_tumor_cells"].r2 < 0.3
+    assert found["percent_normal_cells"].reason == "0 train slides have a percent_normal_cells, and this needs 8"
 
 
 def test_what_the_tissue_alone_tells_of_a_percentage_stands_beside():
     features, tables = made(0.0)
     with_percentages(features, tables, "percent_tumor_nuclei", lambda _, kind: 80.0 if kind == TUMOR else 0.0)
     found = probes.regress(features, tables)["percent_tumor_nuclei"]
-    assert (found["mae_mean"], found["mae_tissue_mean"], found["r2_tissue_mean"]) == (40, 0, 1)
+    assert (found.mae_mean, found.mae_tissue_mean, found.r2_tissue_mean) == (40, 0, 1)
     with_percentages(features, tables, "percent_tumor_nuclei", lambda *_: 7.0)
-    assert "have the same" in probes.regress(features, tables)["percent_tumor_nuclei"]["reason"]
+    assert "have the same" in probes.regress(features, tables)["percent_tumor_nuclei"].reason
 
 
 @pytest.mark.parametrize(("split", "keep"), [("train", 7), ("validation", 2), ("test", 3)])
@@ -152,7 +156,7 @@ def test_too_few_slides_with_a_percentage_give_a_reason(split, keep):
     with_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: mean[1])
     kept = tables[split]["slide_id"].unique()[:keep]
     tables[split].loc[~tables[split]["slide_id"].isin(kept), "percent_tumor_nuclei"] = np.nan
-    assert probes.regress(features, tables)["percent_tumor_nuclei"]["reason"].startswith(f"{keep} {split} slides")
+    assert probes.regress(features, tables)["percent_tumor_nuclei"].reason.startswith(f"{keep} {split} slides")
 
 
 # -- directions
@@ -167,14 +171,12 @@ def test_dead_latents_are_counted_and_change_nothing():
     features, tables = made(2.0)
     more = {split: np.insert(one, [0, 3], 0.25, axis=1) for split, one in features.items()}
     found, with_dead = studied(features, tables), studied(more, tables)
-    assert (found.about["dead"], with_dead.about["dead"]) == (0, 2)
+    assert (found.dead, with_dead.dead) == (0, 2)
     np.testing.assert_array_equal(found.clusters, with_dead.clusters)
-    ours, others = (one.about["classification"]["patch"]["auroc"]["value"] for one in (found, with_dead))
+    ours, others = (one.classification.levels["patch"].auroc.value for one in (found, with_dead))
     assert ours == pytest.approx(others, abs=1e-6)
-    assert found.about["components"]["for_90_percent"] == with_dead.about["components"]["for_90_percent"] == 6
-    assert "2 of 8 latents are constant" in " ".join(
-        latent_study.notes({"latents": with_dead, "pixels": found}, LATENT, TISSUE)
-    )
+    assert found.components.for_90_percent == with_dead.components.for_90_percent == 6
+    assert "2 of 8 latents are dead" in " ".join(summary.notes(with_dead, found, LATENT, TISSUE))
 
 
 # -- clusters
@@ -190,14 +192,14 @@ def test_gini_and_entropy_by_hand():
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=25))
 def test_pairs_in_one_cluster_are_counted_as_by_hand(rows):
-    clusters, cases, labels = np.array(rows).T
+    numbers, cases, labels = np.array(rows).T
     hits: dict[str, list[bool]] = {"same_case": [], "other_case": [], "other_tissue": []}
     for i in range(len(rows)):
         for j in range(i):
             case = "same_case" if cases[i] == cases[j] else "other_case"
-            hits[case if labels[i] == labels[j] else "other_tissue"].append(clusters[i] == clusters[j])
+            hits[case if labels[i] == labels[j] else "other_tissue"].append(numbers[i] == numbers[j])
     expected = {name: float(np.mean(one)) if one else None for name, one in hits.items()}
-    assert share_together(clusters, cases, labels) == pytest.approx(expected)
+    assert asdict(share_together(numbers, cases, labels)) == pytest.approx(expected)
 
 
 def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
@@ -233,12 +235,12 @@ def test_clusters_that_are_cases_are_said_to_be():
     for split, table in tables.items():
         features[split] += look[table["case_id"].str.split("-").str[1].astype(int) % 3].astype(np.float32)
     found = studied(features, tables)
-    together = found.about["clusters"]["pairs_together"]
-    assert together["same_case"] > 0.6 > 0.4 > together["other_case"]
-    said = " ".join(latent_study.notes({"latents": found, "pixels": found}, LATENT, TISSUE))
-    assert "Clusters of the latents follow cases more than tissues" in said
-    told = studied(*made(30.0))
-    assert "follow cases" not in " ".join(latent_study.notes({"latents": told, "pixels": told}, LATENT, TISSUE))
+    together = found.cluster_scores.pairs_together
+    assert together.same_case > 0.6 > 0.4 > together.other_case
+    notes = " ".join(summary.notes(found, found, LATENT, TISSUE))
+    assert "Clusters of the latents follow cases more than tissues" in notes
+    of_tissue = studied(*made(30.0))
+    assert "follow cases" not in " ".join(summary.notes(of_tissue, of_tissue, LATENT, TISSUE))
 
 
 # -- neighbors and maps
@@ -253,11 +255,12 @@ def test_neighbors_are_the_nearest_and_agree_by_chance_only_where_there_is_nothi
     np.testing.assert_allclose(distances, np.sort(by_hand, axis=1)[:, :10], atol=1e-4)
     y = {split: probes.labels_of(table) for split, table in tables.items()}
     agreement = probes.neighbor_agreement(found, y["train"], y["test"])
-    assert agreement["chance"] == 0.5 and abs(agreement["share"] - 0.5) < 0.1
-    assert probes.neighbor_agreement(found, np.ones(144, int), np.ones(72, int)) == {"share": 1, "chance": 1}
+    assert agreement.chance == 0.5 and abs(agreement.share - 0.5) < 0.1
+    everywhere = probes.neighbor_agreement(found, np.ones(144, int), np.ones(72, int))
+    assert everywhere == probes.NeighborAgreement(count=10, patches=72, share=1, chance=1)
     apart = made(30.0)[0]
     found, _ = probes.nearest(apart["train"], apart["test"], 10)
-    assert probes.neighbor_agreement(found, y["train"], y["test"])["share"] == 1
+    assert probes.neighbor_agreement(found, y["train"], y["test"]).share == 1
 
 
 def test_patches_whose_neighbors_are_shown_are_of_both_tissues_and_several_cases():
@@ -315,11 +318,10 @@ def test_what_rounding_alone_makes_differ_is_constant():
 def test_few_points_have_no_map():
     features, tables = made(1.0)
     found = studied(features, tables, LATENT.model_copy(update={"sample": 5}))
-    assert found.maps == {} and "too few" in found.about["map"]["reason"]
-    said = latent_study.notes({"latents": found, "pixels": found}, LATENT, TISSUE)
-    assert said[-1] == "No map: 5 test patches are too few for a map of them."
+    assert found.maps == {} and "too few" in found.map_settings.reason
+    assert summary.notes(found, found, LATENT, TISSUE)[-1] == "No map: 5 test patches are too few for a map."
     features["test"][:] = 0
-    assert "same features" in studied(features, tables).about["map"]["reason"]
+    assert "same features" in studied(features, tables).map_settings.reason
 
 
 # -- pixels
@@ -339,14 +341,15 @@ def patches(tmp_path):
 
 
 def test_pixels_are_reduced_patches_on_their_leading_components(patches):
-    features, shares, side = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
-    assert side == 32 and features["test"].shape == (40, 5) and features["train"].dtype == np.float32
+    baseline = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
+    features, shares = baseline.features, baseline.explained
+    assert baseline.side == 32 and features["test"].shape == (40, 5) and features["train"].dtype == np.float32
     assert shares[0] == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(features["train"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features["test"][::2, 0], features["test"][1::2, 0], atol=1e-4)
     spread = np.diff(features["test"][::2, 0])  # shades of gray lie on a line
     assert (spread > 0).all() or (spread < 0).all()
-    assert probes.pixel_features({"train": patches}, 500, 1)[0]["train"].shape == (40, 39)
+    assert probes.pixel_features({"train": patches}, 500, 1).features["train"].shape == (40, 39)
 
 
 # -- the stage
@@ -398,7 +401,7 @@ def test_the_stage_writes_numbers_tables_and_pictures_the_same_each_time(ready):
         one.removeprefix("pixel_") for one in numbers if one.startswith("pixel_")
     } - {"components_90"}
     assert found["model"] == "all" and found["weights"] == "w" and found["pixels_a_side"] == 32
-    assert "1 of 5 latents are constant on the training patches: dead." in found["notes"]
+    assert "1 of 5 latents are dead: constant on the training patches." in found["notes"]
     clusters = ready.read("reports/models/all/latent/clusters.csv")
     for _, rows in clusters.groupby("features"):
         assert rows["patches"].sum() == len(tables["test"]) and rows["train_patches"].sum() == len(tables["train"])
@@ -442,7 +445,7 @@ def test_latents_that_do_not_fit_are_refused_in_one_line(ready):
         return one
 
     write_latents(ready, lambda split, one: one[:-1] if split == "test" else one)
-    assert "rows of test.csv and 5 latents; run dvc repro evaluate@all" in ready.run("latent all").only_line
+    assert "rows of test.csv and latents; run dvc repro evaluate@all" in ready.run("latent all").only_line
     write_latents(ready, spoiled)
     assert "train.npy: row 3 has latents that are not finite" in ready.run("latent all").only_line
     (ready.folder / "models/latents/all/train.npy").write_bytes(b"\x93NUMPY")

@@ -1,100 +1,143 @@
-"""Clusters of latents, and what the patches of one cluster have in common."""
+"""Clusters of latents, and how they relate to tissues and cases."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 RESTARTS = 4
 
 
+@dataclass(frozen=True)
+class PairsTogether:
+    """Shares of pairs of patches that are in one cluster; None where there is no such pair.
+
+    Clusters that follow cases and not tissues have a large first share, and equal second and third ones.
+
+    Attributes:
+        same_case: of the pairs of one case and one tissue.
+        other_case: of the pairs of one tissue from two cases.
+        other_tissue: of the pairs of a tumor and a normal patch.
+
+    """
+
+    same_case: float | None
+    other_case: float | None
+    other_tissue: float | None
+
+
 def cluster(
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
+    train: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    test: NDArray[np.float32],
     count: int,
     seed: int,
-    numbering: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find clusters of training patches by KMeans (k-means++, the best of four starts).
+    numbering: Callable[[NDArray[np.intp], NDArray[np.integer[Any]]], NDArray[np.intp]] | None = None,
+) -> tuple[NDArray[np.intp], NDArray[np.floating[Any]]]:
+    """Cluster training patches by KMeans (k-means++, the best of four starts).
 
     Args:
-        train: training patches x features.
-        labels: of train; only the numbering depends on them.
-        test: test patches x features.
-        count: of clusters; fewer come where fewer distinct patches are there.
+        train: float32, shape (training patches, features).
+        labels: of `train`; only the numbering of the clusters depends on them.
+        test: float32, shape (test patches, features).
+        count: number of clusters; fewer result where there are fewer distinct patches.
         seed: of the starts.
-        numbering: of (clusters, labels) gives the clusters in the order of their numbers. By default
-            from the one with the largest share of tumor to that with the least, of equal ones the
-            larger first.
+        numbering: a function of (clusters, labels) that returns the clusters in the order of their
+            numbers. By default they are ordered by falling share of tumor, then by falling size.
 
     Returns:
         The cluster of each training patch, int64; the distance of each test patch to each
-        center, test patches x clusters. A test patch is of the cluster with the nearest.
+        center, shape (test patches, clusters). A test patch belongs to the nearest center.
+
+    References:
+        Arthur and Vassilvitskii 2007, Proc. 18th ACM-SIAM Symp. Discrete Algorithms, 1027-1035.
 
     """
     from sklearn.cluster import KMeans
 
-    found = KMeans(_distinct(train, count), n_init=RESTARTS, random_state=seed).fit(train)
-    order = (numbering or _by_tumor_share)(found.labels_, labels)
-    return np.argsort(order)[found.labels_], found.transform(test)[:, order]
+    kmeans = KMeans(_count_distinct(train, count), n_init=RESTARTS, random_state=seed).fit(train)
+    order = (numbering or _by_tumor_share)(kmeans.labels_, labels)
+    return np.argsort(order)[kmeans.labels_], kmeans.transform(test)[:, order]
 
 
-def _by_tumor_share(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _by_tumor_share(clusters: NDArray[np.intp], labels: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
     sizes = np.bincount(clusters)
     return np.lexsort((-sizes, -np.bincount(clusters, labels) / sizes))
 
 
-def _distinct(rows: np.ndarray, enough: int) -> int:
-    """Count different rows, up to `enough`."""
-    seen: set[bytes] = set()
+def _count_distinct(rows: NDArray[Any], most: int) -> int:
+    """Count different rows, up to `most`."""
+    distinct: set[bytes] = set()
     for row in rows:
-        seen.add(row.tobytes())
-        if len(seen) == enough:
+        distinct.add(row.tobytes())
+        if len(distinct) == most:
             break
-    return len(seen)
+    return len(distinct)
 
 
-def impurity(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gini impurity, 1 - sum(p^2), and entropy in bits, -sum(p log2 p), of the labels in each cluster.
+def impurity(counts: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure how mixed the labels of each cluster are.
 
     Args:
-        counts: clusters x labels.
+        counts: patches by cluster and label, shape (clusters, labels).
 
     Returns:
-        Two float64 arrays, one value a cluster; NaN where it is empty.
+        The Gini impurity, 1 - sum(p^2), and the entropy in bits, -sum(p log2 p); float64, one value
+        per cluster, NaN where it is empty.
 
     """
+    # not scipy.stats.entropy: natural logarithms, divided by log(2), round differently
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = counts / counts.sum(axis=1, keepdims=True)
         entropy = -np.where(shares == 0, 0, shares * np.log2(shares)).sum(axis=1)
-    # a cluster of one label has 0.0, not -0.0
+    # adding 0.0 turns -0.0, of a cluster of one label, into 0.0
     return 1 - np.square(shares).sum(axis=1), entropy + 0.0
 
 
-def cluster_gini(clusters: Sequence, labels: Sequence) -> dict:
-    """Give the Gini impurity of the labels in each cluster, by cluster."""
+def cluster_gini(clusters: ArrayLike, labels: ArrayLike) -> dict[Any, float]:
+    """Compute the Gini impurity of the labels in each cluster.
+
+    Args:
+        clusters: the cluster of each patch.
+        labels: the label of each patch.
+
+    Returns:
+        The impurity by cluster.
+
+    """
     counts = pd.crosstab(np.asarray(clusters), np.asarray(labels))
     return dict(zip(counts.index.tolist(), impurity(counts.to_numpy())[0].tolist(), strict=True))
 
 
-def share_together(clusters: np.ndarray, cases: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Share of the pairs of patches that are in one cluster, by what the two have in common.
+def share_together(
+    clusters: NDArray[np.integer[Any]], cases: Sequence[Any] | NDArray[Any], labels: NDArray[np.integer[Any]]
+) -> PairsTogether:
+    """Compute how often two patches are in one cluster, by whether they share case and tissue.
+
+    Args:
+        clusters: the cluster of each patch.
+        cases: the case of each patch.
+        labels: the label of each patch, 1 tumor, 0 normal.
 
     Returns:
-        same_case (and the same tissue), other_case (the same tissue of two cases) and
-        other_tissue; None where there is no such pair. Clusters that are made of cases and
-        not of tissues have a large first and equal second and third.
+        The shares.
 
     """
     groups = pd.MultiIndex.from_arrays([labels, cases]).factorize()[0]
-    case, tissue, everything = (_pairs(one, clusters) for one in (groups, labels, np.zeros(len(labels), int)))
-    found = {"same_case": case, "other_case": tissue - case, "other_tissue": everything - tissue}
-    return {name: float(together / pairs) if pairs else None for name, (together, pairs) in found.items()}
+    same_case = _count_pairs(groups, clusters)
+    same_tissue = _count_pairs(labels, clusters)
+    every = _count_pairs(np.zeros(len(labels), int), clusters)
+    counts = (same_case, same_tissue - same_case, every - same_tissue)
+    return PairsTogether(*(float(together / pairs) if pairs else None for together, pairs in counts))
 
 
-def _pairs(groups: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Count pairs within a group: those in one cluster, and all."""
-    counts = pd.crosstab(groups, clusters).to_numpy()
-    whole = counts.sum(axis=1)
-    return np.array([(counts * (counts - 1)).sum(), (whole * (whole - 1)).sum()]) // 2
+def _count_pairs(groups: NDArray[np.integer[Any]], clusters: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Count pairs of patches of one group: those that are also in one cluster, and all."""
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
+    # ordered pairs: each is counted twice
+    _, (apart, together) = pair_confusion_matrix(groups, clusters)
+    return np.array([together, apart + together]) // 2

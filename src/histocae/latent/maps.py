@@ -1,25 +1,27 @@
-"""Maps of latents: t-SNE and UMAP, for looking at."""
+"""Maps of latents to a plane, by t-SNE and UMAP, to look at."""
 
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 LEAST_POINTS = 8  # on a map
 # 250 exaggerated and 500 plain; another 250 lower the divergence by about 0.1 %
 ITERATIONS = 750
 
 
-def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, float]:
-    """Map points to a plane by t-SNE, from their principal components on.
+def tsne(features: NDArray[np.float32], perplexity: float, seed: int) -> tuple[NDArray[np.float32], float]:
+    """Map points to a plane by t-SNE, starting from their principal components.
 
     Args:
-        features: at least `LEAST_POINTS` points x features.
-        perplexity: lowered to a third of the other points where it is higher.
-        seed: of what is left to chance.
+        features: float32, shape (points, features), at least `LEAST_POINTS` points.
+        perplexity: lowered to (points - 1) / 3 where it is higher.
+        seed: of the random choices.
 
     Returns:
-        float32, points x 2; the perplexity that was used.
+        float32, shape (points, 2); the perplexity that was used.
 
     References:
         van der Maaten and Hinton 2008, JMLR 9:2579-2605; start: Kobak and Berens 2019,
@@ -30,48 +32,56 @@ def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray
 
     used = min(perplexity, (len(features) - 1) / 3)
     method = TSNE(2, perplexity=used, init=_start(features), max_iter=ITERATIONS, random_state=seed)
-    return method.fit_transform(_centered(features)).astype(np.float32), used
+    plane: NDArray[np.float32] = method.fit_transform(_centered(features)).astype(np.float32)
+    return plane, used
 
 
-def _start(features: np.ndarray) -> str:
+def _start(features: NDArray[np.float32]) -> str:
     return "pca" if features.shape[1] > 1 else "random"
 
 
-def _centered(features: np.ndarray) -> np.ndarray:
-    """Center features and bring them to the scale of 1, which changes no map.
+def _centered(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Center features and scale them to at most 1, which changes no map.
 
-    Far from 0 for their spread, or tiny, float32 makes NaN of the principal components that a
-    map starts from, and scikit-learn's t-SNE dies of these without a word.
+    Features that are tiny, or far from 0 for their spread, have principal components that are NaN in
+    float32. scikit-learn's t-SNE then ends the process without a message.
     """
     centered = features - features.mean(axis=0, dtype=np.float64)
     return (centered / np.abs(centered).max()).astype(np.float32)
 
 
-def umap(features: np.ndarray, seed: int) -> np.ndarray:
+def umap(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Map points to a plane by UMAP (McInnes, Healy and Melville 2018, arXiv:1802.03426).
 
     Args:
-        features: at least `LEAST_POINTS` points x features.
-        seed: makes it repeatable, on one thread.
+        features: float32, shape (points, features), at least `LEAST_POINTS` points.
+        seed: makes the map repeatable, on one thread.
 
     Returns:
-        float32, points x 2.
+        float32, shape (points, 2).
 
     """
-    method = _umap()(n_neighbors=min(15, len(features) - 1), init=_start(features), random_state=seed, n_jobs=1)
-    return method.fit_transform(_centered(features)).astype(np.float32)
+    method = _import_umap()(
+        n_neighbors=min(15, len(features) - 1), init=_start(features), random_state=seed, n_jobs=1
+    )
+    plane: NDArray[np.float32] = method.fit_transform(_centered(features)).astype(np.float32)
+    return plane
 
 
-def _umap() -> type:
-    """Import UMAP without TensorFlow, which it would load for a class that is not used here: 5 s."""
-    hidden = sys.modules.get("tensorflow")
-    sys.modules["tensorflow"] = None
+def _import_umap() -> Any:
+    """Import the class UMAP without TensorFlow.
+
+    The package imports TensorFlow (5 s) for its parametric UMAP, which is not used here, and has no
+    switch against it.
+    """
+    loaded = sys.modules.get("tensorflow")
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # None makes `import tensorflow` fail
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is not there
+            warnings.simplefilter("ignore", ImportWarning)  # umap warns that TensorFlow is missing
             from umap import UMAP
     finally:
         del sys.modules["tensorflow"]
-        if hidden is not None:
-            sys.modules["tensorflow"] = hidden
+        if loaded is not None:
+            sys.modules["tensorflow"] = loaded
     return UMAP

@@ -1,20 +1,22 @@
-"""Images of latents: components, maps, clusters, galleries, neighbors.
+"""Figures of latents: components, maps, clusters, galleries, neighbors.
 
 A patch is framed in the color of its slide's class, red for tumor and blue for normal.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.colors import to_rgb
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
+from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
-from histocae.latent.study import EXPLAINED, Study
+from histocae.latent.study import EXPLAINED, FeatureStudy
 from histocae.patches.store import Patches
 from histocae.report.plots import TISSUE_COLORS
 
@@ -23,16 +25,16 @@ NAMES = {"latents": "latents", "pixels": "pixels (PCA)"}
 METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
 # in pixels: a patch in a gallery, its frame, the gap between two and between groups, margins for text
 TILE, FRAME, GAP, BREAK, LEFT, TOP = 80, 3, 4, 16, 110, 60
-DPI = 100  # as plots.save has it: a pixel of a gallery is one of the picture
+DPI = 100  # as in plots.save, so that a pixel of a gallery is one of the file
 PER_CLUSTER = 8
 SHOWN = 6  # neighbors of a patch
 LEGEND = [(kind, TISSUE_COLORS[kind]) for kind in COMPARED]
 
 
 def study_figures(
-    studies: dict[str, Study], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], model: str
+    studies: dict[str, FeatureStudy], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], model: str
 ) -> Iterator[tuple[str, Figure]]:
-    """Give every picture of the study of a model, with a name for its file.
+    """Draw all figures of the study of a model.
 
     Args:
         studies: of latents and pixels.
@@ -40,32 +42,43 @@ def study_figures(
         tables: rows of the splits.
         model: its name, for the titles.
 
+    Yields:
+        The name of a figure's file, without suffix, and the figure.
+
     """
     yield "components", plot_components(studies, f"{model}: variance held by principal components")
     for method in next(iter(studies.values())).maps:
-        if all(method in one.maps for one in studies.values()):
+        if all(method in study.maps for study in studies.values()):
             yield method, plot_maps(studies, tables["test"], method, model)
     yield "clusters", plot_clusters(studies, f"{model}: KMeans clusters of the training patches, on test patches")
-    for name, one in studies.items():
+    for name, study in studies.items():
         title = f"{model}: test patches by clusters of {NAMES[name]}"
-        yield f"gallery_{name}", plot_gallery(one, patches["test"], tables["test"], title)
+        yield f"gallery_{name}", plot_gallery(study, patches["test"], tables["test"], title)
     yield "neighbours", plot_neighbors(studies, patches, tables, f"{model}: nearest neighbors of test patches")
 
 
-def plot_components(studies: dict[str, Study], title: str) -> Figure:
-    """Show the share of the variance that the leading principal components hold together."""
+def plot_components(studies: dict[str, FeatureStudy], title: str) -> Figure:
+    """Plot the share of the variance that the leading principal components hold together.
+
+    Args:
+        studies: by the name of their features.
+        title: of the figure.
+
+    Returns:
+        The figure.
+
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    for name, one in studies.items():
-        about = one.about["components"]
-        count = about["for_90_percent"]
-        told = f"{count} of {len(one.explained)} hold 90 %" if count else f"all hold {about['held']:.0%}"
+    for name, study in studies.items():
+        count = study.components.for_90_percent
+        result = f"{count} of {len(study.explained)} hold 90 %" if count else f"all hold {study.components.held:.0%}"
         axis.plot(
-            np.arange(1, len(one.explained) + 1),
-            np.cumsum(one.explained),
-            "." if len(one.explained) == 1 else "-",
+            np.arange(1, len(study.explained) + 1),
+            np.cumsum(study.explained),
+            "." if len(study.explained) == 1 else "-",
             color=COLORS[name],
-            label=f"{NAMES[name]}: {told}",
+            label=f"{NAMES[name]}: {result}",
         )
     axis.axhline(EXPLAINED, color="0.6", lw=0.8, ls=":")
     axis.set(
@@ -81,32 +94,35 @@ def plot_components(studies: dict[str, Study], title: str) -> Figure:
     return figure
 
 
-def plot_maps(studies: dict[str, Study], test: pd.DataFrame, method: str, title: str) -> Figure:
-    """Show test patches on their maps by class, cluster and case, latents above pixels.
+def plot_maps(studies: dict[str, FeatureStudy], test: pd.DataFrame, method: str, title: str) -> Figure:
+    """Plot test patches on their maps by class, cluster and case, latents above pixels.
 
     Args:
-        studies: with a map by this method each.
+        studies: each with a map by this method.
         test: rows of the split.
         method: tsne or umap.
-        title: of the whole.
+        title: of the figure.
+
+    Returns:
+        The figure.
 
     """
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     axes = figure.subplots(len(studies), 3, squeeze=False)
     case = pd.factorize(test["case_id"], sort=True)[0]
-    tissue = np.array([to_rgb(TISSUE_COLORS[one]) for one in test["sample_type"]])
-    for row, (name, one) in zip(axes, studies.items(), strict=True):
-        # in a random order: the last class would hide the others
-        order = np.random.default_rng(0).permutation(len(one.sample))
-        rows, plane = one.sample[order], one.maps[method][order]
-        for axis, color in zip(row, (tissue, _palette(one.clusters), _palette(case)), strict=True):
+    tissue = np.array([to_rgb(TISSUE_COLORS[kind]) for kind in test["sample_type"]])
+    for row, (name, study) in zip(axes, studies.items(), strict=True):
+        # in a random order, so that the last class does not hide the others
+        order = np.random.default_rng(0).permutation(len(study.sample))
+        rows, plane = study.sample[order], study.maps[method][order]
+        for axis, color in zip(row, (tissue, _palette(study.clusters), _palette(case)), strict=True):
             axis.scatter(*plane.T, s=np.clip(8000 / len(rows), 3, 14), c=color[rows], lw=0)
             axis.set(xticks=[], yticks=[])
             axis.set_aspect("equal", adjustable="datalim")
         row[0].set_ylabel(NAMES[name], fontsize=12)
-    about = ("class of the slide", "cluster", f"case ({case.max() + 1} of them)")
-    for axis, told in zip(axes[0], about, strict=True):
-        axis.set_title(told)
+    titles = ("class of the slide", "cluster", f"case ({case.max() + 1} of them)")
+    for axis, text in zip(axes[0], titles, strict=True):
+        axis.set_title(text)
     for kind in COMPARED:
         axes[0, 0].scatter([], [], s=25, color=TISSUE_COLORS[kind], label=kind)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -114,32 +130,43 @@ def plot_maps(studies: dict[str, Study], test: pd.DataFrame, method: str, title:
     return figure
 
 
-def _palette(codes: np.ndarray) -> np.ndarray:
-    """Give each code a color, of the shortest palette with as many, else along the spectrum."""
+def _palette(codes: NDArray[np.integer[Any]]) -> NDArray[np.floating[Any]]:
+    """Color each code by the shortest palette with enough colors, else along the spectrum."""
     count = codes.max() + 1
     for name in ("tab10", "tab20"):
-        if count <= colormaps[name].N:
-            return np.asarray(colormaps[name].colors)[codes]
-    return colormaps["turbo"](codes / (count - 1))[:, :3]
+        palette = colormaps[name]
+        if isinstance(palette, ListedColormap) and count <= palette.N:
+            return np.asarray(palette.colors)[codes]
+    colors: NDArray[np.floating[Any]] = colormaps["turbo"](codes / (count - 1))[:, :3]
+    return colors
 
 
-def plot_clusters(studies: dict[str, Study], title: str) -> Figure:
-    """Show how many test patches of either class each cluster has, and its Gini impurity."""
+def plot_clusters(studies: dict[str, FeatureStudy], title: str) -> Figure:
+    """Plot the number of test patches of both classes in each cluster, and its Gini impurity.
+
+    Args:
+        studies: by the name of their features.
+        title: of the figure.
+
+    Returns:
+        The figure.
+
+    """
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(2, len(studies), squeeze=False, sharex="col", sharey="row", height_ratios=(2, 1))
-    for (above, below), (name, one) in zip(axes.T, studies.items(), strict=True):
-        table, about = one.table, one.about["clusters"]
+    for (above, below), (name, study) in zip(axes.T, studies.items(), strict=True):
+        table, scores = study.table, study.cluster_scores
         at, under = np.arange(len(table)), np.zeros(len(table))
         for kind, counts in ((PRIMARY_TUMOR, table["tumor"]), (SOLID_TISSUE_NORMAL, table["normal"])):
             above.bar(at, counts, bottom=under, color=TISSUE_COLORS[kind], label=kind)
             under = under + counts
-        # not bars: a cluster of Gini 0 is to look other than one without patches
+        # points and not bars, so that a cluster of Gini 0 differs from an empty one
         below.plot(at, table["gini"], "o", color=COLORS[name])
-        below.axhline(about["gini_without_clusters"], color="0.3", lw=0.8, ls="--", label="all patches together")
-        told = [f"Gini {about['gini']:.2f} ({about['gini_without_clusters']:.2f} without clusters)"]
-        if about["ari"] is not None:
-            told.append(f"ARI {about['ari']:.2f}, NMI {about['nmi']:.2f}")
-        above.set_title(f"{NAMES[name]}\n{', '.join(told)}", fontsize=10)
+        below.axhline(scores.gini_without_clusters, color="0.3", lw=0.8, ls="--", label="all patches together")
+        results = [f"Gini {scores.gini:.2f} ({scores.gini_without_clusters:.2f} without clusters)"]
+        if scores.ari is not None:
+            results.append(f"ARI {scores.ari:.2f}, NMI {scores.nmi:.2f}")
+        above.set_title(f"{NAMES[name]}\n{', '.join(results)}", fontsize=10)
         below.set(xlabel="cluster", xticks=at, ylim=(-0.04, 0.7))
     axes[0, 0].set_ylabel("test patches")
     axes[1, 0].set_ylabel("Gini impurity")
@@ -149,79 +176,97 @@ def plot_clusters(studies: dict[str, Study], title: str) -> Figure:
     return figure
 
 
-def plot_gallery(one: Study, patches: Patches, test: pd.DataFrame, title: str) -> Figure:
-    """Show the test patches nearest to the center of each cluster, a row a cluster.
+def plot_gallery(study: FeatureStudy, patches: Patches, test: pd.DataFrame, title: str) -> Figure:
+    """Show the test patches nearest to the center of each cluster, one row per cluster.
 
     Args:
-        one: the study.
+        study: the results.
         patches: of the test split.
         test: rows of the split.
-        title: of the whole.
+        title: of the figure.
+
+    Returns:
+        The figure.
 
     """
     rows, texts = [], []
-    for members, about in zip(one.typical, one.table.itertuples(), strict=True):
+    for members, row in zip(study.typical, study.table.itertuples(), strict=True):
         rows.append(_tiles(patches, test, members[:PER_CLUSTER]))
-        count = about.patches
-        told = f"{count} patches\n{about.tumor / count:.0%} tumor" if count else "none in test"
-        texts.append(f"cluster {about.cluster}\n{told}")
+        count = row.patches
+        content = f"{count} patches\n{row.tumor / count:.0%} tumor" if count else "none in test"
+        texts.append(f"cluster {row.cluster}\n{content}")
     return lay_out(rows, texts, {0: "nearest to the center of the cluster first"}, title, LEGEND)
 
 
 def plot_neighbors(
-    studies: dict[str, Study], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], title: str
+    studies: dict[str, FeatureStudy], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], title: str
 ) -> Figure:
-    """Show test patches and beside each the training patches nearest to it, by latents and by pixels.
+    """Show test patches beside the training patches nearest to each, by latents and by pixels.
 
     Args:
         studies: by the name of their features.
         patches: of train and test.
         tables: rows of train and test.
-        title: of the whole.
+        title: of the figure.
+
+    Returns:
+        The figure.
 
     """
     queries = next(iter(studies.values())).queries
     rows = [[tile] for tile in _tiles(patches["test"], tables["test"], queries)]
     heads = {0: "test patch"}
-    for name, one in studies.items():
+    for name, study in studies.items():
         heads[len(rows[0])] = f"nearest training patches by {NAMES[name]}"
-        for row, found in zip(rows, one.neighbors, strict=True):
-            row += _tiles(patches["train"], tables["train"], found[:SHOWN])
+        for row, neighbors in zip(rows, study.neighbors, strict=True):
+            row += _tiles(patches["train"], tables["train"], neighbors[:SHOWN])
     cases = tables["test"]["case_id"].iloc[queries]
-    # ids may be long: their ends differ, and the margin is narrow
-    return lay_out(rows, [one if len(one) <= 15 else f"…{one[-14:]}" for one in cases], heads, title, LEGEND)
+    # ids may be long: they differ at their ends, and the margin is narrow
+    return lay_out(rows, [case if len(case) <= 15 else f"…{case[-14:]}" for case in cases], heads, title, LEGEND)
 
 
-def _tiles(patches: Patches, table: pd.DataFrame, which: np.ndarray) -> list[np.ndarray]:
-    """Give patches at one size with a frame in the color of their class, uint8."""
-    kinds = table["sample_type"].iloc[which]
-    return [framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(which), kinds, strict=True)]
+def _tiles(patches: Patches, table: pd.DataFrame, positions: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+    """Frame patches in the color of their class."""
+    kinds = table["sample_type"].iloc[positions]
+    return [framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(positions), kinds, strict=True)]
 
 
-def framed(picture: np.ndarray, color: ColorType) -> np.ndarray:
-    """Give a picture, of one channel or three, at the size of a tile with a frame; uint8."""
+def framed(image: NDArray[np.uint8], color: ColorType) -> NDArray[np.uint8]:
+    """Resize an image to a tile of a gallery and frame it.
+
+    Args:
+        image: uint8, shape (height, width, 1 or 3).
+        color: of the frame.
+
+    Returns:
+        uint8, shape (`TILE` + 2 `FRAME`, `TILE` + 2 `FRAME`, 3).
+
+    """
     tile = np.empty((TILE + 2 * FRAME, TILE + 2 * FRAME, 3), np.uint8)
     tile[:] = np.rint(np.multiply(to_rgb(color), 255))
-    one = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")
-    tile[FRAME:-FRAME, FRAME:-FRAME] = one.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    inner = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
+    tile[FRAME:-FRAME, FRAME:-FRAME] = np.asarray(inner.resize((TILE, TILE), Image.Resampling.LANCZOS))
     return tile
 
 
 def lay_out(
-    rows: list[list[np.ndarray]],
+    rows: list[list[NDArray[np.uint8]]],
     texts: list[str],
     heads: dict[int, str],
     title: str,
     legend: Sequence[tuple[str, ColorType]],
 ) -> Figure:
-    """Lay tiles out pixel for pixel, each row with its text; a wider gap comes before a column with a head.
+    """Lay out tiles pixel for pixel, each row with its text; a wider gap precedes a column with a head.
 
     Args:
-        rows: tiles as `framed` gives them.
-        texts: one to the left of each row.
+        rows: tiles from `framed`.
+        texts: to the left of the rows.
         heads: texts above columns, by the number of the column.
-        title: of the whole.
-        legend: what the colors of the frames mean.
+        title: of the figure.
+        legend: meaning and color of the frames.
+
+    Returns:
+        The figure.
 
     """
     step = TILE + 2 * FRAME + GAP

@@ -1,19 +1,20 @@
-"""Questions to the latents of a model: the class, percentages, directions, clusters, neighbors.
+"""Probes of the latents of a model: tissue class, percentages, principal components, neighbors.
 
-Features are float32, patches x features: the latents of a model, or the leading principal components
-of the pixels, the baseline that no one had to train. What is fitted is fitted on train, what
-is chosen is chosen on validation, and test reports. A patch has the label of its slide: 1
-tumor, 0 normal.
+Features are float32, shape (patches, features): the latents of a model, or the leading principal
+components of the pixels, a baseline that needs no training. Everything is fitted on train and selected on
+validation; test only reports. A patch has the label of its slide: 1 tumor, 0 normal.
 
 Distances are taken between features as they are. Scaled to one variance, near-dead latents and
-components that hold next to nothing would weigh as much as the leading ones.
+components of nearly no variance would weigh as much as the leading ones.
 """
 
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.errors import DataError
@@ -24,25 +25,122 @@ from histocae.patches.sampling import draw
 from histocae.patches.store import Patches
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
+from histocae.statistics.discrimination import Discrimination
 from histocae.statistics.levels import LEVELS
-
-if TYPE_CHECKING:  # scikit-learn takes seconds to load
-    pass
 
 PENALTIES = tuple(10.0**i for i in range(-1, 7))
 PERCENTS = ("percent_tumor_nuclei", "percent_tumor_cells", "percent_normal_cells", "percent_stromal_cells")
-LEAST_SLIDES = {"train": 8, "validation": 3, "test": 4}  # with a percentage: to fit, to choose, to judge by
-SIDE = 32  # least side of the reduced patches whose pixels are the baseline
+LEAST_SLIDES = {"train": 8, "validation": 3, "test": 4}  # with a percentage: to fit, to select, to report
+SIDE = 32  # least side, in pixels, of the reduced patches of the baseline
 MOST_FITTED = 5_000  # training patches that the components of the pixels are fitted on
 
 
-def labels_of(table: pd.DataFrame) -> np.ndarray:
-    """Give 1 for patches of tumor slides and 0 for the others, int8."""
-    return (table["sample_type"] == PRIMARY_TUMOR).to_numpy(np.int8)
+@dataclass(frozen=True)
+class Unanswered:
+    """A probe that the data do not allow.
+
+    Attributes:
+        reason: why, in words.
+
+    """
+
+    reason: str
 
 
-def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int) -> dict:
-    """Tell tumor from normal by a logistic regression on features.
+@dataclass(frozen=True)
+class Classification:
+    """How well a logistic regression on features distinguishes tumor from normal.
+
+    Attributes:
+        strength: inverse strength of the penalty, selected on validation.
+        validation_auroc: per patch.
+        levels: discrimination on test, by level: patch, slide, case.
+
+    """
+
+    strength: float
+    validation_auroc: float
+    levels: dict[str, Discrimination]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """How well features predict a percentage of slides; all but the penalty on test slides.
+
+    Attributes:
+        slides: with a value, by split.
+        penalty: of the ridge regression, selected on validation.
+        r2: coefficient of determination.
+        mae: mean absolute error, percentage points.
+        spearman: rank correlation; None where all predictions are equal.
+        mae_mean: MAE of always predicting the mean of the training slides.
+        mae_tissue_mean: MAE of predicting the mean of the training slides of the same tissue.
+        r2_tissue_mean: coefficient of determination of that prediction.
+
+    """
+
+    slides: dict[str, int]
+    penalty: float
+    r2: float
+    mae: float
+    spearman: float | None
+    mae_mean: float
+    mae_tissue_mean: float
+    r2_tissue_mean: float
+
+
+@dataclass(frozen=True)
+class NeighborAgreement:
+    """How often the neighbors of a patch have its label.
+
+    Attributes:
+        count: neighbors per patch.
+        patches: whose neighbors were compared.
+        share: of the neighbors that have the label of their patch.
+        chance: the same share for neighbors drawn from all training patches.
+
+    """
+
+    count: int
+    patches: int
+    share: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """The leading principal components of the pixels of reduced patches.
+
+    Attributes:
+        features: float32, shape (patches, components), by split.
+        explained: share of the variance of the pixels per component, float64.
+        side: of the reduced patches, in pixels.
+
+    """
+
+    features: dict[str, NDArray[np.float32]]
+    explained: NDArray[np.float64]
+    side: int
+
+
+def labels_of(table: pd.DataFrame) -> NDArray[np.int8]:
+    """Label patches by the sample type of their slide.
+
+    Args:
+        table: one row per patch, with sample_type.
+
+    Returns:
+        int8, one label per patch: 1 tumor, 0 normal.
+
+    """
+    labels: NDArray[np.int8] = (table["sample_type"] == PRIMARY_TUMOR).to_numpy(np.int8)
+    return labels
+
+
+def classify(
+    features: dict[str, NDArray[np.float32]], tables: dict[str, pd.DataFrame], tissue: Tissue, seed: int
+) -> Classification | Unanswered:
+    """Classify patches as tumor or normal by a logistic regression on features.
 
     Args:
         features: of train, validation and test.
@@ -51,8 +149,7 @@ def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], t
         seed: of draws of cases.
 
     Returns:
-        strength, validation_auroc (per patch), and for test `patch`, `slide` and `case`: see
-        `discrimination.Discrimination.as_json`. A `reason` alone where only one class is there.
+        The classification; a reason where a split has one class only.
 
     """
     labels = {split: labels_of(table) for split, table in tables.items()}
@@ -61,33 +158,31 @@ def classify(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], t
             features["train"], labels["train"], features["validation"], labels["validation"], seed=seed
         )
         scores = fitted.decision_function(features["test"])
-        judged = tables["test"][["case_id", "slide_id"]].assign(label=labels["test"], score=scores)
-        found = {
+        scored = tables["test"][["case_id", "slide_id"]].assign(label=labels["test"], score=scores)
+        levels = {
             level: discrimination.discriminate(
-                judged,
+                scored,
                 level,
                 seed=seed,
                 bootstrap=tissue.bootstrap,
                 permutations=tissue.permutations,
                 confidence=tissue.confidence,
-            ).as_json()
+            )
             for level in LEVELS
         }
     except DataError as error:
-        return {"reason": str(error)}
-    held = fitted.decision_function(features["validation"])
-    return {
-        "strength": fitted["classify"].C,
-        "validation_auroc": discrimination.auroc(labels["validation"], held),
-        **found,
-    }
+        return Unanswered(str(error))
+    validation_scores = fitted.decision_function(features["validation"])
+    return Classification(fitted["classify"].C, discrimination.auroc(labels["validation"], validation_scores), levels)
 
 
-def regress(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame]) -> dict[str, dict]:
-    """Predict the percentages that slides come with from the mean features of their patches.
+def regress(
+    features: dict[str, NDArray[np.float32]], tables: dict[str, pd.DataFrame]
+) -> dict[str, Regression | Unanswered]:
+    """Predict the percentages of the slides from the mean features of their patches.
 
     Ridge regression (Hoerl and Kennard 1970, Technometrics 12:55-67) on standardized
-    features, fitted on training slides, its penalty chosen by the squared error on
+    features, fitted on training slides. Its penalty is selected by the squared error on
     validation slides.
 
     Args:
@@ -95,11 +190,7 @@ def regress(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame]) ->
         tables: rows of the splits, in the same order.
 
     Returns:
-        By column, of test slides: r2, mae (percentage points), spearman (None where all
-        predictions are equal), slides (counts per split), penalty, and two baselines: the
-        MAE of always saying the mean of the training slides (mae_mean) and that of the
-        training slides of the same tissue (mae_tissue_mean, r2_tissue_mean: what telling
-        the tissue alone gives). A `reason` alone where too few slides have a value.
+        By column of `PERCENTS` the regression; a reason where too few slides have a value.
 
     """
     means = {split: _slide_means(features[split], table) for split, table in tables.items()}
@@ -110,115 +201,139 @@ def regress(features: dict[str, np.ndarray], tables: dict[str, pd.DataFrame]) ->
     return {column: _regress(column, means, slides) for column in PERCENTS}
 
 
-def _slide_means(features: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
+def _slide_means(features: NDArray[np.float32], table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(features.astype(np.float64)).groupby(table["slide_id"].to_numpy()).mean()
 
 
-def _regress(column: str, means: dict[str, pd.DataFrame], slides: dict[str, pd.DataFrame]) -> dict:
+def _regress(column: str, means: dict[str, pd.DataFrame], slides: dict[str, pd.DataFrame]) -> Regression | Unanswered:
     from scipy.stats import spearmanr
     from sklearn.linear_model import Ridge
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    given = {split: table[column].notna().to_numpy() for split, table in slides.items()}
-    counts = {split: int(one.sum()) for split, one in given.items()}
+    known = {split: table[column].notna().to_numpy() for split, table in slides.items()}
+    counts = {split: int(rows.sum()) for split, rows in known.items()}
     for split, least in LEAST_SLIDES.items():
         if counts[split] < least:
-            return {"reason": f"{counts[split]} {split} slides have a {column}, and this needs {least}"}
-    x = {split: means[split].to_numpy()[given[split]] for split in means}
-    y = {split: slides[split][column].to_numpy(float)[given[split]] for split in means}
+            return Unanswered(f"{counts[split]} {split} slides have a {column}, and this needs {least}")
+    x = {split: means[split].to_numpy()[known[split]] for split in means}
+    y = {split: slides[split][column].to_numpy(float)[known[split]] for split in means}
     for split in ("train", "test"):
         if np.ptp(y[split]) == 0:
-            return {"reason": f"all {split} slides have the same {column}"}
+            return Unanswered(f"all {split} slides have the same {column}")
     fitted = [make_pipeline(StandardScaler(), Ridge(penalty)).fit(x["train"], y["train"]) for penalty in PENALTIES]
-    best = min(fitted, key=lambda one: mean_squared_error(y["validation"], one.predict(x["validation"])))
-    said = best.predict(x["test"])
-    types = {split: slides[split]["sample_type"].to_numpy()[given[split]] for split in means}
+    best = min(fitted, key=lambda ridge: mean_squared_error(y["validation"], ridge.predict(x["validation"])))
+    predicted = best.predict(x["test"])
+    types = {split: slides[split]["sample_type"].to_numpy()[known[split]] for split in means}
     by_tissue = pd.Series(y["train"]).groupby(types["train"]).mean()
     of_tissue = pd.Series(types["test"]).map(by_tissue).fillna(y["train"].mean()).to_numpy()
-    return {
-        "slides": counts,
-        "penalty": best[-1].alpha,
-        "r2": float(r2_score(y["test"], said)),
-        "mae": float(mean_absolute_error(y["test"], said)),
-        "spearman": float(spearmanr(y["test"], said).statistic) if np.ptp(said) > 0 else None,
-        "mae_mean": float(np.abs(y["test"] - y["train"].mean()).mean()),
-        "mae_tissue_mean": float(mean_absolute_error(y["test"], of_tissue)),
-        "r2_tissue_mean": float(r2_score(y["test"], of_tissue)),
-    }
+    return Regression(
+        slides=counts,
+        penalty=best[-1].alpha,
+        r2=float(r2_score(y["test"], predicted)),
+        mae=float(mean_absolute_error(y["test"], predicted)),
+        spearman=float(spearmanr(y["test"], predicted).statistic) if np.ptp(predicted) > 0 else None,
+        mae_mean=float(np.abs(y["test"] - y["train"].mean()).mean()),
+        mae_tissue_mean=float(mean_absolute_error(y["test"], of_tissue)),
+        r2_tissue_mean=float(r2_score(y["test"], of_tissue)),
+    )
 
 
-def explained_variance(train: np.ndarray) -> np.ndarray:
-    """Share of the variance of features per principal component, falling, float64.
+def explained_variance(train: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compute the share of the variance of features that each principal component explains.
 
-    Not standardized: the shares are those of the variance that the decoder gets to see.
+    Features are not standardized: the shares are those of the variance that the decoder receives.
+
+    Args:
+        train: float32, shape (training patches, features).
+
+    Returns:
+        float64, one falling share per component.
+
     """
     from sklearn.decomposition import PCA
 
-    return PCA(svd_solver="covariance_eigh").fit(train.astype(np.float64)).explained_variance_ratio_
+    pca = PCA(svd_solver="covariance_eigh").fit(train.astype(np.float64))
+    shares: NDArray[np.float64] = pca.explained_variance_ratio_
+    return shares
 
 
-def nearest(train: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the training patches nearest to each query, all of other cases as the split is by case.
+def nearest(
+    train: NDArray[np.float32], queries: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.intp], NDArray[np.floating[Any]]]:
+    """Find the training patches nearest to each query; the split is by case, so all are of other cases.
+
+    Args:
+        train: float32, shape (training patches, features).
+        queries: float32, shape (queries, features).
+        count: neighbors per query; fewer where train has fewer patches.
 
     Returns:
-        Positions in train and Euclidean distances, each queries x count (fewer where train
-        has no more), from the nearest on.
+        Positions in train and Euclidean distances, each of shape (queries, neighbors), the nearest first.
 
     """
     from sklearn.neighbors import NearestNeighbors
 
-    found = NearestNeighbors(n_neighbors=min(count, len(train)), algorithm="brute").fit(train)
-    distances, positions = found.kneighbors(queries)
+    index = NearestNeighbors(n_neighbors=min(count, len(train)), algorithm="brute").fit(train)
+    distances, positions = index.kneighbors(queries)
     return positions, distances
 
 
-def neighbor_agreement(neighbors: np.ndarray, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of the neighbors that have the label of their query, and what chance would give.
+def neighbor_agreement(
+    neighbors: NDArray[np.intp], train_labels: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]
+) -> NeighborAgreement:
+    """Compare the labels of neighbors with those of their queries.
 
     Args:
-        neighbors: positions in train, queries x k.
+        neighbors: positions in train, shape (queries, neighbors).
         train_labels: of all training patches.
         labels: of the queries.
 
     Returns:
-        `share`, and `chance`: the same share if neighbors were drawn from all training patches.
+        The share of neighbors that agree, and the share by chance.
 
     """
     tumors, own = train_labels.mean(), labels.mean()
-    return {
-        "share": float((train_labels[neighbors] == labels[:, None]).mean()),
-        "chance": float(own * tumors + (1 - own) * (1 - tumors)),
-    }
+    return NeighborAgreement(
+        count=neighbors.shape[1],
+        patches=len(neighbors),
+        share=float((train_labels[neighbors] == labels[:, None]).mean()),
+        chance=float(own * tumors + (1 - own) * (1 - tumors)),
+    )
 
 
-def constant(features: np.ndarray) -> np.ndarray:
-    """Tell which features are the same for all patches but for rounding; bool, one a feature.
+def constant(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Find the features that are the same for all patches but for rounding.
 
-    The last digits of a latent depend on how many patches were encoded at once.
+    The last bits of a latent depend on how many patches were encoded at once.
+
+    Args:
+        features: float32, shape (patches, features).
+
+    Returns:
+        bool, one per feature.
+
     """
-    return np.ptp(features, axis=0) <= 1e-5 * np.abs(features).max(axis=0)
+    same: NDArray[np.bool_] = np.ptp(features, axis=0) <= 1e-5 * np.abs(features).max(axis=0)
+    return same
 
 
-def pixel_features(
-    patches: dict[str, Patches], count: int, seed: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    """Give the leading principal components of the pixels of reduced patches.
+def pixel_features(patches: dict[str, Patches], count: int, seed: int) -> PixelFeatures:
+    """Compute the leading principal components of the pixels of reduced patches.
 
-    Patches are reduced to 32 to 63 pixels a side, by the mean of whole blocks where that can be
-    had: the leading components of tissue are far smoother than that, and at full size they
-    cost twenty times as much and tell the classes no better.
+    Patches are reduced to 32 to 63 pixels a side, by the mean of whole blocks where the side allows
+    it. The leading components of tissue are far smoother than that. At full size they
+    cost twenty times as much and distinguish the classes no better.
 
     Args:
         patches: of train, validation and test.
-        count: of components; fewer come where the training patches or pixels allow no more.
+        count: number of components; fewer where the training patches or pixels allow no more.
         seed: of the sample of at most 5,000 training patches that they are fitted on, and of the
             decomposition.
 
     Returns:
-        float32 features of the splits; the share of the variance of the pixels that each
-        component explains; the side of the reduced patches.
+        The features of the splits.
 
     """
     from sklearn.decomposition import PCA
@@ -226,26 +341,29 @@ def pixel_features(
     pixels = patches["train"].pixels
     whole = [pixels // k for k in range(1, pixels + 1) if pixels % k == 0 and SIDE <= pixels // k < 2 * SIDE]
     side = min(whole, default=min(SIDE, pixels))
-    reduced = {split: _reduced(one, side) for split, one in patches.items()}
+    reduced = {split: _reduced(images, side) for split, images in patches.items()}
     fitted_on = draw(len(reduced["train"]), MOST_FITTED, seed)
-    some = _flat(reduced["train"][fitted_on])
-    method = PCA(max(1, min(count, len(some) - 1, some.shape[1])), random_state=seed).fit(some)
-    # in parts: as floats, all patches of a large cohort are not to be in memory at once
+    sample = _flat(reduced["train"][fitted_on])
+    method = PCA(max(1, min(count, len(sample) - 1, sample.shape[1])), random_state=seed).fit(sample)
+    # in parts, so that all patches of a large cohort are never in memory as floats
     features = {
         split: np.concatenate(
-            [method.transform(_flat(one[start : start + MOST_FITTED])) for start in range(0, len(one), MOST_FITTED)]
+            [
+                method.transform(_flat(images[start : start + MOST_FITTED]))
+                for start in range(0, len(images), MOST_FITTED)
+            ]
         )
-        for split, one in reduced.items()
+        for split, images in reduced.items()
     }
-    return features, method.explained_variance_ratio_, side
+    return PixelFeatures(features, method.explained_variance_ratio_, side)
 
 
-def _reduced(patches: Patches, side: int) -> np.ndarray:
+def _reduced(patches: Patches, side: int) -> NDArray[np.uint8]:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for position, patch in enumerate(chain.from_iterable(batches(patches, 1024))):
-        out[position] = Image.fromarray(patch).resize((side, side), Image.Resampling.BOX)
+        out[position] = np.asarray(Image.fromarray(patch).resize((side, side), Image.Resampling.BOX))
     return out
 
 
-def _flat(patches: np.ndarray) -> np.ndarray:
+def _flat(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     return patches.reshape(len(patches), -1).astype(np.float32) / np.float32(255)

@@ -1,6 +1,6 @@
-"""The study of one model's latents: every question, to the latents and to plain pixels alike."""
+"""The study of one set of features: every probe, applied alike to latents and to the baseline of pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,49 +8,123 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae.errors import DataError
 from histocae.latent import probes
-from histocae.latent.clusters import cluster, impurity, share_together
+from histocae.latent.clusters import PairsTogether, cluster, impurity, share_together
 from histocae.latent.maps import LEAST_POINTS, tsne, umap
 from histocae.params import Latent, Tissue
 from histocae.patches.sampling import draw
-from histocae.statistics.levels import LEVELS
 
 EXPLAINED = 0.9
 NEIGHBORS = 10  # whose labels are compared
 QUERIES = 6  # test patches whose nearest training patches are shown
-COMPARED = ("ari", "nmi", "ari_case", "nmi_case", "gini", "entropy")  # of clusters, between models
-WHAT = ["slide_id", "case_id", "sample_type", "shard", "position"]
 
 
 @dataclass(frozen=True)
-class Study:
-    """What was found in one set of features.
+class Components:
+    """The principal components of features.
 
     Attributes:
-        about: the numbers, JSON-able, without NaN.
-        explained: share of the variance per principal component.
-        clusters: of the test patches, int64.
-        table: one row per cluster.
-        typical: per cluster, positions of its test patches, from the nearest to its center on.
-        sample: positions of the test patches on the maps.
-        maps: float32, points x 2, by method: tsne, umap.
-        queries: positions of the test patches whose neighbors are shown.
-        neighbors, distances: queries x `NEIGHBORS`: the nearest training patches, positions in train.
+        leading: shares of the variance of the first ten.
+        held: share of the variance of all together.
+        for_90_percent: number of leading components with 90 % of the variance; None where all have less.
 
     """
 
-    about: dict[str, Any]
-    explained: np.ndarray
-    clusters: np.ndarray
+    leading: list[float]
+    held: float
+    for_90_percent: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterScores:
+    """How clusters of test patches relate to tissues and cases.
+
+    Attributes:
+        count: number of clusters.
+        gini: Gini impurity of the tissues, mean over patches.
+        gini_without_clusters: that of all test patches together.
+        entropy: of the tissues in bits, mean over patches.
+        entropy_without_clusters: that of all test patches together.
+        pairs_together: shares of pairs of patches in one cluster.
+        ari: adjusted Rand index of clusters and tissues (Hubert and Arabie 1985, J. Classification
+            2:193-218); None where there is one tissue only.
+        nmi: normalized mutual information of clusters and tissues; None likewise.
+        ari_case: adjusted Rand index of clusters and cases; None where there is one case only.
+        nmi_case: normalized mutual information of clusters and cases; None likewise.
+
+    """
+
+    count: int
+    gini: float
+    gini_without_clusters: float
+    entropy: float
+    entropy_without_clusters: float
+    pairs_together: PairsTogether
+    ari: float | None
+    nmi: float | None
+    ari_case: float | None
+    nmi_case: float | None
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How the maps were made.
+
+    Attributes:
+        points: number of test patches on them.
+        perplexity: of t-SNE.
+
+    """
+
+    points: int
+    perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStudy:
+    """The results for one set of features.
+
+    Attributes:
+        features: number of features.
+        dead: number of features that are constant on the training patches.
+        classification: of tumor and normal, or why there is none.
+        regression: by column with a percentage, or why there is none.
+        explained: float64, share of the variance per principal component.
+        components: a summary of these.
+        clusters: int64, the cluster of each test patch.
+        cluster_scores: of all clusters together.
+        table: one row per cluster.
+        typical: per cluster, positions of its test patches, the nearest to its center first.
+        sample: positions of the test patches on the maps.
+        maps: float32, shape (points, 2), by method: tsne, umap.
+        map_settings: how the maps were made, or why there are none.
+        agreement: of the labels of neighbors.
+        queries: positions of the test patches whose neighbors are shown.
+        neighbors: their nearest training patches, positions in train, shape (queries, `NEIGHBORS`).
+        distances: to these.
+
+    """
+
+    features: int
+    dead: int
+    classification: probes.Classification | probes.Unanswered
+    regression: dict[str, probes.Regression | probes.Unanswered]
+    explained: NDArray[np.float64]
+    components: Components
+    clusters: NDArray[np.intp]
+    cluster_scores: ClusterScores
     table: pd.DataFrame
-    typical: list[np.ndarray]
-    sample: np.ndarray
-    maps: dict[str, np.ndarray]
-    queries: np.ndarray
-    neighbors: np.ndarray
-    distances: np.ndarray
+    typical: list[NDArray[np.intp]]
+    sample: NDArray[np.int64]
+    maps: dict[str, NDArray[np.float32]]
+    map_settings: MapSettings | probes.Unanswered
+    agreement: probes.NeighborAgreement
+    queries: NDArray[np.intp]
+    neighbors: NDArray[np.intp]
+    distances: NDArray[np.floating[Any]]
 
 
 @contextmanager
@@ -63,42 +137,47 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def read_features(folder: Path, tables: dict[str, pd.DataFrame], count: int) -> dict[str, np.ndarray]:
-    """Read latents that belong to the rows of the splits, `count` of each patch.
+def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[str, NDArray[np.float32]]:
+    """Read the latents of the patches of each split.
+
+    Args:
+        folder: of the model's latents.
+        rows: of the splits, of which only the number counts.
+        count: latents per patch.
 
     Returns:
-        float32, rows x features, by split.
+        float32, shape (rows, count), by split.
 
     Raises:
-        DataError: a file is missing, broken, of other rows, or has numbers that are not finite.
+        DataError: a file is missing, broken or of other rows, or has numbers that are not finite.
 
     """
-    found, remedy = {}, f"run dvc repro evaluate@{folder.name}"
-    for split, table in tables.items():
+    features, remedy = {}, f"run dvc repro evaluate@{folder.name}"
+    for split, split_rows in rows.items():
         path = folder / f"{split}.npy"
         try:
-            one = np.load(path, allow_pickle=False)
+            latents = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
-        if one.shape != (len(table), count):
-            expected = f"{len(table)} rows of {split}.csv and {count} latents"
-            raise DataError(f"{path}: has shape {one.shape}, which is not that of {expected}; {remedy}")
-        if not np.isfinite(one).all():
-            row = int(np.flatnonzero(~np.isfinite(one).all(axis=1))[0])
+        if latents.shape != (len(split_rows), count):
+            expected = f"({len(split_rows)}, {count}): rows of {split}.csv and latents"
+            raise DataError(f"{path}: has shape {latents.shape}, expected {expected}; {remedy}")
+        if not np.isfinite(latents).all():
+            row = int(np.flatnonzero(~np.isfinite(latents).all(axis=1))[0])
             raise DataError(f"{path}: row {row} has latents that are not finite numbers; {remedy}")
-        found[split] = one
-    return found
+        features[split] = latents
+    return features
 
 
-def study(
-    features: dict[str, np.ndarray],
-    explained: np.ndarray,
+def study_features(
+    features: dict[str, NDArray[np.float32]],
+    explained: NDArray[np.float64],
     tables: dict[str, pd.DataFrame],
     latent: Latent,
     tissue: Tissue,
     seed: int,
-) -> Study:
-    """Ask everything of features.
+) -> FeatureStudy:
+    """Apply every probe to features.
 
     Args:
         features: of train, validation and test; not all constant on train.
@@ -108,43 +187,56 @@ def study(
         tissue: bootstrap, permutations and confidence of the intervals.
         seed: of every draw.
 
+    Returns:
+        The results.
+
     """
     train, test = features["train"], features["test"]
     labels = {split: probes.labels_of(table) for split, table in tables.items()}
-    in_train, far = cluster(train, labels["train"], test, latent.clusters, seed)
-    clusters = far.argmin(axis=1)
-    table = _cluster_table(in_train, clusters, far.shape[1], tables["test"])
+    in_train, distances_to_centers = cluster(train, labels["train"], test, latent.clusters, seed)
+    clusters = distances_to_centers.argmin(axis=1)
+    count = distances_to_centers.shape[1]
+    table = _cluster_table(in_train, clusters, count, tables["test"])
     sample = draw(len(test), latent.sample, seed)
-    maps, mapped = _maps(test[sample], latent, seed)
-    asked, _ = probes.nearest(train, test[sample], NEIGHBORS)
-    queries = _queries(tables["test"], seed)
+    maps, map_settings = _maps(test[sample], latent, seed)
+    neighbors_of_sample, _ = probes.nearest(train, test[sample], NEIGHBORS)
+    queries = _draw_queries(tables["test"], seed)
     neighbors, distances = probes.nearest(train, test[queries], NEIGHBORS)
-    agreement = probes.neighbor_agreement(asked, labels["train"], labels["test"][sample])
+    typical = []
+    for number in range(count):
+        members = np.flatnonzero(clusters == number)
+        typical.append(members[np.argsort(distances_to_centers[members, number], kind="stable")])
+    return FeatureStudy(
+        features=train.shape[1],
+        dead=int(probes.constant(train).sum()),
+        classification=probes.classify(features, tables, tissue, seed),
+        regression=probes.regress(features, tables),
+        explained=explained,
+        components=_components(explained),
+        clusters=clusters,
+        cluster_scores=_cluster_scores(clusters, table, tables["test"]),
+        table=table,
+        typical=typical,
+        sample=sample,
+        maps=maps,
+        map_settings=map_settings,
+        agreement=probes.neighbor_agreement(neighbors_of_sample, labels["train"], labels["test"][sample]),
+        queries=queries,
+        neighbors=neighbors,
+        distances=distances,
+    )
+
+
+def _components(explained: NDArray[np.float64]) -> Components:
     held = np.cumsum(explained)
-    about = {
-        "features": train.shape[1],
-        "dead": int(probes.constant(train).sum()),
-        "classification": probes.classify(features, tables, tissue, seed),
-        "regression": probes.regress(features, tables),
-        "components": {
-            "leading": explained[:10].tolist(),
-            "held": float(held[-1]),
-            "for_90_percent": int((held < EXPLAINED).sum()) + 1 if held[-1] >= EXPLAINED else None,
-        },
-        "clusters": _about_clusters(clusters, table, tables["test"]),
-        "neighbors": {"count": asked.shape[1], "patches": len(sample), **agreement},
-        "map": mapped,
-    }
-    typical = [
-        rows[np.argsort(far[rows, one], kind="stable")]
-        for one in range(far.shape[1])
-        for rows in [np.flatnonzero(clusters == one)]
-    ]
-    return Study(about, explained, clusters, table, typical, sample, maps, queries, neighbors, distances)
+    enough = int((held < EXPLAINED).sum()) + 1 if held[-1] >= EXPLAINED else None
+    return Components(explained[:10].tolist(), float(held[-1]), enough)
 
 
-def _cluster_table(in_train: np.ndarray, clusters: np.ndarray, count: int, test: pd.DataFrame) -> pd.DataFrame:
-    """Count what each cluster has; of a cluster without test patches Gini and entropy are missing."""
+def _cluster_table(
+    in_train: NDArray[np.intp], clusters: NDArray[np.intp], count: int, test: pd.DataFrame
+) -> pd.DataFrame:
+    """Count the patches of each cluster; Gini and entropy are missing where it has no test patches."""
     tumors = np.bincount(clusters, probes.labels_of(test), count).astype(int)
     patches = np.bincount(clusters, minlength=count)
     gini, entropy = impurity(np.stack([tumors, patches - tumors], axis=1))
@@ -164,148 +256,54 @@ def _cluster_table(in_train: np.ndarray, clusters: np.ndarray, count: int, test:
     )
 
 
-def _about_clusters(clusters: np.ndarray, table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
+def _cluster_scores(clusters: NDArray[np.intp], table: pd.DataFrame, test: pd.DataFrame) -> ClusterScores:
     labels, cases = probes.labels_of(test), test["case_id"].to_numpy()
+    # clusters without test patches have weight 0, and `sum` skips their missing values
     weights = table["patches"] / len(test)
     gini, entropy = impurity(table[["tumor", "normal"]].sum().to_numpy()[None])
-    about = {
-        "count": len(table),
-        # a cluster without test patches weighs nothing, and its missing value is skipped
-        "gini": float((weights * table["gini"]).sum()),
-        "gini_without_clusters": float(gini[0]),
-        "entropy": float((weights * table["entropy"]).sum()),
-        "entropy_without_clusters": float(entropy[0]),
-        "pairs_together": share_together(clusters, cases, labels),
-    }
-    for name, truth in (("", labels), ("_case", cases)):
-        told = len(np.unique(truth)) > 1
-        about[f"ari{name}"] = float(adjusted_rand_score(truth, clusters)) if told else None
-        about[f"nmi{name}"] = float(normalized_mutual_info_score(truth, clusters)) if told else None
-    return about
+    ari, nmi = _agreement(labels, clusters)
+    ari_case, nmi_case = _agreement(cases, clusters)
+    return ClusterScores(
+        count=len(table),
+        gini=float((weights * table["gini"]).sum()),
+        gini_without_clusters=float(gini[0]),
+        entropy=float((weights * table["entropy"]).sum()),
+        entropy_without_clusters=float(entropy[0]),
+        pairs_together=share_together(clusters, cases, labels),
+        ari=ari,
+        nmi=nmi,
+        ari_case=ari_case,
+        nmi_case=nmi_case,
+    )
 
 
-def _maps(points: np.ndarray, latent: Latent, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _agreement(truth: NDArray[Any], clusters: NDArray[np.intp]) -> tuple[float | None, float | None]:
+    """Compute ARI and NMI; None where the truth is a single group."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    if len(np.unique(truth)) < 2:
+        return None, None
+    return float(adjusted_rand_score(truth, clusters)), float(normalized_mutual_info_score(truth, clusters))
+
+
+def _maps(
+    points: NDArray[np.float32], latent: Latent, seed: int
+) -> tuple[dict[str, NDArray[np.float32]], MapSettings | probes.Unanswered]:
     if len(points) < LEAST_POINTS:
-        return {}, {"reason": f"{len(points)} test patches are too few for a map of them"}
+        return {}, probes.Unanswered(f"{len(points)} test patches are too few for a map")
     if probes.constant(points).all():
-        return {}, {"reason": "all test patches have the same features"}
+        return {}, probes.Unanswered("all test patches have the same features")
     plane, perplexity = tsne(points, latent.perplexity, seed)
     maps = {"tsne": plane}
     if latent.umap:
         maps["umap"] = umap(points, seed)
-    return maps, {"points": len(points), "perplexity": perplexity}
+    return maps, MapSettings(len(points), perplexity)
 
 
-def _queries(test: pd.DataFrame, seed: int) -> np.ndarray:
-    """Draw test patches to show the neighbors of: of other cases, tumor and normal in turn, as far as they go."""
+def _draw_queries(test: pd.DataFrame, seed: int) -> NDArray[np.intp]:
+    """Draw test patches whose neighbors are shown: of different cases, and of tumor and normal in turn."""
     drawn = test[["case_id", "sample_type"]].reset_index(drop=True).sample(frac=1, random_state=seed)
     drawn["again"] = drawn.groupby(["case_id", "sample_type"]).cumcount()
     drawn["turn"] = drawn.groupby(["sample_type", "again"]).cumcount()
-    return drawn.sort_values(["again", "turn", "sample_type"]).index.to_numpy()[:QUERIES]
-
-
-def flat(studies: dict[str, Study]) -> dict[str, float]:
-    """Give the numbers worth comparing between models, named by what they are of: latent_, pixel_."""
-    found: dict[str, float | None] = {}
-    for name, one in studies.items():
-        prefix, about = name.removesuffix("s"), one.about
-        classified, clusters = about["classification"], about["clusters"]
-        if "reason" not in classified:
-            found[f"{prefix}_auroc_validation"] = classified["validation_auroc"]
-            found |= {f"{prefix}_auroc_{level}": classified[level]["auroc"]["value"] for level in LEVELS}
-        for column, fit in about["regression"].items():
-            found[f"{prefix}_r2_{column}"] = fit.get("r2")
-        if clusters["ari"] is not None:  # of patches of one class all clusters are pure and all neighbors alike
-            found |= {f"{prefix}_{key}": clusters[key] for key in COMPARED}
-            found[f"{prefix}_neighbors"] = about["neighbors"]["share"]
-    ours, pixels = studies["latents"].about, studies["pixels"].about
-    found["latent_dead"] = ours["dead"]
-    found["pca_components_90"] = ours["components"]["for_90_percent"]
-    found["pixel_components_90"] = pixels["components"]["for_90_percent"]
-    return {key: float(value) for key, value in found.items() if value is not None}
-
-
-def notes(studies: dict[str, Study], latent: Latent, tissue: Tissue) -> list[str]:
-    """Say in words what a reader of the numbers has to know."""
-    ours, pixels = studies["latents"].about, studies["pixels"].about
-    said = ["The class is that of the slide: a patch of a tumor slide may show no tumor."]
-    if ours["dead"]:
-        said.append(f"{ours['dead']} of {ours['features']} latents are constant on the training patches: dead.")
-    if pixels["features"] < ours["features"]:
-        said.append(
-            f"The baseline has {pixels['features']} components of the pixels, not {ours['features']}: "
-            "the training patches allow no more."
-        )
-    for name, about in (("latents", ours), ("pixels", pixels)):
-        classified, clusters = about["classification"], about["clusters"]
-        if "reason" in classified:
-            said.append(f"No logistic regression on the {name}: {classified['reason']}.")
-        elif unsure := [
-            level
-            for level in LEVELS
-            if classified[level]["includes_chance"] or classified[level]["p_value"] > 1 - tissue.confidence
-        ]:
-            said.append(f"Logistic regression on the {name}: by {', '.join(unsure)} it may be no better than chance.")
-        beaten = [
-            column
-            for column, fit in about["regression"].items()
-            if "reason" not in fit and fit["mae"] >= fit["mae_tissue_mean"]
-        ]
-        if beaten:
-            said.append(
-                f"Regression on the {name}: to know the tissue alone tells {', '.join(beaten)} at least as well."
-            )
-        same, other, tissues = clusters["pairs_together"].values()
-        if None not in (same, other) and same - other > other - (tissues or 0):
-            said.append(
-                f"Clusters of the {name} follow cases more than tissues: two patches of one case are in one "
-                f"cluster in {same:.0%} of the pairs, of two cases of the same tissue in {other:.0%}"
-                + (f", of the two tissues in {tissues:.0%}." if tissues is not None else ".")
-            )
-    mapped = ours["map"]
-    if "reason" in mapped:
-        said.append(f"No map: {mapped['reason']}.")
-    elif mapped["perplexity"] < latent.perplexity:
-        said.append(
-            f"t-SNE has perplexity {mapped['perplexity']:.3g} instead of {latent.perplexity:.3g}: "
-            f"there are only {mapped['points']} points."
-        )
-    return said
-
-
-def embedding_table(studies: dict[str, Study], test: pd.DataFrame) -> pd.DataFrame:
-    """Give the clusters of the test patches on the maps, and where they lie there."""
-    sample = next(iter(studies.values())).sample
-    table = test[WHAT].iloc[sample].reset_index(drop=True)
-    for name, one in studies.items():
-        table[f"{name}_cluster"] = one.clusters[sample]
-        for method, plane in one.maps.items():
-            table[f"{name}_{method}_x"], table[f"{name}_{method}_y"] = plane.T
-    return table
-
-
-def neighbor_table(studies: dict[str, Study], tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Give the nearest training patches of the test patches that are shown, a row each."""
-    parts = []
-    for name, one in studies.items():
-        count = one.neighbors.shape[1]
-        query = tables["test"][WHAT].iloc[one.queries.repeat(count)].reset_index(drop=True)
-        found = tables["train"][WHAT].iloc[one.neighbors.ravel()].reset_index(drop=True)
-        part = pd.concat([query, found.add_prefix("neighbor_")], axis=1)
-        part.insert(0, "features", name)
-        part["rank"] = np.tile(np.arange(1, count + 1), len(one.queries))
-        part["distance"] = one.distances.ravel()
-        parts.append(part)
-    return pd.concat(parts)
-
-
-def stacked(studies: dict[str, Study]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give the clusters and the principal components of all features, each in one table."""
-    clusters = [one.table.assign(features=name) for name, one in studies.items()]
-    components = [
-        pd.DataFrame({"features": name, "component": np.arange(1, len(one.explained) + 1), "share": one.explained})
-        for name, one in studies.items()
-    ]
-    return pd.concat(clusters), pd.concat(components)
+    queries: NDArray[np.intp] = drawn.sort_values(["again", "turn", "sample_type"]).index.to_numpy()[:QUERIES]
+    return queries

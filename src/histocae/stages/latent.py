@@ -1,13 +1,14 @@
-"""Stage latent: what one model's latents hold, and what plain pixels hold in their place."""
+"""Stage latent: study one model's latents beside the baseline of plain pixels."""
 
 import logging
+from typing import Any
 
 from histocae import paths
 from histocae.cohort.balance import read_split
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError
 from histocae.files import read_json_or_none, replacing_folder, write_json, write_table
-from histocae.latent import probes
+from histocae.latent import probes, summary
 from histocae.latent import study as latent_study
 from histocae.params import Params
 from histocae.patches.store import PatchStore
@@ -16,19 +17,28 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
-    """Write reports/models/<name>/latent: metrics, tables and pictures, or why there are none."""
+    """Write reports/models/<name>/latent: metrics, tables and figures, or why there are none.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+
+    Raises:
+        DataError: the model has not been evaluated yet.
+
+    """
     folder = paths.LATENTS / name
-    about = read_json_or_none(folder / "latents.json")
-    if about is None:
+    description = read_json_or_none(folder / "latents.json")
+    if description is None:
         raise DataError(f"{folder / 'latents.json'}: not there yet; run dvc repro evaluate@{name}")
-    about = {key: about[key] for key in ("model", "weights", "features")}
-    if about["features"] is None:
-        _without(name, about, "the model has no latent layer")
+    description = {key: description[key] for key in ("model", "weights", "features")}
+    if description["features"] is None:
+        _write_reason(name, description, "the model has no latent layer")
         return
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    features = latent_study.read_features(folder, tables, about["features"])
+    features = latent_study.read_features(folder, tables, description["features"])
     if probes.constant(features["train"]).all():
-        _without(name, about, "every latent is constant on the training patches: the model tells nothing apart")
+        _write_reason(name, description, "every latent is constant on the training patches")
         return
     from histocae.latent import plots as latent_plots
     from histocae.report import plots
@@ -36,30 +46,29 @@ def run(params: Params, name: str) -> None:
     store = PatchStore(paths.PATCHES)
     patches = {split: store.select(table) for split, table in tables.items()}
     with latent_study.one_thread():
-        pixels, shares, side = probes.pixel_features(patches, about["features"], params.seed)
-        given = {
+        pixels = probes.pixel_features(patches, description["features"], params.seed)
+        inputs = {
             "latents": (features, probes.explained_variance(features["train"])),
-            "pixels": (pixels, shares),
+            "pixels": (pixels.features, pixels.explained),
         }
         studies = {
-            kind: latent_study.study(*one, tables, params.latent, params.tissue, params.seed)
-            for kind, one in given.items()
+            kind: latent_study.study_features(*of_kind, tables, params.latent, params.tissue, params.seed)
+            for kind, of_kind in inputs.items()
         }
-    metrics = latent_study.flat(studies)
-    found = about | {
+    metrics = summary.metrics(**studies)
+    report = description | {
         "patches": {split: len(table) for split, table in tables.items()},
-        **{kind: one.about for kind, one in studies.items()},
-        "pixels_a_side": side,
-        "notes": latent_study.notes(studies, params.latent, params.tissue),
+        **{kind: summary.as_json(study) for kind, study in studies.items()},
+        "pixels_a_side": pixels.side,
+        "notes": summary.notes(**studies, latent=params.latent, tissue=params.tissue),
         "metrics": metrics,
     }
-    clusters, components = latent_study.stacked(studies)
     with replacing_folder(paths.latent(name)) as out:
-        write_json(found, out / "metrics.json")
-        write_table(clusters, out / "clusters.csv", separator=",")
-        write_table(components, out / "components.csv", separator=",")
-        write_table(latent_study.embedding_table(studies, tables["test"]), out / "embedding.csv", separator=",")
-        write_table(latent_study.neighbor_table(studies, tables), out / "neighbours.csv", separator=",")
+        write_json(report, out / "metrics.json")
+        write_table(summary.cluster_table(studies), out / "clusters.csv", separator=",")
+        write_table(summary.component_table(studies), out / "components.csv", separator=",")
+        write_table(summary.embedding_table(studies, tables["test"]), out / "embedding.csv", separator=",")
+        write_table(summary.neighbor_table(studies, tables), out / "neighbours.csv", separator=",")
         for file, figure in latent_plots.study_figures(studies, patches, tables, name):
             plots.save(figure, out / f"{file}.png")
     log.info(
@@ -72,7 +81,7 @@ def run(params: Params, name: str) -> None:
     )
 
 
-def _without(name: str, about: dict, reason: str) -> None:
+def _write_reason(name: str, description: dict[str, Any], reason: str) -> None:
     with replacing_folder(paths.latent(name)) as out:
-        write_json(about | {"reason": reason, "metrics": {}}, out / "metrics.json")
-    log.info("%s: %s; there is nothing to study", name, reason)
+        write_json(description | {"reason": reason, "metrics": {}}, out / "metrics.json")
+    log.info("%s: %s; its latents are not studied", name, reason)
