@@ -47,7 +47,8 @@ def _centered(features: NDArray[np.float32]) -> NDArray[np.float32]:
     float32. scikit-learn's t-SNE then ends the process without a message.
     """
     centered = features - features.mean(axis=0, dtype=np.float64)
-    return (centered / np.abs(centered).max()).astype(np.float32)
+    scaled: NDArray[np.float32] = (centered / np.abs(centered).max()).astype(np.float32)
+    return scaled
 
 
 def umap(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

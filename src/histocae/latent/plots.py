@@ -136,7 +136,8 @@ def _palette(codes: NDArray[np.integer[Any]]) -> NDArray[np.floating[Any]]:
     for name in ("tab10", "tab20"):
         palette = colormaps[name]
         if isinstance(palette, ListedColormap) and count <= palette.N:
-            return np.asarray(palette.colors)[codes]
+            listed: NDArray[np.floating[Any]] = np.asarray(palette.colors)[codes]
+            return listed
     colors: NDArray[np.floating[Any]] = colormaps["turbo"](codes / (count - 1))[:, :3]
     return colors
 
