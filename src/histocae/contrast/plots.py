@@ -312,8 +312,8 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(views), count, squeeze=False)
     for row, view in zip(axes, views, strict=True):
-        grey = np.repeat(view.image.mean(axis=2, keepdims=True), 3, axis=2) / 255
-        faint = 1 - 0.35 * (1 - grey)
+        gray = np.repeat(view.image.mean(axis=2, keepdims=True), 3, axis=2) / 255
+        faint = 1 - 0.35 * (1 - gray)
         for axis, image in zip(row, (view.image, faint, faint), strict=False):
             axis.imshow(image, extent=view.image_extent)
             axis.set_xticks([])

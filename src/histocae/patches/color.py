@@ -16,7 +16,7 @@ MOST_PIXELS = 2**20  # of those patches, and at once where stains are normalized
 LIGHT = 240  # intensity of empty glass; this and the next constant are torchstain's defaults
 LEAST_DENSITY = 0.15  # optical density that stained tissue has in every channel
 LEAST_TISSUE = 1000  # pixels of tissue: a stain is estimated from the hundredth of them at either end
-# The angle between the two stains of real slides is 19 to 35 degrees; in the noise of grey images it is at most 4.
+# The angle between the two stains of real slides is 19 to 35 degrees; in the noise of gray images it is at most 4.
 LEAST_ANGLE = 5.0
 LEAST_STRENGTH = 0.1  # optical density of a stain where it is strongest
 

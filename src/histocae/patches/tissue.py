@@ -1,4 +1,4 @@
-"""The tissue mask: color against the grey of empty glass, on a small image of the slide."""
+"""The tissue mask: color against the gray of empty glass, on a small image of the slide."""
 
 import numpy as np
 from numpy.typing import NDArray

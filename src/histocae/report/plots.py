@@ -63,7 +63,7 @@ def plot_sample_imgs(
         n_rows: number of rows of the grid.
         n_cols: number of columns of the grid.
         size: of one image, in inches.
-        color: RGB; False shows the first channel in grey.
+        color: RGB; False shows the first channel in gray.
         shuffle: choose at random (seeded) instead of the first ones.
         labels: a title for each image.
         seed: of the choice.
@@ -108,7 +108,7 @@ def plot_paired_imgs(
         N: number of pairs.
         orient: "v": each original above its reconstruction; "h": beside it.
         size: of one image, in inches.
-        color: RGB; False shows the first channel in grey.
+        color: RGB; False shows the first channel in gray.
         shuffle: choose at random (seeded) instead of the first ones.
         seed: of the choice.
         title: of the figure.

@@ -17,7 +17,7 @@ PAIR = (
 )
 LONGEST = 5000  # characters of a description that a registry in PostgreSQL or MySQL takes
 _TISSUES = {"all": "tumor and normal tissue", "tumor": "tumor tissue", "normal": "normal tissue"}
-_COLORS = {"rgb": "as scanned", "grey": "converted to grey", "macenko": "stain-normalized (Macenko)"}
+_COLORS = {"rgb": "as scanned", "grey": "converted to gray", "macenko": "stain-normalized (Macenko)"}
 _LABELS = "- Labels are per slide, not per patch: normal tissue on a tumor slide counts as tumor."
 _NOT_FOR = (
     "- Not for diagnosis. The model was evaluated on the test slides named above only. Other scanners, stains, "

@@ -99,7 +99,7 @@ def _conclude_if_ended(job: job_runs.Job, state: str) -> job_runs.Job:
         job_runs.conclude(job.run_id, end.status, end.reason, end.changed)
         return job_runs.read(job.run_id)
     if job_runs.CANCELLED in job.tags:
-        job_runs.conclude(job.run_id, "KILLED", "cancelled")
+        job_runs.conclude(job.run_id, "KILLED", "canceled")
         return job_runs.read(job.run_id)
     if place.id is None:
         return _fail(job, "it was never started")

@@ -154,7 +154,7 @@ def submit(
         description = _description(config, project, place, command, variables)
         _write(host, f"{place.folder}/{DESCRIPTION}", description.to_json())
         if job_runs.read(run_id).is_over or job_runs.CANCELLED in job_runs.read(run_id).tags:
-            raise RemoteError("cancelled while it was sent")
+            raise RemoteError("canceled while it was sent")
         queue_id = QUEUES[backend].submit(host, config, place.folder, f"histocae-{name.replace(' ', '-')}")
         places.write(run_id, replace(place, id=queue_id, sender=None))
         started = True
@@ -221,8 +221,8 @@ def _conclude_unsent(run_id: str, place: places.Place, reason: str) -> None:
     with contextlib.suppress(HistocaeError):
         run_script(place, CLEAN_UP)
     with contextlib.suppress(*FAILURES):
-        cancelled = job_runs.CANCELLED in job_runs.read(run_id).tags
-        job_runs.conclude(run_id, "KILLED" if cancelled else "FAILED", f"not sent: {reason}")
+        canceled = job_runs.CANCELLED in job_runs.read(run_id).tags
+        job_runs.conclude(run_id, "KILLED" if canceled else "FAILED", f"not sent: {reason}")
 
 
 def _script(name: str) -> str:

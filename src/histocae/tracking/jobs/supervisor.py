@@ -225,8 +225,8 @@ class Supervisor:
 
     def _conclude(self, reason: str | None, changed: dvc_locks.Changes) -> int:
         """Report how the job ended and clear its folder; return the exit code."""
-        cancelled = reason is not None and self.reporter.has(CANCELLED)
-        status = "FINISHED" if reason is None else "KILLED" if cancelled else "FAILED"
+        canceled = reason is not None and self.reporter.has(CANCELLED)
+        status = "FINISHED" if reason is None else "KILLED" if canceled else "FAILED"
         log.info("%s", "done" if reason is None else f"{status.lower()}: {reason}")
         # for the next poll, where the server stays unreachable
         JobEnd(status, reason, changed).write(self.folder)
