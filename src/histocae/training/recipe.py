@@ -105,13 +105,13 @@ def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":
     from histocae.networks.cae import CAE
 
     model = params.model(name)
-    cae = start(model, model.training(params.training), patches, params.seed, untrained=model.init_from is None)
+    cae = start(model, model.training(params.training), patches, params.seed, linear_parts=model.init_from is None)
     if model.init_from is not None:
         cae.model.set_weights(CAE(path=trained / model.init_from, load=True).model.get_weights())
     return cae
 
 
-def start(model: Network, fit: Fit, patches: Images, seed: int, *, untrained: bool = True) -> "CAE":
+def start(model: Network, fit: Fit, patches: Images, seed: int, *, linear_parts: bool = True) -> "CAE":
     """Build the autoencoder of a model as it is before its first epoch.
 
     Args:
@@ -119,7 +119,8 @@ def start(model: Network, fit: Fit, patches: Images, seed: int, *, untrained: bo
         fit: how it will be trained.
         patches: the training patches, from which linear parts are computed.
         seed: of the sample of patches.
-        untrained: False where other weights will replace all of its own; then linear parts are not computed.
+        linear_parts: whether the linear layers of `residual` are computed from patches; False where other weights
+            will replace them.
 
     Returns:
         The autoencoder.
@@ -146,6 +147,6 @@ def start(model: Network, fit: Fit, patches: Images, seed: int, *, untrained: bo
         lossfn=model.loss,
         architecture=model.architecture,
     )
-    if model.architecture == "residual" and untrained:
+    if model.architecture == "residual" and linear_parts:
         start_residual(cae, patches, seed)
     return cae
