@@ -39,8 +39,8 @@ def textures(count, side=32, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 25, (count, side // 8, side // 8, 3)).repeat(8, 1).repeat(8, 2)
     ramp = np.linspace(40, -40, side)[:, None, None]
-    picture = np.array([170, 120, 150]) + coarse + ramp + rng.normal(0, 12, (count, side, side, 3))
-    return picture.clip(0, 255).astype(np.uint8)
+    image = np.array([170, 120, 150]) + coarse + ramp + rng.normal(0, 12, (count, side, side, 3))
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def discs(count, seed, side=32):
@@ -698,8 +698,8 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
     tables = {split: cohorts.read_split(project.folder / f"data/splits/{split}.csv") for split in SPLITS}
     store = PatchStore(project.folder / "data/patches")
     pixels = {split: store.select(table).take(np.arange(len(table))) for split, table in tables.items()}
-    learnt = len(cohorts.sample(tables["train"], "tumor", "patches", None, GIVEN["seed"]))
-    features = {"residual": 32, "pca": learnt - 1, "map": None}
+    learned = len(cohorts.sample(tables["train"], "tumor", "patches", None, GIVEN["seed"]))
+    features = {"residual": 32, "pca": learned - 1, "map": None}
     for name in MODELS:
         cae = CAE(path=project.folder / "models/trained" / name, load=True)
         record = json.loads((project.folder / "models/trained" / name / "training.json").read_text())
@@ -724,7 +724,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
         assert metrics["validation_mse"] == pytest.approx(record["validation_loss"], rel=1e-3)
         own = cohorts.rows_for_model(tables["train"], record)
-        assert len(own) == record["patches"]["train"] == (learnt if name == "pca" else len(tables["train"]))
+        assert len(own) == record["patches"]["train"] == (learned if name == "pca" else len(tables["train"]))
         assert metrics["train_mse"] == pytest.approx(mse(cae, store.select(own).take(np.arange(len(own)))), rel=1e-4)
         tested = test[test["sample_type"] == PRIMARY_TUMOR] if name == "pca" else test
         assert metrics["test_mse"] == pytest.approx(tested["mse"].mean())

@@ -48,7 +48,7 @@ CASES = {
 BATCHES = (7, 2, 1)  # no multiple of the devices, then fewer than three, then fewer than two
 
 
-def pictures(count: int, seed: int) -> np.ndarray:
+def images(count: int, seed: int) -> np.ndarray:
     """Draw images of different brightness, so that the weight of each image in a mean is visible; uint8."""
     rng = np.random.default_rng(seed)
     bright = rng.integers(0, 200, (count, 1, 1, 3)) + rng.integers(0, 56, (count, 16, 16, 3))
@@ -77,11 +77,11 @@ def stepped(network: dict, changes: dict, devices: int) -> tuple[list[float], np
     optimizer = loop._optimizer(made, 10)
     optimizer.build(model.trainable_variables)
     engine = loop._engine(cae, model, optimizer, made)
-    learnt = [float(engine.learn(*[pictures(count, count)[None]] * 2)[0]) for count in BATCHES]
+    learned = [float(engine.learn(*[images(count, count)[None]] * 2)[0]) for count in BATCHES]
     looks = BATCHES if cae.params["architecture"] == "plain" else ()  # another look of these takes its time
-    judged = [float(engine.judge(pictures(count, 10 + count))) for count in looks]
+    judged = [float(engine.judge(images(count, 10 + count))) for count in looks]
     engine.settle()
-    return learnt + judged, flat(cae) - before
+    return learned + judged, flat(cae) - before
 
 
 def compared(network: dict, changes: dict, devices: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ class KilledError(Exception):
 def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, State]:
     """Train for two epochs with all options that change batches; if killed, resume after the first epoch."""
     made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
-    train, held_out = InMemory(pictures(16, 1)), InMemory(pictures(8, 2))  # a last batch of two, and of one
+    train, held_out = InMemory(images(16, 1)), InMemory(images(8, 2))  # a last batch of two, and of one
 
     def kill(state: State) -> None:
         if killed:

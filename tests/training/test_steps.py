@@ -26,7 +26,7 @@ from histocae.training import loop, steps  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def pictures(count: int, *shape: int, seed: int = 0) -> np.ndarray:
+def images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
@@ -50,7 +50,7 @@ def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers
     step = (pool * stride) ** layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
     cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel=kernel, stride=stride, pool=pool))
-    patches = pictures(3, *sides, channels)
+    patches = images(3, *sides, channels)
     expected = with_rescaling(cae).predict_on_batch(patches)
     np.testing.assert_allclose(fused.fused_on_bytes(cae).predict_on_batch(patches), expected, atol=1e-5)
     latents = cae.encoder.predict_on_batch(patches / np.float32(255))
@@ -70,7 +70,7 @@ def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
 
 def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
     cae = random_weights(CAE((16, 16, 3), 8, [4, 8]))
-    patches = pictures(4, 16, 16, 3)
+    patches = images(4, 16, 16, 3)
     exact, coarse = (fused.fused_on_bytes(cae, precision).predict_on_batch(patches) for precision in fused.PRECISIONS)
     assert coarse.dtype == np.float32 and 0 < np.abs(coarse - exact).max() < 0.05
     assert {variable.dtype for variable in fused.fused_on_bytes(cae, "bfloat16").trainable_variables} == {"float32"}
@@ -84,7 +84,7 @@ def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
 def test_steps_learn_what_keras_own_learn(loss):
     backend.repeatable(1)
     ours, keras_own = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
-    patches = pictures(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
+    patches = images(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
     quick = fused.fused_on_bytes(ours)
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
     optimizer.build(quick.trainable_variables)
@@ -105,7 +105,7 @@ def test_steps_learn_what_keras_own_learn(loss):
 def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     backend.repeatable(1)
     cae = random_weights(CAE((16, 16, 3), 6, [3, 4]))
-    patches = pictures(21, 16, 16, 3)
+    patches = images(21, 16, 16, 3)
     expected = np.square(with_rescaling(cae).predict_on_batch(patches) - patches / 255).mean()
     # at no rate to speak of, the losses of all steps are those of the weights at the start
     options = loop.Options(epochs=1, batch_size=8, patience=1, optimizer="sgd", learning_rate=1e-12, seed=1)
