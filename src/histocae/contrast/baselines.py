@@ -126,7 +126,8 @@ def make(
     left_out = {}
     samples = (rows.sample(min(len(rows), linear.MOST_AT_ONCE), random_state=seed).sort_index() for rows in training)
     try:
-        baselines["pca_pair"] = _linear_pair(*(store.select(rows) for rows in (*samples, test)), components, seed)
+        tumor, normal = (store.select(rows) for rows in samples)
+        baselines["pca_pair"] = _linear_pair(tumor, normal, store.select(test), components, seed)
     except DataError as error:
         left_out["pca_pair"] = str(error)
     if encoded is not None:

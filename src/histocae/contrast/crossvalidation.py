@@ -260,7 +260,8 @@ def _comparable(baseline: Baseline) -> NDArray[np.float64]:
     if baseline.validation_scores is None:
         return baseline.scores
     mean, spread = baseline.validation_scores.mean(), baseline.validation_scores.std()
-    return (baseline.scores - mean) / (spread if spread > 0 else 1.0)
+    standardized: NDArray[np.float64] = (baseline.scores - mean) / (spread if spread > 0 else 1.0)
+    return standardized
 
 
 def _aurocs(test: pd.DataFrame) -> dict[str, float]:

@@ -31,7 +31,7 @@ def run(params: Params) -> None:
             names = (params.tissue.tumor, params.tissue.normal)
             missing = [name for name in names if name not in params.models]
             reason = f"models has no {' and no '.join(missing)}, of the pair that tissue names"
-            metrics = {"pair": None, "reason": reason}
+            metrics: dict[str, Any] = {"pair": None, "reason": reason}
         else:
             metrics = _compare(params, params.pair, folder)
         write_json(metrics, folder / "metrics.json")

@@ -48,7 +48,7 @@ class CaseUnits:
     @property
     def paired(self) -> NDArray[np.bool_]:
         """Whether each case has both tissues; bool, shape (cases,)."""
-        both: NDArray[np.bool_] = self.has.all(axis=1)
+        both: NDArray[np.bool_] = np.asarray(self.has.all(axis=1))
         return both
 
     @cached_property

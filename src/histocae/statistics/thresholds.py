@@ -197,17 +197,14 @@ def rates_at_threshold(
         return Estimate(share, *wilson(share, effective_count(pd.Series(cases[chosen]).value_counts()), confidence))
 
     sensitivity, specificity = rate(tumor), rate(~tumor)
-    both = (sensitivity, specificity)
-    balanced = sum(share.value for share in both) / 2
+    balanced = (sensitivity.value + specificity.value) / 2
+    below = np.hypot(sensitivity.value - sensitivity.low, specificity.value - specificity.low)
+    above = np.hypot(sensitivity.high - sensitivity.value, specificity.high - specificity.value)
     return Rates(
         accuracy=rate(np.ones(len(labels), bool)),
         sensitivity=sensitivity,
         specificity=specificity,
-        balanced_accuracy=Estimate(
-            balanced,
-            low=balanced - float(np.hypot(*(share.value - share.low for share in both))) / 2,
-            high=balanced + float(np.hypot(*(share.high - share.value for share in both))) / 2,
-        ),
+        balanced_accuracy=Estimate(balanced, balanced - float(below) / 2, balanced + float(above) / 2),
         true_positive=int((called & tumor).sum()),
         false_negative=int((~called & tumor).sum()),
         true_negative=int((~called & ~tumor).sum()),
