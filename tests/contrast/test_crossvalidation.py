@@ -36,7 +36,7 @@ def tracked(monkeypatch, tmp_path):
     mlflow.set_tracking_uri(None)
 
 
-def test_every_case_is_tested_once_by_models_that_have_not_seen_it(project, tracked):
+def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project, tracked):
     small(project)
     project.make(*UP_TO_PATCHES, "crossvalidate")
     index = project.index
@@ -72,7 +72,7 @@ def test_every_case_is_tested_once_by_models_that_have_not_seen_it(project, trac
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["fold"] for run in runs} == {"1", "2", "3"}
 
-    # what is trained stays, and what is measured comes out the same
+    # a second run keeps the trained models and writes the same results
     before = project.outputs("models", "reports")
     project.make("crossvalidate")
     assert project.outputs("models", "reports") == before
@@ -84,7 +84,7 @@ def test_every_case_is_tested_once_by_models_that_have_not_seen_it(project, trac
     assert json.loads((project.folder / "reports/crossvalidation/metrics.json").read_text()) == {"folds": None}
 
 
-def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_comparable_units():
+def test_baselines_with_another_scale_in_each_fold_are_pooled_in_comparable_units():
     settings = params.Tissue(
         tumor="tumor", normal="normal", latents=None, bootstrap=100, permutations=100, confidence=0.95
     )
@@ -103,15 +103,15 @@ def test_baselines_whose_scores_mean_something_else_in_each_fold_are_pooled_in_c
         errors = rows[["shard", "position"]].assign(mse=0.1)
         table = comparison.join(rows, errors, errors)
         score = scale * (table["label"] + np.arange(8) / 20).to_numpy() + shift
-        one = baselines.Baseline(
+        baseline = baselines.Baseline(
             "a classifier", score, 1, "training", {"components": number}, validation_scores=score
         )
-        folds.append(crossvalidation.Fold(number, table, table, {"one": one}, {"pca_pair": "too few"}))
-    found = crossvalidation.pool(folds, settings, 1).as_json()
-    assert found["baselines"]["one"]["auroc_slide"]["value"] == 1
-    assert [each["components"] for each in found["baselines"]["one"]["each"]] == [1, 2]
-    assert found["left_out"] == {"pca_pair": "too few"} and found["auroc_slide"]["value"] == 0.5
-    assert "NaN" not in json.dumps(found)
+        folds.append(crossvalidation.Fold(number, table, table, {"baseline": baseline}, {"pca_pair": "too few"}))
+    metrics = crossvalidation.pool(folds, settings, 1).as_json()
+    assert metrics["baselines"]["baseline"]["auroc_slide"]["value"] == 1
+    assert [each["components"] for each in metrics["baselines"]["baseline"]["each"]] == [1, 2]
+    assert metrics["left_out"] == {"pca_pair": "too few"} and metrics["auroc_slide"]["value"] == 0.5
+    assert "NaN" not in json.dumps(metrics)
 
 
 def test_too_many_folds_are_refused_before_anything_is_trained(project):
@@ -120,6 +120,6 @@ def test_too_many_folds_are_refused_before_anything_is_trained(project):
     values = yaml.safe_load((project.folder / "params.yaml").read_text())
     values["crossvalidation"]["folds"] = 40
     (project.folder / "params.yaml").write_text(yaml.safe_dump(values))
-    told = project.run("crossvalidate").error
-    assert "fold" in told and "40" in told
+    message = project.run("crossvalidate").error
+    assert "fold" in message and "40" in message
     assert not list((project.folder / "models/folds").glob("fold-*"))

@@ -57,7 +57,7 @@ def rows_of(*slides):
 
 def joined(rows, *errors):
     """Both models' errors beside the rows."""
-    return comparison.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(one, float)) for one in errors))
+    return comparison.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(mse, float)) for mse in errors))
 
 
 def cohort(prefix, pairs, patches=3):
@@ -69,10 +69,10 @@ def cohort(prefix, pairs, patches=3):
 # -- the pair's numbers
 
 
-def test_the_two_by_two_is_that_of_the_right_model_on_the_right_tissue():
+def test_errors_are_those_of_each_model_on_each_tissue():
     rows = rows_of(("a", "A", TUMOR, 2), ("b", "B", TUMOR, 1), ("c", "B", NORMAL, 2))
-    found = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
-    tumor, normal = found["tumor_data"], found["normal_data"]
+    errors = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
+    tumor, normal = errors["tumor_data"], errors["normal_data"]
     assert {name: mean.value for name, mean in tumor.means.items()} == {
         "tumor_model": pytest.approx(0.3),
         "normal_model": pytest.approx(0.4),
@@ -87,12 +87,12 @@ def test_the_two_by_two_is_that_of_the_right_model_on_the_right_tissue():
     mean = tumor.means["tumor_model"]
     assert (mean.low, mean.high) == (0.0, pytest.approx(0.3 + half, rel=1e-4))
     assert tumor.difference.value == pytest.approx(0.1)
-    # of one case nothing can be said of other cases
+    # a single case has no interval
     assert (normal.means["normal_model"].low, normal.means["normal_model"].high) == (None, None)
     assert normal.difference.as_json() == {"value": pytest.approx(-0.2), "low": None, "high": None}
 
 
-def test_a_higher_score_means_tumor_and_is_of_the_slides_label():
+def test_a_higher_score_means_tumor_and_labels_are_those_of_slides():
     table = joined(rows_of(("a", "A", TUMOR, 1), ("b", "B", NORMAL, 1)), [0.1, 0.3], [0.2, 0.1])
     assert list(table["label"]) == [1, 0]
     assert table["score"].to_numpy() == pytest.approx(np.log([2, 1 / 3]))
@@ -106,37 +106,37 @@ def test_errors_of_other_patches_are_refused():
             comparison.join(rows, tumor, normal)
 
 
-def test_levels_are_those_of_the_statistics():
+def test_scores_of_each_level_are_those_of_the_statistics():
     rng = np.random.default_rng(0)
     rows = rows_of(("a", "A", TUMOR, 3), ("b", "A", TUMOR, 1), ("c", "A", NORMAL, 2), ("d", "B", NORMAL, 2))
     table = joined(rows, rng.random(8) + 0.1, rng.random(8) + 0.1)
     levels = comparison.by_level(table)
-    assert {name: len(one) for name, one in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
-    for level, one in levels.items():
+    assert {name: len(units) for name, units in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
+    for level, units in levels.items():
         expected = at_level(table, level)
-        assert sorted(one["score"]) == pytest.approx(sorted(expected["score"]))
+        assert sorted(units["score"]) == pytest.approx(sorted(expected["score"]))
     assert levels["case"]["score"][0] == pytest.approx((table["score"][:3].mean() + table["score"][3]) / 2)
     assert list(levels["case"]["patches"]) == [4, 2, 2]
 
 
-def test_the_threshold_is_of_validation_cases_and_test_cases_are_judged_by_it():
+def test_the_threshold_is_fixed_on_validation_cases_and_measured_on_test_cases():
     validation = joined(cohort("v", 3), np.exp(-np.tile([0.3] * 3 + [0.1] * 3, 3)), np.ones(18))
     # shifted on test: every normal slide lies above the threshold
     test = joined(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
-    found = comparison.decide(validation, test, 0.95)
+    decisions = comparison.decide(validation, test, 0.95)
     for level, units in (("patch", 9), ("slide", 3), ("case", 3)):
-        assert found[level].threshold == pytest.approx(0.2)
-        rates = found[level].at_threshold
+        assert decisions[level].threshold == pytest.approx(0.2)
+        rates = decisions[level].at_threshold
         assert (rates.sensitivity.value, rates.specificity.value) == (1, 0)
         assert (rates.true_positive, rates.false_positive) == (units, units)
-        assert found[level].argmin.accuracy.value == 0.5
-        curve = found[level].calibration
+        assert decisions[level].argmin.accuracy.value == 0.5
+        curve = decisions[level].calibration
         assert curve.slope > 0 and -curve.intercept / curve.slope == pytest.approx(0.2)
-    # other test scores change nothing of what was fixed
+    # other test scores change neither threshold nor calibration
     again = comparison.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
-    for level, decision in found.items():
+    for level, decision in decisions.items():
         assert (again[level].threshold, again[level].calibration) == (decision.threshold, decision.calibration)
-    called = comparison.classify(comparison.by_level(test)["slide"], found["slide"])
+    called = comparison.classify(comparison.by_level(test)["slide"], decisions["slide"])
     assert set(called["called"]) == {TUMOR} and called["probability"].between(0.5, 1).all()
 
 
@@ -154,7 +154,7 @@ def painted(folder, rows, tumor, normal, seed):
 
 
 @pytest.fixture
-def others(tmp_path):
+def make_baselines(tmp_path):
     """Make the baselines of cohorts whose colors and errors are given per split."""
 
     def make(train, validation, test, encoded=None, components=4, pairs=4):
@@ -170,7 +170,7 @@ def others(tmp_path):
             for split, sign in (("validation", 1), ("test", -1))
         }
         learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
-        found, left_out = baselines.make(
+        simpler, left_out = baselines.make(
             PatchStore(tmp_path),
             learnt,
             tables["validation"],
@@ -179,31 +179,31 @@ def others(tmp_path):
             encoded=encoded,
             seed=1,
         )
-        assert not left_out or set(left_out) == {"pca_pair"} - set(found)
-        return found, tables["test"]
+        assert not left_out or set(left_out) == {"pca_pair"} - set(simpler)
+        return simpler, tables["test"]
 
     return make
 
 
-def test_directions_are_fixed_before_the_test_cases_are_seen(others):
+def test_directions_are_not_fixed_on_test_cases(make_baselines):
     bright, dark = (200, 200, 200), (90, 90, 90)
-    found, test = others((dark, bright), (dark, bright), (bright, dark))
-    measured = comparison.study(test, test, found, {}, SETTINGS, 1).baselines
+    simpler, test = make_baselines((dark, bright), (dark, bright), (bright, dark))
+    measured = comparison.study(test, test, simpler, {}, SETTINGS, 1).baselines
     # on test all of it is the other way round, and must come out as wrong as it is
-    assert found["mean_intensity"].direction == -1 and found["mean_intensity"].fixed_on == "training"
-    assert found["error_tumor_model"].direction == 1 and found["error_tumor_model"].fixed_on == "validation"
+    assert simpler["mean_intensity"].direction == -1 and simpler["mean_intensity"].fixed_on == "training"
+    assert simpler["error_tumor_model"].direction == 1 and simpler["error_tumor_model"].fixed_on == "validation"
     for name in ("mean_intensity", "error_tumor_model", "color_histogram", "pca_pair"):
         assert [measured[name].levels[level].auroc.value for level in LEVELS] == [0, 0, 0], name
 
 
-def test_every_baseline_finds_what_is_there_to_be_found(others):
-    red, blue = (200, 100, 100), (100, 100, 200)  # of one mean
+def test_each_baseline_distinguishes_the_tissues_by_its_own_feature(make_baselines):
+    red, blue = (200, 100, 100), (100, 100, 200)  # with the same mean
     label = np.repeat(np.tile([1, 0], 4), 3)[:, None]
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
     encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
-    found, test = others((red, blue), (red, blue), (red, blue), encoded)
-    measured = comparison.study(test, test, found, {}, SETTINGS, 1).baselines
-    assert set(found) == {
+    simpler, test = make_baselines((red, blue), (red, blue), (red, blue), encoded)
+    measured = comparison.study(test, test, simpler, {}, SETTINGS, 1).baselines
+    assert set(simpler) == {
         "error_tumor_model",
         "error_normal_model",
         "mean_intensity",
@@ -215,41 +215,41 @@ def test_every_baseline_finds_what_is_there_to_be_found(others):
         assert measured[name].levels["slide"].auroc.value == 1, name
         assert 0.5 < measured[name].levels["slide"].auroc.low < 1
     assert 0.1 < measured["mean_intensity"].levels["patch"].auroc.value < 0.9  # brightness does not distinguish these
-    assert json.dumps({name: one.as_json() for name, one in measured.items()}, allow_nan=False)
+    assert json.dumps({name: baseline.as_json() for name, baseline in measured.items()}, allow_nan=False)
 
 
-def test_the_linear_pair_shrinks_alike_to_what_the_patches_allow(others):
+def test_the_linear_pair_has_no_more_components_than_the_patches_allow(make_baselines):
     colors = ((200, 100, 100), (100, 100, 200))
-    found, _ = others(colors, colors, colors, components=50)
-    assert found["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
-    assert "11 components" in found["pca_pair"].description
+    simpler, _ = make_baselines(colors, colors, colors, components=50)
+    assert simpler["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
+    assert "11 components" in simpler["pca_pair"].description
 
 
-def test_a_linear_pair_that_cannot_be_computed_is_left_out_and_the_others_stay(tmp_path, others, monkeypatch):
+def test_a_linear_pair_that_cannot_be_computed_is_left_out(tmp_path, make_baselines, monkeypatch):
     monkeypatch.setattr("histocae.networks.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
     colors = ((200, 100, 100), (100, 100, 200))
-    found, test = others(colors, colors, colors)
-    assert set(found) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
-    metrics = comparison.study(test, test, found, {"pca_pair": "all the same"}, SETTINGS, 1)
+    simpler, test = make_baselines(colors, colors, colors)
+    assert set(simpler) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    metrics = comparison.study(test, test, simpler, {"pca_pair": "all the same"}, SETTINGS, 1)
     assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
 
 
 def test_equal_errors_are_half_a_win_for_either_model():
     table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
-    found = comparison.matrix(table, 0.95)
-    assert found["tumor_data"].tumor_wins == 0.75
-    assert found["normal_data"].tumor_wins == pytest.approx(1 / 3)
+    errors = comparison.matrix(table, 0.95)
+    assert errors["tumor_data"].tumor_wins == 0.75
+    assert errors["normal_data"].tumor_wins == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
-def test_a_truth_of_one_kind_judges_nothing_and_says_so(shares):
+def test_without_both_kinds_of_patches_no_auroc_against_the_truth_is_reported(shares):
     test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
     truth = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
     assert truth.as_json() == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
     metrics = dataclasses.replace(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]), truth=truth)
-    told = verdicts.sentences(metrics, 0.999)
-    assert any("no AUROC can be computed against this truth" in line for line in told)
-    assert any("a 99.9% confidence interval" in line for line in told)
+    sentences = verdicts.sentences(metrics, 0.999)
+    assert any("no AUROC can be computed against this truth" in line for line in sentences)
+    assert any("a 99.9% confidence interval" in line for line in sentences)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
@@ -261,7 +261,9 @@ def test_colors_are_the_histogram_and_the_mean(seed, count):
         take = staticmethod(patches.__getitem__)
 
     means, histograms = baselines._color_features(Some())
-    expected = [np.histogramdd(one.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for one in patches]
+    expected = [
+        np.histogramdd(patch.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for patch in patches
+    ]
     assert histograms == pytest.approx(np.array(expected), abs=1e-7)
     assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
 
@@ -281,33 +283,33 @@ def studied(scores):
     return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, SETTINGS, 1)
 
 
-def test_what_includes_chance_is_said_to():
+def test_sentences_say_where_an_interval_includes_chance():
     metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
-    told = verdicts.sentences(metrics, 0.95)
+    sentences = verdicts.sentences(metrics, 0.95)
     assert metrics.levels["slide"].auroc.low < 0.5 < metrics.levels["slide"].auroc.high
     for level in LEVELS:
-        (one,) = [line for line in told if line.startswith(f"Per {level} the AUROC is")]
-        assert "includes chance (0.5), so these data do not show" in one
-        assert f"{metrics.levels[level].auroc.value:.2f}" in one
-    assert any("Labels are per slide, not per patch" in line for line in told)
-    assert any("5 components, not 9" in line for line in told)
-    assert any(line == "Left out, latents: all has no latent layer." for line in told)
-    assert any("do as well as the pair or better" in line and "linear models" in line for line in told)
+        (sentence,) = [line for line in sentences if line.startswith(f"Per {level} the AUROC is")]
+        assert "includes chance (0.5), so these data do not show" in sentence
+        assert f"{metrics.levels[level].auroc.value:.2f}" in sentence
+    assert any("Labels are per slide, not per patch" in line for line in sentences)
+    assert any("5 components, not 9" in line for line in sentences)
+    assert any(line == "Left out, latents: all has no latent layer." for line in sentences)
+    assert any("do as well as the pair or better" in line and "linear models" in line for line in sentences)
 
 
-def test_what_the_permutation_test_does_not_grant_is_said_to():
-    told = verdicts.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
-    (slide,) = [line for line in told if line.startswith("Per slide the AUROC is")]
+def test_sentences_say_where_the_permutation_test_does_not_rule_out_chance():
+    sentences = verdicts.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
+    (slide,) = [line for line in sentences if line.startswith("Per slide the AUROC is")]
     assert "1.00" in slide and "chance is not ruled out" in slide  # four pairs: 2 of 16 swaps do as well
     wrong = verdicts.sentences(studied([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
     assert any("points the wrong way" in line for line in wrong)
 
 
-def test_a_model_that_wins_on_both_tissues_is_pointed_out():
-    told = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
+def test_sentences_say_where_one_model_wins_on_both_tissues():
+    sentences = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
     assert any(
         "on 100% of tumor patches and 100% of normal patches" in line and "call most patches tumor" in line
-        for line in told
+        for line in sentences
     )
 
 
@@ -362,7 +364,7 @@ def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
         view = heatmaps.slide_view(folder, rows, np.zeros(len(rows)), 32, slide)
         side = truth.patch_side(rows, 32, slide["mpp"])
         grid, extent = heatmaps.score_grid(rows, all_shares[rows.index], side)
-        # the truth as it lies in level-0 pixels, and each patch where the index says that it was cut
+        # the truth in level-0 pixels, and each patch at its position in the index
         scale = round(4 / slide["mpp"])
         tumor = view.truth.repeat(scale, axis=0).repeat(scale, axis=1)
         assert tumor.shape == (slide["height"], slide["width"])
@@ -376,7 +378,7 @@ def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
             shown[at] = True
         assert (np.isnan(grid) == ~shown).all()
         assert 0 < np.nanmean(grid) < 1
-        # and the picture under it: the mean color of each cell is that of the patch
+        # the thumbnail under the scores: the mean color of each cell is that of the patch
         left, right, bottom, top = view.image_extent
         assert (left, top, right, bottom) == (0, 0, slide["width"], slide["height"])
         patches = PatchStore(cut.folder / "data/patches").select(rows).take(np.arange(len(rows)))
@@ -387,7 +389,7 @@ def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
     assert mpps == {0.25, 0.5}
 
 
-def test_a_wide_slide_read_in_blocks_is_the_same_picture(tmp_path, monkeypatch):
+def test_a_wide_slide_read_in_blocks_has_the_same_thumbnail(tmp_path, monkeypatch):
     y, x = np.mgrid[:300, :1000]
     picture = np.stack([x // 5, y // 2, (x + y) // 8], axis=2).astype(np.uint8)
     path = make_data.write_slide(tmp_path / "wide.tif", picture, 0.5, pyramid=True, lossless=True)
@@ -398,11 +400,11 @@ def test_a_wide_slide_read_in_blocks_is_the_same_picture(tmp_path, monkeypatch):
         monkeypatch.setattr(thumbnails, "BLOCK", 70)
         blocks = thumbnails.thumbnail(slide)
     y, x = (np.mgrid[:144, :480] + 0.5) * 1000 / 480
-    for seen in (whole, blocks):  # each color says where it lies
-        assert np.abs(seen - np.stack([x / 5, y / 2, (x + y) / 8], axis=2)).max() < 1.6
+    for thumbnail in (whole, blocks):  # each color says where it lies
+        assert np.abs(thumbnail - np.stack([x / 5, y / 2, (x + y) / 8], axis=2)).max() < 1.6
 
 
-def test_cells_that_can_not_be_read_again_stay_white(tmp_path):
+def test_cells_that_cannot_be_read_stay_white(tmp_path):
     path = make_data.write_slide(tmp_path / "bad.tif", make_data.tissue(3, 256, 256), 0.5)
     make_data.spoil_tiles(path, [0])
     with Slide(path) as slide:
@@ -502,19 +504,19 @@ def evaluation(template):
         folder, reports = template / "models/trained" / name, template / "reports/models" / name / "evaluation"
         cae = CAE((32, 32, 3), model.get("latent_features"), model["filters"])
         cae.save(folder)
-        about = {
+        description = {
             "weights": f"weights of {name}",
             "cohort": model["cohort"],
             "latent_features": model.get("latent_features"),
             "latent_size": math.prod(cae.encoder.output_shape[1:]),
             "params": {"seed": 20181003, "training": {"balance": "patches", "min_percent_tumor_nuclei": None}},
         }
-        (folder / "training.json").write_text(json.dumps(about))
+        (folder / "training.json").write_text(json.dumps(description))
         reports.mkdir(parents=True)
-        (reports / "metrics.json").write_text(json.dumps({"weights": about["weights"], "metrics": {}}))
+        (reports / "metrics.json").write_text(json.dumps({"weights": description["weights"], "metrics": {}}))
         encoded = template / "models/latents" / name
         encoded.mkdir(parents=True)
-        known = {"model": name, "weights": about["weights"], "features": about["latent_features"]}
+        known = {"model": name, "weights": description["weights"], "features": description["latent_features"]}
         (encoded / "latents.json").write_text(json.dumps(known))
         for split, file in (("train", None), ("validation", "per_patch_validation"), ("test", "per_patch")):
             rows = read_split(template / f"data/splits/{split}.csv")
@@ -540,32 +542,34 @@ def metrics_of(project):
 
 
 @pytest.mark.slow
-def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
+def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     from histocae import CAE
 
     shown = []
     draw = contrast_plots.plot_pairs
-    monkeypatch.setattr(contrast_plots, "plot_pairs", lambda *how: (shown.append(how), draw(*how))[1])
+    monkeypatch.setattr(
+        contrast_plots, "plot_pairs", lambda *arguments: (shown.append(arguments), draw(*arguments))[1]
+    )
     assert not (result := evaluated.run("tissue")).code, result.lines
     assert any("Labels are per slide" in line for line in result.lines)
-    found, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
-    assert found["pair"] == {"tumor": "tumor", "normal": "normal"} and found["left_out"] == {}
+    metrics, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
+    assert metrics["pair"] == {"tumor": "tumor", "normal": "normal"} and metrics["left_out"] == {}
     errors = {name: evaluated.read(f"reports/models/{name}/evaluation/per_patch.csv") for name in ("tumor", "normal")}
     for data, kind in (("tumor_data", TUMOR), ("normal_data", NORMAL)):
         for name, table in errors.items():
             mean = table.loc[table["sample_type"] == kind, "mse"].mean()
-            assert found["mse"][data][f"{name}_model"] == pytest.approx(mean)
+            assert metrics["mse"][data][f"{name}_model"] == pytest.approx(mean)
     scores = pd.read_csv(folder / "scores.csv")
     assert scores["score"].to_numpy() == pytest.approx(np.log(errors["normal"]["mse"] / errors["tumor"]["mse"]))
-    assert len(scores) == found["counts"]["patch"]["units"] == found["truth"]["patches"]
+    assert len(scores) == metrics["counts"]["patch"]["units"] == metrics["truth"]["patches"]
     slides = pd.read_csv(folder / "slides.csv")
     assert slides["score"].to_numpy() == pytest.approx(scores.groupby("slide_id")["score"].mean().to_numpy())
     for level in LEVELS:
-        area = found[f"auroc_{level}"]
+        area = metrics[f"auroc_{level}"]
         assert 0 <= area["low"] <= area["value"] <= area["high"] <= 1
-        for one in found["baselines"].values():
-            assert set(one[f"auroc_{level}"]) == {"value", "low", "high"} and abs(one["direction"]) == 1
-    assert set(found["baselines"]) == {
+        for baseline in metrics["baselines"].values():
+            assert set(baseline[f"auroc_{level}"]) == {"value", "low", "high"} and abs(baseline["direction"]) == 1
+    assert set(metrics["baselines"]) == {
         "error_tumor_model",
         "error_normal_model",
         "mean_intensity",
@@ -573,8 +577,8 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
         "pca_pair",
         "latents",
     }
-    assert 0 < found["truth"]["tumor_patches"] < found["truth"]["patches"]
-    assert {"auroc_patch_pair", "auroc_patch_latents"} <= set(found["truth"])
+    assert 0 < metrics["truth"]["tumor_patches"] < metrics["truth"]["patches"]
+    assert {"auroc_patch_pair", "auroc_patch_latents"} <= set(metrics["truth"])
     assert set(pd.read_csv(folder / "roc.csv").columns) == {"level", "fpr", "tpr", "low", "high"}
     assert {path.stem for path in (folder / "heatmaps").iterdir()} == set(scores["shard"])
     assert {path.name for path in folder.glob("*.png")} == {
@@ -589,11 +593,11 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
     for (originals, rows, title), kind in zip(shown, (TUMOR, NORMAL), strict=True):
         assert kind in title and len(originals) == 6
         for name in ("tumor", "normal"):
-            images, told = rows[f"{name} model"]
+            images, measured = rows[f"{name} model"]
             cae = CAE(path=evaluated.folder / "models/trained" / name, load=True)
             pixels = originals.astype(np.float32) / 255
             assert images == pytest.approx(np.asarray(cae.model(pixels)), abs=1e-5)
-            assert told == pytest.approx(((images - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-3)
+            assert measured == pytest.approx(((images - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-3)
     before = evaluated.outputs("reports/tissue")
     assert not evaluated.run("tissue").code
     assert evaluated.outputs("reports/tissue") == before
@@ -601,7 +605,7 @@ def test_the_stage_writes_numbers_tables_and_pictures(evaluated, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
+def test_the_stage_refuses_evaluations_of_other_weights_or_patches(evaluated):
     reports = evaluated.folder / "reports/models/tumor/evaluation"
     latents = evaluated.folder / "models/latents/all/latents.json"
     text = latents.read_text()
@@ -617,7 +621,7 @@ def test_the_stage_refuses_what_is_of_other_weights_or_patches(evaluated):
     assert not (evaluated.folder / "reports/tissue").exists() and not evaluated.leftovers()
 
 
-def test_without_a_pair_only_that_is_written(project, monkeypatch):
+def test_without_a_pair_only_the_reason_is_written(project, monkeypatch):
     project.params(models={"all": MODELS["all"]})
     result = project.run("tissue")
     assert not result.code and any("models has no tumor and no normal" in line for line in result.lines)

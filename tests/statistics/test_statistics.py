@@ -73,16 +73,16 @@ def tables(draw) -> pd.DataFrame:
 
 
 @given(scored())
-def test_auroc_is_the_share_of_pairs_in_order(given_):
-    labels, scores = given_
+def test_auroc_is_the_share_of_pairs_in_order(labeled):
+    labels, scores = labeled
     assert discrimination.auroc(labels, scores) == pytest.approx(brute(labels, scores))
     assert discrimination.auroc(1 - labels, -scores) == pytest.approx(brute(labels, scores))
     assert discrimination.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(brute(labels, scores))
 
 
 @given(scored())
-def test_auprc_sums_precision_over_steps_of_recall(given_):
-    labels, scores = given_
+def test_auprc_sums_precision_over_steps_of_recall(labeled):
+    labels, scores = labeled
     total = 0.0
     for score in set(scores):
         hits = labels[scores == score].sum() / labels.sum()
@@ -91,7 +91,7 @@ def test_auprc_sums_precision_over_steps_of_recall(given_):
 
 
 @pytest.mark.parametrize(
-    ("labels", "scores", "said"),
+    ("labels", "scores", "message"),
     [
         ([1, 1], [0.1, 0.2], "tumor only"),
         ([0, 0], [0.1, 0.2], "normal only"),
@@ -102,7 +102,7 @@ def test_auprc_sums_precision_over_steps_of_recall(given_):
         ([0, 1, np.nan], [1, 2, 3], "labels are 1"),
     ],
 )
-def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
+def test_invalid_scores_raise_an_error_of_one_line(labels, scores, message):
     table = pd.DataFrame({"label": labels, "score": scores}).assign(case_id="a", slide_id="a")
     calls = [
         lambda: discrimination.auroc(labels, scores),
@@ -115,7 +115,7 @@ def test_what_can_not_be_told_is_told_in_a_line(labels, scores, said):
         lambda: discrimination.roc_band(table, "slide", 1, 100, 0.95),
     ]
     for call in calls:
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             call()
 
 
@@ -138,7 +138,7 @@ def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, con
     assert (1 - other[1], 1 - other[0]) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_newcombe_has_a_width_at_the_ends_that_more_cases_shrink():
+def test_newcombe_has_a_width_at_0_and_1_that_shrinks_with_more_cases():
     assert intervals.newcombe(1, 10, 5, 0.95) == (pytest.approx(0.716546, abs=1e-5), 1)
     assert intervals.newcombe(0, 10, 5, 0.95) == (0, pytest.approx(0.283454, abs=1e-5))
     lows = [intervals.newcombe(1, n, n, 0.95)[0] for n in (1, 2, 5, 20, 100, 1000)]
@@ -154,7 +154,7 @@ def test_wilson_is_scipys_and_takes_fractions(hits, confidence):
     assert wide[0] <= narrow[0] and narrow[1] <= wide[1]
 
 
-def test_unequal_cases_count_for_fewer():
+def test_cases_of_unequal_size_have_a_smaller_effective_count():
     assert intervals.effective_count([7] * 9) == 9 == intervals.effective_count([7] * 9 + [0])
     assert intervals.effective_count([1, 1, 98]) == pytest.approx(10000 / 9606)
 
@@ -164,7 +164,7 @@ def test_unequal_cases_count_for_fewer():
 
 @settings(max_examples=40)
 @given(tables())
-def test_at_every_level_the_areas_are_those_of_its_means(table):
+def test_areas_of_each_level_are_those_of_its_mean_scores(table):
     case_means = table.groupby(["case_id", "label", "slide_id"])["score"].mean().groupby(["case_id", "label"]).mean()
     expected = {
         "patch": table[["label", "score"]],
@@ -173,12 +173,12 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
     }
     for level in LEVELS:
         labels, scores = expected[level]["label"].to_numpy(), expected[level]["score"].to_numpy()
-        found = discriminate(table, level, **QUICK | {"bootstrap": 20, "permutations": 20})
-        assert found.auroc.value == pytest.approx(metrics.roc_auc_score(labels, scores))
-        assert found.auprc.value == pytest.approx(metrics.average_precision_score(labels, scores))
-        assert found.auprc.chance == pytest.approx(labels.mean())
+        result = discriminate(table, level, **QUICK | {"bootstrap": 20, "permutations": 20})
+        assert result.auroc.value == pytest.approx(metrics.roc_auc_score(labels, scores))
+        assert result.auprc.value == pytest.approx(metrics.average_precision_score(labels, scores))
+        assert result.auprc.chance == pytest.approx(labels.mean())
         types = table.groupby("case_id")["label"].nunique()
-        assert found.counts.as_json() == {
+        assert result.counts.as_json() == {
             "units": len(labels),
             "positive": labels.sum(),
             "negative": len(labels) - labels.sum(),
@@ -186,22 +186,22 @@ def test_at_every_level_the_areas_are_those_of_its_means(table):
             "paired_cases": (types == 2).sum(),
             "slides": table["slide_id"].nunique(),
         }
-        for area in (found.auroc, found.auprc):
+        for area in (result.auroc, result.auprc):
             assert 0 <= area.low <= area.value <= area.high <= 1
-        assert found.includes_chance is bool(found.auroc.low <= 0.5 <= found.auroc.high)
-        assert 0 < found.p_value <= 1
-        json.dumps(found.as_json(), allow_nan=False)
+        assert result.includes_chance is bool(result.auroc.low <= 0.5 <= result.auroc.high)
+        assert 0 < result.p_value <= 1
+        json.dumps(result.as_json(), allow_nan=False)
 
 
 @settings(max_examples=40)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1))
-def test_a_draw_is_the_areas_of_the_table_with_its_cases_repeated(table, seed):
-    one = CaseUnits.from_table(at_level(table, "patch"))
-    draws = one.draw(5, np.random.default_rng(seed))
+def test_areas_of_a_draw_are_those_of_the_table_with_its_cases_repeated(table, seed):
+    units = CaseUnits.from_table(at_level(table, "patch"))
+    draws = units.draw(5, np.random.default_rng(seed))
     names = sorted(table["case_id"].unique())
     kinds = table.groupby("case_id")["label"].agg(frozenset)[names].to_numpy()
-    for times, area, precision in zip(draws, one.aurocs(draws), one.auprcs(draws), strict=True):
-        for kind in set(kinds):  # as many of each kind as there are, so both classes always
+    for times, area, precision in zip(draws, units.aurocs(draws), units.auprcs(draws), strict=True):
+        for kind in set(kinds):  # each kind keeps its number of cases, so both classes are present
             assert times[kinds == kind].sum() == (kinds == kind).sum()
         again = pd.concat([table[table["case_id"] == n] for n, k in zip(names, times, strict=True) for _ in range(k)])
         assert area == pytest.approx(metrics.roc_auc_score(again["label"], again["score"]))
@@ -230,13 +230,13 @@ def test_the_p_value_is_that_of_all_permutations(tumor, normal, both, gap):
     table = drawn(np.random.default_rng(5), tumor, normal, both, gap, alike=0.7, patches=(1, 4))
     expected = permuted_by_hand(table)
     assert 0 < expected < 0.9
-    found = discriminate(table, "patch", **QUICK | {"permutations": 20_000}).p_value
-    assert found == pytest.approx(expected, abs=0.015)
+    p_value = discriminate(table, "patch", **QUICK | {"permutations": 20_000}).p_value
+    assert p_value == pytest.approx(expected, abs=0.015)
 
 
-def test_a_pair_says_as_much_as_its_order():
-    # each case is above all others in both tissues, and its own tumor above its own normal: areas near
-    # chance, and yet the swaps tell
+def test_paired_cases_are_compared_within_the_case():
+    # each case is above all others in both tissues, and its own tumor above its own normal: AUROCs near
+    # chance, but the swaps within cases show the difference
     rows = [(str(case), f"{case}-{label}", label, case + label / 2) for case in range(8) for label in (0, 1)]
     table = pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
     paired = discriminate(table, "slide", **QUICK | {"permutations": 5000})
@@ -250,34 +250,36 @@ def test_a_pair_says_as_much_as_its_order():
 
 @settings(max_examples=30)
 @given(st.floats(-1e6, 1e6, width=64), st.lists(st.integers(1, 50), min_size=4, max_size=12))
-def test_equal_scores_tell_nothing_whatever_the_numbers_of_patches(score, counts):
+def test_equal_scores_have_an_auroc_of_chance_whatever_the_numbers_of_patches(score, counts):
     parts = [
         pd.DataFrame({"case_id": f"c{i // 2}", "slide_id": f"s{i}", "label": i % 2, "score": [score] * count})
         for i, count in enumerate(counts)
     ]
     table = pd.concat(parts)
     for level in LEVELS:
-        found = discriminate(table, level, seed=1, bootstrap=100, permutations=100, confidence=0.95, with_auprc=False)
-        assert found.auroc.value == 0.5 and found.includes_chance and "auprc" not in found.as_json()
+        result = discriminate(
+            table, level, seed=1, bootstrap=100, permutations=100, confidence=0.95, with_auprc=False
+        )
+        assert result.auroc.value == 0.5 and result.includes_chance and "auprc" not in result.as_json()
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_where_the_scores_mean_nothing_every_p_value_is_as_likely(level):
+def test_p_values_are_uniform_under_the_null_hypothesis(level):
     rng = np.random.default_rng(11)
-    found = [
+    p_values = [
         discriminate(
             drawn(rng, 7, 5, 3, gap=0, alike=0.6), level, seed=i, bootstrap=20, permutations=199, confidence=0.95
         ).p_value
         for i in range(150)
     ]
-    assert kstest(found, "uniform").pvalue > 0.01
+    assert kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_patches_do_not_count_as_independent():
     rng = np.random.default_rng(2)
     table = drawn(rng, 6, 6, gap=1.0, alike=0.9)
     many = pd.concat([table.assign(score=table["score"] + 1e-6 * i) for i in range(20)])
-    few, more = (discriminate(one, "patch", **QUICK) for one in (table, many))
+    few, more = (discriminate(rows, "patch", **QUICK) for rows in (table, many))
     for key in ("auroc", "auprc"):
         assert getattr(more, key).low == pytest.approx(getattr(few, key).low, abs=0.02)
         assert getattr(more, key).high == pytest.approx(getattr(few, key).high, abs=0.02)
@@ -288,31 +290,31 @@ def test_patches_do_not_count_as_independent():
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("value", [1.0, 0.0])
-def test_where_the_classes_part_the_interval_still_has_a_width(level, value):
+def test_intervals_of_separated_classes_still_have_a_width(level, value):
     table = drawn(np.random.default_rng(3), 8, 5, gap=100 * (2 * value - 1))
-    found = discriminate(table, level, **QUICK)
-    assert found.auroc.value == value and not found.includes_chance
-    assert found.p_value < 0.02
-    ends = (found.auroc.low, found.auroc.high)
+    result = discriminate(table, level, **QUICK)
+    assert result.auroc.value == value and not result.includes_chance
+    assert result.p_value < 0.02
+    ends = (result.auroc.low, result.auroc.high)
     assert value in ends and 0.15 < ends[1] - ends[0] < 0.5
     if level == "case":
         assert ends == intervals.newcombe(value, 8, 5, 0.95)
         if value == 1:
-            assert found.auprc.high == 1
-            assert found.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
+            assert result.auprc.high == 1
+            assert result.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
 
 
 @pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])
-def test_one_case_of_a_kind_is_enough_to_say_that_nothing_is_known(kinds):
+def test_a_single_case_of_a_kind_gives_a_wide_interval(kinds):
     for level in LEVELS:
-        found = discriminate(drawn(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
-        assert found.auroc.value == 1 and found.auroc.high - found.auroc.low > 0.4
-        assert found.p_value > 0.1
+        result = discriminate(drawn(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
+        assert result.auroc.value == 1 and result.auroc.high - result.auroc.low > 0.4
+        assert result.p_value > 0.1
 
 
 @pytest.mark.parametrize("kinds", [(5, 5, 0), (10, 5, 0), (0, 0, 8)])
 @pytest.mark.parametrize("auc", [0.5, 0.8, 0.95])
-def test_the_intervals_hold_the_truth_about_as_often_as_they_say(kinds, auc):
+def test_the_coverage_of_intervals_is_close_to_their_confidence(kinds, auc):
     rng, gap = np.random.default_rng(17), np.sqrt(2) * norm.ppf(auc)
     share = (kinds[0] + kinds[2]) / (kinds[0] + kinds[1] + 2 * kinds[2])
     cuts = np.linspace(-6, 8, 4001)
@@ -320,15 +322,15 @@ def test_the_intervals_hold_the_truth_about_as_often_as_they_say(kinds, auc):
     precision = -np.trapezoid(hit / (hit + false), hit / share)
     held = []
     for i in range(80):
-        # cases of equal size, so that the share of tumors is what the truth has it
+        # cases of equal size, so that the share of tumors is that of the simulation
         table = drawn(rng, *kinds, gap=gap, alike=0.7, patches=(8, 8))
-        found = discriminate(table, "patch", seed=i, bootstrap=200, permutations=10, confidence=0.95)
+        result = discriminate(table, "patch", seed=i, bootstrap=200, permutations=10, confidence=0.95)
         truth = {"auroc": auc, "auprc": precision}
-        held.append([getattr(found, key).includes(value) for key, value in truth.items()])
+        held.append([getattr(result, key).includes(value) for key, value in truth.items()])
     assert (np.mean(held, axis=0) >= 0.92).all()
 
 
-def test_the_seed_decides_and_the_order_of_rows_does_not():
+def test_results_depend_on_the_seed_and_not_on_the_order_of_rows():
     table = drawn(np.random.default_rng(6), 6, 5, 3)
     for level in LEVELS:
         first = discriminate(table, level, **QUICK)
@@ -346,17 +348,17 @@ def test_the_seed_decides_and_the_order_of_rows_does_not():
 
 
 @given(scored())
-def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(given_):
-    labels, scores = given_
+def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(labeled):
+    labels, scores = labeled
 
     def youden(at: float) -> float:
         return (scores[labels == 1] >= at).mean() - (scores[labels == 0] >= at).mean()
 
-    found = thresholds.choose_threshold(labels, scores)
-    assert np.isfinite(found) and scores.min() <= found <= scores.max()
-    assert youden(found) == pytest.approx(max(youden(one) for one in [*scores, scores.max() + 1]))
+    chosen = thresholds.choose_threshold(labels, scores)
+    assert np.isfinite(chosen) and scores.min() <= chosen <= scores.max()
+    assert youden(chosen) == pytest.approx(max(youden(score) for score in [*scores, scores.max() + 1]))
     order = np.random.default_rng(0).permutation(len(scores))
-    assert thresholds.choose_threshold(labels[order], scores[order]) == found
+    assert thresholds.choose_threshold(labels[order], scores[order]) == chosen
 
 
 def test_the_threshold_lies_midway_and_settles_ties():
@@ -365,14 +367,14 @@ def test_the_threshold_lies_midway_and_settles_ties():
     assert thresholds.choose_threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
     assert thresholds.choose_threshold([0, 1], [5, 5]) == 5
     assert thresholds.choose_threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
-    one, two = 1.0, np.nextafter(1.0, 2)
-    assert thresholds.choose_threshold([0, 1], [one, two]) == two
+    first, second = 1.0, np.nextafter(1.0, 2)
+    assert thresholds.choose_threshold([0, 1], [first, second]) == second
     assert thresholds.choose_threshold([0, 1], [-1.7e308, 1.7e308]) == 0
 
 
-@given(given_=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
-def test_the_calibration_solves_platts_problem(given_, shift, scale):
-    labels, scores = given_
+@given(labeled=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
+def test_the_calibration_solves_platts_problem(labeled, shift, scale):
+    labels, scores = labeled
     scores = scale * (scores + shift)
     curve = thresholds.calibrate(labels, scores)
     tumors, normals = labels.sum(), (1 - labels).sum()
@@ -382,7 +384,7 @@ def test_the_calibration_solves_platts_problem(given_, shift, scale):
     assert abs(left.sum()) < 1e-4 and abs((left * (scores - scores.mean()) / spread).sum()) < 1e-4
 
 
-def test_classes_that_part_are_calibrated_all_the_same():
+def test_separated_classes_are_calibrated():
     curve = thresholds.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
     assert 0 < curve.slope < 10 and -curve.slope * 4 < curve.intercept < -curve.slope
     chances = curve.probability([0, 2.5, 5])
@@ -391,29 +393,29 @@ def test_classes_that_part_are_calibrated_all_the_same():
     assert thresholds.Calibration(1.0, 0.0).probability([1e300, -1e300]).tolist() == [1, 0]
 
 
-@given(given_=scored(), at=st.floats(-5, 5))
-def test_rates_at_a_threshold(given_, at):
-    labels, scores = given_
-    found = thresholds.rates_at_threshold(labels, scores, at, 0.9)
+@given(labeled=scored(), at=st.floats(-5, 5))
+def test_rates_at_a_threshold(labeled, at):
+    labels, scores = labeled
+    result = thresholds.rates_at_threshold(labels, scores, at, 0.9)
     matrix = metrics.confusion_matrix(labels, scores >= at, labels=[0, 1])
     names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
-    assert [[getattr(found, name) for name in row] for row in names] == matrix.tolist()
+    assert [[getattr(result, name) for name in row] for row in names] == matrix.tolist()
     for name, hits, of in (
         ("sensitivity", matrix[1, 1], matrix[1].sum()),
         ("specificity", matrix[0, 0], matrix[0].sum()),
         ("accuracy", matrix.trace(), matrix.sum()),
     ):
         interval = binomtest(int(hits), int(of)).proportion_ci(0.9, "wilson")
-        rate = getattr(found, name)
+        rate = getattr(result, name)
         assert rate.value == pytest.approx(hits / of)
         assert (rate.low, rate.high) == pytest.approx((interval.low, interval.high))
-    both = found.balanced_accuracy
-    assert both.value == pytest.approx((found.sensitivity.value + found.specificity.value) / 2)
+    both = result.balanced_accuracy
+    assert both.value == pytest.approx((result.sensitivity.value + result.specificity.value) / 2)
     assert -1e-9 <= both.low <= both.value <= both.high <= 1 + 1e-9
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(result.as_json(), allow_nan=False)
 
 
-def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
+def test_intervals_of_rates_are_clustered_by_case():
     labels, scores = np.repeat([0, 1] * 5, 100), np.repeat([0, 1] * 5, 100).astype(float)
     cases = np.repeat(np.arange(10), 100)
     alone, grouped = (thresholds.rates_at_threshold(labels, scores, 0.5, 0.95, of).as_json() for of in (None, cases))
@@ -427,8 +429,8 @@ def test_rates_of_patches_are_as_sure_as_their_cases_are_many():
 
 
 @given(scored())
-def test_the_curve_is_that_of_its_thresholds(given_):
-    labels, scores = given_
+def test_rates_of_the_curve_are_those_at_its_thresholds(labeled):
+    labels, scores = labeled
     curve = discrimination.roc(labels, scores)
     assert np.isfinite(curve).all(axis=None)
     for row in curve.itertuples():
@@ -450,23 +452,23 @@ def test_a_long_curve_is_thinned_evenly():
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_band_is_that_of_the_cases_drawn(level):
+def test_the_band_is_that_of_a_bootstrap_of_cases(level):
     table = drawn(np.random.default_rng(9), 8, 7, 3)
     band = discrimination.roc_band(table, level, 1, 2000, 0.9)
     assert list(band.columns) == ["fpr", "tpr", "low", "high"] and len(band) == 101
     assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all()
     assert band.iloc[-1].tolist() == [1, 1, 1, 1]
-    found = at_level(table, level)
-    fpr, tpr, _ = metrics.roc_curve(found["label"], found["score"])
+    units = at_level(table, level)
+    fpr, tpr, _ = metrics.roc_curve(units["label"], units["score"])
     np.testing.assert_allclose(band["tpr"], np.interp(band["fpr"], fpr, tpr))
     by_hand = []
     rng = np.random.default_rng(1)
-    parts = [one for _, one in found.groupby("case_id")]
-    kinds = [frozenset(one["label"]) for one in parts]
+    parts = [part for _, part in units.groupby("case_id")]
+    kinds = [frozenset(part["label"]) for part in parts]
     for _ in range(1000):
         again = []
         for kind in set(kinds):
-            own = [one for one, k in zip(parts, kinds, strict=True) if k == kind]
+            own = [part for part, k in zip(parts, kinds, strict=True) if k == kind]
             again += [own[i] for i in rng.integers(0, len(own), len(own))]
         again = pd.concat(again)
         fpr, tpr, _ = metrics.roc_curve(again["label"], again["score"], drop_intermediate=False)
