@@ -148,9 +148,9 @@ def plot_roc(curves: pd.DataFrame, levels: Mapping[str, Discrimination], confide
             f"{counts.positive:,} tumor, {counts.negative:,} normal {UNITS[level]}",
             fontsize=10,
         )
-        axis.set(xlabel="normal called tumor (1 - specificity)", aspect="equal")
+        axis.set(xlabel="false positive rate (1 - specificity)", aspect="equal")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    figure.axes[0].set_ylabel("tumor called tumor (sensitivity)")
+    figure.axes[0].set_ylabel("true positive rate (sensitivity)")
     title = f"Score log E_normal - log E_tumor on test cases; {100 * confidence:g}% bands and intervals by case"
     figure.suptitle(title, fontsize=11)
     return figure

@@ -135,7 +135,7 @@ def effective_count(sizes: ArrayLike) -> float:
     Example:
         >>> effective_count([5, 5, 5, 5])
         4.0
-        >>> effective_count([17, 1, 1, 1])
+        >>> round(effective_count([17, 1, 1, 1]), 2)
         1.37
 
     """
