@@ -146,9 +146,9 @@ def submit(
         "git.dirty": str(project.commit.sent != project.commit.head).lower(),
     }
     name = " ".join([entry_point, *map(str, params.values())])
-    job = job_runs.mark_scheduled(run_id, tags, name)
     started, reason = False, "interrupted while it was sent"
     try:
+        job = job_runs.mark_scheduled(run_id, tags, name)
         _prepare(host, config, project, place, shared)
         command = project.entry_point.compute_command(params, None)
         description = _description(config, project, place, command, variables)
