@@ -163,7 +163,7 @@ def test_files_that_are_no_digits_are_refused(tmp_path):
     whole = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
     for data in (b"", b"digits", gzip.compress(whole)[:-4], gzip.compress(whole[:-1]), gzip.compress(b"\0\0\x08")):
         first.write_bytes(data)
-        assert images.FILES[0] in told(folder) and "get it anew" in told(folder)
+        assert images.FILES[0] in told(folder) and "download it again" in told(folder)
 
 
 def test_without_network_the_way_out_is_told(monkeypatch):

@@ -1,94 +1,173 @@
-"""One model per digit: an image is of the digit whose model reconstructs it with the least error."""
+"""One model per digit: the prediction is the digit whose model reconstructs an image with the least error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae.mnist import study
 from histocae.mnist.images import DIGITS, LabeledImages
+from histocae.mnist.study import Labels
 from histocae.networks import linear
 
 
-def predicted(errors: np.ndarray) -> np.ndarray:
-    """Give the digit of each image by the errors (MSE) of the ten models, images x 10; int64."""
-    return errors.argmin(axis=1)
+@dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """The numbers of one model per digit.
+
+    Attributes:
+        validation_accuracy: share of the validation images with the right prediction.
+        test_accuracy: share of the test images with the right prediction.
+        test_accuracy_low: lower bound of its 95 % confidence interval (Wilson).
+        test_accuracy_high: upper bound, likewise.
+        test_mse_own_digit: mean squared error of the models on test images of their own digits.
+        test_mse_other_digits: the same on test images of the other digits.
+        pca_components: components per digit of the linear baseline, selected on validation.
+        pca_validation_accuracy: of the linear baseline.
+        pca_test_accuracy: of the linear baseline.
+
+    """
+
+    validation_accuracy: float
+    test_accuracy: float
+    test_accuracy_low: float
+    test_accuracy_high: float
+    test_mse_own_digit: float
+    test_mse_other_digits: float
+    pca_components: int
+    pca_validation_accuracy: float
+    pca_test_accuracy: float
 
 
-def by_components(parts: dict[str, LabeledImages], counts: Sequence[int], seed: int) -> pd.DataFrame:
-    """Do the same with the principal components of each digit, the linear yardstick.
+def predicted(errors: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Predict the digit of each image.
+
+    Args:
+        errors: MSE under each model, shape (images, 10).
+
+    Returns:
+        int64, one digit per image.
+
+    """
+    digits: NDArray[np.intp] = errors.argmin(axis=1)
+    return digits
+
+
+def by_components(parts: Mapping[str, LabeledImages], counts: Sequence[int], seed: int) -> pd.DataFrame:
+    """Predict digits by the principal components of each digit, the linear baseline.
 
     Args:
         parts: train, validation and test.
         counts: numbers of components to try; a digit's training images may allow fewer.
-        seed: of what is drawn.
+        seed: of the draws.
 
     Returns:
         One row per number of components: components, validation_accuracy, test_accuracy.
 
     """
-    fitted = [linear.fit(parts["train"].only(digit).pictures, max(counts), seed) for digit in range(DIGITS)]
+    fitted = [linear.fit(parts["train"].only(digit).as_images, max(counts), seed) for digit in range(DIGITS)]
     rows = []
     for count in sorted(counts):
-        row = {"components": count}
+        row: dict[str, float] = {"components": count}
         for name in ("validation", "test"):
             part = parts[name]
-            errors = np.stack([one.leading(count).errors(part.pictures) for one in fitted], axis=1)
+            errors = np.stack([model.leading(count).errors(part.as_images) for model in fitted], axis=1)
             row[f"{name}_accuracy"] = float((predicted(errors) == part.labels).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def mean_errors(errors: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """Average the errors of each model (columns) over the images of each digit (rows); 10 x 10."""
+def mean_errors(errors: NDArray[np.float64], digits: Labels) -> NDArray[np.float64]:
+    """Average the errors of each model over the images of each digit.
+
+    Args:
+        errors: MSE under each model, shape (images, 10).
+        digits: of the images.
+
+    Returns:
+        float64, shape (10, 10): digits in rows, models in columns.
+
+    """
     return np.stack([errors[digits == digit].mean(axis=0) for digit in range(DIGITS)])
 
 
-def examples(digits: np.ndarray, found: np.ndarray, seed: int) -> np.ndarray:
-    """Draw one image of each digit, and as many more that were taken for another digit as there are, up to 5.
+def examples(digits: Labels, predictions: Labels, seed: int) -> NDArray[np.int64]:
+    """Draw one image of each digit, and up to five more with a wrong prediction.
+
+    Args:
+        digits: of the images.
+        predictions: for the images.
+        seed: of the draw.
 
     Returns:
-        Positions, those of the digits 0 to 9 first.
+        Positions: first one of each digit from 0 to 9, then those of wrong predictions.
 
     """
     rng = np.random.default_rng(seed)
     one_each = [rng.choice(np.flatnonzero(digits == digit)) for digit in range(DIGITS)]
-    wrong = np.setdiff1d(np.flatnonzero(digits != found), one_each)
+    wrong = np.setdiff1d(np.flatnonzero(digits != predictions), one_each)
     return np.array([*one_each, *rng.choice(wrong, min(5, len(wrong)), replace=False)])
 
 
 def summarize(
-    errors: dict[str, np.ndarray], digits: dict[str, np.ndarray], components: pd.DataFrame
-) -> dict[str, float]:
-    """Give the numbers that count.
+    errors: Mapping[str, NDArray[np.float64]], digits: Mapping[str, Labels], components: pd.DataFrame
+) -> ClassScores:
+    """Compute the numbers to compare with other models.
 
     Args:
-        errors: of validation and test, images x models.
+        errors: of validation and test, MSE under each model, shape (images, 10).
         digits: of these images.
-        components: as `by_components` gives it; how many is chosen on validation.
+        components: the table of `by_components`; the number of components is selected on validation.
+
+    Returns:
+        The numbers.
 
     """
-    metrics = {f"{name}_accuracy": float((predicted(one) == digits[name]).mean()) for name, one in errors.items()}
-    metrics |= study.interval(metrics["test_accuracy"], len(digits["test"]))
+    shares = {name: float((predicted(of_part) == digits[name]).mean()) for name, of_part in errors.items()}
+    low, high = study.interval(shares["test"], len(digits["test"]))
     means = mean_errors(errors["test"], digits["test"])
     chosen = components.loc[components["validation_accuracy"].idxmax()]
-    return metrics | {
-        "test_mse_own_digit": float(np.diag(means).mean()),
-        "test_mse_other_digits": float(means[~np.eye(DIGITS, dtype=bool)].mean()),
-        "pca_components": int(chosen["components"]),
-        "pca_validation_accuracy": float(chosen["validation_accuracy"]),
-        "pca_test_accuracy": float(chosen["test_accuracy"]),
-    }
+    return ClassScores(
+        validation_accuracy=shares["validation"],
+        test_accuracy=shares["test"],
+        test_accuracy_low=low,
+        test_accuracy_high=high,
+        test_mse_own_digit=float(np.diag(means).mean()),
+        test_mse_other_digits=float(means[~np.eye(DIGITS, dtype=bool)].mean()),
+        pca_components=int(chosen["components"]),
+        pca_validation_accuracy=float(chosen["validation_accuracy"]),
+        pca_test_accuracy=float(chosen["test_accuracy"]),
+    )
 
 
-def table(errors: np.ndarray, digits: np.ndarray) -> pd.DataFrame:
-    """Give each image's digit, the one it was taken for, and its error under each model."""
+def table(errors: NDArray[np.float64], digits: Labels) -> pd.DataFrame:
+    """Tabulate each image.
+
+    Args:
+        errors: MSE under each model, shape (images, 10).
+        digits: of the images.
+
+    Returns:
+        One row per image: label, predicted, and the error under each model.
+
+    """
     rows = pd.DataFrame(errors, columns=[f"mse_{digit}" for digit in range(DIGITS)])
     rows.insert(0, "label", digits)
     rows.insert(1, "predicted", predicted(errors))
     return rows
 
 
-def reports(errors: dict[str, np.ndarray], digits: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Give precision, recall, F1 and support per digit for validation and test."""
-    return study.reports(digits, {name: predicted(one) for name, one in errors.items()})
+def reports(errors: Mapping[str, NDArray[np.float64]], digits: Mapping[str, Labels]) -> pd.DataFrame:
+    """Tabulate precision, recall, F1 and support per digit.
+
+    Args:
+        errors: of each part, MSE under each model, shape (images, 10).
+        digits: of the images.
+
+    Returns:
+        One row per part and digit or average.
+
+    """
+    return study.reports(digits, {name: predicted(of_part) for name, of_part in errors.items()})

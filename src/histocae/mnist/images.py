@@ -1,4 +1,4 @@
-"""The digits: MNIST from Keras, an .npz or the four original files; or the small set of scikit-learn.
+"""Images: MNIST from Keras, an .npz or the four original files; or the small set of digits of scikit-learn.
 
 MNIST: LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE 86:2278-2324. The small one: 1,797
 digits of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI Machine Learning Repository), for trials and tests.
@@ -19,7 +19,7 @@ from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
 from histocae.mnist import paths as mnist_paths
-from histocae.patches.images import InMemory
+from histocae.patches.images import Images, InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -52,11 +52,11 @@ REMEDY = "set data.path to mnist.npz, or to a folder with the four idx files (.g
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images of one part of the split with their digits.
+    """The images of one part of the split with their digits.
 
     Attributes:
-        images: uint8, n x side x side x 1, memory-mapped.
-        labels: int64, n.
+        images: uint8, shape (n, side, side, 1), memory-mapped.
+        labels: int64, shape (n,).
 
     """
 
@@ -64,12 +64,12 @@ class LabeledImages:
     labels: np.ndarray
 
     @property
-    def pictures(self) -> InMemory:
-        """The images as a training takes them."""
+    def as_images(self) -> Images:
+        """The images in the form that trainings and evaluations read."""
         return InMemory(self.images)
 
     def only(self, digit: int) -> "LabeledImages":
-        """The images of one digit."""
+        """Select the images of one digit."""
         own = self.labels == digit
         return LabeledImages(self.images[own], self.labels[own])
 
@@ -238,10 +238,10 @@ def _idx(folder: Path, name: str) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"data.path: {path} is not there; {REMEDY}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: can't be read: {error}; get it anew") from None
+        raise DataError(f"{path}: can't be read: {error}; download it again") from None
     sides = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data, ">u4", sides, 4) if len(data) >= 4 + 4 * sides else np.empty(0)
     body = data[4 + 4 * sides :]
     if not sides or len(shape) != sides or int(np.prod(shape, dtype=np.int64)) != len(body):
-        raise DataError(f"{path}: no idx file of bytes, or cut short; get it anew")
+        raise DataError(f"{path}: no idx file of bytes, or cut short; download it again")
     return np.frombuffer(body, np.uint8).reshape(shape.astype(int))

@@ -1,6 +1,7 @@
 """Stage classes: one autoencoder per digit, and which of them reconstructs an image best."""
 
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,31 +31,37 @@ def run(params: Params) -> None:
     models = [_trained(params, parts, digit) for digit in range(images.DIGITS)]
     held = {name: parts[name] for name in ("validation", "test")}
     errors = {
-        name: np.stack([reconstruction.measure_mse(one, part.pictures, name) for one in models], axis=1)
+        name: np.stack([reconstruction.measure_mse(model, part.as_images, name) for model in models], axis=1)
         for name, part in held.items()
     }
     truth = {name: part.labels for name, part in held.items()}
     components = classes.by_components(parts, params.classes.components, params.seed)
-    metrics = classes.summarize(errors, truth, components)
-    which = classes.examples(truth["test"], classes.predicted(errors["test"]), params.seed)
-    some = held["test"].pictures.take(which)
-    given_back = np.rint(np.stack([reconstruct(one, some) for one in models], axis=1) * 255).astype(np.uint8)
+    scores = classes.summarize(errors, truth, components)
+    chosen = classes.examples(truth["test"], classes.predicted(errors["test"]), params.seed)
+    originals = held["test"].as_images.take(chosen)
+    reconstructions = np.rint(np.stack([reconstruct(model, originals) for model in models], axis=1) * 255).astype(
+        np.uint8
+    )
     names = [f"digit-{digit}" for digit in range(images.DIGITS)]
-    curves = {one: read_table(mnist_paths.CLASSES_LAYOUT.trained / one / "history.csv") for one in names}
+    curves = {name: read_table(mnist_paths.CLASSES_LAYOUT.trained / name / "history.csv") for name in names}
     with replacing_folder(mnist_paths.CLASSES_REPORT) as folder:
         write_table(classes.table(errors["test"], truth["test"]), folder / "errors.csv", separator=",")
         write_table(classes.reports(errors, truth), folder / "classification.csv", separator=",")
         write_table(components, folder / "pca.csv", separator=",")
         plots.save(plots.plot_curves(curves, plots.model_colors(names)), folder / "curves.png")
         shown = class_figures.plot_reconstructions(
-            some, given_back, errors["test"][which], truth["test"][which], "Test images under all ten models"
+            originals,
+            reconstructions,
+            errors["test"][chosen],
+            truth["test"][chosen],
+            "Test images under all ten models",
         )
         plots.save(shown, folder / "reconstructions.png")
-        reached = metrics | {"latents": params.classes.model.latent_features}
-        for file, figure in class_figures.summary_figures(errors["test"], truth["test"], components, reached):
+        latents = params.classes.model.latent_features
+        for file, figure in class_figures.summary_figures(errors["test"], truth["test"], components, scores, latents):
             plots.save(figure, folder / f"{file}.png")
-        write_json({"metrics": metrics}, folder / "metrics.json")
-    log.info("one autoencoder per digit: accuracy %.4f", metrics["test_accuracy"])
+        write_json({"metrics": asdict(scores)}, folder / "metrics.json")
+    log.info("one autoencoder per digit: accuracy %.4f", scores.test_accuracy)
 
 
 def _trained(params: Params, parts: dict[str, images.LabeledImages], digit: int) -> "CAE":
@@ -65,15 +72,15 @@ def _trained(params: Params, parts: dict[str, images.LabeledImages], digit: int)
     from histocae.tracking.trainings import fit_and_keep
 
     model, record = params.classes.model, MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT)
-    about = describe(params, record.name, model, params.seed, digit)
-    if record.is_of(about):
+    description = describe(params, record.name, model, params.seed, digit)
+    if record.is_of(description):
         log.info("%s is trained already", record.name)
         return CAE(path=record.folder, load=True)
-    pictures = {part: parts[part].only(digit).pictures for part in ("train", "validation")}
+    own_images = {part: parts[part].only(digit).as_images for part in ("train", "validation")}
     fit = model.training(params.training)
     backend.repeatable(params.seed)
-    cae = recipe.start(model, fit, pictures["train"], params.seed)
+    cae = recipe.start(model, fit, own_images["train"], params.seed)
     fit_and_keep(
-        cae, about, pictures, fit=fit, seed=params.seed, record=record, experiment=params.tracking.experiment
+        cae, description, own_images, fit=fit, seed=params.seed, record=record, experiment=params.tracking.experiment
     )
     return cae

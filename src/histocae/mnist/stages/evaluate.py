@@ -1,4 +1,4 @@
-"""Stage evaluate: one model's reconstructions, and how well its latents tell the digits."""
+"""Stage evaluate: one model's reconstructions, and a classifier on its latents."""
 
 import logging
 
@@ -21,7 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, name: str) -> None:
-    """Write models/latents/<name> and reports/models/<name>/evaluation."""
+    """Write models/latents/<name> and reports/models/<name>/evaluation.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+
+    """
     trained = MnistRecord(name).training
     backend.start()
     backend.repeatable(params.seed)
@@ -31,8 +37,8 @@ def run(params: Params, name: str) -> None:
 
     cae = CAE(path=paths.TRAINED / name, load=True)
     parts = images.load()
-    digits = {part: one.labels for part, one in parts.items()}
-    held = {part: one.pictures for part, one in parts.items()}
+    digits = {name: part.labels for name, part in parts.items()}
+    held = {name: part.as_images for name, part in parts.items()}
     metrics = {
         f"{part}_mse": reconstruction.measure_mse(cae, held[part], f"{name} on {part}").mean()
         for part in ("train", "validation")
@@ -42,20 +48,20 @@ def run(params: Params, name: str) -> None:
     write_latents(cae, paths.LATENTS / name, trained["weights"], held)
     features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
-        told = study.classify(features, digits, params.seed, classifier.STRENGTHS)
+        result = study.classify(features, digits, params.seed, classifier.STRENGTHS)
         metrics["one_vs_rest_accuracy"] = study.one_vs_rest(features, digits)
-    metrics |= told["metrics"]
+    metrics |= result.metrics()
     metrics["dead_latents"] = int(probes.constant(features["train"]).sum())
-    counts = study.confusion(digits["test"], told["predicted"])
-    table = measured.assign(image=np.arange(len(measured)), label=digits["test"], predicted=told["predicted"])
+    counts = study.confusion(digits["test"], result.predicted)
+    table = measured.assign(image=np.arange(len(measured)), label=digits["test"], predicted=result.predicted)
     with replacing_folder(paths.evaluation(name)) as folder:
         write_table(table, folder / "per_image.csv", separator=",")
-        write_table(told["report"], folder / "classification.csv", separator=",")
+        write_table(result.report, folder / "classification.csv", separator=",")
         for part in ("train", "test"):
-            some = held[part].take(draw(len(held[part]), PAIRS, params.seed))
+            originals = held[part].take(draw(len(held[part]), PAIRS, params.seed))
             figure = plots.plot_paired_imgs(
-                some,
-                reconstruct(cae, some),
+                originals,
+                reconstruct(cae, originals),
                 PAIRS,
                 color=False,
                 shuffle=False,
@@ -64,6 +70,6 @@ def run(params: Params, name: str) -> None:
             plots.save(figure, folder / f"pairs_{part}.png")
         title = f"{name}: logistic regression on the latents, test ({metrics['test_accuracy']:.3f} right)"
         plots.save(figures.plot_confusion(counts, title), folder / "confusion.png")
-        about = {"model": name, "weights": trained["weights"], "strength": told["strength"]}
-        write_json(about | {"metrics": metrics}, folder / "metrics.json")
+        description = {"model": name, "weights": trained["weights"], "strength": result.strength}
+        write_json(description | {"metrics": metrics}, folder / "metrics.json")
     log.info("%s: test MSE %.5f, accuracy %.4f", name, metrics["test_mse"], metrics["test_accuracy"])

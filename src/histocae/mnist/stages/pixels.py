@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write reports/pixels."""
     parts = images.load()
-    digits = {part: one.labels for part, one in parts.items()}
-    features = {part: one.images.reshape(len(one.images), -1) / np.float32(255) for part, one in parts.items()}
+    digits = {name: part.labels for name, part in parts.items()}
+    features = {name: part.images.reshape(len(part.images), -1) / np.float32(255) for name, part in parts.items()}
     with latent_study.one_thread():
-        told = study.classify(features, digits, params.seed, study.PIXEL_STRENGTHS)
-    metrics, counts = told["metrics"], study.confusion(digits["test"], told["predicted"])
+        result = study.classify(features, digits, params.seed, study.PIXEL_STRENGTHS)
+    metrics, counts = result.metrics(), study.confusion(digits["test"], result.predicted)
     with replacing_folder(mnist_paths.PIXELS) as folder:
-        write_table(told["report"], folder / "classification.csv", separator=",")
+        write_table(result.report, folder / "classification.csv", separator=",")
         title = f"Logistic regression on the pixels, test ({metrics['test_accuracy']:.3f} right)"
         plots.save(figures.plot_confusion(counts, title), folder / "confusion.png")
-        write_json({"strength": told["strength"], "metrics": metrics}, folder / "metrics.json")
+        write_json({"strength": result.strength, "metrics": metrics}, folder / "metrics.json")
     log.info("logistic regression on %d pixels: accuracy %.4f", features["test"].shape[1], metrics["test_accuracy"])

@@ -1,4 +1,4 @@
-"""Stage train: one model of all digits, one MLflow run."""
+"""Stage train: one model of all of MNIST, one MLflow run."""
 
 from histocae.mnist import images
 from histocae.mnist.params import Params
@@ -7,7 +7,13 @@ from histocae.training import recipe
 
 
 def run(params: Params, name: str) -> None:
-    """Train a model, record it, and deliver its run."""
+    """Train a model, record it, and deliver its run.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+
+    """
     backend.start()
     from histocae.mnist.recipe import describe
     from histocae.mnist.record import MnistRecord
@@ -16,11 +22,17 @@ def run(params: Params, name: str) -> None:
     model = params.model(name)
     seed = params.seed if model.seed is None else model.seed
     parts = images.load()
-    pictures = {part: parts[part].pictures for part in ("train", "validation")}
+    images_of = {part: parts[part].as_images for part in ("train", "validation")}
     fit = model.training(params.training)
     backend.repeatable(seed)
-    cae = recipe.start(model, fit, pictures["train"], seed)
-    about = describe(params, name, model, seed)
+    cae = recipe.start(model, fit, images_of["train"], seed)
+    description = describe(params, name, model, seed)
     fit_and_keep(
-        cae, about, pictures, fit=fit, seed=seed, record=MnistRecord(name), experiment=params.tracking.experiment
+        cae,
+        description,
+        images_of,
+        fit=fit,
+        seed=seed,
+        record=MnistRecord(name),
+        experiment=params.tracking.experiment,
     )
