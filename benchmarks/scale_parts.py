@@ -206,7 +206,7 @@ def _sizes(fit: Fit, folder: Path, slides: int, rows: int) -> None:
     took = timed(read_split, path)
     whole, learnt = read_split(path), read_rows_for_model(path, COHORT_ALL)
     fit.know("table_row_memory", whole.memory_usage(deep=True).sum() / len(whole))
-    # the table, whose columns `store.Patches` keeps, and a position in the order of an epoch
+    # the table, whose columns `store.PatchSelection` keeps, and a position in the order of an epoch
     fit.know("read_row_memory", learnt.memory_usage(index=False).sum() / len(learnt) + 8)
     fit.know("table_row", took / len(whole))
 

@@ -17,7 +17,7 @@ from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.networks import linear
 from histocae.patches.images import batches
-from histocae.patches.store import Patches, PatchStore
+from histocae.patches.store import PatchSelection, PatchStore
 from histocae.statistics import classifier, discrimination
 
 TUMOR, _ = COMPARED
@@ -136,7 +136,9 @@ def make(
     return baselines, left_out
 
 
-def _linear_pair(tumor: Patches, normal: Patches, test: Patches, components: int, seed: int) -> Baseline:
+def _linear_pair(
+    tumor: PatchSelection, normal: PatchSelection, test: PatchSelection, components: int, seed: int
+) -> Baseline:
     """Score by the linear counterparts of the pair, with the components that the smaller sample allows."""
     wanted = min(components, len(tumor) - 1, len(normal) - 1)
     if wanted < 1:
@@ -153,7 +155,7 @@ def _linear_pair(tumor: Patches, normal: Patches, test: Patches, components: int
     )
 
 
-def _color_features(patches: Patches) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def _color_features(patches: PatchSelection) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Measure the color of patches.
 
     Returns:

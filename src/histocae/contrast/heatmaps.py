@@ -20,7 +20,7 @@ Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matpl
 
 
 @dataclass(frozen=True)
-class View:
+class HeatmapView:
     """A slide or tile as a heatmap shows it.
 
     Attributes:
@@ -39,7 +39,9 @@ class View:
     truth: NDArray[np.bool_] | None = None
 
 
-def slide_view(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int, slide: pd.Series) -> View:
+def slide_view(
+    folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int, slide: pd.Series
+) -> HeatmapView:
     """Lay the scores of a slide's patches over its thumbnail.
 
     Args:
@@ -60,10 +62,10 @@ def slide_view(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
     grid, area = score_grid(rows, scores, patch_side(rows, pixels, MicronsPerPixel(slide["mpp"])))
     image = _read_image(previews.thumbnail_file(folder, shard))
     extent = (0.0, float(slide["width"]), float(slide["height"]), 0.0)
-    return View(image, extent, grid, area, previews.read_truth(folder, shard))
+    return HeatmapView(image, extent, grid, area, previews.read_truth(folder, shard))
 
 
-def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int) -> list[View]:
+def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int) -> list[HeatmapView]:
     """Lay the scores of patches over the thumbnails of the tiles that they were extracted from.
 
     Args:
@@ -88,7 +90,7 @@ def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
         own = (rows["file"] == tile.file).to_numpy()
         image = _read_image(previews.tile_file(folder, shard, number))
         extent = (0.0, float(tile.width), float(tile.height), 0.0)
-        views.append(View(image, extent, *score_grid(rows[own], scores[own], Level0Pixels(pixels))))
+        views.append(HeatmapView(image, extent, *score_grid(rows[own], scores[own], Level0Pixels(pixels))))
     return views
 
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from histocae.contrast.comparison import DATA, TRUE_SHARE, PairMetrics, auroc_table
-from histocae.contrast.heatmaps import View, slide_view, tile_views
+from histocae.contrast.heatmaps import HeatmapView, slide_view, tile_views
 from histocae.contrast.pair import MODELS
 from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
@@ -292,7 +292,7 @@ def score_scale(scores: NDArray[np.float64], threshold: float) -> Normalize:
     return Normalize(threshold - reach, threshold + reach)
 
 
-def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: str | None = None) -> Figure:
+def plot_heatmap(views: Sequence[HeatmapView], scale: Normalize, title: str, of_truth: str | None = None) -> Figure:
     """Show a slide, or some of its tiles, beside the scores of their patches and, where known, the truth.
 
     Args:
@@ -339,7 +339,7 @@ def plot_heatmap(views: Sequence[View], scale: Normalize, title: str, of_truth: 
     return figure
 
 
-def _outline(axis: Axes, view: View) -> None:
+def _outline(axis: Axes, view: HeatmapView) -> None:
     """Draw the border of each patch."""
     side = view.scores_extent[1] / view.scores.shape[1]
     cells = np.argwhere(~np.isnan(view.scores))

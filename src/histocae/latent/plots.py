@@ -17,7 +17,7 @@ from PIL import Image
 
 from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.latent.study import EXPLAINED, FeatureStudy
-from histocae.patches.store import Patches
+from histocae.patches.store import PatchSelection
 from histocae.report.plots import TISSUE_COLORS
 
 COLORS = {"latents": "#5b4a9c", "pixels": "#8d8d8d"}
@@ -32,7 +32,7 @@ LEGEND = [(kind, TISSUE_COLORS[kind]) for kind in COMPARED]
 
 
 def study_figures(
-    studies: dict[str, FeatureStudy], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], model: str
+    studies: dict[str, FeatureStudy], patches: dict[str, PatchSelection], tables: dict[str, pd.DataFrame], model: str
 ) -> Iterator[tuple[str, Figure]]:
     """Draw all figures of the study of a model.
 
@@ -177,7 +177,7 @@ def plot_clusters(studies: dict[str, FeatureStudy], title: str) -> Figure:
     return figure
 
 
-def plot_gallery(study: FeatureStudy, patches: Patches, test: pd.DataFrame, title: str) -> Figure:
+def plot_gallery(study: FeatureStudy, patches: PatchSelection, test: pd.DataFrame, title: str) -> Figure:
     """Show the test patches nearest to the center of each cluster, one row per cluster.
 
     Args:
@@ -200,7 +200,7 @@ def plot_gallery(study: FeatureStudy, patches: Patches, test: pd.DataFrame, titl
 
 
 def plot_neighbors(
-    studies: dict[str, FeatureStudy], patches: dict[str, Patches], tables: dict[str, pd.DataFrame], title: str
+    studies: dict[str, FeatureStudy], patches: dict[str, PatchSelection], tables: dict[str, pd.DataFrame], title: str
 ) -> Figure:
     """Show test patches beside the training patches nearest to each, by latents and by pixels.
 
@@ -226,7 +226,7 @@ def plot_neighbors(
     return lay_out(rows, [case if len(case) <= 15 else f"…{case[-14:]}" for case in cases], heads, title, LEGEND)
 
 
-def _tiles(patches: Patches, table: pd.DataFrame, positions: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+def _tiles(patches: PatchSelection, table: pd.DataFrame, positions: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
     """Frame patches in the color of their class."""
     kinds = table["sample_type"].iloc[positions]
     return [framed(patch, TISSUE_COLORS[kind]) for patch, kind in zip(patches.take(positions), kinds, strict=True)]

@@ -22,7 +22,7 @@ from histocae.identifiers import PRIMARY_TUMOR
 from histocae.params import Tissue
 from histocae.patches.images import batches
 from histocae.patches.sampling import draw
-from histocae.patches.store import Patches
+from histocae.patches.store import PatchSelection
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
 from histocae.statistics.discrimination import Discrimination
@@ -319,7 +319,7 @@ def constant(features: NDArray[np.float32]) -> NDArray[np.bool_]:
     return same
 
 
-def pixel_features(patches: dict[str, Patches], count: int, seed: int) -> PixelFeatures:
+def pixel_features(patches: dict[str, PatchSelection], count: int, seed: int) -> PixelFeatures:
     """Compute the leading principal components of the pixels of reduced patches.
 
     Patches are reduced to 32 to 63 pixels a side, by the mean of whole blocks where the side allows
@@ -358,7 +358,7 @@ def pixel_features(patches: dict[str, Patches], count: int, seed: int) -> PixelF
     return PixelFeatures(features, method.explained_variance_ratio_, side)
 
 
-def _reduced(patches: Patches, side: int) -> NDArray[np.uint8]:
+def _reduced(patches: PatchSelection, side: int) -> NDArray[np.uint8]:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for position, patch in enumerate(chain.from_iterable(batches(patches, 1024))):
         out[position] = np.asarray(Image.fromarray(patch).resize((side, side), Image.Resampling.BOX))

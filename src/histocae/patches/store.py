@@ -251,9 +251,9 @@ class PatchStore:
         if rows != self._patches:
             raise StoreError(f"{self.folder}: the index has {rows} rows, not {self._patches}")
 
-    def select(self, rows: pd.DataFrame) -> "Patches":
+    def select(self, rows: pd.DataFrame) -> "PatchSelection":
         """Select the patches of some rows of the index (columns shard and position)."""
-        return Patches(self, rows)
+        return PatchSelection(self, rows)
 
 
 class _OpenShards(LRUCache[int, FileIO]):
@@ -279,7 +279,7 @@ class _OpenShards(LRUCache[int, FileIO]):
             self.popitem()
 
 
-class Patches:
+class PatchSelection:
     """Patches of a store in a given order, read on request.
 
     Attributes:

@@ -17,7 +17,7 @@ SIZES = ("slides", "patches_per_slide", "slide_mb")  # options that replace what
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PlanEstimate:
     """A plan and all that it was computed from.
 
     Attributes:
@@ -62,7 +62,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     known = cohort.measure(params, {name: chosen[name] for name in SIZES if name in chosen}, assumed)
     cores, jobs = int(chosen.get("cores", count_cores())), int(chosen.get("jobs", 1))
     machine = Machine(cores, jobs, chosen.get("gpu_patches_per_s"))
-    estimate = Estimate(
+    estimate = PlanEstimate(
         plan.make(params, known, measured, assumed, machine),
         known,
         machine,
@@ -76,7 +76,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         print("\n".join(_as_text(estimate)))
 
 
-def _as_json(estimate: Estimate) -> dict[str, Any]:
+def _as_json(estimate: PlanEstimate) -> dict[str, Any]:
     made, machine = estimate.plan, estimate.machine
     stages = [
         {
@@ -107,12 +107,12 @@ def _as_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _machine_money(estimate: Estimate) -> float:
+def _machine_money(estimate: PlanEstimate) -> float:
     machine = estimate.machine
     return sum(stage.money(machine, estimate.assumed, machine.jobs) for stage in estimate.plan.stages)
 
 
-def _as_text(estimate: Estimate) -> Iterator[str]:
+def _as_text(estimate: PlanEstimate) -> Iterator[str]:
     made, known, machine, assumed = estimate.plan, estimate.cohort, estimate.machine, estimate.assumed
     origins = known.origins
     yield (

@@ -379,7 +379,7 @@ def _logged(
     return str(logged.model_id)
 
 
-class _Keras:
+class _KerasFlavor:
     """The flavor mlflow.tensorflow, logged without a check of the input example.
 
     The check loads the model and serves it, which takes longer than to log it. `Model.log` has a switch for it
@@ -415,7 +415,7 @@ def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Tra
         )
         Model.log(
             None,
-            _Keras,
+            _KerasFlavor,
             name=MODEL,
             model_id=model_id,
             run_id=run_id,
@@ -423,7 +423,7 @@ def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Tra
             signature=signature,
             input_example=np.zeros((1, *shape), np.uint8),
             validate_serving_input=False,
-            flavor_name=_Keras.name,
+            flavor_name=_KerasFlavor.name,
             pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
         )
 
