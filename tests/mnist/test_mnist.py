@@ -149,16 +149,16 @@ def test_files_that_are_no_digits_are_refused(tmp_path):
             images.read("mnist", str(path))
         return str(caught.value)
 
-    assert "nowhere is not there" in told(tmp_path / "nowhere")
+    assert "nowhere does not exist" in told(tmp_path / "nowhere")
     array = tmp_path / "a.npy"
     np.save(array, np.zeros(3))
     np.savez(tmp_path / "some.npz", x_train=np.zeros(3))
     (tmp_path / "text.npz").write_text("digits")
     for name in ("a.npy", "some.npz", "text.npz"):
-        assert f"{name}: no .npz with x_train" in told(tmp_path / name)
+        assert f"{name}: not an .npz with x_train" in told(tmp_path / name)
     folder = tmp_path / "idx"
     folder.mkdir()
-    assert f"{images.FILES[0]} is not there" in told(folder)
+    assert f"{images.FILES[0]} does not exist" in told(folder)
     first = folder / images.FILES[0]
     whole = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
     for data in (b"", b"digits", gzip.compress(whole)[:-4], gzip.compress(whole[:-1]), gzip.compress(b"\0\0\x08")):
@@ -177,7 +177,7 @@ def test_without_network_the_way_out_is_told(monkeypatch):
             raise Exception(f"URL fetch failure: {error.reason}")  # noqa: B904 (as Keras does)
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", away)
-    with pytest.raises(DataError, match=r"could not be fetched by Keras: .*no route; without network set data.path"):
+    with pytest.raises(DataError, match=r"Keras could not download MNIST: .*no route; without network set data.path"):
         images.read("mnist", None)
 
 
@@ -185,7 +185,7 @@ def test_the_small_set_is_the_published_one_and_its_parts_are_apart():
     pictures, digits, test, _ = images.read("digits", None)
     assert pictures.shape == (1437, 8, 8) and test.shape == (360, 8, 8) and pictures.max() == 255
     assert set(digits) == set(range(10))
-    with pytest.raises(ParamsError, match=r"data.train: 1438 images asked for, and the set has 1437"):
+    with pytest.raises(ParamsError, match=r"data.train: 1438 images, but the set has only 1437"):
         images.divide(pictures, digits, 1438, 0.1)
     with pytest.raises(ParamsError, match=r"data\.validation"):
         images.divide(pictures, digits, 1, 0.1)
@@ -206,7 +206,10 @@ def test_the_committed_params_are_read():
     ("change", "told"),
     [
         ({"colour": 1}, "colour: unknown key"),  # codespell:ignore colour
-        ({"data": {"source": "digits", "path": "x", "train": 9, "validation": 0.1}}, "data.path: the digits of"),
+        (
+            {"data": {"source": "digits", "path": "x", "train": 9, "validation": 0.1}},
+            "data.path: scikit-learn",
+        ),
         (
             {"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},
             "models.own.latent_feature: unknown key; did you mean latent_features?",
@@ -224,12 +227,15 @@ def test_the_committed_params_are_read():
             {"compare": {"notebook": ["notebook"], "own": "mine", "pca": "pca"}},
             "compare.own: models has no entry 'mine'",
         ),
-        ({"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}}, "compare.pca: own has another arch"),
+        (
+            {"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}},
+            "compare.pca: own has a diff",
+        ),
         ({"study": {**small()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
         ({"classes": {"model": {"filters": [8]}, "components": [2]}}, "classes.model.latent_features: missing"),
         (
             {"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
-            "models.digit-3: a run",
+            "models.digit-3: this name",
         ),
         (
             {"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},

@@ -1,4 +1,4 @@
-"""Handwritten digits: the two examples that the notebooks teach the autoencoder with.
+"""MNIST: the two examples with which the notebooks explain the autoencoder.
 
-A pipeline of its own (examples/mnist) on the same core, which says nothing of slides or tissue.
+The pipeline in examples/mnist is separate from that of slides; both use the same networks and trainings.
 """

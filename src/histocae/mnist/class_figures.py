@@ -115,8 +115,10 @@ def plot_accuracies(table: pd.DataFrame, scores: classes.ClassScores, latents: i
     for key, line in (("test", "o-"), ("validation", "o--")):
         axis.plot(table["components"], table[f"{key}_accuracy"], line, ms=4, color="#555555", label=f"PCA, {key}")
     accuracies = (("test", scores.test_accuracy, "#b2364a"), ("validation", scores.validation_accuracy, "none"))
-    for name, accuracy, filled in accuracies if latents is not None else ():
-        axis.plot(latents, accuracy, "D", ms=8, mfc=filled, mec="#b2364a", ls="none", label=f"autoencoders, {name}")
+    if latents is not None:
+        for name, accuracy, filled in accuracies:
+            label = f"autoencoders, {name}"
+            axis.plot(latents, accuracy, "D", ms=8, mfc=filled, mec="#b2364a", ls="none", label=label)
     axis.set(xlabel="components, or latents, of each digit's model", ylabel="accuracy", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # of a MaxNLocator
     axis.grid(alpha=0.3)

@@ -1,7 +1,7 @@
-"""Images: MNIST from Keras, an .npz or the four original files; or the small set of digits of scikit-learn.
+"""Labeled images: MNIST from Keras, from an .npz or from the four original files; or scikit-learn's small set.
 
-MNIST: LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE 86:2278-2324. The small one: 1,797
-digits of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI Machine Learning Repository), for trials and tests.
+MNIST: LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE 86:2278-2324. The small set, `digits`, has
+1,797 images of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI Machine Learning Repository). It serves trials and tests.
 """
 
 import gzip
@@ -9,12 +9,16 @@ import hashlib
 import urllib.error
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from histocae import paths
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
 from histocae.files import read_table
@@ -23,9 +27,9 @@ from histocae.patches.images import Images, InMemory
 
 SIDES = {"mnist": 28, "digits": 8}
 NAMES = ("x_train", "y_train", "x_test", "y_test")
-ALL = "all"  # digits, as opposed to one
+ALL = "all"  # for a model of all digits, in the place of its one digit
 DIGITS = 10
-# of the bytes of the arrays, uint8: the files around them differ
+# of the arrays' bytes as uint8, not of the files: these differ between the forms in which MNIST is published
 SHA256 = {
     "mnist": (
         "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
@@ -52,7 +56,7 @@ REMEDY = "set data.path to mnist.npz, or to a folder with the four idx files (.g
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The images of one part of the split with their digits.
+    """The images of one part of the split, and their digits as labels.
 
     Attributes:
         images: uint8, shape (n, side, side, 1), memory-mapped.
@@ -60,12 +64,12 @@ class LabeledImages:
 
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
 
     @property
     def as_images(self) -> Images:
-        """The images in the form that trainings and evaluations read."""
+        """The images without labels, as trainings and evaluations read them."""
         return InMemory(self.images)
 
     def only(self, digit: int) -> "LabeledImages":
@@ -74,126 +78,136 @@ class LabeledImages:
         return LabeledImages(self.images[own], self.labels[own])
 
 
-def read(source: str, path: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read a whole set, and check that it is what it should be.
+def read(
+    source: str, path: str | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read all images with their digits, and check that they are the published ones.
 
     Args:
         source: mnist | digits.
         path: an .npz with x_train, y_train, x_test and y_test, or a folder with the four idx
-            files; None for Keras' own loader, which fetches them once. Of mnist only.
+            files. None for Keras' own loader, which downloads MNIST once. For mnist only.
 
     Returns:
-        Training images, their digits, test images, their digits; images are uint8, n x side x side.
+        Training images, their digits, test images, their digits. Images are uint8, shape (n, side, side);
+        digits are uint8, shape (n,).
 
     Raises:
-        DataError: it is not there, can't be read, or has other pixels or digits than the
-            published set.
+        DataError: the files are missing, can't be read, or differ from the published set.
 
     """
+    arrays: tuple[NDArray[Any], ...]
     if source == "digits":
-        arrays, told = _small(), "scikit-learn's digits"
+        arrays, origin = _small(), "scikit-learn's digits"
     elif path is None:
-        arrays, told = _from_keras(), "what Keras has in its cache"
+        arrays, origin = _from_keras(), "the cache of Keras"
     elif Path(path).is_dir():
-        arrays, told = tuple(_idx(Path(path), name) for name in FILES), path
+        arrays, origin = tuple(_idx(Path(path), name) for name in FILES), path
     else:
-        arrays, told = _npz(Path(path)), path
+        arrays, origin = _npz(Path(path)), path
     for name, array, expected in zip(NAMES, arrays, SHA256[source], strict=True):
         remedy = REMEDY if source == "mnist" else "install another scikit-learn"
-        about = f"{told}: {name} is not that of {source}: {array.dtype} {array.shape}"
-        if array.dtype.kind not in "ui":  # containers differ in the type of the labels, but they are whole numbers
-            raise DataError(f"{about}, expected whole numbers; {remedy}")
-        found = hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest()
-        if found != expected:
-            raise DataError(f"{about}, sha256 {found[:12]}..., expected {expected[:12]}...; {remedy}")
+        message = f"{origin}: {name} is not that of {source}: {array.dtype} {array.shape}"
+        if array.dtype.kind not in "ui":  # the integer type of the labels differs between files
+            raise DataError(f"{message}, expected whole numbers; {remedy}")
+        actual = hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest()
+        if actual != expected:
+            raise DataError(f"{message}, sha256 {actual[:12]}..., expected {expected[:12]}...; {remedy}")
     images, digits, test, test_digits = (array.astype(np.uint8) for array in arrays)
     shape = (-1, SIDES[source], SIDES[source])
     return images.reshape(shape), digits.ravel(), test.reshape(shape), test_digits.ravel()
 
 
 def divide(
-    images: np.ndarray, digits: np.ndarray, train: int, validation: float
-) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Divide the first training images into training and validation: the last ones validate, as in Keras.
+    images: NDArray[np.uint8], digits: NDArray[np.uint8], train: int, validation: float
+) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]]:
+    """Divide the first images into training and validation. The last of them validate, as in Keras.
 
     Args:
-        images: n x side x side.
-        digits: of the images.
-        train: how many of them are used, training and validation together.
-        validation: share of these.
+        images: uint8, shape (n, side, side).
+        digits: of the images, shape (n,).
+        train: number of images to use, for training and validation together.
+        validation: share of the used images that validate, between 0 and 1.
 
     Returns:
-        By part: images, digits, and their positions in the set.
+        For train and validation: their images, digits, and positions in `images`.
 
     Raises:
-        ParamsError: there are not so many, or a part would be empty.
+        ParamsError: `images` are fewer than `train`, or a part would be empty.
 
     """
     if train > len(images):
-        raise ParamsError(f"data.train: {train} images asked for, and the set has {len(images)} to train on")
-    at = int(train * (1 - validation))
-    if not 0 < at < train:
-        raise ParamsError(f"data.validation: {validation:g} of {train} images leaves one part without any")
-    rows = {"train": np.arange(at), "validation": np.arange(at, train)}
-    return {name: (images[some], digits[some], some) for name, some in rows.items()}
+        raise ParamsError(f"data.train: {train} images, but the set has only {len(images)} training images; lower it")
+    end = int(train * (1 - validation))
+    if not 0 < end < train:
+        raise ParamsError(f"data.validation: {validation:g} of {train} images leaves a part empty; change it")
+    positions = {"train": np.arange(end), "validation": np.arange(end, train)}
+    return {part: (images[rows], digits[rows], rows) for part, rows in positions.items()}
 
 
-def check(digits: dict[str, np.ndarray]) -> None:
-    """Make sure that each part has every digit, and train enough of each for a model of its own.
+def check(digits: Mapping[str, NDArray[np.integer[Any]]]) -> None:
+    """Check that each part has images of every digit, and train enough of them for one model per digit.
 
     Args:
-        digits: of the images of each part.
+        digits: of the images, by part.
 
     Raises:
-        ParamsError: one is lacking.
+        ParamsError: a part has too few images of a digit.
 
     """
-    for name, some in digits.items():
-        least = 2 if name == "train" else 1
-        lacking = np.flatnonzero(np.bincount(some, minlength=DIGITS) < least)
+    for part, labels in digits.items():
+        least = 2 if part == "train" else 1
+        lacking = np.flatnonzero(np.bincount(labels, minlength=DIGITS) < least)
         if len(lacking):
-            told = f"{name} has fewer than {least} images of {', '.join(map(str, lacking))}"
-            raise ParamsError(f"data.train, data.validation: {told}; raise them")
+            problem = f"{part} has fewer than {least} images of {', '.join(map(str, lacking))}"
+            raise ParamsError(f"data.train, data.validation: {problem}; raise them")
 
 
 def load() -> dict[str, LabeledImages]:
-    """Give the parts that the stage `data` has written.
+    """Load the parts that the stage `data` has written.
 
     Raises:
-        DataError: it has not run yet.
+        DataError: a file is missing or can't be read, or images and labels differ in number.
 
     """
-    from histocae.paths import SPLITS as TABLES
-
     parts = {}
     for name in SPLITS:
         path = mnist_paths.IMAGES / f"{name}.npy"
-        table = read_table(TABLES / f"{name}.csv")
+        table = read_table(paths.SPLITS / f"{name}.csv")
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: can't be read: {error}; run dvc repro data") from None
         if len(images) != len(table):
-            raise DataError(f"{path}: has {len(images)} images, its table {len(table)}; run dvc repro data")
+            raise DataError(f"{path}: has {len(images)} images, but {len(table)} labels; run dvc repro data")
         parts[name] = LabeledImages(images, table["label"].to_numpy(np.int64))
     return parts
 
 
-def table(labels: np.ndarray, positions: np.ndarray) -> pd.DataFrame:
-    """Give the rows of a part: where in its set each image stands, and its digit."""
+def table(labels: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> pd.DataFrame:
+    """Tabulate the position and the digit of each image of a part.
+
+    Args:
+        labels: digits of the images, shape (n,).
+        positions: of the images in the published set, shape (n,).
+
+    Returns:
+        The columns image (the position) and label (the digit).
+
+    """
     return pd.DataFrame({"image": positions, "label": labels.astype(np.int64)})
 
 
-def _small() -> tuple[np.ndarray, ...]:
+def _small() -> tuple[NDArray[np.uint8], ...]:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = np.rint(found.images * (255 / 16)).astype(np.uint8)  # 0 to 16 there
-    digits = found.target.astype(np.uint8)
+    loaded = load_digits()
+    images = np.rint(loaded.images * (255 / 16)).astype(np.uint8)  # scikit-learn's pixels are 0 to 16
+    digits = loaded.target.astype(np.uint8)
     return images[:DIGITS_TRAIN], digits[:DIGITS_TRAIN], images[DIGITS_TRAIN:], digits[DIGITS_TRAIN:]
 
 
-def _from_keras() -> tuple[np.ndarray, ...]:
+def _from_keras() -> tuple[NDArray[Any], ...]:
     from histocae.networks import backend
 
     backend.start()
@@ -202,21 +216,21 @@ def _from_keras() -> tuple[np.ndarray, ...]:
     try:
         (images, digits), (test, test_digits) = keras.datasets.mnist.load_data()
     except Exception as error:
-        # Keras raises no other class where the network fails; anything but that, a file it can't write
-        # and a checksum that does not hold is a bug, and keeps its traceback
+        # Keras raises a bare Exception where the network fails. A file that can't be written is an OSError,
+        # a wrong checksum a ValueError. Everything else is a bug and keeps its traceback.
         if not isinstance(error.__context__, urllib.error.URLError) and not isinstance(error, OSError | ValueError):
             raise
-        raise DataError(f"MNIST could not be fetched by Keras: {error}; without network {REMEDY}") from None
+        raise DataError(f"Keras could not download MNIST: {error}; without network {REMEDY}") from None
     return images, digits, test, test_digits
 
 
-def _npz(path: Path) -> tuple[np.ndarray, ...]:
+def _npz(path: Path) -> tuple[NDArray[Any], ...]:
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return tuple(held[name] for name in NAMES)
+        with np.load(path, allow_pickle=False) as arrays:
+            return tuple(arrays[name] for name in NAMES)
     except FileNotFoundError:
-        raise DataError(f"data.path: {path} is not there; {REMEDY}") from None
-    # the last two where it is a single array and no archive of several
+        raise DataError(f"data.path: {path} does not exist; {REMEDY}") from None
+    # AttributeError and TypeError: the file is a single array (.npy), not an archive of arrays
     except (
         OSError,
         ValueError,
@@ -227,21 +241,21 @@ def _npz(path: Path) -> tuple[np.ndarray, ...]:
         AttributeError,
         TypeError,
     ):
-        raise DataError(f"{path}: no .npz with {', '.join(NAMES)}; {REMEDY}") from None
+        raise DataError(f"{path}: not an .npz with {', '.join(NAMES)}; {REMEDY}") from None
 
 
-def _idx(folder: Path, name: str) -> np.ndarray:
-    """Read one file in the format of the original: big-endian, a magic number, sides, bytes."""
+def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """Read a file in MNIST's original format, idx: a magic number, big-endian sides, bytes."""
     path = folder / name
     try:
         data = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"data.path: {path} is not there; {REMEDY}") from None
+        raise DataError(f"data.path: {path} does not exist; {REMEDY}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read: {error}; download it again") from None
     sides = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data, ">u4", sides, 4) if len(data) >= 4 + 4 * sides else np.empty(0)
     body = data[4 + 4 * sides :]
     if not sides or len(shape) != sides or int(np.prod(shape, dtype=np.int64)) != len(body):
-        raise DataError(f"{path}: no idx file of bytes, or cut short; download it again")
+        raise DataError(f"{path}: not an idx file of bytes, or incomplete; download it again")
     return np.frombuffer(body, np.uint8).reshape(shape.astype(int))

@@ -21,7 +21,7 @@ from histocae.params import (
 
 
 class Data(Section):
-    """Which digits."""
+    """The images, and how they are divided."""
 
     source: Literal["mnist", "digits"]
     path: str | None
@@ -30,13 +30,13 @@ class Data(Section):
 
 
 class Model(Network):
-    """An autoencoder of all digits; `seed` in place of the common one."""
+    """An autoencoder of all digits. Its `seed`, where given, replaces the common one."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
 
 class Study(Section):
-    """Which models' latents are mapped and clustered, and how."""
+    """The models whose latents are mapped and clustered, and the settings of maps and clusters."""
 
     models: list[str]
     sample: Annotated[int, Field(ge=LEAST_POINTS)]
@@ -45,14 +45,14 @@ class Study(Section):
 
 
 class Classes(Section):
-    """One autoencoder per digit, and numbers of principal components to do the same with."""
+    """One autoencoder per digit, and the numbers of principal components of the linear baseline."""
 
     model: Network
     components: Annotated[list[Count], Field(min_length=1)]
 
 
 class Compare(Section):
-    """Which models stand for what in the report."""
+    """The roles of models in the report: the notebook's (with several seeds), this project's, the linear one."""
 
     notebook: Annotated[list[str], Field(min_length=1)]
     own: str
@@ -60,7 +60,7 @@ class Compare(Section):
 
 
 class Params(Section, NamedModels[Model]):
-    """The whole of it."""
+    """All sections of the file."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     data: Data
@@ -72,36 +72,36 @@ class Params(Section, NamedModels[Model]):
     tracking: Tracking
 
     def conflicts(self) -> list[str]:
-        """Tell what each key allows by itself but not all of them together."""
+        """List the problems of keys that are valid alone but not together."""
         return self.name_conflicts() + _conflicts(self)
 
 
 def _conflicts(params: Params) -> list[str]:
-    told, pixels = [], SIDES[params.data.source]
+    problems, pixels = [], SIDES[params.data.source]
     if params.data.source == "digits" and params.data.path is not None:
-        told.append("data.path: the digits of scikit-learn come with it; leave path null, or set source to mnist")
+        problems.append("data.path: scikit-learn brings the images of source digits; leave path null")
     for name, model in params.models.items():
-        told += [f"models.{name}.{one}" for one in shape_problems(model, pixels, 1)]
-        told += [f"models.{name}.{one}" for one in precision_problems(model, params.training)]
+        problems += [f"models.{name}.{problem}" for problem in shape_problems(model, pixels, 1)]
+        problems += [f"models.{name}.{problem}" for problem in precision_problems(model, params.training)]
         if name in ("classes", "comparison", "one-per-digit", "pixels") or name.startswith("digit-"):
-            told.append(f"models.{name}: a run of its own has this name; choose another")
-    told += [f"classes.model.{one}" for one in shape_problems(params.classes.model, pixels, 1)]
-    told += [f"classes.model.{one}" for one in precision_problems(params.classes.model, params.training)]
-    every = {f"models.{name}": one for name, one in params.models.items()} | {"classes.model": params.classes.model}
-    told += [
-        f"{key}.latent_features: missing; it is asked what they hold"
-        for key, one in every.items()
-        if one.architecture == "plain" and one.latent_features is None
+            problems.append(f"models.{name}: this name is that of another run; choose a different one")
+    problems += [f"classes.model.{problem}" for problem in shape_problems(params.classes.model, pixels, 1)]
+    problems += [f"classes.model.{problem}" for problem in precision_problems(params.classes.model, params.training)]
+    models = {f"models.{name}": model for name, model in params.models.items()}
+    problems += [
+        f"{key}.latent_features: missing; the latents are classified"
+        for key, model in (models | {"classes.model": params.classes.model}).items()
+        if model.architecture == "plain" and model.latent_features is None
     ]
-    told += [
-        f"study.models: {name} has one latent, and a map needs two"
+    problems += [
+        f"study.models: {name} has one latent, but a map needs two"
         for name in params.study.models
         if name in params.models and params.models[name].latent_features == 1
     ]
     compare = params.compare
     named = {"compare.own": [compare.own], "compare.pca": [compare.pca], "compare.notebook": compare.notebook}
     for key, names in (named | {"study.models": params.study.models}).items():
-        told += [f"{key}: models has no entry {one!r}" for one in names if one not in params.models]
+        problems += [f"{key}: models has no entry {name!r}" for name in names if name not in params.models]
     if compare.pca in params.models and params.models[compare.pca].architecture != "pca":
-        told.append(f"compare.pca: {compare.pca} has another architecture")
-    return told
+        problems.append(f"compare.pca: {compare.pca} has a different architecture than pca")
+    return problems

@@ -1,4 +1,4 @@
-"""Where the pipeline of the digits keeps things, beside what it shares with that of slides."""
+"""Paths of the MNIST pipeline, beside those that it shares with the pipeline of slides."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ PIXELS = Path("reports/pixels")
 CLASSES = Path("models/classes")
 CLASSES_REPORT = Path("reports/classes")
 PUBLISHED = Path("models/published.json")
-# one model per digit
+# of the trainings of one model per digit
 CLASSES_LAYOUT = paths.Layout(paths.SPLITS, CLASSES / "trained", CLASSES / "runs", Path("models/checkpoints/classes"))

@@ -1,4 +1,4 @@
-"""What a training on digits depends on."""
+"""The recipe of a training on MNIST: everything on which it depends."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from histocae.training import recipe
 
 
 def describe(params: Params, name: str, model: Network, seed: int, digit: int | str = ALL) -> dict[str, Any]:
-    """Tell all that the training of a model depends on.
+    """Describe everything on which the training of a model depends.
 
     Args:
         params: of the pipeline.
         name: of the model.
-        model: its architecture.
-        seed: of its weights and of the order of images.
-        digit: that it learns from, or `ALL`.
+        model: architecture and settings of the model.
+        seed: of the weights and of the order of images.
+        digit: the digit whose images the model is trained on, or `ALL`.
 
     Returns:
-        As `histocae.training.recipe.describe`.
+        The same keys as `histocae.training.recipe.describe`.
 
     """
     fit = model.training(params.training)

@@ -1,4 +1,4 @@
-"""What a training on digits leaves for its MLflow run."""
+"""The record of a training on MNIST, from which its MLflow run is made."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from histocae.tracking.split_tables import TableSummary, summarize
 
 
 class MnistRecord(TrainingRecord):
-    """The training of a model of all digits, or of one."""
+    """The training of a model, on all digits or on one."""
 
     publishes = "histocae mnist publish"
     view = "mnist"
@@ -24,14 +24,14 @@ class MnistRecord(TrainingRecord):
         )
 
     def summarize(self, path: Path, split: str) -> TableSummary:
-        """Summarize the images of a part that the model uses.
+        """Summarize the images of a part that the model is trained or tested on.
 
         Args:
             path: of the part's table.
             split: train | validation | test.
 
         Returns:
-            The summary.
+            The summary of their rows.
 
         """
         digit = self.training["params"]["digit"]
@@ -39,5 +39,5 @@ class MnistRecord(TrainingRecord):
 
     @property
     def is_candidate(self) -> bool:
-        """Models of one digit are no use by themselves."""
+        """Whether the model may be registered. A model of one digit is of use only with the other nine."""
         return super().is_candidate and self.training["params"]["digit"] == ALL

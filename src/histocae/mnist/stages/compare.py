@@ -1,6 +1,7 @@
-"""Stage compare: one table, one page, and the figures of the whole."""
+"""Stage compare: a table of all models, the metrics of the comparison, and the page of the report."""
 
 import logging
+from dataclasses import asdict
 
 from histocae import paths
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
@@ -19,14 +20,14 @@ def run(params: Params) -> None:
     """Write reports/comparison.csv, metrics.json, figures and index.html."""
     records = {name: MnistRecord(name) for name in params.models}
     pixels = read_json(mnist_paths.PIXELS / "metrics.json")["metrics"]
-    ten = read_json(mnist_paths.CLASSES_REPORT / "metrics.json")["metrics"]
+    classes = read_json(mnist_paths.CLASSES_REPORT / "metrics.json")["metrics"]
     studies = {name: read_json(paths.latent(name) / "metrics.json")["metrics"] for name in params.study.models}
     table = summary.table(records)
     write_table(table, paths.COMPARISON, separator=",")
-    tens = [MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT) for digit in range(DIGITS)]
-    metrics = summary.metrics(params.compare, records, tens, pixels, ten)
+    of_one_digit = [MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT) for digit in range(DIGITS)]
+    metrics = asdict(summary.compare(params.compare, records, of_one_digit, pixels, classes))
     write_json(metrics, paths.METRICS)
-    curves = {name: one.history for name, one in records.items() if not one.is_linear}
+    curves = {name: record.history for name, record in records.items() if not record.is_linear}
     with replacing_folder(paths.FIGURES) as folder:
         plots.save(plots.plot_curves(curves, plots.model_colors(list(records))), folder / "curves.png")
     text = render(
@@ -35,7 +36,7 @@ def run(params: Params) -> None:
         table=table.to_dict("records"),
         metrics=metrics,
         pixels=pixels,
-        classes=ten,
+        classes=classes,
         studies=studies,
         samples=mnist_paths.SAMPLES,
         curves=paths.FIGURES / "curves.png",

@@ -1,4 +1,4 @@
-"""Stage data: the digits, divided, and a grid of samples."""
+"""Stage data: the images of MNIST, divided into parts, and a figure of samples."""
 
 import logging
 
@@ -22,15 +22,15 @@ def run(params: Params) -> None:
     parts["test"] = (test, test_digits, np.arange(len(test)))
     images.check({name: digits for name, (_, digits, _) in parts.items()})
     with replacing_folder(mnist_paths.IMAGES) as folder:
-        for name, (pictures, _, _) in parts.items():
+        for name, (pixels, _, _) in parts.items():
             with replacing(folder / f"{name}.npy") as handle:
-                np.save(handle, pictures[..., None])
+                np.save(handle, pixels[..., None])
     with replacing_folder(paths.SPLITS) as folder:
         for name, (_, digits, positions) in parts.items():
             write_table(images.table(digits, positions), folder / f"{name}.csv")
-    pictures, digits, _ = parts["train"]
+    pixels, digits, _ = parts["train"]
     figure = plots.plot_sample_imgs(
-        pictures[..., None], *GRID, color=False, labels=digits, seed=params.seed, title="Training images"
+        pixels[..., None], *GRID, color=False, labels=digits.tolist(), seed=params.seed, title="Training images"
     )
     plots.save(figure, mnist_paths.SAMPLES)
-    log.info("%s", ", ".join(f"{name}: {len(one[0])} images" for name, one in parts.items()))
+    log.info("%s", ", ".join(f"{name}: {len(digits)} images" for name, (_, digits, _) in parts.items()))

@@ -1,7 +1,9 @@
-"""Stage publish: every run with its results on the tracking server."""
+"""Stage publish: all runs and their results on the tracking server."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from histocae import paths
 from histocae.files import fingerprint, read_json, write_json
@@ -15,8 +17,24 @@ from histocae.tracking.delivery import Results, deliver, deliver_results
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Content:
+    """The content of a run that belongs to no single training.
+
+    Attributes:
+        params: nested dicts.
+        metrics: by name.
+        files: tables and figures, or folders of them.
+
+    """
+
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    files: tuple[Path, ...]
+
+
 def run(params: Params) -> None:
-    """Deliver all models, then what was found with models of one digit, and with pixels alone."""
+    """Deliver the run of each model, then those of the ten models together, of pixels and of the comparison."""
     experiment, published = params.tracking.experiment, {}
     names = [f"digit-{digit}" for digit in range(DIGITS)]
     colors = plots.model_colors([*params.models, *names])
@@ -28,17 +46,15 @@ def run(params: Params) -> None:
         published[record.name] = run.info.run_id
     end = max(record.run["end"] for record in records)
     common = {"seed": params.seed, "data": params.data.model_dump(exclude={"path"})}
-    for name, (about, metrics, files) in _found(params).items():
-        about = common | about
-        tags = {"mlflow.source.name": "histocae mnist publish", "model": name}
-        state = fingerprint([name, about, metrics])
+    for name, content in _contents(params).items():
+        run_params = common | content.params
         results = Results(
             name=name,
-            state=state,
-            params=about,
-            metrics=metrics,
-            files=files,
-            tags=tags,
+            state=fingerprint([name, run_params, content.metrics]),
+            params=run_params,
+            metrics=content.metrics,
+            files=content.files,
+            tags={"mlflow.source.name": MnistRecord.publishes, "model": name},
             end=end,
             view=MnistRecord.view,
         )
@@ -47,19 +63,19 @@ def run(params: Params) -> None:
     log.info("%d runs in experiment %s; the page is %s", len(published), experiment, paths.PAGE)
 
 
-def _found(params: Params) -> dict[str, tuple[dict, dict, tuple[Path, ...]]]:
-    """Give what was found without a training of its own: params, metrics and files, by name."""
+def _contents(params: Params) -> dict[str, Content]:
+    """Read the content of the runs that belong to no single training, by the name of the run."""
     classes, pixels = mnist_paths.CLASSES_REPORT, mnist_paths.PIXELS
-    # times are in the runs of the trainings
-    whole = {
+    # without durations: they are in the runs of the trainings
+    numbers = {
         key: value
         for key, value in read_json(paths.METRICS).items()
         if isinstance(value, int | float) and not key.endswith("seconds")
     }
     files = (mnist_paths.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
-    ten = params.classes.model_dump(exclude_none=True)
+    of_classes = {"classes": params.classes.model_dump(exclude_none=True)}
     return {
-        "one-per-digit": ({"classes": ten}, read_json(classes / "metrics.json")["metrics"], (classes,)),
-        "pixels": ({}, read_json(pixels / "metrics.json")["metrics"], (pixels,)),
-        "comparison": ({"compare": params.compare.model_dump()}, whole, files),
+        "one-per-digit": Content(of_classes, read_json(classes / "metrics.json")["metrics"], (classes,)),
+        "pixels": Content({}, read_json(pixels / "metrics.json")["metrics"], (pixels,)),
+        "comparison": Content({"compare": params.compare.model_dump()}, numbers, files),
     }
