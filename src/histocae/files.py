@@ -233,7 +233,7 @@ def read_table(
 
 
 def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":
-    """Read a table in parts, as `read_table` reads it whole.
+    """Read a table in parts. A column without a given type may have another type in each part.
 
     Args:
         path: of the table, of any length.

@@ -16,9 +16,11 @@ def format_bytes(size: float) -> str:
 
     >>> format_bytes(1234567)
     '1.23 MB'
+    >>> format_bytes(999_900_000)
+    '1 GB'
     """
     for unit, name in _UNITS:
-        if size >= unit:
+        if size >= 0.9995 * unit:  # else three digits would show 1e+03 of the next smaller unit
             return f"{size / unit:.3g} {name}"
     return f"{size:.0f} B"
 

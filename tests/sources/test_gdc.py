@@ -327,7 +327,7 @@ def test_lists_of_slides(metadata, project):
         assert metadata(server, without=[ids[0], "TCGA-not-there"])["slide_id"].tolist() == ids[1:]
         ask(project, server, slides=[ids[0], "TCGA-AA-9999-01A-01-TS1"])
         told = project.run("metadata").error
-        assert told == "histocae metadata: data.gdc.slides: the GDC has no such slide: TCGA-AA-9999-01A-01-TS1"
+        assert told == "histocae metadata: data.gdc.slides: no such slide was found: TCGA-AA-9999-01A-01-TS1"
 
 
 # -- what goes wrong
@@ -386,7 +386,7 @@ def test_no_proxy_stands_between_this_machine_and_itself(metadata, monkeypatch):
 def test_exclusions_that_match_nothing_are_told(project):
     with GdcServer(slides(2)) as server:
         result = ask(project, server, without=["TCGA-typo"]).run("metadata")
-    assert result.code == 0 and any("without: the GDC has no such slide: TCGA-typo" in line for line in result.lines)
+    assert result.code == 0 and any("without: no such slide was found: TCGA-typo" in line for line in result.lines)
 
 
 @pytest.mark.parametrize(

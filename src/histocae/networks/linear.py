@@ -75,9 +75,9 @@ class Linear:
 def fit(patches: Images, components: int, seed: int) -> Linear:
     """Compute the principal components of whole patches (Pearson 1901, Phil. Mag. 2:559-572).
 
-    The fit is exact for up to 8,192 patches, and for more patches of up to 8,192 values each. Otherwise
-    it runs batch by batch (Ross et al. 2008, Int. J. Comput. Vis. 77:125-141; scikit-learn's
-    IncrementalPCA).
+    The fit is exact for up to 8,192 patches, and for more patches of up to 8,192 values each that fit
+    into memory together. Otherwise it runs batch by batch (Ross et al. 2008, Int. J. Comput. Vis.
+    77:125-141; scikit-learn's IncrementalPCA).
 
     Args:
         patches: to fit; at least two.

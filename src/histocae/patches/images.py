@@ -86,6 +86,8 @@ def batches(images: Images, size: int, which: NDArray[np.integer[Any]] | None = 
         [2, 2, 1]
 
     """
-    positions = np.arange(len(images)) if which is None else which
-    for start in range(0, len(positions), size):
-        yield images.take(positions[start : start + size])
+    count = len(images) if which is None else len(which)
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        # the positions of a whole cohort would take eight bytes a patch
+        yield images.take(np.arange(start, end) if which is None else which[start:end])

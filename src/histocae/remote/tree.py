@@ -87,6 +87,21 @@ def _snapshot(folder: Path, parent: str, *patterns: str) -> str:
         return _git(top, "commit-tree", tree, "-p", parent, "-m", "uncommitted changes", **env)
 
 
+def has_file(folder: Path, commit: Commit, path: str) -> bool:
+    """Check whether a commit has a file.
+
+    Args:
+        folder: of the project, in a git repository.
+        commit: of the project.
+        path: of the file, relative to the project.
+
+    Returns:
+        Whether it is there.
+
+    """
+    return bool(_git(folder, "ls-tree", "--full-tree", commit.sent, commit.prefix + path))
+
+
 def push(folder: Path, commit: Commit, host: Host, repository: str, name: str) -> None:
     """Push a commit into a bare repository of another machine; git sends only objects that are missing there.
 

@@ -183,7 +183,7 @@ def cohort(data: Data, seed: int) -> Cohort:
     Raises:
         TableError: the user's table breaks a rule.
         FetchError: the GDC is unreachable.
-        DataError: the GDC has no such slide.
+        DataError: a slide of `data.gdc.slides` was not found.
 
     """
     if data.source == "demo":

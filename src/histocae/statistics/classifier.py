@@ -45,7 +45,8 @@ def fit_classifier(
         A fitted pipeline. Its `decision_function(features)` of two classes is higher for tumor.
 
     Raises:
-        DataError: train or validation has one class only, or a feature is not finite.
+        DataError: the training patches are of one class; with the default quality also the validation patches.
+        ValueError: a feature is not finite.
 
     """
     from sklearn.linear_model import LogisticRegression

@@ -118,6 +118,15 @@ def test_uncommitted_changes_are_named(send):
     assert message.endswith('; commit them, or set "dirty": "send" in the backend config')
 
 
+def test_a_commit_with_the_former_layout_is_refused(send):
+    former = Path("src/histocae/remote/job.py")
+    former.parent.mkdir(parents=True)
+    former.touch()
+    commit()
+    message = send(entry="main")
+    assert message.startswith("commit ") and message.endswith("which only that version can send; install it")
+
+
 def test_an_unknown_model_is_reported_before_anything_is_sent(send):
     commit()
     assert send("-P", "model=none").startswith("models has no entry 'none'; it has ")

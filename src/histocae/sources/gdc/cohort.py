@@ -220,9 +220,9 @@ def _fault(row: dict[str, Any]) -> str | None:
 def _choose(table: pd.DataFrame, params: Gdc, seed: int, aside: Aside) -> pd.DataFrame:
     """Choose slides by params; all others are set aside."""
     if unknown := _unknown(params.slides or (), table, aside):
-        raise DataError(f"data.gdc.slides: the GDC has no such slide: {shortened(unknown)}")
+        raise DataError(f"data.gdc.slides: no such slide was found: {shortened(unknown)}")
     if unknown := _unknown(params.without, table, aside):
-        log.warning("data.gdc.without: the GDC has no such slide: %s", shortened(unknown))
+        log.warning("data.gdc.without: no such slide was found: %s", shortened(unknown))
     table = _keep(
         table,
         table["sample_type"].isin(params.sample_types),

@@ -184,7 +184,13 @@ def _project(
     if model is not None:  # MLflow does not check a parameter's value
         known.model(model)
     models = list(known.models) if model is None else [model]
-    return _Project(folder, tree.commit_of(folder, dirty, locks_changed), entry, models, model)
+    commit = tree.commit_of(folder, dirty, locks_changed)
+    # a job runs the supervisor of the commit that is sent, and version 0.1.0 has it under another name
+    if tree.has_file(folder, commit, "src/histocae/remote/job.py"):
+        raise RemoteError(
+            f"commit {commit.sent[:8]} has histocae 0.1.0, which only that version can send; install it"
+        )
+    return _Project(folder, commit, entry, models, model)
 
 
 def _shared_folder(host: Host, folder: str) -> str:
