@@ -651,8 +651,8 @@ def test_a_missing_slide_ends_the_stage_and_the_others_are_not_lost(cohort, proj
     stage = "slides" if keep else "patches"
     told = project.run(stage).error
     assert told == (
-        f"histocae {stage}: 1 of 6 slides are missing; run this again to go on, or name in data.gdc.without those "
-        f"that can't be had: {lost.name}: status 503 (2 tries)"
+        f"histocae {stage}: 1 of 6 slides are missing; run this again to resume, or name in data.gdc.without those "
+        f"that can't be fetched: {lost.name}: status 503 (2 tries)"
     )
     assert not (project.folder / "data/patches/index.csv").exists()
     cohort.always.clear()
