@@ -1,4 +1,4 @@
-"""The digits' pipeline: how they are read, what is asked of models of them, and the stages from end to end."""
+"""The MNIST pipeline: its images, params, studies, and the stages from end to end."""
 
 import gzip
 import json
@@ -30,13 +30,13 @@ from histocae.pipeline import lineage
 from support.workspace import ROOT, Result, command
 
 FOLDER = ROOT / "examples" / "mnist"
-GIVEN = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
+COMMITTED = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
 STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 MODELS = ("notebook", "own", "pca")
 
 
 def small() -> dict:
-    """Params of a small trial on the digits that scikit-learn brings."""
+    """Params of a small trial on the images of scikit-learn."""
     values = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
     values["data"] |= {"source": "digits", "train": 700}
     values["training"] |= {"epochs": 2, "patience": 2}
@@ -55,16 +55,16 @@ def write(folder: Path, values: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-def made(*commands: str) -> list[str]:
-    """Run stages that must go well; what they said."""
-    done = command(*(f"mnist {one}" for one in commands))
+def run_stages(*commands: str) -> list[str]:
+    """Run stages that must succeed; return their output lines."""
+    done = command(*(f"mnist {stage}" for stage in commands))
     assert done.code == 0, done.lines
     return done.lines
 
 
 def refused(*commands: str) -> str:
-    """Run stages of which the last is refused in one line."""
-    done: Result = command(*(f"mnist {one}" for one in commands))
+    """Run stages of which the last is refused; return its error, one line."""
+    done: Result = command(*(f"mnist {stage}" for stage in commands))
     return done.error
 
 
@@ -79,8 +79,8 @@ def project(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        made("data", *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
-        made("latent own", "pixels", "classes", "compare", "publish")
+        run_stages("data", *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
+        run_stages("latent own", "pixels", "classes", "compare", "publish")
     return folder
 
 
@@ -117,78 +117,79 @@ def mnist(shared) -> tuple[Path, tuple[np.ndarray, ...]]:
 
 def test_both_forms_of_mnist_are_the_same_and_divided_as_in_the_notebook(mnist):
     folder, arrays = mnist
-    for one, other in zip(arrays, images.read("mnist", str(folder)), strict=True):
-        np.testing.assert_array_equal(one, other)
-    pictures, digits, test, test_digits = arrays
-    parts = images.divide(pictures, digits, GIVEN["data"]["train"], GIVEN["data"]["validation"])
-    assert [len(one[0]) for one in parts.values()] == [45_000, 5_000] and len(test) == len(test_digits) == 10_000
-    np.testing.assert_array_equal(np.concatenate([one[2] for one in parts.values()]), np.arange(50_000))
-    counts = np.bincount(np.concatenate([one[1] for one in parts.values()]))
+    for from_npz, from_idx in zip(arrays, images.read("mnist", str(folder)), strict=True):
+        np.testing.assert_array_equal(from_npz, from_idx)
+    train, digits, test, test_digits = arrays
+    parts = images.divide(train, digits, COMMITTED["data"]["train"], COMMITTED["data"]["validation"])
+    pixels, labels, positions = zip(*parts.values(), strict=True)
+    assert [len(of_part) for of_part in pixels] == [45_000, 5_000] and len(test) == len(test_digits) == 10_000
+    np.testing.assert_array_equal(np.concatenate(positions), np.arange(50_000))
+    counts = np.bincount(np.concatenate(labels))
     assert counts.tolist() == [4932, 5678, 4968, 5101, 4859, 4506, 4951, 5175, 4842, 4988]
 
 
 def test_other_pixels_are_refused_by_name_and_other_types_of_labels_are_not(mnist, tmp_path):
-    _, (pictures, digits, test, test_digits) = mnist
+    _, (train, digits, test, test_digits) = mnist
     path = tmp_path / "mine.npz"
-    held = {"x_train": pictures, "y_train": digits.astype(np.int64), "x_test": test[..., None], "y_test": test_digits}
-    np.savez(path, **held)
+    arrays = {"x_train": train, "y_train": digits.astype(np.int64), "x_test": test[..., None], "y_test": test_digits}
+    np.savez(path, **arrays)
     np.testing.assert_array_equal(images.read("mnist", str(path))[2], test)
-    np.savez(path, **held | {"y_test": test_digits.astype(str)})
+    np.savez(path, **arrays | {"y_test": test_digits.astype(str)})
     with pytest.raises(DataError, match=r"mine.npz: y_test is not that of mnist: <U3 \(10000,\), expected whole"):
         images.read("mnist", str(path))
-    spoilt = test.copy()
-    spoilt[17, 3, 3] ^= 1
-    np.savez(path, **held | {"x_test": spoilt})
+    changed = test.copy()
+    changed[17, 3, 3] ^= 1
+    np.savez(path, **arrays | {"x_test": changed})
     with pytest.raises(DataError, match=r"mine.npz: x_test is not that of mnist: .*set data.path"):
         images.read("mnist", str(path))
 
 
-def test_files_that_are_no_digits_are_refused(tmp_path):
-    def told(path: Path) -> str:
+def test_files_that_are_not_mnist_are_refused(tmp_path):
+    def error(path: Path) -> str:
         with pytest.raises(DataError) as caught:
             images.read("mnist", str(path))
         return str(caught.value)
 
-    assert "nowhere does not exist" in told(tmp_path / "nowhere")
+    assert "nowhere does not exist" in error(tmp_path / "nowhere")
     array = tmp_path / "a.npy"
     np.save(array, np.zeros(3))
     np.savez(tmp_path / "some.npz", x_train=np.zeros(3))
     (tmp_path / "text.npz").write_text("digits")
     for name in ("a.npy", "some.npz", "text.npz"):
-        assert f"{name}: not an .npz with x_train" in told(tmp_path / name)
+        assert f"{name}: not an .npz with x_train" in error(tmp_path / name)
     folder = tmp_path / "idx"
     folder.mkdir()
-    assert f"{images.FILES[0]} does not exist" in told(folder)
+    assert f"{images.FILES[0]} does not exist" in error(folder)
     first = folder / images.FILES[0]
     whole = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
     for data in (b"", b"digits", gzip.compress(whole)[:-4], gzip.compress(whole[:-1]), gzip.compress(b"\0\0\x08")):
         first.write_bytes(data)
-        assert images.FILES[0] in told(folder) and "download it again" in told(folder)
+        assert images.FILES[0] in error(folder) and "download it again" in error(folder)
 
 
-def test_without_network_the_way_out_is_told(monkeypatch):
+def test_without_network_the_remedy_is_named(monkeypatch):
     backend.start()
     import keras
 
-    def away():
+    def unreachable():
         try:
             raise urllib.error.URLError("no route")
         except urllib.error.URLError as error:
             raise Exception(f"URL fetch failure: {error.reason}")  # noqa: B904 (as Keras does)
 
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", away)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", unreachable)
     with pytest.raises(DataError, match=r"Keras could not download MNIST: .*no route; without network set data.path"):
         images.read("mnist", None)
 
 
-def test_the_small_set_is_the_published_one_and_its_parts_are_apart():
-    pictures, digits, test, _ = images.read("digits", None)
-    assert pictures.shape == (1437, 8, 8) and test.shape == (360, 8, 8) and pictures.max() == 255
+def test_the_small_set_is_the_published_one_and_too_few_images_are_refused():
+    train, digits, test, _ = images.read("digits", None)
+    assert train.shape == (1437, 8, 8) and test.shape == (360, 8, 8) and train.max() == 255
     assert set(digits) == set(range(10))
     with pytest.raises(ParamsError, match=r"data.train: 1438 images, but the set has only 1437"):
-        images.divide(pictures, digits, 1438, 0.1)
+        images.divide(train, digits, 1438, 0.1)
     with pytest.raises(ParamsError, match=r"data\.validation"):
-        images.divide(pictures, digits, 1, 0.1)
+        images.divide(train, digits, 1, 0.1)
 
 
 # -- params --
@@ -203,7 +204,7 @@ def test_the_committed_params_are_read():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"colour": 1}, "colour: unknown key"),  # codespell:ignore colour
         (
@@ -252,13 +253,13 @@ def test_the_committed_params_are_read():
         ),
     ],
 )
-def test_what_is_wrong_in_the_params_is_told_by_its_key(empty, change, told):
+def test_errors_of_params_name_the_key(empty, change, message):
     write(empty, small() | change)
-    assert told in refused("data")
+    assert message in refused("data")
     assert [path.name for path in empty.iterdir() if path.name != ".histocae"] == ["params.yaml"]
 
 
-# -- questions --
+# -- studies --
 
 
 @settings(max_examples=60)
@@ -268,24 +269,24 @@ def test_clusters_are_numbered_by_digit_then_purity(pairs):
     clusters = pd.factorize(clusters)[0]
     order = study._by_digit(clusters, digits)
     assert sorted(order) == sorted(set(clusters))
-    about = []
-    for one in order:
-        counts = np.bincount(digits[clusters == one], minlength=10)
-        about.append((counts.argmax(), -counts.max() / counts.sum()))
-    assert about == sorted(about)
+    keys = []
+    for cluster in order:
+        counts = np.bincount(digits[clusters == cluster], minlength=10)
+        keys.append((counts.argmax(), -counts.max() / counts.sum()))
+    assert keys == sorted(keys)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_confusion_counts_every_image_once(seed):
     rng = np.random.default_rng(seed)
-    digits, said = rng.integers(0, 10, (2, 50))
-    counts = study.confusion(digits, said)
-    assert counts.sum() == 50 and np.trace(counts) == (digits == said).sum()
-    assert counts[3, 7] == ((digits == 3) & (said == 7)).sum()
+    digits, predicted = rng.integers(0, 10, (2, 50))
+    counts = study.confusion(digits, predicted)
+    assert counts.sum() == 50 and np.trace(counts) == (digits == predicted).sum()
+    assert counts[3, 7] == ((digits == 3) & (predicted == 7)).sum()
 
 
-def test_components_of_each_digit_tell_digits_that_lie_in_planes():
+def test_components_of_each_digit_distinguish_digits_on_planes():
     rng = np.random.default_rng(0)
     planes = rng.normal(size=(10, 2, 64))
 
@@ -295,12 +296,12 @@ def test_components_of_each_digit_tell_digits_that_lie_in_planes():
         return images.LabeledImages(np.clip(128 + 12 * values, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels)
 
     parts = {"train": part(60), "validation": part(10), "test": part(10)}
-    found = classes.by_components(parts, [2, 1], 1)
-    assert found["components"].tolist() == [1, 2]
-    assert found["test_accuracy"].iloc[1] > 0.98 > found["test_accuracy"].iloc[0]
+    table = classes.by_components(parts, [2, 1], 1)
+    assert table["components"].tolist() == [1, 2]
+    assert table["test_accuracy"].iloc[1] > 0.98 > table["test_accuracy"].iloc[0]
 
 
-def test_a_digit_without_images_is_told():
+def test_a_digit_with_too_few_images_is_named():
     labels = np.arange(10).repeat(2)
     images.check({"train": labels, "validation": labels[::2]})
     with pytest.raises(ParamsError, match="validation has fewer than 1 images of 9; raise them"):
@@ -313,10 +314,10 @@ def test_a_digit_without_images_is_told():
 
 
 def test_parts_keep_the_order_of_the_set(here):
-    pictures, digits, test, test_digits = images.read("digits", None)
+    train, digits, test, test_digits = images.read("digits", None)
     for part, rows in (("train", slice(0, 630)), ("validation", slice(630, 700))):
         table = pd.read_csv(f"data/splits/{part}.csv", sep="|")
-        np.testing.assert_array_equal(np.load(f"data/images/{part}.npy")[..., 0], pictures[rows])
+        np.testing.assert_array_equal(np.load(f"data/images/{part}.npy")[..., 0], train[rows])
         np.testing.assert_array_equal(table["label"], digits[rows])
         np.testing.assert_array_equal(table["image"], np.arange(1437)[rows])
     np.testing.assert_array_equal(np.load("data/images/test.npy")[..., 0], test)
@@ -333,13 +334,13 @@ def test_errors_and_accuracies_are_those_of_the_saved_model(here, name):
         pixels[part], digits[part] = loaded(part)
         output = cae.model.predict_on_batch(pixels[part])
         assert metrics[f"{part}_mse"] == pytest.approx(np.square(output - pixels[part]).mean(), rel=1e-4)
-    latents = {part: cae.encoder.predict_on_batch(one).astype(np.float64) for part, one in pixels.items()}
+    latents = {part: cae.encoder.predict_on_batch(inputs).astype(np.float64) for part, inputs in pixels.items()}
     mean, deviation = latents["train"].mean(0), latents["train"].std(0)
-    scaled = {part: (one - mean) / np.where(deviation > 0, deviation, 1) for part, one in latents.items()}
-    about = json.loads((folder / "metrics.json").read_text())
-    fitted = LogisticRegression(C=about["strength"], class_weight="balanced", max_iter=10_000)
-    said = fitted.fit(scaled["train"], digits["train"]).predict(scaled["test"])
-    assert metrics["test_accuracy"] == pytest.approx(accuracy_score(digits["test"], said), abs=0.006)
+    scaled = {part: (values - mean) / np.where(deviation > 0, deviation, 1) for part, values in latents.items()}
+    strength = json.loads((folder / "metrics.json").read_text())["strength"]
+    fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=10_000)
+    predicted = fitted.fit(scaled["train"], digits["train"]).predict(scaled["test"])
+    assert metrics["test_accuracy"] == pytest.approx(accuracy_score(digits["test"], predicted), abs=0.006)
     assert metrics["test_accuracy_low"] < metrics["test_accuracy"] < metrics["test_accuracy_high"]
     table = pd.read_csv(folder / "per_image.csv")
     assert metrics["test_accuracy"] == (table["label"] == table["predicted"]).mean()
@@ -358,15 +359,15 @@ def test_latents_are_mapped_and_clustered(here):
     shares = counts[full] / counts[full].sum(axis=1, keepdims=True)
     gini = (1 - np.square(shares).sum(axis=1)) @ table["images"][full] / 360
     assert metrics["latent_gini"] == pytest.approx(gini) and gini < metrics["latent_gini_without_clusters"]
-    where = pd.read_csv(folder / "maps.csv")
-    assert len(where) == 100 and where.notna().all(axis=None)
-    np.testing.assert_array_equal(where["label"], loaded("test")[1][where["image"]])
+    maps = pd.read_csv(folder / "maps.csv")
+    assert len(maps) == 100 and maps.notna().all(axis=None)
+    np.testing.assert_array_equal(maps["label"], loaded("test")[1][maps["image"]])
     for name in ("components", "pca", "tsne", "clusters", "impurity", "gallery"):
-        with Image.open(folder / f"{name}.png") as picture:
-            assert np.ptp(np.asarray(picture.convert("L"))) > 100
+        with Image.open(folder / f"{name}.png") as figure:
+            assert np.ptp(np.asarray(figure.convert("L"))) > 100
 
 
-def test_an_image_is_of_the_digit_whose_model_errs_least(here):
+def test_the_prediction_is_the_digit_whose_model_errs_least(here):
     table = pd.read_csv("reports/classes/errors.csv")
     pixels, digits = loaded("test")
     for digit in (0, 7):
@@ -383,35 +384,35 @@ def test_an_image_is_of_the_digit_whose_model_errs_least(here):
     assert metrics["pca_test_accuracy"] == linear.loc[metrics["pca_components"], "test_accuracy"] > 0.9
 
 
-def test_the_figures_that_count_are_in_one_file(here):
-    found = json.loads(Path("reports/metrics.json").read_text())
+def test_the_metrics_of_the_comparison_are_in_one_file(here):
+    metrics = json.loads(Path("reports/metrics.json").read_text())
 
     def of(path: str) -> dict:
         return json.loads((Path("reports") / path / "metrics.json").read_text())["metrics"]
 
     notebook, own, pca = (of(f"models/{name}/evaluation") for name in MODELS)
-    assert found["seed_test_mse"] == notebook["test_mse"]
-    assert found["seed_accuracy"] == notebook["one_vs_rest_accuracy"]
-    assert found["test_mse"] == own["test_mse"] and found["accuracy"] == own["test_accuracy"]
-    assert found["pca_test_mse"] == pca["test_mse"]
-    assert found["pixel_accuracy"] == of("pixels")["test_accuracy"]
-    assert found["per_class_accuracy"] == of("classes")["test_accuracy"]
-    assert found["seconds"] == json.loads(Path("models/runs/own.json").read_text())["seconds"]
+    assert metrics["seed_test_mse"] == notebook["test_mse"]
+    assert metrics["seed_accuracy"] == notebook["one_vs_rest_accuracy"]
+    assert metrics["test_mse"] == own["test_mse"] and metrics["accuracy"] == own["test_accuracy"]
+    assert metrics["pca_test_mse"] == pca["test_mse"]
+    assert metrics["pixel_accuracy"] == of("pixels")["test_accuracy"]
+    assert metrics["per_class_accuracy"] == of("classes")["test_accuracy"]
+    assert metrics["seconds"] == json.loads(Path("models/runs/own.json").read_text())["seconds"]
     page = Path("reports/index.html").read_text()
     assert page.count("data:image/webp") == 20 and f"{own['test_mse']:.5f}" in page
     assert "{{" not in page
 
 
-def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(here):
+def test_all_runs_have_their_images_and_publishing_again_adds_none(here):
     from mlflow import MlflowClient
 
     home = here.parents[1]
     assert (home / "mlflow.db").is_file() and not (here / "mlflow.db").exists() and not (here / "mlruns").exists()
     api = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    place = api.get_experiment_by_name("histocae-mnist").experiment_id
+    experiment = api.get_experiment_by_name("histocae-mnist").experiment_id
 
     def all_runs() -> dict:
-        return {run.info.run_name: run for run in api.search_runs([place])}
+        return {run.info.run_name: run for run in api.search_runs([experiment])}
 
     before = all_runs()
     digits = {f"digit-{digit}" for digit in range(10)}
@@ -420,35 +421,35 @@ def test_every_run_is_there_with_its_pictures_and_publishing_again_adds_none(her
     assert own.data.params["model.latent_features"] == "6" and own.data.params["data.source"] == "digits"
     assert own.data.metrics["test_accuracy"] > 0 and own.info.status == "FINISHED"
     assert len(api.get_metric_history(own.info.run_id, "validation_loss")) == 3
-    files = {one.path for one in api.list_artifacts(own.info.run_id, "latent")}
+    files = {file.path for file in api.list_artifacts(own.info.run_id, "latent")}
     assert {"latent/tsne.png", "latent/gallery.png", "latent/clusters.png"} <= files
-    pictures = [one.path for one in api.list_artifacts(own.info.run_id, "images") if one.path.endswith(".png")]
-    assert len(pictures) == 4
-    files = {one.path for one in api.list_artifacts(before["one-per-digit"].info.run_id, "classes")}
+    image_files = [file.path for file in api.list_artifacts(own.info.run_id, "images") if file.path.endswith(".png")]
+    assert len(image_files) == 4
+    files = {file.path for file in api.list_artifacts(before["one-per-digit"].info.run_id, "classes")}
     assert {"classes/confusion.png", "classes/reconstructions.png"} <= files
-    files = {one.path for one in api.list_artifacts(before["comparison"].info.run_id)}
+    files = {file.path for file in api.list_artifacts(before["comparison"].info.run_id)}
     assert {"samples.png", "index.html", "comparison.csv", "figures"} <= files
     assert own.data.tags["mlflow.source.name"] == "histocae mnist train own"
     assert before["digit-4"].data.tags["mlflow.source.name"] == "histocae mnist classes"
-    made("publish")
+    run_stages("publish")
     after = all_runs()
-    assert {one.info.run_id for one in after.values()} == {one.info.run_id for one in before.values()}
-    again = [one.path for one in api.list_artifacts(own.info.run_id, "images") if one.path.endswith(".png")]
-    assert sorted(again) == sorted(pictures)
+    assert {run.info.run_id for run in after.values()} == {run.info.run_id for run in before.values()}
+    again = [file.path for file in api.list_artifacts(own.info.run_id, "images") if file.path.endswith(".png")]
+    assert sorted(again) == sorted(image_files)
 
 
 def test_stages_write_the_same_bytes_again_and_models_of_digits_are_not_trained_twice(here):
-    # times of a training differ, and are in models/runs, models/classes/runs and what is gathered from them
+    # durations of trainings differ; they are in models/runs, models/classes/runs and the files computed from these
     def everything() -> dict[str, bytes]:
-        found = outputs(here)
-        kept = [name for name in found if name.startswith(("models/", "reports/")) and "/runs/" not in name]
-        return {name: found[name] for name in kept}
+        files = outputs(here)
+        kept = [name for name in files if name.startswith(("models/", "reports/")) and "/runs/" not in name]
+        return {name: files[name] for name in kept}
 
     before = everything()
-    # killed between its weights and its run's file: this one is trained again
+    # as if killed between its weights and its run's file: this model is trained again
     run = Path("models/classes/runs/digit-3.json")
     run.unlink()
-    lines = made("evaluate own", "latent own", "pixels", "classes", "publish")
+    lines = run_stages("evaluate own", "latent own", "pixels", "classes", "publish")
     assert run.is_file() and sum("is trained already" in line for line in lines) == 9
     after = everything()
     assert [name for name in before if before[name] != after[name] and name != "models/published.json"] == []
@@ -458,7 +459,7 @@ def test_stages_out_of_turn_name_the_one_before(empty):
     assert "data/splits/train.csv: not there yet" in refused("train own")
     assert "run dvc repro" in refused("evaluate own")
     assert "models has no entry 'x'" in refused("train x")
-    made("data")
+    run_stages("data")
     assert "reports/pixels/metrics.json: not there yet" in refused("compare")
     assert not Path("reports/metrics.json").exists()
     Path("data/images/train.npy").write_bytes(b"broken")
@@ -468,9 +469,9 @@ def test_stages_out_of_turn_name_the_one_before(empty):
 # -- the graph --
 
 EXEMPT = (*lineage.EXEMPT, "mnist/params", "mnist/paths")
-# what a training reports to is no reason to train again
+# the tracking of a training is no reason to train again
 EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
-# what it is delivered from is settled by then
+# the results are final before they are delivered
 EXEMPT_IN["publish"] = (
     "tracking/server",
     "networks/cae",
@@ -493,18 +494,18 @@ def test_stages_list_the_code_they_use(stage):
     assert MNIST[stage].by_model == ("foreach" in STAGES[stage])
 
 
-def test_no_output_lies_inside_another_and_no_key_is_one_that_dvc_overlooks():
+def test_outputs_are_apart_and_dvc_tracks_every_key():
     outs = [
         out if isinstance(out, str) else next(iter(out))
         for stage in STAGES.values()
         for out in stage.get("do", stage)["outs"]
     ]
     assert len(outs) == len(set(outs))
-    # or a `dvc pull` at the top would fail for what was never made here
-    every = [out for stage in STAGES.values() for out in stage.get("do", stage)["outs"]]
-    assert all(next(iter(out.values()))["cache"] is False for out in every)
-    assert not [(one, other) for one in outs for other in outs if one.startswith(f"{other}/")]
-    sections = [one for one in vars(params).values() if isinstance(one, type) and issubclass(one, Section)]
+    # otherwise `dvc pull` at the top would fail where MNIST was never run
+    declared = [out for stage in STAGES.values() for out in stage.get("do", stage)["outs"]]
+    assert all(next(iter(out.values()))["cache"] is False for out in declared)
+    assert not [(inner, outer) for inner in outs for outer in outs if inner.startswith(f"{outer}/")]
+    sections = [cls for cls in vars(params).values() if isinstance(cls, type) and issubclass(cls, Section)]
     assert not {"size", "nfiles"} & {key for section in sections for key in section.model_fields}
 
 
