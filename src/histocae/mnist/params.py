@@ -20,7 +20,7 @@ from histocae.params import (
 )
 
 
-class Data(Section):
+class MnistData(Section):
     """The images, and how they are divided."""
 
     source: Literal["mnist", "digits"]
@@ -29,7 +29,7 @@ class Data(Section):
     validation: Fraction
 
 
-class Model(Network):
+class MnistModel(Network):
     """An autoencoder of all digits. Its `seed`, where given, replaces the common one."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -59,13 +59,13 @@ class Compare(Section):
     pca: str
 
 
-class Params(Section, NamedModels[Model]):
-    """All sections of the file."""
+class Params(Section, NamedModels[MnistModel]):
+    """All sections of the file. The command line reads the class of this name in each package."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    data: Data
+    data: MnistData
     training: Fit
-    models: Annotated[dict[str, Model], Field(min_length=1)]
+    models: Annotated[dict[str, MnistModel], Field(min_length=1)]
     study: Study
     classes: Classes
     compare: Compare
