@@ -628,5 +628,5 @@ def test_without_a_pair_only_the_reason_is_written(project, monkeypatch):
     assert [path.name for path in (project.folder / "reports/tissue").iterdir()] == ["metrics.json"]
     assert metrics_of(project) == {
         "pair": None,
-        "reason": "models has no tumor and no normal, of the pair that tissue names",
+        "reason": "models has no tumor and no normal, which tissue names as the pair",
     }

@@ -7,8 +7,6 @@ validation cases; test cases only report.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,149 +14,20 @@ from numpy.typing import NDArray
 
 from histocae.contrast import pair
 from histocae.contrast.baselines import Baseline
+from histocae.contrast.metrics import BaselineMetrics, Decision, PairMetrics, TissueErrors, TruthMetrics
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
 from histocae.statistics import thresholds
-from histocae.statistics.discrimination import Discrimination, discriminate, levels_as_json, roc_band
-from histocae.statistics.intervals import ClusteredMean, Estimate, clustered_mean
+from histocae.statistics.discrimination import Discrimination, discriminate, roc_band
+from histocae.statistics.intervals import ClusteredMean, clustered_mean
 from histocae.statistics.levels import LEVELS, average_scores
-from histocae.statistics.thresholds import Calibration, Rates
 
 TUMOR, NORMAL = COMPARED
 PATCH_KEY = ["shard", "position"]
 KEPT_COLUMNS = ["slide_id", "case_id", "sample_type", *PATCH_KEY]
 DATA = {"tumor_data": 1, "normal_data": 0}  # the label of the patches of either tissue
 TRUE_SHARE = 0.5  # a patch is truly tumor where at least this share of its area is
-
-
-@dataclass(frozen=True)
-class TissueErrors:
-    """Errors of both models on the patches of one tissue.
-
-    Attributes:
-        means: mean squared error per model (tumor_model, normal_model).
-        difference: mean of the normal model's error less the tumor model's, patch by patch.
-        tumor_wins: share of patches on which the tumor model has the smaller error; equal errors count half.
-
-    """
-
-    means: dict[str, ClusteredMean]
-    difference: ClusteredMean
-    tumor_wins: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A threshold and a calibration fixed on validation units of one level, and their rates on test units.
-
-    Attributes:
-        threshold: a unit is called tumor where its score is at least that.
-        calibration: of the score to a probability.
-        at_threshold: rates on test units at the threshold.
-        argmin: rates on test units where the model with the smaller error decides (threshold 0).
-
-    """
-
-    threshold: float
-    calibration: Calibration
-    at_threshold: Rates
-    argmin: Rates
-
-
-@dataclass(frozen=True)
-class BaselineMetrics:
-    """How well a baseline distinguishes the tissues on test cases.
-
-    Attributes:
-        description: of the baseline, for readers.
-        direction: 1, or -1 where a low measure means tumor.
-        fixed_on: split that fixed the direction, or definition.
-        details: further numbers of the baseline.
-        levels: discrimination per level, without AUPRC.
-
-    """
-
-    description: str
-    direction: int
-    fixed_on: str
-    details: dict[str, int]
-    levels: dict[str, Discrimination]
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the JSON object: about, direction, fixed_on, the details, auroc_<level>, p_value_<level>."""
-        return {
-            "about": self.description,
-            "direction": self.direction,
-            "fixed_on": self.fixed_on,
-            **self.details,
-            **levels_as_json(self.levels, with_counts=False),
-        }
-
-
-@dataclass(frozen=True)
-class TruthMetrics:
-    """How well scores of patches agree with the true content of the patches.
-
-    Attributes:
-        patches: number of test patches.
-        tumor_patches: those with at least half of their area tumor.
-        aurocs: AUROC per patch of the pair and of each baseline against this truth; empty where
-            all patches are of one kind.
-
-    """
-
-    patches: int
-    tumor_patches: int
-    aurocs: dict[str, Estimate] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the JSON object: patches, tumor_patches, auroc_patch_pair, auroc_patch_<baseline>."""
-        areas = {f"auroc_patch_{name}": area.as_json() for name, area in self.aurocs.items()}
-        return {"patches": self.patches, "tumor_patches": self.tumor_patches, **areas}
-
-
-@dataclass(frozen=True)
-class PairMetrics:
-    """All numbers of a pair on one split, beside its baselines.
-
-    Attributes:
-        errors: per tissue (tumor_data, normal_data) the errors of both models.
-        levels: discrimination per level.
-        decisions: threshold, calibration and rates per level.
-        baselines: by name.
-        left_out: reason per baseline that could not be computed.
-        truth: agreement with the true content of patches; None where that is unknown.
-
-    """
-
-    errors: dict[str, TissueErrors]
-    levels: dict[str, Discrimination]
-    decisions: dict[str, Decision]
-    baselines: dict[str, BaselineMetrics]
-    left_out: dict[str, str]
-    truth: TruthMetrics | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the JSON object of reports/tissue/metrics.json, as far as numbers go."""
-        errors, decisions = self.errors.items(), self.decisions.items()
-        return {
-            "mse": {data: {model: mean.value for model, mean in each.means.items()} for data, each in errors},
-            "mse_interval": {
-                data: {model: {"low": mean.low, "high": mean.high} for model, mean in each.means.items()}
-                for data, each in errors
-            },
-            "mse_difference": {data: each.difference.as_json() for data, each in errors},
-            "wins": {data: {"tumor_model": each.tumor_wins} for data, each in errors},
-            **levels_as_json(self.levels),
-            "threshold": {level: decision.threshold for level, decision in decisions},
-            "calibration": {level: decision.calibration.as_json() for level, decision in decisions},
-            "at_threshold": {level: decision.at_threshold.as_json() for level, decision in decisions},
-            "argmin": {level: decision.argmin.as_json() for level, decision in decisions},
-            "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
-            "left_out": self.left_out,
-            **({} if self.truth is None else {"truth": self.truth.as_json()}),
-        }
 
 
 def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from histocae.contrast.comparison import DATA, TRUE_SHARE, PairMetrics, auroc_table
+from histocae.contrast.comparison import DATA, TRUE_SHARE, auroc_table
 from histocae.contrast.heatmaps import HeatmapView, slide_view, tile_views
+from histocae.contrast.metrics import PairMetrics
 from histocae.contrast.pair import MODELS
 from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
@@ -329,7 +330,7 @@ def plot_heatmap(views: Sequence[HeatmapView], scale: Normalize, title: str, of_
         for axis in row:  # an image laid over another sets the limits to its own
             left, right, bottom, top = view.image_extent
             axis.set(xlim=(left, right), ylim=(bottom, top))
-    for axis, name in zip(axes[0], ("picture", "score of its patches", of_truth), strict=False):
+    for axis, name in zip(axes[0], ("image", "score of its patches", of_truth), strict=False):
         axis.set_title(name, fontsize=10)
     colorbar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
     low, high = scale.vmin or 0.0, scale.vmax or 0.0

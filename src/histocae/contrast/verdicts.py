@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from histocae.contrast.comparison import BaselineMetrics, PairMetrics, TissueErrors, TruthMetrics
+from histocae.contrast.metrics import BaselineMetrics, PairMetrics, TissueErrors, TruthMetrics
 from histocae.statistics.discrimination import CHANCE, Discrimination
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
 from histocae.contrast import baselines, comparison, truth, verdicts
+from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
 from histocae.files import read_json_or_none, read_table, replacing_folder, write_json, write_table
 from histocae.latent import study as latent_study
@@ -21,6 +22,10 @@ from histocae.params import Params
 from histocae.patches.store import PatchStore
 from histocae.tracking.record import TrainingRecord
 
+if TYPE_CHECKING:
+    from histocae.networks.cae import CAE
+
+TISSUES = ("tumor", "normal")
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +35,7 @@ def run(params: Params) -> None:
         if params.pair is None:
             names = (params.tissue.tumor, params.tissue.normal)
             missing = [name for name in names if name not in params.models]
-            reason = f"models has no {' and no '.join(missing)}, of the pair that tissue names"
+            reason = f"models has no {' and no '.join(missing)}, which tissue names as the pair"
             metrics: dict[str, Any] = {"pair": None, "reason": reason}
         else:
             metrics = _compare(params, params.pair, folder)
@@ -69,14 +74,10 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
     from histocae.contrast import plots  # matplotlib loads slowly, and errors above should not wait for it
 
     plots.write_figures(folder, test, bands, metrics, settings.confidence)
-    tiles = store.mpp is None
-    if not tiles or params.patches.tiles == "cut":  # a tile that is one patch has no grid
-        sizes = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
-        slides = levels["slide"].merge(sizes[["slide_id", "width", "height", "mpp"]], on="slide_id")
-        shares = truth.tumor_shares(paths.PREVIEWS, test, slides, store.pixels)
-        if shares is not None:
-            agreement = comparison.against_truth(test, shares, simpler, settings, seed)
-            metrics = dataclasses.replace(metrics, truth=agreement)
+    truths = None
+    if store.mpp is not None or params.patches.tiles == "cut":  # a tile that is one patch has no grid
+        slides = _with_sizes(levels["slide"])
+        truths = truth.tumor_shares(paths.PREVIEWS, test, slides, store.pixels)
         plots.write_heatmaps(
             folder / "heatmaps",
             paths.PREVIEWS,
@@ -84,29 +85,50 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             slides,
             pixels=store.pixels,
             threshold=metrics.decisions["patch"].threshold,
-            tiles=tiles,
-            shares=shares,
+            tiles=store.mpp is None,
+            shares=truths,
         )
+    if truths is not None:
+        agreement = comparison.against_truth(test, truths, simpler, settings, seed)
+        metrics = dataclasses.replace(metrics, truth=agreement)
+    _write_tables(folder, levels, bands, metrics)
+    plots.write_pairs(folder, _load(records, seed), store, test, seed)
+    weights = [record.training["weights"] for record in records]
+    return metrics.as_json() | {
+        "pair": dict(zip(TISSUES, pair, strict=True)),
+        "weights": dict(zip(TISSUES, weights, strict=True)),
+        "settings": settings.model_dump(),
+        "sentences": verdicts.sentences(metrics, settings.confidence),
+    }
+
+
+def _with_sizes(slides: pd.DataFrame) -> pd.DataFrame:
+    """Add width, height and mpp to the scores of slides."""
+    sizes = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
+    return slides.merge(sizes[["slide_id", "width", "height", "mpp"]], on="slide_id")
+
+
+def _write_tables(folder: Path, levels: dict[str, pd.DataFrame], bands: pd.DataFrame, metrics: PairMetrics) -> None:
+    """Write scores.csv, slides.csv, cases.csv, roc.csv and baselines.csv."""
     kept = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score", "probability"]
-    named = {"scores": levels["patch"][kept], "slides": levels["slide"], "cases": levels["case"], "roc": bands}
-    for name, table in {**named, "baselines": comparison.auroc_table(metrics)}.items():
+    tables = {
+        "scores": levels["patch"][kept],
+        "slides": levels["slide"],
+        "cases": levels["case"],
+        "roc": bands,
+        "baselines": comparison.auroc_table(metrics),
+    }
+    for name, table in tables.items():
         write_table(table, folder / f"{name}.csv", separator=",")
+
+
+def _load(records: list[TrainingRecord], seed: int) -> dict[str, "CAE"]:
+    """Load the models of tumor and normal."""
     backend.start()
     backend.repeatable(seed)
     from histocae.networks.cae import CAE
 
-    models = {
-        tissue: CAE(path=record.folder, load=True)
-        for tissue, record in zip(("tumor", "normal"), records, strict=True)
-    }
-    plots.write_pairs(folder, models, store, test, seed)
-    weights = [record.training["weights"] for record in records]
-    return metrics.as_json() | {
-        "pair": dict(zip(("tumor", "normal"), pair, strict=True)),
-        "weights": dict(zip(("tumor", "normal"), weights, strict=True)),
-        "settings": settings.model_dump(),
-        "sentences": verdicts.sentences(metrics, settings.confidence),
-    }
+    return {tissue: CAE(path=record.folder, load=True) for tissue, record in zip(TISSUES, records, strict=True)}
 
 
 def _errors(record: TrainingRecord, name: str) -> pd.DataFrame:
