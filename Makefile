@@ -1,5 +1,5 @@
-# Two commands matter: `make run` (the pipeline on the demo cohort, or on what
-# params.yaml names) and `make test`. Both make the environment when it is missing.
+# Two commands matter: `make run` (the pipeline, on the source that params.yaml names; at first the demo cohort)
+# and `make test`. Both make the environment if it is missing.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,9 +15,9 @@ ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$
 
 environment: $(STAMP)
 
-# uv itself comes from the lock (the line with sed). It installs the rest in seconds instead of minutes.
-# Bytecode is compiled once here: where PYTHONDONTWRITEBYTECODE is set, each of the pipeline's many short
-# processes would otherwise compile TensorFlow again.
+# pip installs uv in the version of the lock file (the line with sed). uv installs the rest in seconds, not minutes.
+# Bytecode is compiled once here. Otherwise, where PYTHONDONTWRITEBYTECODE is set, each of the pipeline's many short
+# processes would compile TensorFlow again.
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"histocae needs Python 3.11, 3.12 or 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	$(CLEAN) $(PYTHON) -m venv --clear $(VENV)
@@ -32,16 +32,16 @@ $(STAMP): $(LOCK) pyproject.toml
 run: $(STAMP)
 	$(ACTIVATE) dvc repro
 
-# Puts examples/study.yaml into params.yaml, on the source that params.yaml names.
+# Copies the params of examples/study.yaml into params.yaml and runs the pipeline; the source of slides stays.
 study: $(STAMP)
 	$(ACTIVATE) python examples/apply.py examples/study.yaml
 	$(ACTIVATE) dvc repro
 
-# Both examples on MNIST, with params, data and models of their own in examples/mnist.
+# Both examples on MNIST, with their own params, data and models in examples/mnist.
 mnist: $(STAMP)
 	$(ACTIVATE) dvc repro examples/mnist/dvc.yaml
 
-# Three processes on two cores: tests of servers and jobs wait a good deal.
+# Three processes on two cores: tests of servers and jobs spend much of their time waiting.
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: lint
 	$(ACTIVATE) $(PYTEST)
@@ -50,7 +50,7 @@ test: lint
 test-quick: $(STAMP)
 	$(ACTIVATE) python -m pytest -n 2 --dist loadfile -m "not slow and not browser and not long and not remote"
 
-# Which lines of src the tests run, also in the processes that they start; longer than `make test`.
+# Measures which lines of src the tests run, also in the processes that they start. Takes longer than `make test`.
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
 	$(ACTIVATE) $(PYTEST) --cov --cov-report=term --cov-report=html
@@ -59,22 +59,22 @@ coverage: $(STAMP)
 test-browser: $(STAMP)
 	$(ACTIVATE) python -m pytest -m browser
 
-# Jobs on other machines, all of which are this machine. As root on Debian and its like it installs and starts
-# what that needs. As another user it leaves out Slurm and takes what is installed.
+# Tests of jobs on other machines; the tests use this machine for all of them. As root on Debian and similar systems,
+# the command installs and starts the services. As another user it leaves out Slurm and uses what is installed.
 test-remote: $(STAMP)
 	$(ACTIVATE) python tests/support/services.py python -m pytest -m "remote or not remote" tests/tracking/jobs tests/workers tests/test_remotes.py
 
-# Tests with which `make test` would take more than ten minutes on two cores.
+# The longest tests: with them `make test` would take more than ten minutes on two cores.
 test-long: $(STAMP)
 	$(ACTIVATE) python -m pytest -m long
 
-# Speed compared with the notebooks' way, written into benchmarks/results.json and benchmarks/README.md. Takes
-# less than 25 minutes on two idle cores.
+# Compares speed with that of the notebooks; writes benchmarks/results.json and the table of benchmarks/README.md.
+# Takes less than 25 minutes on two idle cores.
 bench: $(STAMP)
 	$(ACTIVATE) python benchmarks/all.py
 
-# A training in an environment of its own, with keras, jax, numpy, pandas and cachetools alone.
-# benchmarks/train_gpu.py needs no more than that on a machine with a graphics card.
+# Tests a training on jax, in an environment with only keras, jax, numpy, pandas and cachetools. On a machine with a
+# graphics card, benchmarks/train_gpu.py needs only these libraries too.
 JAX := .venv-jax
 test-jax: $(JAX)/.complete
 	$(CLEAN) KERAS_BACKEND=jax PYTHONPATH=src $(JAX)/bin/python -m pytest -p no:cacheprovider -c /dev/null --rootdir . \
@@ -102,7 +102,8 @@ format: $(STAMP)
 	$(ACTIVATE) ruff check --fix $(CODE)
 	$(ACTIVATE) ruff format $(CODE)
 
-# For every platform and every Python that pyproject allows, with hashes, without the name of an index or host.
+# The lock files are for every platform and every Python that pyproject.toml allows. They have hashes, and no name of
+# an index or host.
 lock: $(STAMP)
 	$(ACTIVATE) uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
