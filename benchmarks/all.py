@@ -12,12 +12,12 @@ from histocae.files import write_json
 
 def main() -> int:
     """Run the benchmarks; the exit code is the number of failures."""
-    broken = 0
+    failures = 0
     if harness.RESULTS.is_file():  # drops figures without a script; figures of GPUs are measured elsewhere
-        known = json.loads(harness.RESULTS.read_text(encoding="utf-8"))["figures"]
-        kept = {name: one for name, one in known.items() if name.startswith("gpu_")}
-        write_json({"figures": kept}, harness.RESULTS)
-    others = {
+        figures = json.loads(harness.RESULTS.read_text(encoding="utf-8"))["figures"]
+        gpu_figures = {name: figure for name, figure in figures.items() if name.startswith("gpu_")}
+        write_json({"figures": gpu_figures}, harness.RESULTS)
+    excluded = {  # modules that benchmarks import, and benchmarks that `make bench` leaves out
         "all",
         "cohort",
         "cohort_scale",
@@ -31,13 +31,13 @@ def main() -> int:
         "split_tables",
         "train_gpu",
     }
-    for script in sorted(one for one in harness.FOLDER.glob("*.py") if one.stem not in others):
+    for script in sorted(path for path in harness.FOLDER.glob("*.py") if path.stem not in excluded):
         print(f"\n== {script.name}", flush=True)
         start = time.perf_counter()
-        broken += subprocess.run([sys.executable, script]).returncode != 0
+        failures += subprocess.run([sys.executable, script]).returncode != 0
         print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     harness.quote()
-    return broken
+    return failures
 
 
 if __name__ == "__main__":

@@ -32,20 +32,21 @@ def main() -> int:
         ROUNDS,
         unit="starts",
     )
-    nothing, bare, ours = medians.values()
-    print(f"of which the script that pip made: {(ours - bare) / nothing:.2f} of an interpreter")
+    bare_python, without_script, with_script = medians.values()
+    share = (with_script - without_script) / bare_python
+    print(f"the script that pip made adds {share:.2f} times the time of an interpreter that does nothing")
     record(
         "help_vs_python",
-        ours / nothing,
+        with_script / bare_python,
         GOAL,
         "lower",
         "`histocae --help` against `python -c pass`, whole processes",
     )
-    told = subprocess.run([python, "-c", LOADED], capture_output=True, text=True).stderr
-    found = sorted({*HEAVY} & {*told.split()})
-    if found:
-        print(f"`histocae --help` loads {', '.join(found)}")
-    return len(found)
+    modules = subprocess.run([python, "-c", LOADED], capture_output=True, text=True).stderr.split()
+    heavy = sorted({*HEAVY} & {*modules})
+    if heavy:
+        print(f"`histocae --help` loads {', '.join(heavy)}")
+    return len(heavy)
 
 
 def process(*command: str | Path) -> Callable[[], None]:

@@ -1,6 +1,6 @@
 """Time several ways of doing the same work in turn, and write the figures to results.json and the README.
 
-Absolute times depend on the machine and on the hour. The figures are therefore ratios of medians of ways that
+Absolute times depend on the machine and on its other work. The figures are therefore ratios of medians of ways that
 ran in turn (A B C A B C ...) in one process tree.
 """
 
@@ -27,32 +27,32 @@ TABLE = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end of figures -->)", re.
 def in_turn(
     ways: dict[str, Callable[[], Any]], rounds: int, work: float = 1.0, unit: str = "runs", warm: int = 1
 ) -> dict[str, float]:
-    """Time every way once per round, in their order, and print the work per second of each.
+    """Time every way once per round, in the order of `ways`, and print the work per second of each.
 
     Args:
         ways: functions by name. A function that returns a float is taken to have measured its own seconds,
             for example without its preparation or in a child process.
         rounds: number of rounds that count.
-        work: of one call, in units.
+        work: amount of work of one call.
         unit: of the work.
-        warm: number of rounds before, which do not count.
+        warm: number of rounds before these, which do not count.
 
     Returns:
         The median seconds of each way.
 
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-warm, rounds):
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-warm, rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            told = way()
-            seconds = told if isinstance(told, float) else time.perf_counter() - start
-            if turn >= 0:
-                taken[name].append(seconds)
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+            result = way()
+            elapsed = result if isinstance(result, float) else time.perf_counter() - start
+            if number >= 0:
+                seconds[name].append(elapsed)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"\n{rounds} rounds in turn, medians (least to most)")
-    for name, seconds in taken.items():
-        low, high = work / max(seconds), work / min(seconds)
+    for name, values in seconds.items():
+        low, high = work / max(values), work / min(values)
         print(f"  {name:34s} {work / medians[name]:12,.4g} {unit}/s  ({low:,.4g} to {high:,.4g})")
     return medians
 
@@ -69,12 +69,12 @@ def record(
         better: higher | lower.
         compared: description of the comparison.
         unit: of value and goal.
-        reason: why the goal is missed, with the measurements that show it; written only where it is missed.
+        reason: why the goal is missed, with measurements as evidence; written only where the goal is missed.
 
     """
     met = value >= goal if better == "higher" else value <= goal
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"figures": {}}
-    known["figures"][name] = {
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"figures": {}}
+    results["figures"][name] = {
         "value": float(f"{value:.4g}"),
         "goal": goal,
         "better": better,
@@ -84,12 +84,12 @@ def record(
         "machine": machine(),
         **({} if met else {"reason": reason}),
     }
-    known["figures"] = dict(sorted(known["figures"].items()))
-    write_json(known, RESULTS)
+    results["figures"] = dict(sorted(results["figures"].items()))
+    write_json(results, RESULTS)
     sign = ">=" if better == "higher" else "<="
     print(f"{name}: {value:.4g} {unit} (goal {sign} {goal:g}: {'met' if met else 'MISSED'})")
     if not met:
-        print(f"  {reason or 'and no reason is known'}")
+        print(f"  {reason or 'no reason is known'}")
 
 
 def machine() -> str:
@@ -112,16 +112,16 @@ def table() -> str:
     figures = json.loads(RESULTS.read_text(encoding="utf-8"))["figures"]
     rows = ["| figure | value | goal | compared | measured |", "|---|---|---|---|---|"]
     reasons, footnotes = [], 0
-    for name, one in figures.items():
-        sign = ">=" if one["better"] == "higher" else "<="
+    for name, figure in figures.items():
+        sign = ">=" if figure["better"] == "higher" else "<="
         mark = ""
-        if "reason" in one:
+        if "reason" in figure:
             footnotes += 1
             mark = f" (missed: {footnotes})"
-            reasons.append(f"{footnotes}. {name}: {one['reason']}")
+            reasons.append(f"{footnotes}. {name}: {figure['reason']}")
         rows.append(
-            f"| {name} | {one['value']:g}{'' if one['unit'] == 'ratio' else ' ' + one['unit']}{mark} "
-            f"| {sign} {one['goal']:g} | {one['compared']} | {one['date']}, {one['machine']} |"
+            f"| {name} | {figure['value']:g}{'' if figure['unit'] == 'ratio' else ' ' + figure['unit']}{mark} "
+            f"| {sign} {figure['goal']:g} | {figure['compared']} | {figure['date']}, {figure['machine']} |"
         )
     return "\n".join(rows) + "\n" + ("\n" + "\n".join(reasons) + "\n" if reasons else "")
 

@@ -2,7 +2,7 @@
 
 Where this script may create a cgroup (root on Linux), the cgroup limits the memory of a child process, and the
 cohort is several times as large as the page cache that remains. Elsewhere the files are dropped from the page cache
-before each pass, which is harder: no patch is ever in memory.
+before each pass. That is harder: at the start of a pass no patch is in memory.
 
 Both cohorts are shuffled in the same way: each epoch has its own permutation of all patches. The quality of the
 shuffle is how often two patches of a batch are of the same slide, compared with batches drawn at random.
@@ -22,8 +22,8 @@ import numpy as np
 from harness import in_turn, record
 
 STEPS, WARM, BATCH = 80, 8, 32
-SPARE = 2**26  # bytes of page cache that the child's memory leaves; the steps read twice as much
-TIMES = 16  # the large cohort is at least this many times as large
+SPARE = 2**26  # bytes of page cache within the limit of the child's memory; the steps read twice as much
+TIMES = 16  # the large cohort has at least this many times the bytes of that page cache
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
 
 
@@ -52,20 +52,20 @@ def child(folder: Path) -> None:
     for i in range(WARM):  # the process is compiled and has its full size before the timing starts
         engine.learn(*batches.stacked(range(i, i + 1)))
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    held = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    Path(sys.argv[2]).write_text(str(held), encoding="utf-8")
+    peak_bytes = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    Path(sys.argv[2]).write_text(str(peak_bytes), encoding="utf-8")
     sys.stdin.readline()  # waits until the memory is limited
     start = time.perf_counter()
-    whole = len(patches) // BATCH  # a cohort that fits is read more than once
-    order = [(WARM + i) % whole for i in range(STEPS)]
-    for given, target in steps.ahead(batches.stacked(range(i, i + 1)) for i in order):
-        engine.learn(given, target)
+    batch_count = len(patches) // BATCH  # a cohort that fits is read more than once
+    order = [(WARM + i) % batch_count for i in range(STEPS)]
+    for inputs, targets in steps.ahead(batches.stacked(range(i, i + 1)) for i in order):
+        engine.learn(inputs, targets)
     seconds = time.perf_counter() - start
-    order = slides[batches.positions(range(len(index) // BATCH))]
-    same = (order[:, :, None] == order[:, None]).sum(axis=(1, 2)) - BATCH
+    slides_of_batches = slides[batches.positions(range(len(index) // BATCH))]
+    same_slide = (slides_of_batches[:, :, None] == slides_of_batches[:, None]).sum(axis=(1, 2)) - BATCH
     shares = np.bincount(slides) / len(slides)
-    pairs = float(same.mean() / BATCH / (BATCH - 1))
-    print(json.dumps({"seconds": seconds, "mixed": pairs / float(np.square(shares).sum())}))
+    share_of_pairs = float(same_slide.mean() / BATCH / (BATCH - 1))
+    print(json.dumps({"seconds": seconds, "same_slide_ratio": share_of_pairs / float(np.square(shares).sum())}))
 
 
 class Memory:
@@ -73,14 +73,14 @@ class Memory:
 
     def __init__(self) -> None:
         """Create a cgroup where this process may."""
-        self._group = self._knob = None
-        for place, knob in zip(CGROUPS, ("memory.max", "memory.limit_in_bytes"), strict=True):
-            if not (place / "cgroup.procs").exists() or not os.access(place, os.W_OK):
+        self._group = self._limit_file = None
+        for parent, name in zip(CGROUPS, ("memory.max", "memory.limit_in_bytes"), strict=True):
+            if not (parent / "cgroup.procs").exists() or not os.access(parent, os.W_OK):
                 continue
-            group = place / f"histocae-{uuid.uuid4().hex[:8]}"
+            group = parent / f"histocae-{uuid.uuid4().hex[:8]}"
             group.mkdir()
-            if (group / knob).exists():
-                self._group, self._knob = group, group / knob
+            if (group / name).exists():
+                self._group, self._limit_file = group, group / name
                 return
             group.rmdir()
 
@@ -94,10 +94,10 @@ class Memory:
         if self._group is not None:
             (self._group / "cgroup.procs").write_text("0")
 
-    def shrink(self, most: int) -> None:
-        """Limit the memory to its current size plus some bytes."""
-        if self._knob is not None:
-            self._knob.write_text(str(most))
+    def limit(self, size: int) -> None:
+        """Limit the memory to some bytes."""
+        if self._limit_file is not None:
+            self._limit_file.write_text(str(size))
 
     def end(self) -> None:
         """Remove the cgroup, whose process has ended."""
@@ -105,66 +105,67 @@ class Memory:
             self._group.rmdir()
 
 
-def train(folder: Path, small: bool, told: dict) -> float:
-    """Train in a child process; return the seconds of its steps."""
+def train(folder: Path, larger: bool, results: dict) -> float:
+    """Train in a child process, on a cohort larger than memory or not; return the seconds of its steps."""
     ready, memory = folder / "ready", Memory()
     ready.unlink(missing_ok=True)
-    running = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, __file__, str(folder), str(ready)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=memory.enter,
     )
-    while not ready.exists() or not (held := ready.read_text(encoding="utf-8")):
-        if running.poll() is not None:
-            sys.exit("the child ended before it began")
+    while not ready.exists() or not (peak_bytes := ready.read_text(encoding="utf-8")):
+        if process.poll() is not None:
+            sys.exit("the child process ended before its steps began")
         time.sleep(0.1)
     for shard in (folder / "shards").iterdir():
         with open(shard, "rb") as handle:
-            if small:
+            if larger:
                 os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             else:
                 handle.read()
-    if small:
-        memory.shrink(int(held) + SPARE)
-    out, _ = running.communicate("go\n")
+    if larger:
+        memory.limit(int(peak_bytes) + SPARE)
+    out, _ = process.communicate("go\n")
     memory.end()
-    if running.returncode:
-        sys.exit("the child failed")
-    told |= json.loads(out) | {"limited": memory.limited}
-    return told["seconds"]
+    if process.returncode:
+        sys.exit("the child process failed")
+    results |= json.loads(out) | {"limited": memory.limited}
+    return results["seconds"]
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
         root = Path(folder)
-        cut = cohort.draw(root, 4)
-        each = sum(one.nbytes for one in cut)
-        cohort.store(root / "small", cut)
-        cohort.store(root / "large", cut, -(-TIMES * SPARE // each))
+        patches_by_slide = cohort.draw(root, 4)
+        size = sum(patches.nbytes for patches in patches_by_slide)
+        cohort.store(root / "small", patches_by_slide)
+        cohort.store(root / "large", patches_by_slide, -(-TIMES * SPARE // size))
         os.sync()
-        told: dict[str, dict] = {"fits": {}, "larger": {}}
-        took = in_turn(
+        results: dict[str, dict] = {"fits": {}, "larger": {}}
+        medians = in_turn(
             {
-                "a cohort that fits": lambda: train(root / "small", False, told["fits"]),
-                "a cohort larger than memory": lambda: train(root / "large", True, told["larger"]),
+                "a cohort that fits": lambda: train(root / "small", False, results["fits"]),
+                "a cohort larger than memory": lambda: train(root / "large", True, results["larger"]),
             },
             3,
             STEPS * BATCH,
             "patches",
             warm=0,
         )
-        larger = told["larger"]
-        how = "in a cgroup" if larger["limited"] else "put out of the page cache"
+        on_larger = results["larger"]
+        method = "in a cgroup" if on_larger["limited"] else "dropped from the page cache"
         record(
             "larger_than_memory",
-            took["a cohort that fits"] / took["a cohort larger than memory"],
+            medians["a cohort that fits"] / medians["a cohort larger than memory"],
             0.8,
             "higher",
-            f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it ({how}), "
-            f"against one that fits; the shuffle puts two patches of one slide into a batch {larger['mixed']:.3f} "
-            f"times as often as chance does ({told['fits']['mixed']:.3f} where the cohort fits)",
+            f"{STEPS} steps at batch {BATCH} on a cohort {TIMES} times as large as the memory left for it "
+            f"({method}), against one that fits; the shuffle puts two patches of one slide into a batch "
+            f"{on_larger['same_slide_ratio']:.3f} times as often as chance does "
+            f"({results['fits']['same_slide_ratio']:.3f} where the cohort fits)",
         )
 
 

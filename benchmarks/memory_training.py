@@ -1,4 +1,4 @@
-"""Memory of a training on ten times as many patches, compared with that of a small training."""
+"""Memory of a training on ten times as many patches, compared with the memory of a small training."""
 
 import subprocess
 import sys
@@ -20,8 +20,8 @@ KB = 1024
 
 def main() -> None:
     peaks = {count: peak(count) for count in (FEW, FEW * TIMES)}
-    for count, most in peaks.items():
-        print(f"{count:6d} patches: at most {most / MB:.0f} MB of anonymous memory")
+    for count, peak_bytes in peaks.items():
+        print(f"{count:6d} patches: at most {peak_bytes / MB:.0f} MB of anonymous memory")
     few, many = peaks.values()
     record(
         "memory_training_10x",
@@ -35,19 +35,19 @@ def main() -> None:
 
 def peak(count: int) -> float:
     """Train for an epoch on `count` patches; return the peak of anonymous memory in bytes."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         parts = {"train": count, "validation": VALIDATION, "test": PER_SLIDE}
         make_project(folder, parts, PER_SLIDE, epochs=1)
         script = Path(sys.executable).with_name("histocae")
         process = subprocess.Popen([script, "train", MODEL], cwd=folder)
-        most = 0
+        peak_bytes = 0
         while process.poll() is None:
-            most = max(most, anonymous(process.pid))
+            peak_bytes = max(peak_bytes, anonymous(process.pid))
             time.sleep(SECONDS)
         if process.returncode:
             sys.exit("the training failed")
-        return most
+        return peak_bytes
 
 
 def anonymous(process: int) -> int:

@@ -1,4 +1,4 @@
-"""Whether bfloat16 learns as well: test MSE after the same patches in the same order, by seed."""
+"""Test MSE of training in bfloat16 and in float32, on the same patches in the same order, by seed."""
 
 import statistics
 import tempfile
@@ -22,11 +22,12 @@ def main() -> None:
     from histocae.training import loop
 
     with tempfile.TemporaryDirectory() as folder:
-        *seen, held_out = (one[::2] for one in cohort.draw(Path(folder), 4))
-        learnt, test, few = InMemory(np.concatenate(seen)), InMemory(held_out), InMemory(held_out[:1])
+        *training_slides, test_slide = (patches[::2] for patches in cohort.draw(Path(folder), 4))
+        training, test = InMemory(np.concatenate(training_slides)), InMemory(test_slide)
+        validation = InMemory(test_slide[:1])
         errors: dict[str, list[float]] = {"float32": [], "bfloat16": []}
         for seed in range(SEEDS):
-            for precision, found in errors.items():
+            for precision, mse in errors.items():
                 backend.repeatable(seed)
                 cae = CAE((cohort.PIXELS, cohort.PIXELS, 3), 512, [8, 16, 32])
                 options = loop.Options(
@@ -41,27 +42,28 @@ def main() -> None:
                 # weights of the last epoch, so that the choice of the best epoch does not matter
                 loop.train(
                     cae,
-                    learnt,
-                    few,
+                    training,
+                    validation,
                     options,
                     state=State("t"),
                     folder=Path(folder) / f"{precision}-{seed}",
                     fingerprint="f",
                     callbacks=loop.Callbacks(
-                        on_epoch=lambda _, cae=cae, found=found: found.append(measure_mse(cae, test, "test").mean())
+                        on_epoch=lambda _, cae=cae, mse=mse: mse.append(measure_mse(cae, test, "test").mean())
                     ),
                 )
-                del found[-EPOCHS:-1]
-    for precision, found in errors.items():
-        print(f"{precision}: test MSE {', '.join(f'{one:.5f}' for one in found)}")
-    ratios = [b / a for a, b in zip(*errors.values(), strict=True)]
+                del mse[-EPOCHS:-1]
+    for precision, mse in errors.items():
+        print(f"{precision}: test MSE {', '.join(f'{value:.5f}' for value in mse)}")
+    ratios = [bfloat16 / float32 for float32, bfloat16 in zip(*errors.values(), strict=True)]
     record(
         "bfloat16_test_mse",
         statistics.median(ratios),
         1.02,
         "lower",
-        f"test MSE in bfloat16 by that in float32, each after {EPOCHS} epochs of {len(learnt)} patches at batch 32, "
-        f"on a slide that neither saw; the median of {SEEDS} seeds ({min(ratios):.4f} to {max(ratios):.4f})",
+        f"test MSE in bfloat16 / in float32, each after {EPOCHS} epochs of {len(training)} patches at batch 32, "
+        f"on a slide that no model was trained on; the median of {SEEDS} seeds "
+        f"({min(ratios):.4f} to {max(ratios):.4f})",
     )
 
 

@@ -22,15 +22,15 @@ from histocae.slides.slide import Slide
 
 PIXELS = 128
 WIDTH, HEIGHT = 12288, 8192  # of the slide
-MOST = 4096  # patches of a level that are read
+MAX_PATCHES = 4096  # of a level, which are read
 ROUNDS = 5
 
 
 def every_cell(slide: Slide, level: int) -> tuple[Grid, PatchPlan]:
-    """Lay a grid over a level, and plan to read all of its cells, or only the uppermost."""
+    """Lay a grid over a level, and plan to read its cells: the first MAX_PATCHES, row by row."""
     size = slide.levels[level]
     rows, columns = size.height // PIXELS, size.width // PIXELS
-    row, column = (one.ravel()[:MOST] for one in np.mgrid[:rows, :columns])
+    row, column = (axis.ravel()[:MAX_PATCHES] for axis in np.mgrid[:rows, :columns])
     grid = Grid(
         rows=rows,
         columns=columns,
@@ -62,7 +62,7 @@ def by_vips(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:
         yield np.frombuffer(fetched, np.uint8).reshape(PIXELS, PIXELS, 3)
 
 
-def by_us(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def by_histocae(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read as the stage `patches` does."""
     with Slide(path, threads) as slide:
         grid, plan = every_cell(slide, level)
@@ -72,29 +72,29 @@ def by_us(path: Path, level: int, threads: int) -> Iterator[tuple[np.ndarray, np
 
 
 def decode_only(path: Path, level: int, plan: PatchPlan, threads: int) -> Iterator[None]:
-    """Decode the same tiles without using them: the limit."""
+    """Decode the tiles of the patches without using their pixels: the limit."""
     with tifffile.TiffFile(path) as tiff, ThreadPoolExecutor(threads) as pool, open(path, "rb") as file:
         page = tiff.pages[level]
-        side, across = page.tilewidth, -(-page.imagewidth // page.tilewidth)
-        touched = {
+        side, tiles_per_row = page.tilewidth, -(-page.imagewidth // page.tilewidth)
+        tiles = {
             (y // side, x // side)
             for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True)
             for y in (row * PIXELS, (row + 1) * PIXELS - 1)
             for x in (column * PIXELS, (column + 1) * PIXELS - 1)
         }
-        space = {2: "RGB", 6: "YCBCR"}[page.photometric]
+        colorspace = {2: "RGB", 6: "YCBCR"}[page.photometric]
 
         def decode(tile: int) -> None:
             data = os.pread(file.fileno(), page.databytecounts[tile], page.dataoffsets[tile])
-            imagecodecs.jpeg8_decode(data, tables=page.jpegtables, colorspace=space, outcolorspace="RGB")
+            imagecodecs.jpeg8_decode(data, tables=page.jpegtables, colorspace=colorspace, outcolorspace="RGB")
 
         yield None
-        for _ in pool.map(decode, [row * across + column for row, column in sorted(touched)]):
+        for _ in pool.map(decode, [row * tiles_per_row + column for row, column in sorted(tiles)]):
             yield None
 
 
 def seconds(way: Callable[[], Iterator]) -> float:
-    """Time a way from its first item on, when its slide is open."""
+    """Time a way from its first item on; it yields that item once its slide is open."""
     items = way()
     next(items)
     start = time.perf_counter()
@@ -103,26 +103,26 @@ def seconds(way: Callable[[], Iterator]) -> float:
     return time.perf_counter() - start
 
 
-def differing(path: Path, level: int, threads: int) -> int:
-    """Count the pixels in which our patches differ from OpenSlide's."""
+def count_differing(path: Path, level: int, threads: int) -> int:
+    """Count the pixels in which the patches of histocae differ from those of OpenSlide."""
     with Slide(path) as slide:
         _, plan = every_cell(slide, level)
-    read = by_us(path, level, threads)
-    theirs = by_read_region(path, level, plan)
-    next(read), next(theirs)
-    theirs = list(theirs)
+    batches = by_histocae(path, level, threads)
+    references = by_read_region(path, level, plan)
+    next(batches), next(references)
+    references = list(references)
     return sum(
-        int((one != theirs[i]).any(axis=2).sum())
-        for which, patches in read
-        for i, one in zip(which.tolist(), patches, strict=True)
+        int((patch != references[i]).any(axis=2).sum())
+        for positions, patches in batches
+        for i, patch in zip(positions.tolist(), patches, strict=True)
     )
 
 
 def main() -> int:
-    """Measure; the exit code is the number of levels whose pixels are not OpenSlide's."""
-    wrong, threads = 0, cores()
+    """Measure; the exit code is the number of levels with pixels that differ from OpenSlide's."""
+    wrong_levels, threads = 0, cores()
     with tempfile.TemporaryDirectory() as folder:
-        path = slides.generic(Path(folder) / "slide.tif", slides.laid_out(WIDTH, HEIGHT))
+        path = slides.generic(Path(folder) / "slide.tif", slides.repeat_tissue(WIDTH, HEIGHT))
         for name, level in (("level0", 0), ("4x", 2)):
             with Slide(path) as slide:
                 _, plan = every_cell(slide, level)
@@ -130,28 +130,28 @@ def main() -> int:
                 "read_region": lambda level=level, plan=plan: by_read_region(path, level, plan),
                 "pyvips Region.fetch": lambda level=level, plan=plan: by_vips(path, level, plan),
                 "decode only": lambda level=level, plan=plan: decode_only(path, level, plan, threads),
-                "ours": lambda level=level: by_us(path, level, threads),
+                "histocae": lambda level=level: by_histocae(path, level, threads),
             }
-            timed = {name: lambda way=way: seconds(way) for name, way in ways.items()}
-            taken = in_turn(timed, ROUNDS, len(plan.rows), "patches")
+            timed_ways = {name: lambda way=way: seconds(way) for name, way in ways.items()}
+            medians = in_turn(timed_ways, ROUNDS, len(plan.rows), "patches")
             record(
                 f"reading_{name}_vs_read_region",
-                taken["read_region"] / taken["ours"],
+                medians["read_region"] / medians["histocae"],
                 4,
                 "higher",
                 f"read_region of each patch / tiles decoded in {threads} threads",
             )
             record(
                 f"reading_{name}_of_decode_only",
-                taken["decode only"] / taken["ours"],
+                medians["decode only"] / medians["histocae"],
                 0.85,
                 "higher",
-                f"decoding the tiles alone / making patches of them, both in {threads} threads",
+                f"decoding the tiles alone / extracting patches from them, both in {threads} threads",
             )
-            count = differing(path, level, threads)
+            count = count_differing(path, level, threads)
             print(f"{name}: {count} pixels differ from OpenSlide's")
-            wrong += count > 0
-    return wrong
+            wrong_levels += count > 0
+    return wrong_levels
 
 
 if __name__ == "__main__":

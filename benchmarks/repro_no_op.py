@@ -1,4 +1,4 @@
-"""`dvc repro` with nothing to do, compared with a pipeline of as many trivial stages."""
+"""`dvc repro` with nothing to do, compared with that of as many trivial stages."""
 
 import shutil
 import subprocess
@@ -21,46 +21,48 @@ ROUNDS = 9
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        ours = Project(Path(folder) / "ours", **{"training.epochs": 1})
-        ours.run("dvc", "config", "core.analytics", "false")  # as in the project itself
-        ours.run("dvc", "repro")
-        stages = ours.run("dvc", "stage", "list", "--all", "--name-only").split()
+        project = Project(Path(folder) / "project", **{"training.epochs": 1})
+        project.run("dvc", "config", "core.analytics", "false")  # as in this repository
+        project.run("dvc", "repro")
+        stages = project.run("dvc", "stage", "list", "--all", "--name-only").split()
         print(f"{len(stages)} stages ran, {time.perf_counter() - start:.0f} s")
-        empty, still, bare = (Path(folder) / name for name in ("empty", "still", "bare"))
-        make_empty(empty, len(stages), ours.environment)
-        make_other(ours, still, "inventory/dvc.yaml", "always_changed")
-        make_other(ours, bare, "dvc.yaml", "params")
+        empty, without_inventory, without_params = (
+            Path(folder) / name for name in ("empty", "without_inventory", "without_params")
+        )
+        make_empty(empty, len(stages), project.environment)
+        copy_without(project, without_inventory, "inventory/dvc.yaml", "always_changed")
+        copy_without(project, without_params, "dvc.yaml", "params")
         medians = in_turn(
             {
-                "empty pipeline": repro(empty, ours.environment),
-                "this pipeline, no stage run": repro(still, ours.environment),
-                "this pipeline, no params": repro(bare, ours.environment),
-                "this pipeline": repro(ours.folder, ours.environment),
+                "empty pipeline": repro(empty, project.environment),
+                "this pipeline, no stage run": repro(without_inventory, project.environment),
+                "this pipeline, no params": repro(without_params, project.environment),
+                "this pipeline": repro(project.folder, project.environment),
             },
             ROUNDS,
             unit="repros",
             warm=2,
         )
-        nothing, unrun, unasked, whole = medians.values()
-        locked = (ours.folder / "dvc.lock").read_text(encoding="utf-8")
-        process = seconds_of_inventory(ours)
+        of_empty, of_no_stage, of_no_params, of_project = medians.values()
+        lock_file = (project.folder / "dvc.lock").read_text(encoding="utf-8")
+        of_inventory = seconds_of_inventory(project)
         record(
             "repro_no_op_vs_empty",
-            whole / nothing,
+            of_project / of_empty,
             GOAL,
             "lower",
-            "`dvc repro` of this pipeline with nothing to do against one of as many stages "
-            f"({len(stages)}) of one small dep and out each",
-            reason=f"{(whole - unrun) / nothing:.2f} of it is the inventory, which always runs since DVC can't watch "
-            f"a user's folder (its process takes {process / nothing:.2f}); {(whole - unasked) / nothing:.2f} that "
-            "stages name the params they use, which DVC reads once a stage and `dvc params diff` shows; the rest is "
-            f"DVC's reading of dvc.lock ({len(locked.splitlines())} lines) and its look at {locked.count('path: ')} "
-            "deps and outs",
+            "`dvc repro` with nothing to do: this pipeline against a pipeline of as many stages "
+            f"({len(stages)}) with one small dep and out each",
+            reason=f"the inventory adds {(of_project - of_no_stage) / of_empty:.2f}: it always runs, since DVC can't "
+            f"watch a user's folder (its process takes {of_inventory / of_empty:.2f}). The params that stages name "
+            f"add {(of_project - of_no_params) / of_empty:.2f}: DVC reads them once per stage, and `dvc params diff` "
+            f"shows them. For the rest DVC reads dvc.lock ({len(lock_file.splitlines())} lines) and checks "
+            f"{lock_file.count('path: ')} deps and outs",
         )
-        found = imported(lambda env: ours.run("dvc", "repro", **env), Path(folder) / "imports")
-    if found:
-        print(f"a repro with nothing to do loads {', '.join(sorted(found))}")
-    return len(found)
+        modules = imported(lambda env: project.run("dvc", "repro", **env), Path(folder) / "imports")
+    if modules:
+        print(f"a repro with nothing to do loads {', '.join(sorted(modules))}")
+    return len(modules)
 
 
 def repro(folder: Path, environment: dict[str, str]) -> Callable[[], None]:
@@ -73,7 +75,7 @@ def dvc(folder: Path, environment: dict[str, str], *command: str) -> None:
 
 
 def make_empty(folder: Path, count: int, environment: dict[str, str]) -> None:
-    """Make a pipeline of stages in a row; each wrote a small file from the file of the stage before."""
+    """Make and run a pipeline of stages in a row; each has one small out, and the out of the stage before as dep."""
     folder.mkdir()
     (folder / "0.txt").write_text("0\n", encoding="utf-8")
     stages = {
@@ -87,21 +89,21 @@ def make_empty(folder: Path, count: int, environment: dict[str, str]) -> None:
     dvc(folder, environment, "repro")
 
 
-def make_other(ours: Project, folder: Path, file: str, key: str) -> None:
+def copy_without(project: Project, folder: Path, file: str, key: str) -> None:
     """Copy a pipeline that ran, and remove a key from the stages of one of its files."""
-    shutil.copytree(ours.folder, folder, symlinks=True)
+    shutil.copytree(project.folder, folder, symlinks=True)
     path = folder / file
     pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
     for stage in pipeline["stages"].values():
         stage.get("do", stage).pop(key, None)
     path.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-    dvc(folder, ours.environment, "commit", "--force")
+    dvc(folder, project.environment, "commit", "--force")
 
 
-def seconds_of_inventory(ours: Project) -> float:
-    """Time only the inventory."""
+def seconds_of_inventory(project: Project) -> float:
+    """Time `histocae inventory` alone."""
     start = time.perf_counter()
-    ours.run("histocae", "inventory")
+    project.run("histocae", "inventory")
     return time.perf_counter() - start
 
 

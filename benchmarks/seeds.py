@@ -1,4 +1,4 @@
-"""The methods of the notebooks that this project began as, rewritten for comparison."""
+"""The patch extraction of the notebooks that this project began as, rewritten for comparison."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ WHITE = 220  # a pixel is white where all its channels are brighter
 MOST_WHITE = 0.5  # a patch with at least this share of white pixels is background
 
 
-def cut_slide(path: Path, folder: Path, pixels: int = 128, level: int = 0) -> int:
+def extract_patches(path: Path, folder: Path, pixels: int = 128, level: int = 0) -> int:
     """Extract patches: read each cell of the grid alone, test its pixels, and write the kept cells as PNG files.
 
     Args:
         path: of the slide.
         folder: for the patches; it must exist.
         pixels: side of a patch.
-        level: of the slide.
+        level: of the slide, which is read.
 
     Returns:
-        The number of patches.
+        The number of kept patches.
 
     """
     kept = 0
@@ -35,5 +35,5 @@ def cut_slide(path: Path, folder: Path, pixels: int = 128, level: int = 0) -> in
 
 
 def white_share(patch: np.ndarray) -> float:
-    """Compute the share of white pixels; uint8, shape (height, width, 3)."""
+    """Compute the share of white pixels of a patch; uint8, shape (height, width, 3)."""
     return float((patch > WHITE).all(axis=2).mean())

@@ -1,11 +1,11 @@
-"""What the end of a training and `register` read of the tables of a split: seconds and peak memory.
+"""Seconds and peak memory of reading the tables of a split, as the end of a training and `register` do.
 
-    python benchmarks/split_tables.py                  # 10^7 rows of training, a third as many of each of the others
+    python benchmarks/split_tables.py                  # 10^7 rows of training, a third of it of each other part
     python benchmarks/split_tables.py --rows 100000
 
-The tables are drawn, with TCGA's barcodes; there are no patches. Each reading runs in a process of its own. Its
-memory is its peak resident set (VmHWM), MLflow and pandas included. The tables of 10^7 rows take 4 GB below --folder,
-where nothing is left.
+The tables are drawn, with TCGA's barcodes; there are no patches. Each reading runs in its own process. Its
+memory is its peak resident set (VmHWM), MLflow and pandas included. The tables of 10^7 rows take 4 GB below --folder
+and are deleted at the end.
 """
 
 import argparse
@@ -30,14 +30,14 @@ PATCHES = 3333  # of a slide, on average
 SPREAD = 0.6  # of the logarithm of the patches of a slide
 NORMAL = 0.15  # share of the slides
 WIDTH = 200  # of a slide's grid, in patches
-MODELS = ("all", "tumor")  # all rows, and a balanced sample of those of one tissue
+MODELS = ("all", "tumor")  # all rows, and a balanced sample of the rows of one tissue
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS, help="of the table of training")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables lie while it runs")
-    parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)  # in the child
+    parser.add_argument("--rows", type=int, default=ROWS, help="number of rows of training")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tables are written during the run")
+    parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)  # in the child process
     options = parser.parse_args()
     if options.model:
         read(options.model)
@@ -55,14 +55,14 @@ def read(model: str) -> None:
     from histocae.tracking.record import TrainingRecord
 
     class Server:
-        """Takes what is sent, and keeps nothing."""
+        """A server that discards what it receives."""
 
         def log_inputs(self, run_id: str, inputs: list) -> None:
             print(f"{len(inputs)} tables of model {model}")
 
     record = TrainingRecord(model)
     start = time.perf_counter()
-    delivery._inputs(Server(), "run", record)  # its tables are kept for the model card
+    delivery._inputs(Server(), "run", record)  # the record keeps its tables for the model card
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -71,19 +71,19 @@ def read(model: str) -> None:
 
 
 def draw(folder: Path, rows: int) -> None:
-    """Write tables of a split, and what a training of each model on them would have left."""
+    """Write tables of a split, and the record of a training of each model on them."""
     rng = np.random.default_rng(1)
     slides = 0
     for split in SPLITS:
         path = folder / paths.SPLITS / f"{split}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        left = rows if split == "train" else rows // 3
+        remaining = rows if split == "train" else rows // 3
         with open(path, "w", encoding="utf-8") as handle:
             handle.write(SEPARATOR.join((*SEED_COLUMNS, "shard", *POSITION_COLUMNS)) + "\n")
-            while left:
-                count = min(left, int(rng.lognormal(0, SPREAD) * min(PATCHES, max(1, rows // 300))) + 1)
+            while remaining:
+                count = min(remaining, int(rng.lognormal(0, SPREAD) * min(PATCHES, max(1, rows // 300))) + 1)
                 handle.writelines(_lines(slides, count, rng))
-                left -= count
+                remaining -= count
                 slides += 1
     settings = {"training": {"balance": "patches", "min_percent_tumor_nuclei": None}, "seed": 1}
     splits = {split: sha256(folder / paths.SPLITS / f"{split}.csv") for split in SPLITS}
@@ -97,17 +97,17 @@ def _lines(slide: int, count: int, rng: np.random.Generator) -> list[str]:
     case = f"TCGA-{slide // 36 % 10}{'ABCDEFGHIJ'[slide % 10]}-{slide // 2:04d}"
     sample = f"{case}-{'11' if normal else '01'}A"
     name = f"{sample}-01-TS{slide % 9}"
-    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    suffix = hashlib.sha256(name.encode()).hexdigest()[:8]
     nuclei = "" if slide % 50 == 0 else str(0.0 if normal else float(rng.integers(50, 100)))
-    kind = "Solid Tissue Normal" if normal else "Primary Tumor"
+    sample_type = "Solid Tissue Normal" if normal else "Primary Tumor"
     percents = (100.0 * normal, float(rng.integers(40)), 0.0 if normal else 80.0, nuclei)
-    cells = (case, sample, name, "Adenomas and Adenocarcinomas", kind, *percents, f"{name}.{mark}")
-    head = SEPARATOR.join(str(cell) for cell in cells)
+    cells = (case, sample, name, "Adenomas and Adenocarcinomas", sample_type, *percents, f"{name}.{suffix}")
+    slide_cells = SEPARATOR.join(str(cell) for cell in cells)
     lines = []
     for i in range(count):
         row, column = divmod(i, WIDTH)
-        position = (i, f"{name}.{mark}.svs", row, column, column * 128, row * 128, 0.5, 0.5 + i % 33 / 64)
-        lines.append(SEPARATOR.join((head, *map(str, position))) + "\n")
+        position = (i, f"{name}.{suffix}.svs", row, column, column * 128, row * 128, 0.5, 0.5 + i % 33 / 64)
+        lines.append(SEPARATOR.join((slide_cells, *map(str, position))) + "\n")
     return lines
 
 

@@ -25,10 +25,10 @@ ROUNDS = 3
 ROOT = Path(__file__).parents[1]
 MODEL = "all"
 PATCHES = {"train": 2000, "validation": 500, "test": 500}
-EPOCHS = 15  # tracking takes most of its time once; these epochs take as long as one epoch of a few slides
+EPOCHS = 15  # most of the time of tracking is spent once; these epochs take as long as one epoch of a few slides
 PIXELS, MPP = 128, 0.5
 GRAIN = 8  # pixels of one color, so that images of patches compress about as well as those of tissue
-# the stage train without the tracking
+# the stage train without MLflow
 UNTRACKED = """
 import shutil, sys, time
 from pathlib import Path
@@ -40,26 +40,26 @@ from histocae.networks import backend
 from histocae.patches.store import PatchStore
 from histocae.training import recipe
 
-given, name = params_file.load(Path("params.yaml")), sys.argv[1]
+params, name = params_file.load(Path("params.yaml")), sys.argv[1]
 backend.start()
-own, store = given.model(name).training(given.training), PatchStore(paths.PATCHES)
-about, patches = recipe.describe(given, name, store, paths.SPLITS, paths.TRAINED), {}
+fit, store = params.model(name).training(params.training), PatchStore(paths.PATCHES)
+description, patches = recipe.describe(params, name, store, paths.SPLITS, paths.TRAINED), {}
 for split in ("train", "validation"):
-    patches[split] = store.select(rows_for_model(read_split(paths.SPLITS / f"{split}.csv"), about))
-backend.repeatable(given.seed)
+    patches[split] = store.select(rows_for_model(read_split(paths.SPLITS / f"{split}.csv"), description))
+backend.repeatable(params.seed)
 from histocae.evaluation.samples import write_sample
 from histocae.training.checkpoint import State
 from histocae.training.loop import Callbacks, Options, train
 
-cae = recipe.build(given, name, patches["train"], paths.TRAINED)
+cae = recipe.build(params, name, patches["train"], paths.TRAINED)
 options = Options(
-    epochs=own.epochs, batch_size=own.batch_size, patience=own.patience, optimizer=own.optimizer,
-    learning_rate=own.learning_rate, seed=given.seed, schedule=own.schedule, clip_norm=own.clip_norm,
-    augment=own.augment, denoise=own.denoise, picture_every=own.picture_every, precision=own.precision,
+    epochs=fit.epochs, batch_size=fit.batch_size, patience=fit.patience, optimizer=fit.optimizer,
+    learning_rate=fit.learning_rate, seed=params.seed, schedule=fit.schedule, clip_norm=fit.clip_norm,
+    augment=fit.augment, denoise=fit.denoise, picture_every=fit.picture_every, precision=fit.precision,
 )
 checkpoint = paths.MAIN.checkpoints / name
 
-def picture(state):
+def write_images(state):
     epoch = len(state.rows)
     if options.shows(epoch):
         write_sample(cae, patches["validation"], checkpoint / "samples" / f"epoch_{epoch:03d}.png")
@@ -67,21 +67,21 @@ def picture(state):
 state = State(training_id=name, start=int(time.time() * 1000))
 state = train(
     cae, patches["train"], patches["validation"], options, state=state, folder=checkpoint,
-    fingerprint=about["made_from"], callbacks=Callbacks(on_epoch=picture),
+    fingerprint=description["made_from"], callbacks=Callbacks(on_epoch=write_images),
 )
 with replacing_folder(paths.TRAINED / name) as folder:
     cae.save_into(folder)
     write_table(pd.DataFrame(state.rows), folder / "history.csv")
     (checkpoint / "samples").rename(folder / "samples")
     weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
-    write_json({**about, "epochs": len(state.rows), "weights": weights}, folder / recipe.FILE)
+    write_json({**description, "epochs": len(state.rows), "weights": weights}, folder / recipe.FILE)
 shutil.rmtree(checkpoint)
 """
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         make_project(folder, PATCHES, epochs=EPOCHS, patience=EPOCHS)
         (folder / "untracked.py").write_text(UNTRACKED, encoding="utf-8")
         script = Path(sys.executable).with_name("histocae")
@@ -97,17 +97,18 @@ def main() -> None:
         )
         if not (folder / "mlflow.db").is_file():
             sys.exit("nothing was tracked")
-    without, tracked = medians["untracked"], medians["tracked"]
-    core = {name: statistics.median(seconds) for name, seconds in cores.items()}
+    untracked, tracked = medians["untracked"], medians["tracked"]
+    core_seconds = {name: statistics.median(seconds) for name, seconds in cores.items()}
     record(
         "training_with_mlflow",
-        tracked / without,
+        tracked / untracked,
         GOAL,
         "lower",
-        f"a training with MLflow on a new sqlite database against one without, whole processes of {without:.0f} s",
-        reason=f"{tracked - without:.1f} s more; MLflow takes {core['tracked'] - core['untracked']:.1f} s of a core "
-        "to load, to make its database, to log and to deliver, beside a training that takes "
-        f"{core['untracked'] / without:.1f} cores throughout",
+        "a training with MLflow on a new sqlite database against a training without MLflow, whole processes of "
+        f"{untracked:.0f} s",
+        reason=f"{tracked - untracked:.1f} s more: loading MLflow, making its database, logging and delivery take "
+        f"{core_seconds['tracked'] - core_seconds['untracked']:.1f} core-seconds, while the training uses "
+        f"{core_seconds['untracked'] / untracked:.1f} cores throughout",
     )
 
 
@@ -115,10 +116,10 @@ def training(folder: Path, cores: list[float], *command: str | Path) -> Callable
     """Make a function that trains from scratch in a project and returns seconds; core-seconds go into `cores`."""
 
     def run() -> float:
-        for made in ("models", "mlruns", ".histocae"):
-            shutil.rmtree(folder / made, ignore_errors=True)
-        for made in folder.glob("mlflow.db*"):
-            made.unlink()
+        for output in ("models", "mlruns", ".histocae"):
+            shutil.rmtree(folder / output, ignore_errors=True)
+        for file in folder.glob("mlflow.db*"):
+            file.unlink()
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, cwd=folder, check=True)
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -128,18 +129,18 @@ def training(folder: Path, cores: list[float], *command: str | Path) -> Callable
     return run
 
 
-def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **changed: object) -> None:
+def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **training_params: object) -> None:
     """Make a project that is ready to train: params, a store of patches drawn at random, and a split.
 
     Args:
-        folder: an existing one.
-        patches: number of each part of the split, a multiple of `per_slide`.
+        folder: an existing folder.
+        patches: number of patches of each part of the split, a multiple of `per_slide`.
         per_slide: patches of a slide.
-        changed: keys of `training` in params.yaml.
+        training_params: values of `training` in params.yaml that replace its own.
 
     """
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["training"] |= changed
+    params["training"] |= training_params
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     rng, rows, number = np.random.default_rng(0), [], 0
     for part, count in patches.items():
@@ -154,7 +155,7 @@ def make_project(folder: Path, patches: dict[str, int], per_slide: int = 250, **
         table = (
             index[index["part"] == part]
             .drop(columns="part")
-            .reindex(columns=[*SEED_COLUMNS, *(one for one in INDEX_COLUMNS if one not in SEED_COLUMNS)])
+            .reindex(columns=[*SEED_COLUMNS, *(name for name in INDEX_COLUMNS if name not in SEED_COLUMNS)])
         )
         (folder / "data/splits").mkdir(exist_ok=True)
         table.to_csv(folder / "data/splits" / f"{part}.csv", sep="|", index=False)

@@ -16,7 +16,7 @@ GEMM = 2048  # side of the matrices whose product measures the FLOP/s
 
 
 def flops(cae) -> float:
-    """Count the floating-point operations of a trained patch: the forward pass, and twice that for the backward pass.
+    """Count the floating-point operations of a trained patch: forward pass, and twice as many for the backward pass.
 
     The first layer needs no gradient of its input.
     """
@@ -26,10 +26,10 @@ def flops(cae) -> float:
             weights = getattr(layer, "kernel", None)
             if weights is None:
                 continue
-            places = np.prod(layer.output.shape[1:-1], dtype=float)
-            own = 2 * float(np.prod(weights.shape)) * places
-            first = own if first is None else first
-            total += 3 * own
+            positions = np.prod(layer.output.shape[1:-1], dtype=float)
+            forward = 2 * float(np.prod(weights.shape)) * positions
+            first = forward if first is None else first
+            total += 3 * forward
     return total - first
 
 
@@ -40,45 +40,47 @@ def products(cae, batch: int) -> list:
     """
     import tensorflow as tf
 
-    made = []
+    functions = []
     for part in (cae.encoder, cae.decoder):
-        before = None
+        previous = None
         for layer in part.layers:
             weights = getattr(layer, "kernel", None)
             if weights is not None:
-                shape, side = tuple(weights.shape), tuple(layer.input.shape[1:])
-                if hasattr(before, "size"):  # upsampling
-                    side = tuple(before.input.shape[1:])
-                    shape = (*shape[:3], shape[3] * before.size[0] * before.size[1])
-                given = tf.random.normal((batch, *side))
-                made += _conv(given, shape) if len(shape) == 4 else _dense(given, shape)
-            before = layer
-    del made[1]  # the gradient of the images is not computed
-    return [tf.function(one) for one in made]
+                shape, input_shape = tuple(weights.shape), tuple(layer.input.shape[1:])
+                if hasattr(previous, "size"):  # upsampling
+                    input_shape = tuple(previous.input.shape[1:])
+                    shape = (*shape[:3], shape[3] * previous.size[0] * previous.size[1])
+                inputs = tf.random.normal((batch, *input_shape))
+                functions += _conv(inputs, shape) if len(shape) == 4 else _dense(inputs, shape)
+            previous = layer
+    del functions[1]  # the gradient of the images is not computed
+    return [tf.function(function) for function in functions]
 
 
-def _conv(given, shape: tuple) -> list:
+def _conv(inputs, shape: tuple) -> list:
+    """Make the products of a convolution: forward, gradient of the inputs, gradient of the kernel."""
     import tensorflow as tf
 
-    kernel, back = tf.random.normal(shape), tf.random.normal((*given.shape[:3], shape[3]))
-    how = {"strides": 1, "padding": "SAME"}
+    kernel, gradient = tf.random.normal(shape), tf.random.normal((*inputs.shape[:3], shape[3]))
+    options = {"strides": 1, "padding": "SAME"}
     return [
-        lambda: tf.nn.conv2d(given, kernel, **how),
-        lambda: tf.nn.conv2d_transpose(back, kernel, given.shape, **how),
+        lambda: tf.nn.conv2d(inputs, kernel, **options),
+        lambda: tf.nn.conv2d_transpose(gradient, kernel, inputs.shape, **options),
         lambda: tf.raw_ops.Conv2DBackpropFilter(
-            input=given, filter_sizes=shape, out_backprop=back, strides=[1] * 4, padding="SAME"
+            input=inputs, filter_sizes=shape, out_backprop=gradient, strides=[1] * 4, padding="SAME"
         ),
     ]
 
 
-def _dense(given, shape: tuple) -> list:
+def _dense(inputs, shape: tuple) -> list:
+    """Make the products of a dense layer: forward, gradient of the inputs, gradient of the kernel."""
     import tensorflow as tf
 
-    kernel, back = tf.random.normal(shape), tf.random.normal((given.shape[0], shape[1]))
+    kernel, gradient = tf.random.normal(shape), tf.random.normal((inputs.shape[0], shape[1]))
     return [
-        lambda: tf.matmul(given, kernel),
-        lambda: tf.transpose(tf.matmul(kernel, back, transpose_b=True)),
-        lambda: tf.matmul(given, back, transpose_a=True),
+        lambda: tf.matmul(inputs, kernel),
+        lambda: tf.transpose(tf.matmul(kernel, gradient, transpose_b=True)),
+        lambda: tf.matmul(inputs, gradient, transpose_a=True),
     ]
 
 
@@ -87,8 +89,8 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
-    keras.utils.set_random_seed(1)  # without deterministic operations, which might slow the other ways down
-    from seeds_training import BATCH, RATE, PictureFiles, compile_as_they_did
+    keras.utils.set_random_seed(1)  # deterministic operations are off: they might slow down the other ways
+    from seeds_training import BATCH, RATE, ImageFiles, compile_as_notebooks_did
 
     from histocae import CAE
     from histocae.networks import fused
@@ -98,13 +100,13 @@ def main() -> None:
         return CAE((cohort.PIXELS, cohort.PIXELS, 3), LATENT, FILTERS)
 
     with tempfile.TemporaryDirectory() as folder:
-        cut = [one[:192] for one in cohort.draw(Path(folder), 4)]
-        paths = cohort.files(Path(folder) / "png", cut)
-        store = cohort.store(Path(folder) / "store", cut)
+        patches_by_slide = [patches[:192] for patches in cohort.draw(Path(folder), 4)]
+        paths = cohort.files(Path(folder) / "png", patches_by_slide)
+        store = cohort.store(Path(folder) / "store", patches_by_slide)
         patches = store.select(store.index())
-        iterator, theirs = PictureFiles(paths, cohort.PIXELS), compile_as_they_did(network().model)
-        picked = compile_as_they_did(network().model)
-        decoded = (
+        iterator, notebooks_model = ImageFiles(paths, cohort.PIXELS), compile_as_notebooks_did(network().model)
+        tf_data_model = compile_as_notebooks_did(network().model)
+        dataset = (
             tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
             .shuffle(len(paths))
             .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
@@ -113,7 +115,7 @@ def main() -> None:
             .prefetch(tf.data.AUTOTUNE)
         )
 
-        def ours(precision: str, batch: int):
+        def histocae(precision: str, batch: int):
             cae = network()
             model = fused.fused_on_bytes(cae, precision)
             optimizer = steps.optimizer("adamax", {"learning_rate": RATE})
@@ -127,22 +129,22 @@ def main() -> None:
 
             return epoch
 
-        gemm = tf.random.normal((GEMM, GEMM))
-        weights = [tf.Variable(tf.random.normal(one.shape)) for one in network().model.trainable_variables]
+        matrix = tf.random.normal((GEMM, GEMM))
+        gradients = [tf.Variable(tf.random.normal(weights.shape)) for weights in network().model.trainable_variables]
         optimizer = steps.optimizer("adamax", {"learning_rate": 1e-9})
         variables = network().model.trainable_variables
         optimizer.build(variables)
 
         @tf.function
         def update():
-            optimizer.apply([tf.convert_to_tensor(one) for one in weights], variables)
+            optimizer.apply([tf.convert_to_tensor(gradient) for gradient in gradients], variables)
 
-        alone = products(network(), BATCH)
+        single_products = products(network(), BATCH)
 
-        def parts() -> float:
-            """Measure the seconds of each single product of a step and of the optimizer, for all steps."""
+        def products_and_optimizer() -> float:
+            """Measure the seconds of each product of a step alone and of the optimizer, for all steps of an epoch."""
             seconds = 0.0
-            for function in (*alone, update):
+            for function in (*single_products, update):
                 function()
                 start = time.perf_counter()
                 for _ in range(4):
@@ -150,62 +152,66 @@ def main() -> None:
                 seconds += (time.perf_counter() - start) / 4
             return seconds * len(paths) / BATCH
 
-        needed = flops(network()) * len(paths)
+        epoch_flop = flops(network()) * len(paths)
 
         def limit() -> float:
-            """Compute the seconds of the matrix products at the speed of large ones, and of the optimizer."""
+            """Compute the seconds of an epoch's products at the speed of a large product, and of the optimizer."""
             start = time.perf_counter()
             for _ in range(4):
-                product = tf.matmul(gemm, gemm)
+                product = tf.matmul(matrix, matrix)
             product.numpy()
             per_flop = (time.perf_counter() - start) / (4 * 2 * GEMM**3)
             start = time.perf_counter()
             for _ in range(4):
                 update()
-            return needed * per_flop + (time.perf_counter() - start) / 4 * len(paths) / BATCH
+            return epoch_flop * per_flop + (time.perf_counter() - start) / 4 * len(paths) / BATCH
 
-        took = in_turn(
+        medians = in_turn(
             {
-                "the notebooks' way": lambda: theirs.fit(iterator, verbose=0),
-                "tf.data and fit": lambda: picked.fit(decoded, verbose=0),
+                "the notebooks' way": lambda: notebooks_model.fit(iterator, verbose=0),
+                "tf.data and fit": lambda: tf_data_model.fit(dataset, verbose=0),
                 "limit: FLOP and optimizer": limit,
-                "limit: products at their own shapes": parts,
-                "histocae, batch 32": ours("float32", BATCH),
-                "histocae, batch 32, bfloat16": ours("bfloat16", BATCH),
-                "histocae, batch 128": ours("float32", 128),
+                "limit: products at their own shapes": products_and_optimizer,
+                "histocae, batch 32": histocae("float32", BATCH),
+                "histocae, batch 32, bfloat16": histocae("bfloat16", BATCH),
+                "histocae, batch 128": histocae("float32", 128),
             },
             5,
             len(paths),
             "patches",
         )
-    seeds, own, bound = took["the notebooks' way"], took["histocae, batch 32"], took["limit: FLOP and optimizer"]
-    alone_at = took["limit: products at their own shapes"]
+    of_notebooks, of_histocae = medians["the notebooks' way"], medians["histocae, batch 32"]
+    of_limit = medians["limit: FLOP and optimizer"]
+    of_products = medians["limit: products at their own shapes"]
 
-    def step(seconds: float) -> float:
+    def step_ms(seconds: float) -> float:
         return 1000 * seconds / len(paths) * BATCH
 
-    about = f"an epoch of {len(paths)} patches, [8, 16, 32]/512, adamax, batch {BATCH}, float32"
-    record("training_vs_seeds", seeds / own, 1.4, "higher", f"{about}: against the notebooks' way")
+    description = f"an epoch of {len(paths)} patches, [8, 16, 32]/512, adamax, batch {BATCH}, float32"
+    ratio = of_notebooks / of_histocae
+    record("training_vs_seeds", ratio, 1.4, "higher", f"{description}: against the notebooks' way")
     record(
         "training_of_limit",
-        bound / own,
+        of_limit / of_histocae,
         0.6,
         "higher",
-        f"{about}: share of the limit of {flops(network()) / 1e6:.0f} MFLOP a patch at the speed of a product of two "
-        f"{GEMM} x {GEMM} matrices, and of the optimizer alone",
-        reason=f"the products of a step at their own shapes, each alone, and the optimizer take {step(alone_at):.0f} "
-        f"ms where the limit says {step(bound):.0f}: dense layers at batch {BATCH} wait for their weights, and "
-        f"convolutions of 3 to 32 channels fill less of the processor than large matrices do. A step takes "
-        f"{step(own):.0f} ms, which is {alone_at / own:.2f} of the speed of its products",
+        f"{description}: share of the speed at the limit, which is {flops(network()) / 1e6:.0f} MFLOP a patch at the "
+        f"speed of a product of two {GEMM} x {GEMM} matrices, and the optimizer alone",
+        reason=f"the limit is {step_ms(of_limit):.0f} ms a step. The products of a step at their own shapes, each "
+        f"alone, and the optimizer take {step_ms(of_products):.0f} ms: dense layers at batch {BATCH} wait for their "
+        "weights, and convolutions of 3 to 32 channels use less of the processor than large matrices do. A step "
+        f"takes {step_ms(of_histocae):.0f} ms, which is {of_products / of_histocae:.2f} of the speed of its products",
     )
+    description = description.removesuffix(", float32")
     record(
         "training_bfloat16_vs_seeds",
-        seeds / took["histocae, batch 32, bfloat16"],
+        of_notebooks / medians["histocae, batch 32, bfloat16"],
         2,
         "higher",
-        f"{about.removesuffix(', float32')}, training.precision bfloat16: against the notebooks' way in float32",
+        f"{description}, training.precision bfloat16: against the notebooks' way in float32",
     )
-    print(f"batch 128, float32: {seeds / took['histocae, batch 128']:.3g} times the notebooks' way")
+    ratio = of_notebooks / medians["histocae, batch 128"]
+    print(f"batch 128, float32: {ratio:.3g} times the speed of the notebooks' way")
 
 
 if __name__ == "__main__":

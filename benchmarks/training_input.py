@@ -13,19 +13,19 @@ from histocae.networks import backend
 def main() -> None:
     backend.start()
     import tensorflow as tf
-    from seeds_training import BATCH, PictureFiles
+    from seeds_training import BATCH, ImageFiles
 
     from histocae.patches.images import InMemory
     from histocae.training.batches import Batches
 
     with tempfile.TemporaryDirectory() as folder:
-        cut = cohort.draw(Path(folder), 4)
-        paths = cohort.files(Path(folder) / "png", cut)
-        store = cohort.store(Path(folder) / "store", cut)
+        patches_by_slide = cohort.draw(Path(folder), 4)
+        paths = cohort.files(Path(folder) / "png", patches_by_slide)
+        store = cohort.store(Path(folder) / "store", patches_by_slide)
         patches = store.select(store.index())
-        everything = np.concatenate(cut)
-        read = PictureFiles(paths, cohort.PIXELS)
-        decoded = (
+        stacked = np.concatenate(patches_by_slide)
+        iterator = ImageFiles(paths, cohort.PIXELS)
+        dataset = (
             tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
             .shuffle(len(paths))
             .map(lambda path: tf.image.decode_png(tf.io.read_file(path), 3), tf.data.AUTOTUNE)
@@ -33,28 +33,28 @@ def main() -> None:
             .map(lambda batch: tf.cast(batch, tf.float32) / 255)
             .prefetch(tf.data.AUTOTUNE)
         )
-        seen = [0]
+        epochs = [0]
 
-        def seeds() -> None:
-            for i in range(len(read)):
-                read[i]
-            read.on_epoch_end()
+        def notebooks() -> None:
+            for i in range(len(iterator)):
+                iterator[i]
+            iterator.on_epoch_end()
 
         def tf_data() -> None:
-            for _ in decoded:
+            for _ in dataset:
                 pass
 
-        def feed(pictures):
-            seen[0] += 1
-            batches = Batches(pictures, BATCH, 0, seen[0])
+        def feed(images):
+            epochs[0] += 1
+            batches = Batches(images, BATCH, 0, epochs[0])
             for i in range(len(batches)):
                 np.multiply(batches[i][0], np.float32(1 / 255))
 
-        took = in_turn(
+        medians = in_turn(
             {
-                "the notebooks' iterator": seeds,
+                "the notebooks' iterator": notebooks,
                 "tf.data over PNG files": tf_data,
-                "limit: all patches in memory": lambda: feed(InMemory(everything)),
+                "limit: all patches in memory": lambda: feed(InMemory(stacked)),
                 "histocae": lambda: feed(patches),
             },
             5,
@@ -63,7 +63,7 @@ def main() -> None:
         )
         record(
             "training_input_vs_seeds",
-            took["the notebooks' iterator"] / took["histocae"],
+            medians["the notebooks' iterator"] / medians["histocae"],
             12,
             "higher",
             f"reading {len(paths)} shuffled patches as float32: the patch store against the notebooks' iterator over "

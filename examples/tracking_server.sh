@@ -23,7 +23,7 @@ if [ -z "${MLFLOW_AUTH_ADMIN_PASSWORD:-}" ] && [ ! -e "$folder/auth.db" ]; then
 fi
 if [ ! -s "$folder/auth.ini" ]; then
   # EDIT: everybody of the laboratory logs into the same experiments.
-  # Passwords are checked again after a minute: it takes a server longer than all else that a call asks of it.
+  # Passwords are checked again after a minute: a check takes longer than the rest of a call.
   {
     printf '[mlflow]\ndefault_permission = EDIT\nauth_cache_ttl_seconds = 60\n'
     printf 'database_uri = sqlite:///%s/auth.db\n' "$folder"

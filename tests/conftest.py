@@ -1,4 +1,4 @@
-"""What tests share: project folders to run stages in, real data, and which tests are long or slow."""
+"""Fixtures that tests share, such as project folders and real data, and the order and marks of slow tests."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from support.workspace import ROOT, Workspace
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
-# files that take minutes; they run first, so that no worker still runs one when the other workers are done
+# files that take minutes; they run first, so that all pytest workers end at about the same time
 LONGEST = (
     "test_jobs_ssh",
     "test_pipeline",
@@ -51,16 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spread work over a thread of this process: starting processes takes a second. Some tests do start them."""
+    """Run the work of processes in a thread of this process, since starting processes takes a second."""
     monkeypatch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> Workspace:
     """A project folder that is the working directory."""
-    made = Workspace(tmp_path / "project")
-    monkeypatch.chdir(made.folder)
-    return made
+    workspace = Workspace(tmp_path / "project")
+    monkeypatch.chdir(workspace.folder)
+    return workspace
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def new_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: Non
     """Make project folders by name; the newest is the working directory."""
 
     def make(name: str) -> Workspace:
-        made = Workspace(tmp_path / name)
-        monkeypatch.chdir(made.folder)
-        return made
+        workspace = Workspace(tmp_path / name)
+        monkeypatch.chdir(workspace.folder)
+        return workspace
 
     return make
 
@@ -86,19 +86,19 @@ def shared() -> Path:
 
 @pytest.fixture
 def broken_table(project: Workspace) -> Callable[..., str]:
-    """Give a project with good outputs another table; return the line that refuses it, with outputs untouched."""
+    """Replace the table of a project that has outputs; return the error line. The outputs must stay unchanged."""
     project.slides("a", "b")
     project.make("inventory", "metadata", "slides")
     before = project.outputs()
 
-    def refuse(text: str | bytes) -> str:
+    def error_line(text: str | bytes) -> str:
         data = text.encode() if isinstance(text, str) else text
         (project.own / "table.csv").write_bytes(data)
         messages = {command: project.run(command).only_line for command in ("inventory", "metadata")}
         assert project.outputs() == before
         assert not project.leftovers()
-        without_command = {message.removeprefix(f"histocae {command}") for command, message in messages.items()}
-        assert len(without_command) == 1
+        reasons = {message.removeprefix(f"histocae {command}") for command, message in messages.items()}
+        assert len(reasons) == 1
         return messages["metadata"]
 
-    return refuse
+    return error_line

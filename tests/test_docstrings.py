@@ -1,4 +1,4 @@
-"""Docstrings of what is public: each argument, what comes back, what is raised."""
+"""Docstrings of public functions have the sections Args, Returns and Raises where these apply."""
 
 import ast
 from collections.abc import Iterator
@@ -26,17 +26,19 @@ def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 def parameters(function: ast.FunctionDef) -> list[ast.arg]:
     """List the parameters of a function, without self and cls."""
     signature = function.args
-    listed = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
-    return [one for one in listed if one.arg not in ("self", "cls")]
+    arguments = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
+    return [argument for argument in arguments if argument.arg not in ("self", "cls")]
 
 
 def missing_sections(function: ast.FunctionDef) -> list[str]:
     """List the sections that a docstring in Google's form lacks."""
     text = ast.get_docstring(function) or ""
-    given = parameters(function)
-    returned = ast.unparse(function.returns) if function.returns else "None"
-    arrays = [one for one in given if one.annotation and "ndarray" in ast.unparse(one.annotation)]
-    own_errors = {
+    arguments = parameters(function)
+    result_type = ast.unparse(function.returns) if function.returns else "None"
+    arrays = [
+        argument for argument in arguments if argument.annotation and "ndarray" in ast.unparse(argument.annotation)
+    ]
+    raised_errors = {
         ast.unparse(node.exc.func)
         for node in ast.walk(function)
         if isinstance(node, ast.Raise)
@@ -44,12 +46,16 @@ def missing_sections(function: ast.FunctionDef) -> list[str]:
         and ast.unparse(node.exc.func).endswith("Error")
     }
     missing = []
-    if (len(given) > 1 or arrays) and "Args:" not in text:
+    if (len(arguments) > 1 or arrays) and "Args:" not in text:
         missing.append("Args")
-    says_result = any(name in text for name in ("Returns:", "Yields:"))
-    if (len(given) > 1 or "ndarray" in returned) and returned not in ("None", "Self", "NoReturn") and not says_result:
+    has_result = any(name in text for name in ("Returns:", "Yields:"))
+    if (
+        (len(arguments) > 1 or "ndarray" in result_type)
+        and result_type not in ("None", "Self", "NoReturn")
+        and not has_result
+    ):
         missing.append("Returns")
-    if own_errors and "Raises:" not in text:
+    if raised_errors and "Raises:" not in text:
         missing.append("Raises")
     return missing
 
@@ -57,9 +63,9 @@ def missing_sections(function: ast.FunctionDef) -> list[str]:
 @pytest.mark.parametrize("file", FILES)
 def test_public_functions_document_arguments_results_and_errors(file):
     tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
-    lacking = {
+    missing = {
         f"{file}:{function.lineno} {function.name}": sections
         for function in public_functions(tree)
         if (sections := missing_sections(function))
     }
-    assert not lacking
+    assert not missing

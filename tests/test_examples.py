@@ -1,4 +1,4 @@
-"""The examples in docstrings of the package are true."""
+"""Examples in docstrings of the package print the output that they show."""
 
 import doctest
 import importlib
@@ -14,7 +14,7 @@ MODULES = sorted(".".join((PACKAGE.name, *file.with_suffix("").parts)).removesuf
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings_print_what_they_say(name, tmp_path, monkeypatch):
+def test_examples_in_docstrings_print_the_output_they_show(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.attempted > 0 and results.failed == 0

@@ -1,4 +1,4 @@
-"""Files: YAML as DVC reads it, saved models' params to the byte, JSON that may not be there."""
+"""Files: YAML as DVC reads it, params of saved models to the byte, and JSON that may be missing."""
 
 import pytest
 import yaml
@@ -25,22 +25,24 @@ MODELS = {
     "linear": {"architecture": "pca", "filters": [], "input_shape": [28, 28, 1], "latent_features": 40},
 }
 words = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1, max_size=12)
-saved = st.dictionaries(words, st.none() | st.integers() | words | st.lists(st.integers(), max_size=4), max_size=6)
+saved_params = st.dictionaries(
+    words, st.none() | st.integers() | words | st.lists(st.integers(), max_size=4), max_size=6
+)
 
 
 @pytest.mark.parametrize("params", MODELS.values(), ids=MODELS)
-def test_params_of_saved_models_are_written_as_before(tmp_path, params):
+def test_params_of_saved_models_are_written_as_in_former_versions(tmp_path, params):
     files.write_yaml(params, tmp_path / "params.yaml")
-    # models of former versions were written by PyYAML
+    # they wrote YAML with PyYAML
     assert (tmp_path / "params.yaml").read_text() == yaml.safe_dump(params, sort_keys=True)
     assert files.read_yaml(tmp_path / "params.yaml") == params
 
 
-@given(value=saved)
-def test_yaml_comes_back_as_it_was_written(tmp_path_factory, value):
+@given(params=saved_params)
+def test_written_yaml_is_read_back_unchanged(tmp_path_factory, params):
     file = tmp_path_factory.getbasetemp() / "any.yaml"
-    files.write_yaml(value, file)
-    assert files.read_yaml(file) == value
+    files.write_yaml(params, file)
+    assert files.read_yaml(file) == params
 
 
 def test_yaml_is_read_as_dvc_reads_it(tmp_path):
@@ -61,16 +63,16 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
         ("a: *b\n", "line 1, column 4"),
     ],
 )
-def test_what_is_no_yaml_is_reported_in_one_line(tmp_path, text, problem):
+def test_invalid_yaml_is_reported_in_one_line(tmp_path, text, problem):
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(YamlError) as caught:
+    with pytest.raises(YamlError) as error_info:
         files.read_yaml(file)
-    message = str(caught.value)
+    message = str(error_info.value)
     assert message.startswith(f"{file}: not YAML: ") and problem in message and "\n" not in message
 
 
-def test_json_that_is_missing_or_damaged(tmp_path):
+def test_missing_or_damaged_json_is_none_or_an_error(tmp_path):
     file = tmp_path / "x.json"
     assert files.read_json_or_none(file) is None
     with pytest.raises(DataError, match="not there yet; run the stages before"):

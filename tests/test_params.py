@@ -1,4 +1,4 @@
-"""params.yaml: what is unknown, missing or ill-typed is told in one line that names the key."""
+"""params.yaml: an unknown, missing or ill-typed value is reported in one line that names its key."""
 
 import copy
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from histocae import params, params_file
 from histocae.errors import ParamsError
 from support.workspace import ROOT
 
-GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-# of a model: they have defaults
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+# keys of a model that have defaults
 OPTIONAL = {
     "cohort",
     "architecture",
@@ -28,34 +28,34 @@ OPTIONAL = {
 
 
 def keys(section: dict, above: tuple = ()) -> Iterator[tuple]:
-    """Give every key of params.yaml with the keys above it."""
+    """Yield every key of params.yaml with the keys above it."""
     for key, value in section.items():
         yield (*above, key)
         if isinstance(value, dict):
             yield from keys(value, (*above, key))
 
 
-KEYS = list(keys(GIVEN))
+KEYS = list(keys(COMMITTED))
 
 
 def parent(values: dict, key: tuple) -> dict:
-    for one in key[:-1]:
-        values = values[one]
+    for name in key[:-1]:
+        values = values[name]
     return values
 
 
-def written(project, values: object) -> None:
+def write_params(project, values: object) -> None:
     text = values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False)
     (project.folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
 def test_the_committed_params_are_read_and_complete():
-    read = params_file.load(ROOT / "params.yaml")
-    assert read.model_dump(exclude_unset=True) == GIVEN
-    assert read.model("all").training(read.training) == read.training
+    loaded = params_file.load(ROOT / "params.yaml")
+    assert loaded.model_dump(exclude_unset=True) == COMMITTED
+    assert loaded.model("all").training(loaded.training) == loaded.training
 
 
-def test_no_key_is_named_like_those_that_dvc_forgets():
+def test_no_key_has_a_name_that_dvc_ignores():
     # DVC's run cache drops keys of these names at any depth: a change would not rerun a stage
     assert not [key for key in KEYS if key[-1] in ("size", "nfiles")]
 
@@ -68,42 +68,42 @@ def test_no_key_is_named_like_those_that_dvc_forgets():
     assert not {"size", "nfiles"} & {*names(params.Params), *names(params.Model)}
 
 
-def test_every_missing_key_is_named(project):
+def test_every_missing_key_is_reported(project):
     for key in KEYS:
-        values = copy.deepcopy(GIVEN)
+        values = copy.deepcopy(COMMITTED)
         del parent(values, key)[key[-1]]
-        written(project, values)
+        write_params(project, values)
         if key[0] == "models" and (len(key) == 2 or key[-1] in OPTIONAL):
             try:
                 params_file.load(project.folder / "params.yaml")
             except ParamsError as error:
-                # what another key names or needs
+                # another key refers to the missing one or needs it
                 assert ": missing" not in str(error) or "needs them" in str(error)
             continue
-        told = project.run("metadata").only_line
-        assert f"params.yaml: {'.'.join(key)}: missing" in told
+        message = project.run("metadata").only_line
+        assert f"params.yaml: {'.'.join(key)}: missing" in message
 
 
-def test_every_unknown_key_is_named_with_the_one_it_resembles(project):
+def test_every_unknown_key_is_reported_with_the_key_it_resembles(project):
     for key in KEYS:
         if key[0] == "models" and len(key) == 2:
             continue
-        values = copy.deepcopy(GIVEN)
+        values = copy.deepcopy(COMMITTED)
         parent(values, key)[f"{key[-1]}s"] = 1
-        written(project, values)
-        told = project.run("metadata").only_line
-        assert f"params.yaml: {'.'.join(key)}s: unknown key; did you mean {key[-1]}?" in told
+        write_params(project, values)
+        message = project.run("metadata").only_line
+        assert f"params.yaml: {'.'.join(key)}s: unknown key; did you mean {key[-1]}?" in message
 
 
-def test_several_faults_are_told_in_one_line(project):
-    values = copy.deepcopy(GIVEN)
+def test_several_faults_are_reported_in_one_line(project):
+    values = copy.deepcopy(COMMITTED)
     values["patches"]["pixels"] = "128"
     values["patches"]["side"] = 128
     values["split"].pop("test")
-    written(project, values)
-    told = project.run("metadata").only_line
-    assert "patches.pixels: expected an integer, got '128'" in told
-    assert "patches.side: unknown key" in told and "split.test: missing" in told
+    write_params(project, values)
+    message = project.run("metadata").only_line
+    assert "patches.pixels: expected an integer, got '128'" in message
+    assert "patches.side: unknown key" in message and "split.test: missing" in message
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,19 @@ def test_several_faults_are_told_in_one_line(project):
         ("models.1", {"filters": [8], "stride": 0}, "models.1.stride: "),
     ],
 )
-def test_a_wrong_value_is_told_with_its_key(project, key, value, expected):
-    values = copy.deepcopy(GIVEN)
+def test_a_wrong_value_is_reported_with_its_key(project, key, value, expected):
+    values = copy.deepcopy(COMMITTED)
     parent(values, path := tuple(key.split(".")))[path[-1]] = value
-    written(project, values)
+    write_params(project, values)
     assert f"params.yaml: {expected}" in project.run("metadata").only_line
     assert not project.outputs()
 
 
 @pytest.mark.parametrize("microns", [513.0, float("inf")])
-def test_a_demo_that_cannot_be_drawn_is_told_with_its_key(project, microns):
+def test_a_size_that_the_demo_cannot_draw_is_reported_with_its_key(project, microns):
     project.params(data__source="demo", data__demo__side_microns=microns)
-    told = project.run("metadata").only_line
-    assert "data.demo.side_microns" in told
+    message = project.run("metadata").only_line
+    assert "data.demo.side_microns" in message
     assert not project.outputs()
 
 
@@ -166,12 +166,12 @@ def test_a_demo_that_cannot_be_drawn_is_told_with_its_key(project, microns):
         ("seed: 1\n\tdata: 2\n", "not YAML"),
     ],
 )
-def test_a_file_that_is_no_set_of_keys(project, text, expected):
-    written(project, text)
+def test_a_file_without_keys_is_reported(project, text, expected):
+    write_params(project, text)
     assert f"params.yaml: {expected}" in project.run("metadata").only_line
 
 
-def test_a_missing_file_bytes_that_are_no_text_and_a_folder(project):
+def test_a_missing_file_a_folder_and_bytes_that_are_no_text_are_reported(project):
     assert "elsewhere.yaml: no such file" in project.run("metadata --params elsewhere.yaml").only_line
     (project.folder / "latin.yaml").write_bytes("seed: 1 # Größe".encode("latin-1"))
     assert "latin.yaml: not YAML" in project.run("metadata --params latin.yaml").only_line
@@ -181,26 +181,26 @@ def test_a_missing_file_bytes_that_are_no_text_and_a_folder(project):
 
 def test_exponents_are_numbers_as_in_dvc(project):
     text = (project.folder / "params.yaml").read_text(encoding="utf-8")
-    for written_as, number in (("2e-3", 0.002), ("1E-3", 0.001), ("5e+0", 5.0)):
-        written(project, text.replace("learning_rate: 0.002", f"learning_rate: {written_as}"))
+    for notation, number in (("2e-3", 0.002), ("1E-3", 0.001), ("5e+0", 5.0)):
+        write_params(project, text.replace("learning_rate: 0.002", f"learning_rate: {notation}"))
         assert params_file.load(project.folder / "params.yaml").training.learning_rate == number
 
 
-def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_something(project):
+def test_a_model_overrides_params_of_training_also_with_null(project):
     common = {"clip_norm": 1.0, "min_percent_tumor_nuclei": 60.0, "epochs": 7}
-    own = {"clip_norm": None, "min_percent_tumor_nuclei": None, "epochs": None, "learning_rate": 0.5}
-    models = {"as_all": {"filters": [4]}, "apart": {"filters": [4], **own}}
+    overrides = {"clip_norm": None, "min_percent_tumor_nuclei": None, "epochs": None, "learning_rate": 0.5}
+    models = {"default": {"filters": [4]}, "custom": {"filters": [4], **overrides}}
     project.params(models=models, **{f"training.{key}": value for key, value in common.items()})
-    read = params_file.load(project.folder / "params.yaml")
-    assert read.model("as_all").training(read.training) == read.training
-    apart = read.model("apart").training(read.training)
-    assert (apart.clip_norm, apart.min_percent_tumor_nuclei) == (None, None)
-    # nothing is trained for null epochs: that is no setting of its own
-    assert (apart.epochs, apart.learning_rate) == (7, 0.5)
+    loaded = params_file.load(project.folder / "params.yaml")
+    assert loaded.model("default").training(loaded.training) == loaded.training
+    custom = loaded.model("custom").training(loaded.training)
+    assert (custom.clip_norm, custom.min_percent_tumor_nuclei) == (None, None)
+    # null epochs have no meaning, so those of training apply
+    assert (custom.epochs, custom.learning_rate) == (7, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "expected"),
     [
         ("sample_types", ["Primary Tumor", "Metastatic"], "sample_types.1: expected one of 'Primary Tumor' or"),
         ("sample_types", [], "sample_types: list should have at least 1 item"),
@@ -212,34 +212,34 @@ def test_an_entry_sets_what_training_says_apart_also_to_null_where_that_means_so
         ("per_class", 0, "per_class: input should be greater than or equal to 1, got 0"),
     ],
 )
-def test_what_is_asked_of_the_gdc_is_checked(project, key, value, told):
+def test_wrong_params_of_the_gdc_are_reported(project, key, value, expected):
     project.params(data__source="gdc", **{f"data__gdc__{key}": value})
-    assert f"data.gdc.{told}" in project.run("inventory").only_line
+    assert f"data.gdc.{expected}" in project.run("inventory").only_line
     assert not project.outputs()
 
 
-def test_a_model_that_params_do_not_have(project):
-    told = project.run("train nobody").only_line
-    assert "'nobody'" in told and "all, residual-512, pca-512, tumor, normal" in told
+def test_an_unknown_model_is_reported_with_the_known_models(project):
+    message = project.run("train nobody").only_line
+    assert "'nobody'" in message and "all, residual-512, pca-512, tumor, normal" in message
 
 
-anything = st.recursive(
+yaml_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=4,
 )
 
 
-@given(key=st.sampled_from(KEYS), value=anything)
-def test_any_value_is_read_or_refused_by_its_key(tmp_path_factory, key, value):
-    values = copy.deepcopy(GIVEN)
+@given(key=st.sampled_from(KEYS), value=yaml_values)
+def test_any_value_is_accepted_or_reported_with_its_key(tmp_path_factory, key, value):
+    values = copy.deepcopy(COMMITTED)
     parent(values, key)[key[-1]] = value
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     try:
-        read = params_file.load(file)
+        loaded = params_file.load(file)
     except ParamsError as error:
-        # a wrong section may be told by a key inside it, a wrong pair by the other one of it
+        # the reported key may lie inside a wrong section, or be the other key of a pair
         assert f": {'.'.join(key[:1])}" in str(error)
     else:
-        assert isinstance(read, params.Params)
+        assert isinstance(loaded, params.Params)

@@ -1,4 +1,4 @@
-"""DVC remotes by ssh and in a bucket, with servers of their own on this machine."""
+"""DVC remotes by ssh and in an S3 bucket; the tests start both servers on this machine."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import pytest
 from support import services
 from support.project import Project
 
-KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    made = Project(tmp_path_factory.mktemp("remotes") / "project")
-    made.run("dvc", "repro", "split")
-    return made
+    project = Project(tmp_path_factory.mktemp("remotes") / "project")
+    project.run("dvc", "repro", "split")
+    return project
 
 
 @pytest.fixture
@@ -25,27 +25,27 @@ def bucket(tmp_path) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def box(tmp_path) -> Iterator[dict[str, str]]:
+def ssh_server(tmp_path) -> Iterator[dict[str, str]]:
     if services.program("sshd") is None:
         pytest.skip("no sshd here: Debian's openssh-server")
-    with services.sshd(tmp_path / "ssh") as made:
+    with services.sshd(tmp_path / "ssh") as server:
         yield {
             "url": f"ssh://127.0.0.1{tmp_path}/store",
-            "port": str(made.port),
-            "keyfile": str(made.folder / "user"),
+            "port": str(server.port),
+            "keyfile": str(server.folder / "user"),
         }
 
 
 def outputs(project: Project) -> dict[str, bytes]:
-    """Read the files that DVC keeps: all outputs but the slides themselves."""
+    """Read the outputs that DVC stores: all but the slides."""
     files = project.bytes("data", "models", "reports")
     return {name: content for name, content in files.items() if not name.startswith("data/slides/")}
 
 
-@pytest.mark.parametrize("kind", ["bucket", "box"])
-def test_all_files_are_pulled_from_a_remote_after_the_cache_is_wiped(project, kind, request):
+@pytest.mark.parametrize("kind", ["bucket", "ssh_server"])
+def test_all_files_are_pulled_from_a_remote_after_the_cache_is_deleted(project, kind, request):
     settings = request.getfixturevalue(kind)
-    keys = KEYS if kind == "bucket" else {}
+    keys = S3_KEYS if kind == "bucket" else {}
     project.run("dvc", "remote", "add", "--force", "-d", kind, settings.pop("url"))
     for key, value in settings.items():
         project.run("dvc", "remote", "modify", "--local", kind, key, value)

@@ -1,4 +1,4 @@
-"""The pair on folds of cases, through the stage as a user runs it."""
+"""Cross-validation of the pair on folds of cases, through the stage as a user runs it."""
 
 import json
 
@@ -17,27 +17,27 @@ MODELS = {name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs":
 UP_TO_PATCHES = ("inventory", "metadata", "slides", "patches")
 
 
-def small(project, **more):
+def write_params(project, **changes):
     project.params(
         data__source="demo",
         data__demo={"cases": 9, "side_microns": 128.0},
         patches__pixels=32,
         models=MODELS,
         **{"tissue.latents": None, "tissue.bootstrap": 100, "tissue.permutations": 100},
-        **{"crossvalidation.folds": FOLDS, **more},
+        **{"crossvalidation.folds": FOLDS, **changes},
     )
 
 
 @pytest.fixture
-def tracked(monkeypatch, tmp_path):
+def mlflow_client(monkeypatch, tmp_path):
     uri = f"sqlite:///{tmp_path / 'runs.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     yield mlflow.MlflowClient(uri)
     mlflow.set_tracking_uri(None)
 
 
-def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project, tracked):
-    small(project)
+def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project, mlflow_client):
+    write_params(project)
     project.make(*UP_TO_PATCHES, "crossvalidate")
     index = project.index
     scores = project.read("reports/crossvalidation/scores.csv")
@@ -65,7 +65,7 @@ def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project,
     assert {"error_tumor_model", "color_histogram", "pca_pair"} <= set(metrics["baselines"])
     assert "NaN" not in json.dumps(metrics)
 
-    runs = tracked.search_runs([tracked.get_experiment_by_name("histocae").experiment_id])
+    runs = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("histocae").experiment_id])
     assert sorted(run.info.run_name for run in runs) == sorted(
         f"{name} fold {fold}" for name in MODELS for fold in range(1, FOLDS + 1)
     )
@@ -73,29 +73,29 @@ def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project,
     assert {run.data.tags["fold"] for run in runs} == {"1", "2", "3"}
 
     # a second run keeps the trained models and writes the same results
-    before = project.outputs("models", "reports")
+    outputs = project.outputs("models", "reports")
     project.make("crossvalidate")
-    assert project.outputs("models", "reports") == before
-    assert len(tracked.search_runs([runs[0].info.experiment_id])) == len(runs)
+    assert project.outputs("models", "reports") == outputs
+    assert len(mlflow_client.search_runs([runs[0].info.experiment_id])) == len(runs)
 
-    small(project, **{"crossvalidation.folds": None})
+    write_params(project, **{"crossvalidation.folds": None})
     project.make("crossvalidate")
     assert not list((project.folder / "models/folds").glob("fold-*"))
     assert json.loads((project.folder / "reports/crossvalidation/metrics.json").read_text()) == {"folds": None}
 
 
-def test_baselines_with_another_scale_in_each_fold_are_pooled_in_comparable_units():
+def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_units():
     settings = params.Tissue(
         tumor="tumor", normal="normal", latents=None, bootstrap=100, permutations=100, confidence=0.95
     )
-    kinds = ["Primary Tumor", "Solid Tissue Normal"] * 4
+    sample_types = ["Primary Tumor", "Solid Tissue Normal"] * 4
     folds = []
     for number, (scale, shift) in enumerate(((1, 0), (50, 900)), 1):
         rows = pd.DataFrame(
             {
                 "slide_id": [f"s{number}{i}" for i in range(8)],
                 "case_id": [f"c{number}{i}" for i in range(8)],
-                "sample_type": kinds,
+                "sample_type": sample_types,
                 "shard": "s",
                 "position": range(8),
             }
@@ -115,7 +115,7 @@ def test_baselines_with_another_scale_in_each_fold_are_pooled_in_comparable_unit
 
 
 def test_too_many_folds_are_refused_before_anything_is_trained(project):
-    small(project)
+    write_params(project)
     project.make(*UP_TO_PATCHES)
     values = yaml.safe_load((project.folder / "params.yaml").read_text())
     values["crossvalidation"]["folds"] = 40

@@ -1,4 +1,4 @@
-"""Tumor against normal: numbers on small tables, heatmaps on slides whose truth is known, and the stage."""
+"""Tumor against normal: metrics of small tables, heatmaps of slides with known truth, and the stage."""
 
 import dataclasses
 import json
@@ -32,13 +32,13 @@ SIDE = 8
 
 
 def rows_of(*slides):
-    """Rows of (slide, case, sample type, patches); each slide is a shard."""
+    """List the patches of slides (slide, case, sample type, number of patches); each slide is a shard."""
     return pd.DataFrame(
         [
             {
                 "slide_id": slide,
                 "case_id": case,
-                "sample_type": kind,
+                "sample_type": sample_type,
                 "shard": slide,
                 "position": i,
                 "file": f"{slide}.tif",
@@ -49,21 +49,21 @@ def rows_of(*slides):
                 "mpp": 0.5,
                 "tissue_share": 1.0,
             }
-            for slide, case, kind, patches in slides
-            for i in range(patches)
+            for slide, case, sample_type, count in slides
+            for i in range(count)
         ]
     )
 
 
-def joined(rows, *errors):
-    """Both models' errors beside the rows."""
+def join_errors(rows, *errors):
+    """Join the errors of both models to the rows."""
     return comparison.join(rows, *(rows[["shard", "position"]].assign(mse=np.asarray(mse, float)) for mse in errors))
 
 
 def cohort(prefix, pairs, patches=3):
-    """A tumor and a normal slide of a case each, `pairs` times."""
-    names = [(f"{prefix}-{kind[0]}-{i}", kind) for i in range(pairs) for kind in (TUMOR, NORMAL)]
-    return rows_of(*((f"{name}-slide", name, kind, patches) for name, kind in names))
+    """List the patches of `pairs` tumor slides and `pairs` normal slides; each slide has its own case."""
+    names = [(f"{prefix}-{sample_type[0]}-{i}", sample_type) for i in range(pairs) for sample_type in (TUMOR, NORMAL)]
+    return rows_of(*((f"{name}-slide", name, sample_type, patches) for name, sample_type in names))
 
 
 # -- the pair's numbers
@@ -71,7 +71,7 @@ def cohort(prefix, pairs, patches=3):
 
 def test_errors_are_those_of_each_model_on_each_tissue():
     rows = rows_of(("a", "A", TUMOR, 2), ("b", "B", TUMOR, 1), ("c", "B", NORMAL, 2))
-    errors = comparison.matrix(joined(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
+    errors = comparison.matrix(join_errors(rows, [0.1, 0.2, 0.6, 0.4, 0.4], [0.2, 0.1, 0.9, 0.3, 0.1]), 0.95)
     tumor, normal = errors["tumor_data"], errors["normal_data"]
     assert {name: mean.value for name, mean in tumor.means.items()} == {
         "tumor_model": pytest.approx(0.3),
@@ -83,9 +83,9 @@ def test_errors_are_those_of_each_model_on_each_tissue():
     }
     assert (tumor.tumor_wins, normal.tumor_wins) == (pytest.approx(2 / 3), 0.0)
     # two cases, sums 0.3 and 0.6 of 2 and 1 patches: residuals -0.3 and 0.3, t with one degree of freedom
-    half = 12.7062 * math.sqrt(2 * (0.3**2 + 0.3**2)) / 3
+    half_width = 12.7062 * math.sqrt(2 * (0.3**2 + 0.3**2)) / 3
     mean = tumor.means["tumor_model"]
-    assert (mean.low, mean.high) == (0.0, pytest.approx(0.3 + half, rel=1e-4))
+    assert (mean.low, mean.high) == (0.0, pytest.approx(0.3 + half_width, rel=1e-4))
     assert tumor.difference.value == pytest.approx(0.1)
     # a single case has no interval
     assert (normal.means["normal_model"].low, normal.means["normal_model"].high) == (None, None)
@@ -93,23 +93,30 @@ def test_errors_are_those_of_each_model_on_each_tissue():
 
 
 def test_a_higher_score_means_tumor_and_labels_are_those_of_slides():
-    table = joined(rows_of(("a", "A", TUMOR, 1), ("b", "B", NORMAL, 1)), [0.1, 0.3], [0.2, 0.1])
+    table = join_errors(rows_of(("a", "A", TUMOR, 1), ("b", "B", NORMAL, 1)), [0.1, 0.3], [0.2, 0.1])
     assert list(table["label"]) == [1, 0]
     assert table["score"].to_numpy() == pytest.approx(np.log([2, 1 / 3]))
 
 
 def test_errors_of_other_patches_are_refused():
     rows = rows_of(("a", "A", TUMOR, 2))
-    good, other = rows[["shard", "position"]].assign(mse=0.1), rows[["shard", "position"]][::-1].assign(mse=0.1)
-    for tumor, normal, name in ((good, other, "normal"), (other, good, "tumor"), (good[:1], good, "tumor")):
+    errors, reversed_errors = (
+        rows[["shard", "position"]].assign(mse=0.1),
+        rows[["shard", "position"]][::-1].assign(mse=0.1),
+    )
+    for tumor, normal, name in (
+        (errors, reversed_errors, "normal"),
+        (reversed_errors, errors, "tumor"),
+        (errors[:1], errors, "tumor"),
+    ):
         with pytest.raises(DataError, match=f"the {name} model are of other patches"):
             comparison.join(rows, tumor, normal)
 
 
-def test_scores_of_each_level_are_those_of_the_statistics():
+def test_scores_of_each_level_agree_with_those_of_the_statistics_package():
     rng = np.random.default_rng(0)
     rows = rows_of(("a", "A", TUMOR, 3), ("b", "A", TUMOR, 1), ("c", "A", NORMAL, 2), ("d", "B", NORMAL, 2))
-    table = joined(rows, rng.random(8) + 0.1, rng.random(8) + 0.1)
+    table = join_errors(rows, rng.random(8) + 0.1, rng.random(8) + 0.1)
     levels = comparison.by_level(table)
     assert {name: len(units) for name, units in levels.items()} == {"patch": 8, "slide": 4, "case": 3}
     for level, units in levels.items():
@@ -120,9 +127,9 @@ def test_scores_of_each_level_are_those_of_the_statistics():
 
 
 def test_the_threshold_is_fixed_on_validation_cases_and_measured_on_test_cases():
-    validation = joined(cohort("v", 3), np.exp(-np.tile([0.3] * 3 + [0.1] * 3, 3)), np.ones(18))
-    # shifted on test: every normal slide lies above the threshold
-    test = joined(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
+    validation = join_errors(cohort("v", 3), np.exp(-np.tile([0.3] * 3 + [0.1] * 3, 3)), np.ones(18))
+    # test scores are shifted: each normal slide scores above the threshold
+    test = join_errors(cohort("t", 3), np.exp(-np.tile([0.5] * 3 + [0.3] * 3, 3)), np.ones(18))
     decisions = comparison.decide(validation, test, 0.95)
     for level, units in (("patch", 9), ("slide", 3), ("case", 3)):
         assert decisions[level].threshold == pytest.approx(0.2)
@@ -133,65 +140,70 @@ def test_the_threshold_is_fixed_on_validation_cases_and_measured_on_test_cases()
         curve = decisions[level].calibration
         assert curve.slope > 0 and -curve.intercept / curve.slope == pytest.approx(0.2)
     # other test scores change neither threshold nor calibration
-    again = comparison.decide(validation, joined(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
+    with_other_scores = comparison.decide(validation, join_errors(cohort("t", 3), np.ones(18), np.ones(18)), 0.95)
     for level, decision in decisions.items():
-        assert (again[level].threshold, again[level].calibration) == (decision.threshold, decision.calibration)
-    called = comparison.classify(comparison.by_level(test)["slide"], decisions["slide"])
-    assert set(called["called"]) == {TUMOR} and called["probability"].between(0.5, 1).all()
+        assert (with_other_scores[level].threshold, with_other_scores[level].calibration) == (
+            decision.threshold,
+            decision.calibration,
+        )
+    classified = comparison.classify(comparison.by_level(test)["slide"], decisions["slide"])
+    assert set(classified["called"]) == {TUMOR} and classified["probability"].between(0.5, 1).all()
 
 
 # -- the baselines
 
 
-def painted(folder, rows, tumor, normal, seed):
-    """Write the patches of rows to a store: plain, with a little grain, in one RGB color per tissue."""
+def write_patches(folder, rows, tumor, normal, seed):
+    """Write the patches of rows to a store: one RGB color per tissue, with a little noise."""
     rng = np.random.default_rng(seed)
-    for shard, own in rows.groupby("shard", sort=False):
-        color = tumor if own["sample_type"].iloc[0] == TUMOR else normal
-        grain = rng.integers(-3, 4, (len(own), SIDE, SIDE, 3))
+    for shard, shard_rows in rows.groupby("shard", sort=False):
+        color = tumor if shard_rows["sample_type"].iloc[0] == TUMOR else normal
+        noise = rng.integers(-3, 4, (len(shard_rows), SIDE, SIDE, 3))
         with ShardWriter(folder / SHARDS / f"{shard}.npy", SIDE) as writer:
-            writer.append((np.array(color) + grain).astype(np.uint8))
+            writer.append((np.array(color) + noise).astype(np.uint8))
 
 
 @pytest.fixture
 def make_baselines(tmp_path):
-    """Make the baselines of cohorts whose colors and errors are given per split."""
+    """Return a function that makes the baselines of cohorts with set colors and errors per split."""
 
     def make(train, validation, test, encoded=None, components=4, pairs=4):
         rows = {split: cohort(split, pairs) for split in ("train", "validation", "test")}
         for split, (tumor, normal) in (("train", train), ("validation", validation), ("test", test)):
-            painted(tmp_path, rows[split], tumor, normal, len(split))
+            write_patches(tmp_path, rows[split], tumor, normal, len(split))
         write_index(tmp_path, pd.concat(rows.values()), SIDE, 0.5)
-        # as it should be on validation (the tumor model errs more on tumor), the other way round on test
+        # the tumor model has larger errors on tumor in validation, and smaller errors on tumor in test
         label = np.repeat(np.tile([1, 0], pairs), 3)
-        grain = np.random.default_rng(1).random(len(label)) / 100
+        noise = np.random.default_rng(1).random(len(label)) / 100
         tables = {
-            split: joined(rows[split], 0.1 + sign * 0.02 * label + grain / 100, 0.1 + grain / 100)
+            split: join_errors(rows[split], 0.1 + sign * 0.02 * label + noise / 100, 0.1 + noise / 100)
             for split, sign in (("validation", 1), ("test", -1))
         }
-        learnt = tuple(rows["train"][rows["train"]["sample_type"] == kind] for kind in (TUMOR, NORMAL))
-        simpler, left_out = baselines.make(
+        training = tuple(
+            rows["train"][rows["train"]["sample_type"] == sample_type] for sample_type in (TUMOR, NORMAL)
+        )
+        methods, left_out = baselines.make(
             PatchStore(tmp_path),
-            learnt,
+            training,
             tables["validation"],
             tables["test"],
             components=components,
             encoded=encoded,
             seed=1,
         )
-        assert not left_out or set(left_out) == {"pca_pair"} - set(simpler)
-        return simpler, tables["test"]
+        assert not left_out or set(left_out) == {"pca_pair"} - set(methods)
+        return methods, tables["test"]
 
     return make
 
 
 def test_directions_are_not_fixed_on_test_cases(make_baselines):
     bright, dark = (200, 200, 200), (90, 90, 90)
-    simpler, test = make_baselines((dark, bright), (dark, bright), (bright, dark))
-    measured = comparison.study(test, test, simpler, {}, SETTINGS, 1).baselines
-    # on test all of it is the other way round, and must come out as wrong as it is
-    assert simpler["mean_intensity"].direction == -1 and simpler["mean_intensity"].fixed_on == "training"
-    assert simpler["error_tumor_model"].direction == 1 and simpler["error_tumor_model"].fixed_on == "validation"
+    methods, test = make_baselines((dark, bright), (dark, bright), (bright, dark))
+    measured = comparison.study(test, test, methods, {}, SETTINGS, 1).baselines
+    # test data are reversed, so each baseline must rank all test cases wrongly
+    assert methods["mean_intensity"].direction == -1 and methods["mean_intensity"].fixed_on == "training"
+    assert methods["error_tumor_model"].direction == 1 and methods["error_tumor_model"].fixed_on == "validation"
     for name in ("mean_intensity", "error_tumor_model", "color_histogram", "pca_pair"):
         assert [measured[name].levels[level].auroc.value for level in LEVELS] == [0, 0, 0], name
 
@@ -201,9 +213,9 @@ def test_each_baseline_distinguishes_the_tissues_by_its_own_feature(make_baselin
     label = np.repeat(np.tile([1, 0], 4), 3)[:, None]
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32) + 4 * label
     encoded = dict.fromkeys(("train", "validation", "test"), features.astype(np.float32))
-    simpler, test = make_baselines((red, blue), (red, blue), (red, blue), encoded)
-    measured = comparison.study(test, test, simpler, {}, SETTINGS, 1).baselines
-    assert set(simpler) == {
+    methods, test = make_baselines((red, blue), (red, blue), (red, blue), encoded)
+    measured = comparison.study(test, test, methods, {}, SETTINGS, 1).baselines
+    assert set(methods) == {
         "error_tumor_model",
         "error_normal_model",
         "mean_intensity",
@@ -214,28 +226,28 @@ def test_each_baseline_distinguishes_the_tissues_by_its_own_feature(make_baselin
     for name in ("color_histogram", "pca_pair", "latents"):
         assert measured[name].levels["slide"].auroc.value == 1, name
         assert 0.5 < measured[name].levels["slide"].auroc.low < 1
-    assert 0.1 < measured["mean_intensity"].levels["patch"].auroc.value < 0.9  # brightness does not distinguish these
+    assert 0.1 < measured["mean_intensity"].levels["patch"].auroc.value < 0.9  # red and blue are equally bright
     assert json.dumps({name: baseline.as_json() for name, baseline in measured.items()}, allow_nan=False)
 
 
 def test_the_linear_pair_has_no_more_components_than_the_patches_allow(make_baselines):
     colors = ((200, 100, 100), (100, 100, 200))
-    simpler, _ = make_baselines(colors, colors, colors, components=50)
-    assert simpler["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
-    assert "11 components" in simpler["pca_pair"].description
+    methods, _ = make_baselines(colors, colors, colors, components=50)
+    assert methods["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
+    assert "11 components" in methods["pca_pair"].description
 
 
 def test_a_linear_pair_that_cannot_be_computed_is_left_out(tmp_path, make_baselines, monkeypatch):
     monkeypatch.setattr("histocae.networks.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
     colors = ((200, 100, 100), (100, 100, 200))
-    simpler, test = make_baselines(colors, colors, colors)
-    assert set(simpler) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
-    metrics = comparison.study(test, test, simpler, {"pca_pair": "all the same"}, SETTINGS, 1)
+    methods, test = make_baselines(colors, colors, colors)
+    assert set(methods) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    metrics = comparison.study(test, test, methods, {"pca_pair": "all the same"}, SETTINGS, 1)
     assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
 
 
-def test_equal_errors_are_half_a_win_for_either_model():
-    table = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
+def test_equal_errors_count_as_half_a_win_for_each_model():
+    table = join_errors(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 3)), [0.1] * 5, [0.1, 0.2, 0.1, 0.1, 0.05])
     errors = comparison.matrix(table, 0.95)
     assert errors["tumor_data"].tumor_wins == 0.75
     assert errors["normal_data"].tumor_wins == pytest.approx(1 / 3)
@@ -243,24 +255,24 @@ def test_equal_errors_are_half_a_win_for_either_model():
 
 @pytest.mark.parametrize("shares", [[0.4, 0.0, 0.0, 0.3], [1.0, 0.5, 0.9, 0.5]])
 def test_without_both_kinds_of_patches_no_auroc_against_the_truth_is_reported(shares):
-    test = joined(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
-    truth = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
-    assert truth.as_json() == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
-    metrics = dataclasses.replace(studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]), truth=truth)
+    test = join_errors(rows_of(("a", "A", TUMOR, 2), ("b", "B", NORMAL, 2)), [0.1, 0.2, 0.3, 0.4], [0.2] * 4)
+    truth_metrics = comparison.against_truth(test, np.array(shares), {}, SETTINGS, 1)
+    assert truth_metrics.as_json() == {"patches": 4, "tumor_patches": 4 * (shares[0] == 1)}
+    metrics = dataclasses.replace(pair_metrics([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5]), truth=truth_metrics)
     sentences = verdicts.sentences(metrics, 0.999)
     assert any("no AUROC can be computed against this truth" in line for line in sentences)
     assert any("a 99.9% confidence interval" in line for line in sentences)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
-def test_colors_are_the_histogram_and_the_mean(seed, count):
+def test_color_features_are_the_histogram_and_the_mean(seed, count):
     patches = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), np.uint8)
 
-    class Some:
+    class Selection:
         __len__ = patches.__len__
         take = staticmethod(patches.__getitem__)
 
-    means, histograms = baselines._color_features(Some())
+    means, histograms = baselines._color_features(Selection())
     expected = [
         np.histogramdd(patch.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for patch in patches
     ]
@@ -268,13 +280,15 @@ def test_colors_are_the_histogram_and_the_mean(seed, count):
     assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
 
 
-# -- words
+# -- sentences
 
 
-def studied(scores):
-    """Metrics of four cases with both tissues, one slide each; scores of tumor and normal slides."""
-    rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(4)))
-    table = joined(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
+def pair_metrics(scores):
+    """Measure four cases of one tumor and one normal slide, from the scores of tumor slides, then normal slides."""
+    rows = rows_of(
+        *((f"{sample_type[0]}{i}", f"case-{i}", sample_type, 2) for sample_type in (TUMOR, NORMAL) for i in range(4))
+    )
+    table = join_errors(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
     pca = baselines.Baseline(
         "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
     )
@@ -283,8 +297,8 @@ def studied(scores):
     return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, SETTINGS, 1)
 
 
-def test_sentences_say_where_an_interval_includes_chance():
-    metrics = studied([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
+def test_sentences_state_where_an_interval_includes_chance():
+    metrics = pair_metrics([3, 1, 2, 4, 3.5, 1.5, 2.5, 0.5])
     sentences = verdicts.sentences(metrics, 0.95)
     assert metrics.levels["slide"].auroc.low < 0.5 < metrics.levels["slide"].auroc.high
     for level in LEVELS:
@@ -297,16 +311,16 @@ def test_sentences_say_where_an_interval_includes_chance():
     assert any("do as well as the pair or better" in line and "linear models" in line for line in sentences)
 
 
-def test_sentences_say_where_the_permutation_test_does_not_rule_out_chance():
-    sentences = verdicts.sentences(studied([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
-    (slide,) = [line for line in sentences if line.startswith("Per slide the AUROC is")]
-    assert "1.00" in slide and "chance is not ruled out" in slide  # four pairs: 2 of 16 swaps do as well
-    wrong = verdicts.sentences(studied([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
-    assert any("points the wrong way" in line for line in wrong)
+def test_sentences_state_where_the_permutation_test_does_not_rule_out_chance():
+    sentences = verdicts.sentences(pair_metrics([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
+    (sentence,) = [line for line in sentences if line.startswith("Per slide the AUROC is")]
+    assert "1.00" in sentence and "chance is not ruled out" in sentence  # 2 of the 16 swaps are as extreme
+    reversed_sentences = verdicts.sentences(pair_metrics([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
+    assert any("points the wrong way" in line for line in reversed_sentences)
 
 
-def test_sentences_say_where_one_model_wins_on_both_tissues():
-    sentences = verdicts.sentences(studied([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
+def test_sentences_state_where_one_model_wins_on_both_tissues():
+    sentences = verdicts.sentences(pair_metrics([4, 5, 6, 7, 0.5, 1, 2, 3]), 0.95)
     assert any(
         "on 100% of tumor patches and 100% of normal patches" in line and "call most patches tumor" in line
         for line in sentences
@@ -321,12 +335,12 @@ MICRONS = 160.0
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """The demo cohort, small, cut into patches of 16 microns."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
-        made = Workspace(tmp_path_factory.mktemp("cut"))
-        patch.chdir(made.folder)
-        made.params(
+    """A small demo cohort with its patches of 16 microns."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
+        workspace = Workspace(tmp_path_factory.mktemp("extracted"))
+        monkeypatch.chdir(workspace.folder)
+        workspace.params(
             data__source="demo",
             data__demo={"cases": 6, "side_microns": MICRONS},
             patches__tissue_share=0.3,
@@ -336,11 +350,11 @@ def template(tmp_path_factory):
             tissue__bootstrap=200,
             tissue__permutations=200,
         )
-        return made.make().folder
+        return workspace.make().folder
 
 
 @pytest.fixture
-def cut(project, template):
+def extracted(project, template):
     shutil.copytree(template, project.folder, dirs_exist_ok=True)
     return project
 
@@ -353,10 +367,10 @@ MODELS = {
 
 
 @pytest.mark.slow
-def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
-    slides = cut.read("reports/patching/counts.csv").set_index("slide_id")
-    index, mpps = cut.index, set()
-    folder = cut.folder / "reports/patching/thumbnails"
+def test_heatmaps_agree_with_the_truth_at_each_patch(extracted):
+    slides = extracted.read("reports/patching/counts.csv").set_index("slide_id")
+    index, mpps = extracted.index, set()
+    folder = extracted.folder / "reports/patching/thumbnails"
     all_shares = truth.tumor_shares(folder, index, slides.reset_index(), 32)
     for slide_id, rows in index[index["sample_type"] == TUMOR].groupby("slide_id"):
         slide = slides.loc[slide_id]
@@ -373,15 +387,15 @@ def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
         shown = np.zeros(grid.shape, bool)
         for row in rows.itertuples():
             area = tumor[row.y : row.y + round(side), row.x : row.x + round(side)]
-            at = int(row.y // side), int(row.x // side)
-            assert grid[at] == pytest.approx(area.mean()), (slide_id, at)
-            shown[at] = True
+            position = int(row.y // side), int(row.x // side)
+            assert grid[position] == pytest.approx(area.mean()), (slide_id, position)
+            shown[position] = True
         assert (np.isnan(grid) == ~shown).all()
         assert 0 < np.nanmean(grid) < 1
         # the thumbnail under the scores: the mean color of each cell is that of the patch
         left, right, bottom, top = view.image_extent
         assert (left, top, right, bottom) == (0, 0, slide["width"], slide["height"])
-        patches = PatchStore(cut.folder / "data/patches").select(rows).take(np.arange(len(rows)))
+        patches = PatchStore(extracted.folder / "data/patches").select(rows).take(np.arange(len(rows)))
         cell = view.image.shape[0] / (slide["height"] / side)
         for row, patch in zip(rows.itertuples(), patches, strict=True):
             y, x = (np.arange(round(i * cell), round((i + 1) * cell)) for i in (row.row, row.column))
@@ -391,8 +405,8 @@ def test_heatmaps_line_up_with_the_truth_to_the_patch(cut):
 
 def test_a_wide_slide_read_in_blocks_has_the_same_thumbnail(tmp_path, monkeypatch):
     y, x = np.mgrid[:300, :1000]
-    picture = np.stack([x // 5, y // 2, (x + y) // 8], axis=2).astype(np.uint8)
-    path = make_data.write_slide(tmp_path / "wide.tif", picture, 0.5, pyramid=True, lossless=True)
+    image = np.stack([x // 5, y // 2, (x + y) // 8], axis=2).astype(np.uint8)
+    path = make_data.write_slide(tmp_path / "wide.tif", image, 0.5, pyramid=True, lossless=True)
     with Slide(path) as slide:
         assert len(slide.levels) > 1
         whole = thumbnails.thumbnail(slide)
@@ -400,20 +414,20 @@ def test_a_wide_slide_read_in_blocks_has_the_same_thumbnail(tmp_path, monkeypatc
         monkeypatch.setattr(thumbnails, "BLOCK", 70)
         blocks = thumbnails.thumbnail(slide)
     y, x = (np.mgrid[:144, :480] + 0.5) * 1000 / 480
-    for thumbnail in (whole, blocks):  # each color says where it lies
+    for thumbnail in (whole, blocks):  # each color encodes its position
         assert np.abs(thumbnail - np.stack([x / 5, y / 2, (x + y) / 8], axis=2)).max() < 1.6
 
 
-def test_cells_that_cannot_be_read_stay_white(tmp_path):
+def test_unreadable_cells_of_a_thumbnail_stay_white(tmp_path):
     path = make_data.write_slide(tmp_path / "bad.tif", make_data.tissue(3, 256, 256), 0.5)
     make_data.spoil_tiles(path, [0])
     with Slide(path) as slide:
         assert (thumbnails.thumbnail(slide) == 255).all()
 
 
-def test_extracted_tiles_are_shown_one_under_the_other(project):
+def test_heatmaps_of_tiles_are_shown_one_below_the_other(project):
     tiles = [make_data.tissue(i, 64, 96) for i in range(6)]
-    tiles.insert(0, np.full((64, 96, 3), make_data.GLASS, np.uint8))  # gives no patch
+    tiles.insert(0, np.full((64, 96, 3), make_data.GLASS, np.uint8))  # has no patch
     large = make_data.tissue(9, 640, 960)
     names = ("glass", "0", "1", "large", "3", "4", "5")
     for name, tile in zip(names, [*tiles[:3], large, *tiles[4:]], strict=True):
@@ -427,31 +441,31 @@ def test_extracted_tiles_are_shown_one_under_the_other(project):
     scores = np.arange(float(len(rows)))
     views = heatmaps.tile_views(folder, rows, scores, 32)
     assert len(views) == previews.MOST_TILES
-    # the pixels of the tile itself, or where it is large of its thumbnail
+    # pixels are those of the tile, or of its thumbnail where the tile is large
     assert (views[1].image == tiles[2]).all()
-    small = Image.fromarray(large)
-    small.thumbnail((480, 480))
-    assert (views[2].image == np.asarray(small)).all()
+    thumbnail = Image.fromarray(large)
+    thumbnail.thumbnail((480, 480))
+    assert (views[2].image == np.asarray(thumbnail)).all()
     assert views[2].image_extent == (0, 960, 640, 0)
     assert (views[1].scores == [[6, 7, 8], [9, 10, 11]]).all()
     assert views[1].scores_extent == views[1].image_extent == (0, 96, 64, 0)
     figure = contrast_plots.plot_heatmap(views, contrast_plots.score_scale(scores, 10), "tiles")
-    assert len(figure.axes) == 2 * previews.MOST_TILES + 1  # and the bar of colors
+    assert len(figure.axes) == 2 * previews.MOST_TILES + 1  # and the color bar
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["truth.png", "jpg"])
-def test_a_shard_without_its_previews_is_made_again(cut, suffix):
-    before = cut.outputs("reports/patching", "data/patches")
-    (lost,) = list((cut.folder / "reports/patching/thumbnails").glob(f"*.{suffix}"))[:1]
+def test_a_shard_with_a_missing_preview_is_written_again(extracted, suffix):
+    outputs = extracted.outputs("reports/patching", "data/patches")
+    (missing,) = list((extracted.folder / "reports/patching/thumbnails").glob(f"*.{suffix}"))[:1]
     if suffix == "truth.png":
-        slide_id = previews.shard_of(lost).rpartition(".")[0]
-        (source,) = (cut.folder / "data/slides").glob(f"{slide_id}.*.truth.png")
-        assert lost.read_bytes() == source.read_bytes()
-    lost.unlink()
-    (lost.parent / "former.0123abcd.tiles.json").write_text("[]")
-    cut.make("patches")
-    assert cut.outputs("reports/patching", "data/patches") == before
+        slide_id = previews.shard_of(missing).rpartition(".")[0]
+        (source,) = (extracted.folder / "data/slides").glob(f"{slide_id}.*.truth.png")
+        assert missing.read_bytes() == source.read_bytes()
+    missing.unlink()
+    (missing.parent / "former.0123abcd.tiles.json").write_text("[]")
+    extracted.make("patches")
+    assert extracted.outputs("reports/patching", "data/patches") == outputs
 
 
 def test_tiles_without_their_thumbnails_are_extracted_again(project):
@@ -459,32 +473,34 @@ def test_tiles_without_their_thumbnails_are_extracted_again(project):
     project.table([{"slide_id": "s", "case_id": "A", "sample_type": TUMOR, "path": "a.png"}])
     project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.3)
     before = project.make("inventory", "metadata", "slides", "patches").outputs("reports/patching", "data/patches")
-    kept = [name for name in before if "thumbnails" in name]
-    assert [name.split(".", 2)[2] for name in kept] == ["tile-1.png", "tiles.json"]
-    for name in kept:
+    thumbnail_paths = [name for name in before if "thumbnails" in name]
+    assert [name.split(".", 2)[2] for name in thumbnail_paths] == ["tile-1.png", "tiles.json"]
+    for name in thumbnail_paths:
         (project.folder / name).unlink()
         assert project.make("patches").outputs("reports/patching", "data/patches") == before
     project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.31)
     after = project.make("patches").outputs("reports/patching/thumbnails")
-    assert len(after) == 2 and not set(after) & set(before)  # those of the former shard are gone
+    assert len(after) == 2 and not set(after) & set(before)  # the thumbnails of the former shard are deleted
 
 
 @pytest.mark.slow
-def test_a_demo_slide_without_its_truth_is_set_aside(cut):
-    (truth_file,) = list((cut.folder / "data/slides").glob("*.truth.png"))[:1]
-    (lost,) = (cut.folder / "reports/patching/thumbnails").glob(f"{truth_file.name.split('.')[0]}.*.truth.png")
+def test_a_demo_slide_without_its_truth_is_set_aside(extracted):
+    (truth_file,) = list((extracted.folder / "data/slides").glob("*.truth.png"))[:1]
+    (preview,) = (extracted.folder / "reports/patching/thumbnails").glob(
+        f"{truth_file.name.split('.')[0]}.*.truth.png"
+    )
     truth_file.unlink()
-    lost.unlink()
-    cut.make("patches")
-    aside = cut.read("reports/set_aside.csv")
-    assert "its truth mask" in aside["reason"].iloc[0] and "delete the slide" in aside["reason"].iloc[0]
+    preview.unlink()
+    extracted.make("patches")
+    set_aside = extracted.read("reports/set_aside.csv")
+    assert "its truth mask" in set_aside["reason"].iloc[0] and "delete the slide" in set_aside["reason"].iloc[0]
 
 
-def test_colors_are_even_on_both_sides_of_the_threshold():
+def test_the_color_scale_is_symmetric_about_the_threshold():
     scale = contrast_plots.score_scale(np.array([0.0, 1, 5]), 2.0)
     assert scale(2.0) == 0.5
     assert (scale.vmax - 2) == pytest.approx(2 - scale.vmin)
-    assert contrast_plots.score_scale(np.zeros(3), 0.0)(0.0) == 0.5  # and all alike
+    assert contrast_plots.score_scale(np.zeros(3), 0.0)(0.0) == 0.5  # equal scores
 
 
 # -- the stage
@@ -492,7 +508,7 @@ def test_colors_are_even_on_both_sides_of_the_threshold():
 
 @pytest.fixture(scope="module")
 def evaluation(template):
-    """Beside the patches three untrained models, and what their evaluation leaves."""
+    """Add three untrained models and the outputs of their evaluation to the template."""
     from histocae import CAE
     from histocae.cohort.balance import read_split
     from histocae.networks import backend
@@ -516,48 +532,48 @@ def evaluation(template):
         (reports / "metrics.json").write_text(json.dumps({"weights": description["weights"], "metrics": {}}))
         encoded = template / "models/latents" / name
         encoded.mkdir(parents=True)
-        known = {"model": name, "weights": description["weights"], "features": description["latent_features"]}
-        (encoded / "latents.json").write_text(json.dumps(known))
+        encoding = {"model": name, "weights": description["weights"], "features": description["latent_features"]}
+        (encoded / "latents.json").write_text(json.dumps(encoding))
         for split, file in (("train", None), ("validation", "per_patch_validation"), ("test", "per_patch")):
             rows = read_split(template / f"data/splits/{split}.csv")
             pixels = store.select(rows).take(np.arange(len(rows))).astype(np.float32) / 255
-            if known["features"]:
+            if encoding["features"]:
                 np.save(encoded / f"{split}.npy", np.asarray(cae.encoder(pixels)))
             if file:
                 mse = ((np.asarray(cae.model(pixels)) - pixels) ** 2).mean(axis=(1, 2, 3))
-                kept = rows[["slide_id", "case_id", "sample_type", "shard", "position"]]
-                kept.assign(mse=mse.astype(float)).to_csv(reports / f"{file}.csv", index=False)
+                patch_rows = rows[["slide_id", "case_id", "sample_type", "shard", "position"]]
+                patch_rows.assign(mse=mse.astype(float)).to_csv(reports / f"{file}.csv", index=False)
 
 
 @pytest.fixture
-def evaluated(evaluation, cut):
-    return cut
+def evaluated(evaluation, extracted):
+    return extracted
 
 
 def metrics_of(project):
-    def refuse(word):
-        raise AssertionError(f"{word} in metrics.json")
+    def refuse_constant(name):
+        raise AssertionError(f"{name} in metrics.json")
 
-    return json.loads((project.folder / "reports/tissue/metrics.json").read_text(), parse_constant=refuse)
+    return json.loads((project.folder / "reports/tissue/metrics.json").read_text(), parse_constant=refuse_constant)
 
 
 @pytest.mark.slow
 def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     from histocae import CAE
 
-    shown = []
-    draw = contrast_plots.plot_pairs
+    plotted = []
+    plot_pairs = contrast_plots.plot_pairs
     monkeypatch.setattr(
-        contrast_plots, "plot_pairs", lambda *arguments: (shown.append(arguments), draw(*arguments))[1]
+        contrast_plots, "plot_pairs", lambda *arguments: (plotted.append(arguments), plot_pairs(*arguments))[1]
     )
     assert not (result := evaluated.run("tissue")).code, result.lines
     assert any("Labels are per slide" in line for line in result.lines)
     metrics, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
     assert metrics["pair"] == {"tumor": "tumor", "normal": "normal"} and metrics["left_out"] == {}
     errors = {name: evaluated.read(f"reports/models/{name}/evaluation/per_patch.csv") for name in ("tumor", "normal")}
-    for data, kind in (("tumor_data", TUMOR), ("normal_data", NORMAL)):
+    for data, sample_type in (("tumor_data", TUMOR), ("normal_data", NORMAL)):
         for name, table in errors.items():
-            mean = table.loc[table["sample_type"] == kind, "mse"].mean()
+            mean = table.loc[table["sample_type"] == sample_type, "mse"].mean()
             assert metrics["mse"][data][f"{name}_model"] == pytest.approx(mean)
     scores = pd.read_csv(folder / "scores.csv")
     assert scores["score"].to_numpy() == pytest.approx(np.log(errors["normal"]["mse"] / errors["tumor"]["mse"]))
@@ -589,18 +605,18 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
         "pairs_tumor.png",
         "roc.png",
     }
-    # in the pairs each row is of the model that it names
-    for (originals, rows, title), kind in zip(shown, (TUMOR, NORMAL), strict=True):
-        assert kind in title and len(originals) == 6
+    # each row of reconstructions is from the model that it names
+    for (originals, rows, title), sample_type in zip(plotted, (TUMOR, NORMAL), strict=True):
+        assert sample_type in title and len(originals) == 6
         for name in ("tumor", "normal"):
             images, measured = rows[f"{name} model"]
             cae = CAE(path=evaluated.folder / "models/trained" / name, load=True)
             pixels = originals.astype(np.float32) / 255
             assert images == pytest.approx(np.asarray(cae.model(pixels)), abs=1e-5)
             assert measured == pytest.approx(((images - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-3)
-    before = evaluated.outputs("reports/tissue")
+    outputs = evaluated.outputs("reports/tissue")
     assert not evaluated.run("tissue").code
-    assert evaluated.outputs("reports/tissue") == before
+    assert evaluated.outputs("reports/tissue") == outputs
     assert not evaluated.leftovers()
 
 

@@ -29,21 +29,23 @@ CASES = {"train": 12, "validation": 6, "test": 6}
 PER_CASE = 12
 
 
-def made(signal: float, count: int = 6, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, pd.DataFrame]]:
-    """Give noise, in whose first feature tumor lies `signal` higher, and tables of slides with percentages."""
+def make_features(
+    signal: float, count: int = 6, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, pd.DataFrame]]:
+    """Draw noise whose first feature is `signal` higher in tumor, and tables of its patches without percentages."""
     rng = np.random.default_rng(seed)
     features, tables = {}, {}
     for split, cases in CASES.items():
-        number = np.arange(cases).repeat(PER_CASE)
-        tumor = number % 2 == 0
-        features[split] = rng.normal(size=(len(number), count)).astype(np.float32)
+        numbers = np.arange(cases).repeat(PER_CASE)
+        tumor = numbers % 2 == 0
+        features[split] = rng.normal(size=(len(numbers), count)).astype(np.float32)
         features[split][:, 0] += signal * tumor
         table = pd.DataFrame(
             {
-                "case_id": [f"{split}-{one}" for one in number],
-                "slide_id": [f"{split}-{one}-s" for one in number],
+                "case_id": [f"{split}-{number}" for number in numbers],
+                "slide_id": [f"{split}-{number}-s" for number in numbers],
                 "sample_type": np.where(tumor, TUMOR, NORMAL),
-                "shard": [f"{split}-{one}" for one in number],
+                "shard": [f"{split}-{number}" for number in numbers],
                 "position": np.tile(np.arange(PER_CASE), cases),
             }
         )
@@ -53,7 +55,7 @@ def made(signal: float, count: int = 6, seed: int = 0) -> tuple[dict[str, np.nda
     return features, tables
 
 
-def studied(features, tables, latent=LATENT):
+def run_study(features, tables, latent=LATENT):
     return latent_study.study_features(
         features, probes.explained_variance(features["train"]), tables, latent, TISSUE, 1
     )
@@ -62,33 +64,33 @@ def studied(features, tables, latent=LATENT):
 # -- the class
 
 
-def test_a_logistic_regression_finds_a_class_that_is_there_and_none_that_is_not():
-    there, none = (probes.classify(*made(signal), TISSUE, 1) for signal in (8.0, 0.0))
+def test_a_logistic_regression_finds_a_class_only_where_features_depend_on_it():
+    separable, noise = (probes.classify(*make_features(signal), TISSUE, 1) for signal in (8.0, 0.0))
     for level in LEVELS:
-        assert there.levels[level].auroc.value == 1 and not there.levels[level].includes_chance
-        assert none.levels[level].includes_chance
-    assert 0.3 < none.levels["patch"].auroc.value < 0.7
-    assert there.levels["patch"].counts.units == 72 and there.levels["slide"].counts.units == 6
+        assert separable.levels[level].auroc.value == 1 and not separable.levels[level].includes_chance
+        assert noise.levels[level].includes_chance
+    assert 0.3 < noise.levels["patch"].auroc.value < 0.7
+    assert separable.levels["patch"].counts.units == 72 and separable.levels["slide"].counts.units == 6
 
 
-def test_the_penalty_is_the_best_on_validation_and_units_do_not_matter():
-    features, tables = made(0.7, count=60)
+def test_the_penalty_is_best_on_validation_whatever_the_scale_of_features():
+    features, tables = make_features(0.7, count=60)
     y = {split: probes.labels_of(table) for split, table in tables.items()}
 
-    def area(scale, **strengths) -> float:
-        x = {split: one * scale for split, one in features.items()}
+    def validation_auroc(scale, **options) -> float:
+        x = {split: values * scale for split, values in features.items()}
         fitted = classifier.fit_classifier(
-            x["train"], y["train"], x["validation"], y["validation"], seed=1, **strengths
+            x["train"], y["train"], x["validation"], y["validation"], seed=1, **options
         )
         return discrimination.auroc(y["validation"], fitted.decision_function(x["validation"]))
 
-    chosen = area(1)
-    assert area(np.geomspace(1e-3, 1e3, 60).astype(np.float32)) == pytest.approx(chosen, abs=1e-6)
-    every = [area(1, strengths=(strength,)) for strength in classifier.STRENGTHS]
-    assert chosen == max(every) > min(every)
+    selected = validation_auroc(1)
+    assert validation_auroc(np.geomspace(1e-3, 1e3, 60).astype(np.float32)) == pytest.approx(selected, abs=1e-6)
+    by_strength = [validation_auroc(1, strengths=(strength,)) for strength in classifier.STRENGTHS]
+    assert selected == max(by_strength) > min(by_strength)
 
 
-def test_the_rarer_class_weighs_as_much():
+def test_both_classes_have_the_same_weight_whatever_their_sizes():
     rng = np.random.default_rng(0)
     y = np.arange(600) % 12 == 0
     x = rng.normal(size=(600, 1)) + y[:, None]
@@ -96,64 +98,69 @@ def test_the_rarer_class_weighs_as_much():
     assert 0.5 < (scores > 0)[y].mean() < 0.9 and 0.5 < (scores < 0)[~y].mean() < 0.9
 
 
-def test_patches_of_one_class_are_no_class_to_tell():
-    features, tables = made(1.0)
+def test_patches_of_one_class_give_a_reason_instead_of_a_classification():
+    features, tables = make_features(1.0)
     y = {split: probes.labels_of(table) for split, table in tables.items()}
     for split in ("train", "validation"):
-        some = {**y, split: np.ones_like(y[split])}
+        labels = {**y, split: np.ones_like(y[split])}
         with pytest.raises(DataError, match="needs both"):
             classifier.fit_classifier(
-                features["train"], some["train"], features["validation"], some["validation"], seed=1
+                features["train"], labels["train"], features["validation"], labels["validation"], seed=1
             )
     tables = {split: table.assign(sample_type=TUMOR) for split, table in tables.items()}
-    found = studied(features, tables)
-    assert "needs both" in found.classification.reason
-    scores = found.cluster_scores
-    assert scores.ari is None and scores.pairs_together.other_tissue is None
-    notes = summary.notes(found, found, LATENT, TISSUE)
+    study = run_study(features, tables)
+    assert "needs both" in study.classification.reason
+    cluster_scores = study.cluster_scores
+    assert cluster_scores.ari is None and cluster_scores.pairs_together.other_tissue is None
+    notes = summary.notes(study, study, LATENT, TISSUE)
     assert any(note.startswith("No logistic regression") for note in notes)
-    assert summary.as_json(found)["classification"] == {"reason": found.classification.reason}
-    numbers = summary.metrics(found, found)
-    assert set(numbers) == {"latent_dead", "pca_components_90", "pixel_components_90"}
+    assert summary.as_json(study)["classification"] == {"reason": study.classification.reason}
+    metrics = summary.metrics(study, study)
+    assert set(metrics) == {"latent_dead", "pca_components_90", "pixel_components_90"}
 
 
 # -- percentages
 
 
-def with_percentages(features, tables, column, value) -> None:
-    """Give each slide `value(mean features, sample type)`."""
+def set_percentages(features, tables, column, value) -> None:
+    """Set the percentage of each slide to `value(mean features, sample type)`."""
     for split, table in tables.items():
         means = pd.DataFrame(features[split]).groupby(table["slide_id"].to_numpy()).mean()
-        kinds = table.groupby("slide_id")["sample_type"].first()
-        table[column] = table["slide_id"].map({one: value(means.loc[one], kinds[one]) for one in means.index})
+        sample_types = table.groupby("slide_id")["sample_type"].first()
+        percentages = {slide: value(means.loc[slide], sample_types[slide]) for slide in means.index}
+        table[column] = table["slide_id"].map(percentages)
 
 
-def test_percentages_that_the_latents_hold_are_found_and_others_are_not():
-    features, tables = made(0.0, count=3)
-    with_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: 50 + 30 * mean[0] - 20 * mean[2])
+def test_percentages_are_predicted_only_where_features_depend_on_them():
+    features, tables = make_features(0.0, count=3)
+    set_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: 50 + 30 * mean[0] - 20 * mean[2])
     rng = np.random.default_rng(5)
-    with_percentages(features, tables, "percent_tumor_cells", lambda *_: rng.uniform(0, 100))
-    found = probes.regress(features, tables)
-    held = found["percent_tumor_nuclei"]
-    assert held.r2 > 0.95 and held.spearman > 0.9 and held.mae < 0.2 * held.mae_mean
-    assert held.slides == CASES
-    assert found["percent_tumor_cells"].r2 < 0.3
-    assert found["percent_normal_cells"].reason == "0 train slides have a percent_normal_cells, and this needs 8"
+    set_percentages(features, tables, "percent_tumor_cells", lambda *_: rng.uniform(0, 100))
+    regressions = probes.regress(features, tables)
+    nuclei = regressions["percent_tumor_nuclei"]
+    assert nuclei.r2 > 0.95 and nuclei.spearman > 0.9 and nuclei.mae < 0.2 * nuclei.mae_mean
+    assert nuclei.slides == CASES
+    assert regressions["percent_tumor_cells"].r2 < 0.3
+    assert (
+        regressions["percent_normal_cells"].reason == "0 train slides have a percent_normal_cells, and this needs 8"
+    )
 
 
-def test_what_the_tissue_alone_tells_of_a_percentage_stands_beside():
-    features, tables = made(0.0)
-    with_percentages(features, tables, "percent_tumor_nuclei", lambda _, kind: 80.0 if kind == TUMOR else 0.0)
-    found = probes.regress(features, tables)["percent_tumor_nuclei"]
-    assert (found.mae_mean, found.mae_tissue_mean, found.r2_tissue_mean) == (40, 0, 1)
-    with_percentages(features, tables, "percent_tumor_nuclei", lambda *_: 7.0)
+def test_predictions_of_a_percentage_are_compared_with_the_mean_of_each_tissue():
+    features, tables = make_features(0.0)
+    set_percentages(
+        features, tables, "percent_tumor_nuclei", lambda _, sample_type: 80.0 if sample_type == TUMOR else 0.0
+    )
+    regression = probes.regress(features, tables)["percent_tumor_nuclei"]
+    assert (regression.mae_mean, regression.mae_tissue_mean, regression.r2_tissue_mean) == (40, 0, 1)
+    set_percentages(features, tables, "percent_tumor_nuclei", lambda *_: 7.0)
     assert "have the same" in probes.regress(features, tables)["percent_tumor_nuclei"].reason
 
 
 @pytest.mark.parametrize(("split", "keep"), [("train", 7), ("validation", 2), ("test", 3)])
 def test_too_few_slides_with_a_percentage_give_a_reason(split, keep):
-    features, tables = made(1.0)
-    with_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: mean[1])
+    features, tables = make_features(1.0)
+    set_percentages(features, tables, "percent_tumor_nuclei", lambda mean, _: mean[1])
     kept = tables[split]["slide_id"].unique()[:keep]
     tables[split].loc[~tables[split]["slide_id"].isin(kept), "percent_tumor_nuclei"] = np.nan
     assert probes.regress(features, tables)["percent_tumor_nuclei"].reason.startswith(f"{keep} {split} slides")
@@ -162,21 +169,21 @@ def test_too_few_slides_with_a_percentage_give_a_reason(split, keep):
 # -- directions
 
 
-def test_explained_variance_is_that_of_the_features_as_they_are():
+def test_explained_variance_is_that_of_unscaled_features():
     grid = np.array([(2, 1), (2, -1), (-2, 1), (-2, -1)], np.float32) + 1000
     np.testing.assert_allclose(probes.explained_variance(grid), [0.8, 0.2])
 
 
-def test_dead_latents_are_counted_and_change_nothing():
-    features, tables = made(2.0)
-    more = {split: np.insert(one, [0, 3], 0.25, axis=1) for split, one in features.items()}
-    found, with_dead = studied(features, tables), studied(more, tables)
-    assert (found.dead, with_dead.dead) == (0, 2)
-    np.testing.assert_array_equal(found.clusters, with_dead.clusters)
-    ours, others = (one.classification.levels["patch"].auroc.value for one in (found, with_dead))
-    assert ours == pytest.approx(others, abs=1e-6)
-    assert found.components.for_90_percent == with_dead.components.for_90_percent == 6
-    assert "2 of 8 latents are dead" in " ".join(summary.notes(with_dead, found, LATENT, TISSUE))
+def test_dead_latents_are_counted_and_change_no_result():
+    features, tables = make_features(2.0)
+    with_dead_features = {split: np.insert(values, [0, 3], 0.25, axis=1) for split, values in features.items()}
+    study, with_dead = run_study(features, tables), run_study(with_dead_features, tables)
+    assert (study.dead, with_dead.dead) == (0, 2)
+    np.testing.assert_array_equal(study.clusters, with_dead.clusters)
+    auroc, auroc_with_dead = (each.classification.levels["patch"].auroc.value for each in (study, with_dead))
+    assert auroc == pytest.approx(auroc_with_dead, abs=1e-6)
+    assert study.components.for_90_percent == with_dead.components.for_90_percent == 6
+    assert "2 of 8 latents are dead" in " ".join(summary.notes(with_dead, study, LATENT, TISSUE))
 
 
 # -- clusters
@@ -191,86 +198,87 @@ def test_gini_and_entropy_by_hand():
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=25))
-def test_pairs_in_one_cluster_are_counted_as_by_hand(rows):
-    numbers, cases, labels = np.array(rows).T
-    hits: dict[str, list[bool]] = {"same_case": [], "other_case": [], "other_tissue": []}
+def test_shares_of_pairs_in_one_cluster_agree_with_a_count_by_hand(rows):
+    clusters, cases, labels = np.array(rows).T
+    together: dict[str, list[bool]] = {"same_case": [], "other_case": [], "other_tissue": []}
     for i in range(len(rows)):
         for j in range(i):
-            case = "same_case" if cases[i] == cases[j] else "other_case"
-            hits[case if labels[i] == labels[j] else "other_tissue"].append(numbers[i] == numbers[j])
-    expected = {name: float(np.mean(one)) if one else None for name, one in hits.items()}
-    assert asdict(share_together(numbers, cases, labels)) == pytest.approx(expected)
+            kind = "same_case" if cases[i] == cases[j] else "other_case"
+            together[kind if labels[i] == labels[j] else "other_tissue"].append(clusters[i] == clusters[j])
+    expected = {name: float(np.mean(values)) if values else None for name, values in together.items()}
+    assert asdict(share_together(clusters, cases, labels)) == pytest.approx(expected)
 
 
-def test_clusters_are_those_of_the_latents_numbered_from_tumor_on():
+def test_groups_are_recovered_as_clusters_numbered_from_most_to_least_tumor():
     rng = np.random.default_rng(0)
     true = rng.integers(0, 3, 90)
     points = (rng.normal(size=(90, 5)) + 30 * np.eye(5)[true]).astype(np.float32)
-    labels = np.array([0, 1, 1])[true] * (np.arange(90) % 9 != 0)  # 2 and 1 nearly all tumor, 0 normal
-    found, far = cluster(points[:60], labels[:60], points[60:], 3, 7)
-    everything = np.concatenate([found, far.argmin(axis=1)])
-    assert adjusted_rand_score(true, everything) == 1
-    shares = [labels[:60][found == one].mean() for one in range(3)]
+    # groups 1 and 2 are nearly all tumor, group 0 is normal
+    labels = np.array([0, 1, 1])[true] * (np.arange(90) % 9 != 0)
+    assigned, distances = cluster(points[:60], labels[:60], points[60:], 3, 7)
+    predicted = np.concatenate([assigned, distances.argmin(axis=1)])
+    assert adjusted_rand_score(true, predicted) == 1
+    shares = [labels[:60][assigned == number].mean() for number in range(3)]
     assert shares == sorted(shares, reverse=True) and shares[-1] == 0
-    again, _ = cluster(points[:60], labels[:60], points[60:], 3, 7)
-    np.testing.assert_array_equal(found, again)
+    repeated, _ = cluster(points[:60], labels[:60], points[60:], 3, 7)
+    np.testing.assert_array_equal(assigned, repeated)
     few = points[[0, 1, 0, 1, 0]]
     assert cluster(few, labels[:5], few, 4, 7)[1].shape == (5, 2)
 
 
 def test_clusters_and_neighbors_do_not_depend_on_the_map():
-    features, tables = made(3.0)
-    one = studied(features, tables)
-    other = studied(features, tables, LATENT.model_copy(update={"perplexity": 3.0}))
-    assert not np.array_equal(one.maps["tsne"], other.maps["tsne"])
-    np.testing.assert_array_equal(one.clusters, other.clusters)
-    np.testing.assert_array_equal(one.neighbors, other.neighbors)
-    assert sorted(np.concatenate(one.typical)) == list(range(72))
+    features, tables = make_features(3.0)
+    study = run_study(features, tables)
+    with_other_map = run_study(features, tables, LATENT.model_copy(update={"perplexity": 3.0}))
+    assert not np.array_equal(study.maps["tsne"], with_other_map.maps["tsne"])
+    np.testing.assert_array_equal(study.clusters, with_other_map.clusters)
+    np.testing.assert_array_equal(study.neighbors, with_other_map.neighbors)
+    assert sorted(np.concatenate(study.typical)) == list(range(72))
 
 
-def test_clusters_that_are_cases_are_said_to_be():
-    features, tables = made(0.0)
+def test_a_note_states_that_clusters_follow_cases():
+    features, tables = make_features(0.0)
     rng = np.random.default_rng(3)
-    look = rng.normal(0, 20, (3, 6))  # of three scanners, say, that cases of both tissues come from
+    offsets = rng.normal(0, 20, (3, 6))  # of three scanners, each used for cases of both tissues
     for split, table in tables.items():
-        features[split] += look[table["case_id"].str.split("-").str[1].astype(int) % 3].astype(np.float32)
-    found = studied(features, tables)
-    together = found.cluster_scores.pairs_together
+        features[split] += offsets[table["case_id"].str.split("-").str[1].astype(int) % 3].astype(np.float32)
+    study = run_study(features, tables)
+    together = study.cluster_scores.pairs_together
     assert together.same_case > 0.6 > 0.4 > together.other_case
-    notes = " ".join(summary.notes(found, found, LATENT, TISSUE))
+    notes = " ".join(summary.notes(study, study, LATENT, TISSUE))
     assert "Clusters of the latents follow cases more than tissues" in notes
-    of_tissue = studied(*made(30.0))
-    assert "follow cases" not in " ".join(summary.notes(of_tissue, of_tissue, LATENT, TISSUE))
+    separated = run_study(*make_features(30.0))
+    assert "follow cases" not in " ".join(summary.notes(separated, separated, LATENT, TISSUE))
 
 
 # -- neighbors and maps
 
 
-def test_neighbors_are_the_nearest_and_agree_by_chance_only_where_there_is_nothing():
-    features, tables = made(0.0)
+def test_neighbors_are_the_nearest_patches_and_agree_by_chance_only_in_noise():
+    features, tables = make_features(0.0)
     train, test = features["train"], features["test"]
-    found, distances = probes.nearest(train, test, 10)
-    by_hand = np.linalg.norm(test[:, None].astype(float) - train[None], axis=2)
-    np.testing.assert_array_equal(found, by_hand.argsort(axis=1, kind="stable")[:, :10])
-    np.testing.assert_allclose(distances, np.sort(by_hand, axis=1)[:, :10], atol=1e-4)
+    neighbors, distances = probes.nearest(train, test, 10)
+    all_distances = np.linalg.norm(test[:, None].astype(float) - train[None], axis=2)
+    np.testing.assert_array_equal(neighbors, all_distances.argsort(axis=1, kind="stable")[:, :10])
+    np.testing.assert_allclose(distances, np.sort(all_distances, axis=1)[:, :10], atol=1e-4)
     y = {split: probes.labels_of(table) for split, table in tables.items()}
-    agreement = probes.neighbor_agreement(found, y["train"], y["test"])
+    agreement = probes.neighbor_agreement(neighbors, y["train"], y["test"])
     assert agreement.chance == 0.5 and abs(agreement.share - 0.5) < 0.1
-    everywhere = probes.neighbor_agreement(found, np.ones(144, int), np.ones(72, int))
-    assert everywhere == probes.NeighborAgreement(count=10, patches=72, share=1, chance=1)
-    apart = made(30.0)[0]
-    found, _ = probes.nearest(apart["train"], apart["test"], 10)
-    assert probes.neighbor_agreement(found, y["train"], y["test"]).share == 1
+    of_one_class = probes.neighbor_agreement(neighbors, np.ones(144, int), np.ones(72, int))
+    assert of_one_class == probes.NeighborAgreement(count=10, patches=72, share=1, chance=1)
+    separated = make_features(30.0)[0]
+    neighbors, _ = probes.nearest(separated["train"], separated["test"], 10)
+    assert probes.neighbor_agreement(neighbors, y["train"], y["test"]).share == 1
 
 
 def test_patches_whose_neighbors_are_shown_are_of_both_tissues_and_several_cases():
-    found = studied(*made(1.0))
-    shown = made(1.0)[1]["test"].iloc[found.queries]
+    study = run_study(*make_features(1.0))
+    shown = make_features(1.0)[1]["test"].iloc[study.queries]
     assert len(shown) == shown["case_id"].nunique() == 6 and shown["sample_type"].value_counts().to_list() == [3, 3]
 
 
-def test_a_tsne_is_the_same_each_time_and_fits_its_perplexity_to_the_points():
-    points = made(3.0)[0]["test"]
+def test_tsne_is_repeatable_and_its_perplexity_fits_the_number_of_points():
+    points = make_features(3.0)[0]["test"]
     plane, perplexity = maps.tsne(points, 10.0, 1)
     assert perplexity == 10 and plane.dtype == np.float32
     assert plane.tobytes() == maps.tsne(points, 10.0, 1)[0].tobytes()
@@ -281,8 +289,8 @@ def test_a_tsne_is_the_same_each_time_and_fits_its_perplexity_to_the_points():
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
-def test_a_umap_is_the_same_each_time():
-    points = made(3.0)[0]["test"]
+def test_umap_is_repeatable():
+    points = make_features(3.0)[0]["test"]
     plane = maps.umap(points, 1)
     assert plane.shape == (72, 2) and plane.tobytes() == maps.umap(points, 1).tobytes()
     assert np.isfinite(maps.umap(points[: maps.LEAST_POINTS], 1)).all()
@@ -292,7 +300,7 @@ def test_a_umap_is_the_same_each_time():
 @pytest.mark.parametrize(
     ("dead", "level", "spread", "seed"), [(15, 5.0, 1e-3, 16), (15, 5.0, 3e-4, 3), (1, 0.0, 1e-25, 1)]
 )
-def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, seed):
+def test_points_that_hardly_differ_have_a_map(dead, level, spread, seed):
     rng = np.random.default_rng(seed)
     live = level + (level or 1) * spread * rng.normal(size=(200, 1))
     points = np.c_[live, np.zeros((200, dead))].astype(np.float32)
@@ -300,14 +308,14 @@ def test_points_that_hardly_differ_have_a_map_all_the_same(dead, level, spread, 
 
 
 @pytest.mark.slow
-def test_a_umap_takes_one_feature_and_points_far_from_zero():
+def test_umap_accepts_one_feature_and_points_far_from_zero():
     rng = np.random.default_rng(16)
     points = np.c_[5 + 5e-3 * rng.normal(size=(60, 1)), np.zeros((60, 15))].astype(np.float32)
     assert np.isfinite(maps.umap(points, 1)).all()
     assert np.isfinite(maps.umap(points[:, :1], 1)).all()
 
 
-def test_what_rounding_alone_makes_differ_is_constant():
+def test_features_that_differ_by_rounding_alone_are_constant():
     features = np.full((70, 3), 0.7, np.float32)
     features[-1] = np.nextafter(features[-1], np.float32(1))
     features[0, 1] += 1e-3
@@ -315,13 +323,13 @@ def test_what_rounding_alone_makes_differ_is_constant():
     assert probes.constant(np.zeros((4, 1), np.float32)).all()
 
 
-def test_few_points_have_no_map():
-    features, tables = made(1.0)
-    found = studied(features, tables, LATENT.model_copy(update={"sample": 5}))
-    assert found.maps == {} and "too few" in found.map_settings.reason
-    assert summary.notes(found, found, LATENT, TISSUE)[-1] == "No map: 5 test patches are too few for a map."
+def test_too_few_or_equal_points_have_no_map():
+    features, tables = make_features(1.0)
+    study = run_study(features, tables, LATENT.model_copy(update={"sample": 5}))
+    assert study.maps == {} and "too few" in study.map_settings.reason
+    assert summary.notes(study, study, LATENT, TISSUE)[-1] == "No map: 5 test patches are too few for a map."
     features["test"][:] = 0
-    assert "same features" in studied(features, tables).map_settings.reason
+    assert "same features" in run_study(features, tables).map_settings.reason
 
 
 # -- pixels
@@ -329,26 +337,26 @@ def test_few_points_have_no_map():
 
 @pytest.fixture
 def patches(tmp_path):
-    """A store of 40 patches of 64 pixels: shades of gray, every second one under a fine checkerboard."""
+    """A store of 40 patches of 64 pixels: shades of gray, each second patch has a fine checkerboard on it."""
     fine = np.indices((64, 64)).sum(axis=0)[..., None] % 2 * 20 - 10
     shades = np.linspace(40, 200, 20).astype(int)
-    pictures = np.stack([np.full((64, 64, 3), shade) + fine * with_ for shade in shades for with_ in (0, 1)])
+    images = np.stack([np.full((64, 64, 3), shade) + fine * amplitude for shade in shades for amplitude in (0, 1)])
     with store.ShardWriter(tmp_path / "shards/a.npy", 64) as writer:
-        writer.append(pictures.astype(np.uint8))
+        writer.append(images.astype(np.uint8))
     rows = pd.DataFrame({"slide_id": "a", "shard": "a", "position": range(40)}).reindex(columns=store.INDEX_COLUMNS)
     store.write_index(tmp_path, rows, 64, 0.5)
     return store.PatchStore(tmp_path).select(rows)
 
 
-def test_pixels_are_reduced_patches_on_their_leading_components(patches):
+def test_features_of_pixels_are_leading_components_of_reduced_patches(patches):
     baseline = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
     features, shares = baseline.features, baseline.explained
     assert baseline.side == 32 and features["test"].shape == (40, 5) and features["train"].dtype == np.float32
     assert shares[0] == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(features["train"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features["test"][::2, 0], features["test"][1::2, 0], atol=1e-4)
-    spread = np.diff(features["test"][::2, 0])  # shades of gray lie on a line
-    assert (spread > 0).all() or (spread < 0).all()
+    steps = np.diff(features["test"][::2, 0])  # shades of gray lie on a line
+    assert (steps > 0).all() or (steps < 0).all()
     assert probes.pixel_features({"train": patches}, 500, 1).features["train"].shape == (40, 39)
 
 
@@ -357,7 +365,7 @@ def test_pixels_are_reduced_patches_on_their_leading_components(patches):
 
 @pytest.fixture
 def ready(project):
-    """A project with patches, a split and hand-made latents of a model `all`, whose first tells the class."""
+    """A project with patches and a split."""
     project.slides(*"abcdefghij")
     project.params(
         latent__clusters=4,
@@ -370,17 +378,18 @@ def ready(project):
     return project
 
 
-def write_latents(project, change=None, **about) -> dict[str, pd.DataFrame]:
+def write_latents(project, change=None, **fields) -> dict[str, pd.DataFrame]:
+    """Write latents of a model `all`: the first distinguishes the tissues, the last is dead. Return the split."""
     folder = project.folder / "models/latents/all"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latents.json").write_text(json.dumps({"model": "all", "weights": "w", "features": 5} | about))
+    (folder / "latents.json").write_text(json.dumps({"model": "all", "weights": "w", "features": 5} | fields))
     rng = np.random.default_rng(0)
     tables = {split: read_split(project.folder / f"data/splits/{split}.csv") for split in CASES}
     for split, table in tables.items():
-        one = rng.normal(size=(len(table), 5)).astype(np.float32)
-        one[:, 0] += 9 * probes.labels_of(table)
-        one[:, 4] = 3
-        np.save(folder / f"{split}.npy", change(split, one) if change else one)
+        latents = rng.normal(size=(len(table), 5)).astype(np.float32)
+        latents[:, 0] += 9 * probes.labels_of(table)
+        latents[:, 4] = 3
+        np.save(folder / f"{split}.npy", change(split, latents) if change else latents)
     return tables
 
 
@@ -389,40 +398,40 @@ def refuse_constants(name):
 
 
 @pytest.mark.slow
-def test_the_stage_writes_numbers_tables_and_pictures_the_same_each_time(ready):
+def test_the_stage_writes_the_same_numbers_tables_and_figures_each_time(ready):
     tables = write_latents(ready)
     ready.make("latent all")
     folder = ready.folder / "reports/models/all/latent"
-    found = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse_constants)
-    numbers = found["metrics"]
-    assert numbers["latent_auroc_patch"] == numbers["latent_auroc_case"] == 1 and numbers["latent_dead"] == 1
-    assert all(isinstance(one, float) for one in numbers.values())
-    assert {one.removeprefix("latent_") for one in numbers if one.startswith("latent_")} - {"dead"} == {
-        one.removeprefix("pixel_") for one in numbers if one.startswith("pixel_")
+    document = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse_constants)
+    metrics = document["metrics"]
+    assert metrics["latent_auroc_patch"] == metrics["latent_auroc_case"] == 1 and metrics["latent_dead"] == 1
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert {name.removeprefix("latent_") for name in metrics if name.startswith("latent_")} - {"dead"} == {
+        name.removeprefix("pixel_") for name in metrics if name.startswith("pixel_")
     } - {"components_90"}
-    assert found["model"] == "all" and found["weights"] == "w" and found["pixels_a_side"] == 32
-    assert "1 of 5 latents are dead: constant on the training patches." in found["notes"]
+    assert document["model"] == "all" and document["weights"] == "w" and document["pixels_a_side"] == 32
+    assert "1 of 5 latents are dead: constant on the training patches." in document["notes"]
     clusters = ready.read("reports/models/all/latent/clusters.csv")
     for _, rows in clusters.groupby("features"):
         assert rows["patches"].sum() == len(tables["test"]) and rows["train_patches"].sum() == len(tables["train"])
         assert (rows["tumor"] + rows["normal"] == rows["patches"]).all()
     assert len(ready.read("reports/models/all/latent/embedding.csv")) == 40
-    neighbors = ready.read("reports/models/all/latent/neighbours.csv")
+    neighbors = ready.read("reports/models/all/latent/neighbors.csv")
     assert len(neighbors) == 2 * 6 * 10
     assert not set(neighbors["case_id"]) & set(neighbors["neighbor_case_id"])
-    names = {"components", "tsne", "clusters", "gallery_latents", "gallery_pixels", "neighbours"}
+    names = {"components", "tsne", "clusters", "gallery_latents", "gallery_pixels", "neighbors"}
     assert {path.stem for path in folder.glob("*.png")} == names
     for path in folder.glob("*.png"):
-        with Image.open(path) as picture:
-            assert min(picture.size) > 300 and len(np.unique(np.asarray(picture))) > 20
-    before = ready.outputs("reports/models")
+        with Image.open(path) as figure:
+            assert min(figure.size) > 300 and len(np.unique(np.asarray(figure))) > 20
+    outputs = ready.outputs("reports/models")
     ready.make("latent all")
-    assert ready.outputs("reports/models") == before and not ready.leftovers()
+    assert ready.outputs("reports/models") == outputs and not ready.leftovers()
 
 
-def test_a_model_without_latents_or_with_dead_ones_only_says_so(ready):
+def test_a_model_without_latents_or_with_only_dead_latents_has_a_reason(ready):
     folder = ready.folder / "reports/models/all/latent"
-    write_latents(ready, lambda _, one: np.zeros_like(one))
+    write_latents(ready, lambda _, latents: np.zeros_like(latents))
     ready.make("latent all")
     assert "every latent is constant" in json.loads((folder / "metrics.json").read_text())["reason"]
     write_latents(ready, features=None)
@@ -437,16 +446,16 @@ def test_a_model_without_latents_or_with_dead_ones_only_says_so(ready):
     }
 
 
-def test_latents_that_do_not_fit_are_refused_in_one_line(ready):
+def test_missing_or_invalid_latents_are_refused_in_one_line(ready):
     assert ready.run("latent all").only_line.endswith("not there yet; run dvc repro evaluate@all")
 
-    def spoiled(split, one):
-        one[3, 2] = np.nan
-        return one
+    def with_nan(split, latents):
+        latents[3, 2] = np.nan
+        return latents
 
-    write_latents(ready, lambda split, one: one[:-1] if split == "test" else one)
+    write_latents(ready, lambda split, latents: latents[:-1] if split == "test" else latents)
     assert "rows of test.csv and latents; run dvc repro evaluate@all" in ready.run("latent all").only_line
-    write_latents(ready, spoiled)
+    write_latents(ready, with_nan)
     assert "train.npy: row 3 has latents that are not finite" in ready.run("latent all").only_line
     (ready.folder / "models/latents/all/train.npy").write_bytes(b"\x93NUMPY")
     assert "train.npy: can't be read" in ready.run("latent all").only_line

@@ -35,8 +35,8 @@ STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text(encoding="utf-8"))["stag
 MODELS = ("notebook", "own", "pca")
 
 
-def small() -> dict:
-    """Params of a small trial on the images of scikit-learn."""
+def small_params() -> dict:
+    """Make params of a small trial on scikit-learn's digits."""
     values = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
     values["data"] |= {"source": "digits", "train": 700}
     values["training"] |= {"epochs": 2, "patience": 2}
@@ -51,7 +51,7 @@ def small() -> dict:
     return values
 
 
-def write(folder: Path, values: dict) -> None:
+def write_params(folder: Path, values: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
@@ -62,8 +62,8 @@ def run_stages(*commands: str) -> list[str]:
     return done.lines
 
 
-def refused(*commands: str) -> str:
-    """Run stages of which the last is refused; return its error, one line."""
+def error_of(*commands: str) -> str:
+    """Run stages of which the last fails; return its error, one line."""
     done: Result = command(*(f"mnist {stage}" for stage in commands))
     return done.error
 
@@ -75,7 +75,7 @@ def project(tmp_path_factory) -> Path:
     (home / "MLproject").touch()
     folder = home / "examples" / "mnist"
     folder.mkdir(parents=True)
-    write(folder, small())
+    write_params(folder, small_params())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -85,15 +85,17 @@ def project(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(project, monkeypatch) -> Path:
+def project_folder(project, monkeypatch) -> Path:
+    """The project, as the working directory."""
     monkeypatch.chdir(project)
     return project
 
 
 @pytest.fixture
-def empty(tmp_path, monkeypatch) -> Path:
+def empty_folder(tmp_path, monkeypatch) -> Path:
+    """A folder with params.yaml alone, as the working directory."""
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, small())
+    write_params(tmp_path, small_params())
     return tmp_path
 
 
@@ -101,8 +103,8 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def loaded(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels in [0, 1] and digits of a part, straight from the files."""
+def load_part(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the pixels, in [0, 1], and the digits of a part from its files."""
     labels = pd.read_csv(f"data/splits/{part}.csv", sep="|")["label"].to_numpy()
     return np.load(f"data/images/{part}.npy").astype(np.float32) / 255, labels
 
@@ -115,59 +117,65 @@ def mnist(shared) -> tuple[Path, tuple[np.ndarray, ...]]:
     return shared / "mnist", images.read("mnist", str(shared / "mnist" / "mnist.npz"))
 
 
-def test_both_forms_of_mnist_are_the_same_and_divided_as_in_the_notebook(mnist):
+def test_npz_and_idx_files_of_mnist_are_equal_and_divided_as_in_the_notebook(mnist):
     folder, arrays = mnist
     for from_npz, from_idx in zip(arrays, images.read("mnist", str(folder)), strict=True):
         np.testing.assert_array_equal(from_npz, from_idx)
     train, digits, test, test_digits = arrays
     parts = images.divide(train, digits, COMMITTED["data"]["train"], COMMITTED["data"]["validation"])
     pixels, labels, positions = zip(*parts.values(), strict=True)
-    assert [len(of_part) for of_part in pixels] == [45_000, 5_000] and len(test) == len(test_digits) == 10_000
+    assert [len(array) for array in pixels] == [45_000, 5_000] and len(test) == len(test_digits) == 10_000
     np.testing.assert_array_equal(np.concatenate(positions), np.arange(50_000))
     counts = np.bincount(np.concatenate(labels))
     assert counts.tolist() == [4932, 5678, 4968, 5101, 4859, 4506, 4951, 5175, 4842, 4988]
 
 
-def test_other_pixels_are_refused_by_name_and_other_types_of_labels_are_not(mnist, tmp_path):
+def test_changed_pixels_are_refused_and_other_integer_types_of_labels_accepted(mnist, tmp_path):
     _, (train, digits, test, test_digits) = mnist
-    path = tmp_path / "mine.npz"
+    path = tmp_path / "arrays.npz"
     arrays = {"x_train": train, "y_train": digits.astype(np.int64), "x_test": test[..., None], "y_test": test_digits}
     np.savez(path, **arrays)
     np.testing.assert_array_equal(images.read("mnist", str(path))[2], test)
     np.savez(path, **arrays | {"y_test": test_digits.astype(str)})
-    with pytest.raises(DataError, match=r"mine.npz: y_test is not that of mnist: <U3 \(10000,\), expected whole"):
+    with pytest.raises(DataError, match=r"arrays.npz: y_test is not that of mnist: <U3 \(10000,\), expected whole"):
         images.read("mnist", str(path))
     changed = test.copy()
     changed[17, 3, 3] ^= 1
     np.savez(path, **arrays | {"x_test": changed})
-    with pytest.raises(DataError, match=r"mine.npz: x_test is not that of mnist: .*set data.path"):
+    with pytest.raises(DataError, match=r"arrays.npz: x_test is not that of mnist: .*set data.path"):
         images.read("mnist", str(path))
 
 
 def test_files_that_are_not_mnist_are_refused(tmp_path):
-    def error(path: Path) -> str:
+    def read_error(path: Path) -> str:
         with pytest.raises(DataError) as caught:
             images.read("mnist", str(path))
         return str(caught.value)
 
-    assert "nowhere does not exist" in error(tmp_path / "nowhere")
+    assert "nowhere does not exist" in read_error(tmp_path / "nowhere")
     array = tmp_path / "a.npy"
     np.save(array, np.zeros(3))
     np.savez(tmp_path / "some.npz", x_train=np.zeros(3))
-    (tmp_path / "text.npz").write_text("digits")
+    (tmp_path / "text.npz").write_text("text")
     for name in ("a.npy", "some.npz", "text.npz"):
-        assert f"{name}: not an .npz with x_train" in error(tmp_path / name)
+        assert f"{name}: not an .npz with x_train" in read_error(tmp_path / name)
     folder = tmp_path / "idx"
     folder.mkdir()
-    assert f"{images.FILES[0]} does not exist" in error(folder)
-    first = folder / images.FILES[0]
-    whole = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
-    for data in (b"", b"digits", gzip.compress(whole)[:-4], gzip.compress(whole[:-1]), gzip.compress(b"\0\0\x08")):
-        first.write_bytes(data)
-        assert images.FILES[0] in error(folder) and "download it again" in error(folder)
+    assert f"{images.FILES[0]} does not exist" in read_error(folder)
+    images_path = folder / images.FILES[0]
+    contents = b"\0\0\x08\x03" + np.array([2, 2, 2], ">u4").tobytes() + bytes(8)
+    for data in (
+        b"",
+        b"text",
+        gzip.compress(contents)[:-4],
+        gzip.compress(contents[:-1]),
+        gzip.compress(b"\0\0\x08"),
+    ):
+        images_path.write_bytes(data)
+        assert images.FILES[0] in read_error(folder) and "download it again" in read_error(folder)
 
 
-def test_without_network_the_remedy_is_named(monkeypatch):
+def test_a_failed_download_is_reported_with_the_remedy(monkeypatch):
     backend.start()
     import keras
 
@@ -182,7 +190,7 @@ def test_without_network_the_remedy_is_named(monkeypatch):
         images.read("mnist", None)
 
 
-def test_the_small_set_is_the_published_one_and_too_few_images_are_refused():
+def test_the_small_set_has_its_published_size_and_too_few_images_are_refused():
     train, digits, test, _ = images.read("digits", None)
     assert train.shape == (1437, 8, 8) and test.shape == (360, 8, 8) and train.max() == 255
     assert set(digits) == set(range(10))
@@ -195,12 +203,12 @@ def test_the_small_set_is_the_published_one_and_too_few_images_are_refused():
 # -- params --
 
 
-def test_the_committed_params_are_read():
-    read = load_as(FOLDER / "params.yaml", params.Params)
-    assert read.training.learning_rate == 0.002 and read.models["notebook"].latent_features == 20
-    assert read.models[read.compare.own].latent_features == 20
-    assert len(read.compare.notebook) == 3
-    assert len({read.models[name].seed for name in read.compare.notebook}) == 3
+def test_the_committed_params_are_valid():
+    loaded_params = load_as(FOLDER / "params.yaml", params.Params)
+    assert loaded_params.training.learning_rate == 0.002 and loaded_params.models["notebook"].latent_features == 20
+    assert loaded_params.models[loaded_params.compare.own].latent_features == 20
+    assert len(loaded_params.compare.notebook) == 3
+    assert len({loaded_params.models[name].seed for name in loaded_params.compare.notebook}) == 3
 
 
 @pytest.mark.parametrize(
@@ -212,37 +220,37 @@ def test_the_committed_params_are_read():
             "data.path: scikit-learn",
         ),
         (
-            {"models": {**small()["models"], "own": {"filters": [8], "latent_feature": 3}}},
+            {"models": {**small_params()["models"], "own": {"filters": [8], "latent_feature": 3}}},
             "models.own.latent_feature: unknown key; did you mean latent_features?",
         ),
-        ({"models": {**small()["models"], "own": {"filters": [8]}}}, "models.own.latent_features: missing"),
+        ({"models": {**small_params()["models"], "own": {"filters": [8]}}}, "models.own.latent_features: missing"),
         (
-            {"models": {**small()["models"], "own": {"filters": [8] * 4, "latent_features": 3}}},
+            {"models": {**small_params()["models"], "own": {"filters": [8] * 4, "latent_features": 3}}},
             "models.own.filters: 4 layers",
         ),
         (
-            {"models": {**small()["models"], "a b": {"filters": [8], "latent_features": 3}}},
+            {"models": {**small_params()["models"], "a b": {"filters": [8], "latent_features": 3}}},
             "models.a b: a model's name",
         ),
         (
-            {"compare": {"notebook": ["notebook"], "own": "mine", "pca": "pca"}},
-            "compare.own: models has no entry 'mine'",
+            {"compare": {"notebook": ["notebook"], "own": "unknown", "pca": "pca"}},
+            "compare.own: models has no entry 'unknown'",
         ),
         (
             {"compare": {"notebook": ["notebook"], "own": "own", "pca": "own"}},
             "compare.pca: own has a diff",
         ),
-        ({"study": {**small()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
+        ({"study": {**small_params()["study"], "models": ["x"]}}, "study.models: models has no entry 'x'"),
         ({"classes": {"model": {"filters": [8]}, "components": [2]}}, "classes.model.latent_features: missing"),
         (
-            {"models": {**small()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
+            {"models": {**small_params()["models"], "digit-3": {"filters": [8], "latent_features": 3}}},
             "models.digit-3: this name",
         ),
         (
-            {"models": {**small()["models"], "own": {"filters": [8], "latent_features": 1}}},
+            {"models": {**small_params()["models"], "own": {"filters": [8], "latent_features": 1}}},
             "study.models: own has one",
         ),
-        ({"study": {**small()["study"], "sample": 7}}, "study.sample: "),
+        ({"study": {**small_params()["study"], "sample": 7}}, "study.sample: "),
         (
             {"data": {"source": "digits", "path": None, "train": 9, "validation": 0.1}},
             "data.train, data.validation: train has fewer than 2 images",
@@ -253,10 +261,10 @@ def test_the_committed_params_are_read():
         ),
     ],
 )
-def test_errors_of_params_name_the_key(empty, change, message):
-    write(empty, small() | change)
-    assert message in refused("data")
-    assert [path.name for path in empty.iterdir() if path.name != ".histocae"] == ["params.yaml"]
+def test_errors_of_params_name_the_key(empty_folder, change, message):
+    write_params(empty_folder, small_params() | change)
+    assert message in error_of("data")
+    assert [path.name for path in empty_folder.iterdir() if path.name != ".histocae"] == ["params.yaml"]
 
 
 # -- studies --
@@ -290,12 +298,12 @@ def test_components_of_each_digit_distinguish_digits_on_planes():
     rng = np.random.default_rng(0)
     planes = rng.normal(size=(10, 2, 64))
 
-    def part(count: int) -> images.LabeledImages:
+    def draw(count: int) -> images.LabeledImages:
         labels = np.arange(10).repeat(count)
         values = np.einsum("nk,nkv->nv", rng.normal(size=(len(labels), 2)), planes[labels])
         return images.LabeledImages(np.clip(128 + 12 * values, 0, 255).astype(np.uint8).reshape(-1, 8, 8, 1), labels)
 
-    parts = {"train": part(60), "validation": part(10), "test": part(10)}
+    parts = {"train": draw(60), "validation": draw(10), "test": draw(10)}
     table = classes.by_components(parts, [2, 1], 1)
     assert table["components"].tolist() == [1, 2]
     assert table["test_accuracy"].iloc[1] > 0.98 > table["test_accuracy"].iloc[0]
@@ -313,7 +321,7 @@ def test_a_digit_with_too_few_images_is_named():
 # -- stages --
 
 
-def test_parts_keep_the_order_of_the_set(here):
+def test_parts_keep_the_order_of_the_set(project_folder):
     train, digits, test, test_digits = images.read("digits", None)
     for part, rows in (("train", slice(0, 630)), ("validation", slice(630, 700))):
         table = pd.read_csv(f"data/splits/{part}.csv", sep="|")
@@ -321,17 +329,17 @@ def test_parts_keep_the_order_of_the_set(here):
         np.testing.assert_array_equal(table["label"], digits[rows])
         np.testing.assert_array_equal(table["image"], np.arange(1437)[rows])
     np.testing.assert_array_equal(np.load("data/images/test.npy")[..., 0], test)
-    np.testing.assert_array_equal(loaded("test")[1], test_digits)
+    np.testing.assert_array_equal(load_part("test")[1], test_digits)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_errors_and_accuracies_are_those_of_the_saved_model(here, name):
+def test_errors_and_accuracies_are_those_of_the_saved_model(project_folder, name):
     folder = Path("reports/models") / name / "evaluation"
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     cae = CAE(path=Path("models/trained") / name, load=True)
     pixels, digits = {}, {}
     for part in images.SPLITS:
-        pixels[part], digits[part] = loaded(part)
+        pixels[part], digits[part] = load_part(part)
         output = cae.model.predict_on_batch(pixels[part])
         assert metrics[f"{part}_mse"] == pytest.approx(np.square(output - pixels[part]).mean(), rel=1e-4)
     latents = {part: cae.encoder.predict_on_batch(inputs).astype(np.float64) for part, inputs in pixels.items()}
@@ -349,7 +357,7 @@ def test_errors_and_accuracies_are_those_of_the_saved_model(here, name):
     assert set(report["part"]) == {"train", "test"} and len(report) == 24
 
 
-def test_latents_are_mapped_and_clustered(here):
+def test_latents_are_mapped_and_clustered(project_folder):
     folder = Path("reports/models/own/latent")
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     table = pd.read_csv(folder / "clusters.csv")
@@ -361,15 +369,15 @@ def test_latents_are_mapped_and_clustered(here):
     assert metrics["latent_gini"] == pytest.approx(gini) and gini < metrics["latent_gini_without_clusters"]
     maps = pd.read_csv(folder / "maps.csv")
     assert len(maps) == 100 and maps.notna().all(axis=None)
-    np.testing.assert_array_equal(maps["label"], loaded("test")[1][maps["image"]])
+    np.testing.assert_array_equal(maps["label"], load_part("test")[1][maps["image"]])
     for name in ("components", "pca", "tsne", "clusters", "impurity", "gallery"):
         with Image.open(folder / f"{name}.png") as figure:
             assert np.ptp(np.asarray(figure.convert("L"))) > 100
 
 
-def test_the_prediction_is_the_digit_whose_model_errs_least(here):
+def test_the_prediction_is_the_digit_whose_model_errs_least(project_folder):
     table = pd.read_csv("reports/classes/errors.csv")
-    pixels, digits = loaded("test")
+    pixels, digits = load_part("test")
     for digit in (0, 7):
         cae = CAE(path=Path(f"models/classes/trained/digit-{digit}"), load=True)
         errors = np.square(cae.model.predict_on_batch(pixels) - pixels).mean(axis=(1, 2, 3))
@@ -378,36 +386,37 @@ def test_the_prediction_is_the_digit_whose_model_errs_least(here):
     np.testing.assert_array_equal(table["predicted"], errors.argmin(axis=1))
     metrics = json.loads(Path("reports/classes/metrics.json").read_text())["metrics"]
     assert metrics["test_accuracy"] == (table["predicted"] == digits).mean()
-    # principal components of each digit do well, and their number is chosen without the test images
+    # principal components of each digit are accurate, and their number is chosen without the test images
     linear = pd.read_csv("reports/classes/pca.csv").set_index("components")
     assert metrics["pca_components"] == linear["validation_accuracy"].idxmax()
     assert metrics["pca_test_accuracy"] == linear.loc[metrics["pca_components"], "test_accuracy"] > 0.9
 
 
-def test_the_metrics_of_the_comparison_are_in_one_file(here):
+def test_the_metrics_of_the_comparison_are_in_one_file(project_folder):
     metrics = json.loads(Path("reports/metrics.json").read_text())
 
-    def of(path: str) -> dict:
+    def metrics_of(path: str) -> dict:
         return json.loads((Path("reports") / path / "metrics.json").read_text())["metrics"]
 
-    notebook, own, pca = (of(f"models/{name}/evaluation") for name in MODELS)
+    notebook, own, pca = (metrics_of(f"models/{name}/evaluation") for name in MODELS)
     assert metrics["seed_test_mse"] == notebook["test_mse"]
     assert metrics["seed_accuracy"] == notebook["one_vs_rest_accuracy"]
     assert metrics["test_mse"] == own["test_mse"] and metrics["accuracy"] == own["test_accuracy"]
     assert metrics["pca_test_mse"] == pca["test_mse"]
-    assert metrics["pixel_accuracy"] == of("pixels")["test_accuracy"]
-    assert metrics["per_class_accuracy"] == of("classes")["test_accuracy"]
+    assert metrics["pixel_accuracy"] == metrics_of("pixels")["test_accuracy"]
+    assert metrics["per_class_accuracy"] == metrics_of("classes")["test_accuracy"]
     assert metrics["seconds"] == json.loads(Path("models/runs/own.json").read_text())["seconds"]
     page = Path("reports/index.html").read_text()
     assert page.count("data:image/webp") == 20 and f"{own['test_mse']:.5f}" in page
     assert "{{" not in page
 
 
-def test_all_runs_have_their_images_and_publishing_again_adds_none(here):
+def test_all_runs_have_their_images_and_publishing_again_adds_none(project_folder):
     from mlflow import MlflowClient
 
-    home = here.parents[1]
-    assert (home / "mlflow.db").is_file() and not (here / "mlflow.db").exists() and not (here / "mlruns").exists()
+    home = project_folder.parents[1]
+    assert (home / "mlflow.db").is_file()
+    assert not (project_folder / "mlflow.db").exists() and not (project_folder / "mlruns").exists()
     api = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment = api.get_experiment_by_name("histocae-mnist").experiment_id
 
@@ -434,44 +443,46 @@ def test_all_runs_have_their_images_and_publishing_again_adds_none(here):
     run_stages("publish")
     after = all_runs()
     assert {run.info.run_id for run in after.values()} == {run.info.run_id for run in before.values()}
-    again = [file.path for file in api.list_artifacts(own.info.run_id, "images") if file.path.endswith(".png")]
-    assert sorted(again) == sorted(image_files)
+    image_files_after = [
+        file.path for file in api.list_artifacts(own.info.run_id, "images") if file.path.endswith(".png")
+    ]
+    assert sorted(image_files_after) == sorted(image_files)
 
 
-def test_stages_write_the_same_bytes_again_and_models_of_digits_are_not_trained_twice(here):
-    # durations of trainings differ; they are in models/runs, models/classes/runs and the files computed from these
-    def everything() -> dict[str, bytes]:
-        files = outputs(here)
-        kept = [name for name in files if name.startswith(("models/", "reports/")) and "/runs/" not in name]
-        return {name: files[name] for name in kept}
+def test_repeated_stages_write_the_same_bytes_and_train_no_digit_model_twice(project_folder):
+    # durations of trainings differ; models/runs, models/classes/runs and files computed from them have durations
+    def compared_outputs() -> dict[str, bytes]:
+        files = outputs(project_folder)
+        names = [name for name in files if name.startswith(("models/", "reports/")) and "/runs/" not in name]
+        return {name: files[name] for name in names}
 
-    before = everything()
-    # as if killed between its weights and its run's file: this model is trained again
+    before = compared_outputs()
+    # as after a kill between the model's weights and its run's file: the model is trained again
     run = Path("models/classes/runs/digit-3.json")
     run.unlink()
     lines = run_stages("evaluate own", "latent own", "pixels", "classes", "publish")
     assert run.is_file() and sum("is trained already" in line for line in lines) == 9
-    after = everything()
+    after = compared_outputs()
     assert [name for name in before if before[name] != after[name] and name != "models/published.json"] == []
 
 
-def test_stages_out_of_turn_name_the_one_before(empty):
-    assert "data/splits/train.csv: not there yet" in refused("train own")
-    assert "run dvc repro" in refused("evaluate own")
-    assert "models has no entry 'x'" in refused("train x")
+def test_stages_without_their_inputs_name_the_stage_to_run_first(empty_folder):
+    assert "data/splits/train.csv: not there yet" in error_of("train own")
+    assert "run dvc repro" in error_of("evaluate own")
+    assert "models has no entry 'x'" in error_of("train x")
     run_stages("data")
-    assert "reports/pixels/metrics.json: not there yet" in refused("compare")
+    assert "reports/pixels/metrics.json: not there yet" in error_of("compare")
     assert not Path("reports/metrics.json").exists()
     Path("data/images/train.npy").write_bytes(b"broken")
-    assert "data/images/train.npy: can't be read" in refused("pixels")
+    assert "data/images/train.npy: can't be read" in error_of("pixels")
 
 
 # -- the graph --
 
 EXEMPT = (*lineage.EXEMPT, "mnist/params", "mnist/paths")
-# the tracking of a training is no reason to train again
+# changes of tracking do not retrain models
 EXEMPT_IN = {stage: ("tracking", "mnist/record") for stage in ("train", "classes")}
-# the results are final before they are delivered
+# results are final before their delivery
 EXEMPT_IN["publish"] = (
     "tracking/server",
     "networks/cae",
@@ -494,7 +505,7 @@ def test_stages_list_the_code_they_use(stage):
     assert MNIST[stage].by_model == ("foreach" in STAGES[stage])
 
 
-def test_outputs_are_apart_and_dvc_tracks_every_key():
+def test_outputs_do_not_overlap_and_dvc_tracks_every_key():
     outs = [
         out if isinstance(out, str) else next(iter(out))
         for stage in STAGES.values()
@@ -509,14 +520,14 @@ def test_outputs_are_apart_and_dvc_tracks_every_key():
     assert not {"size", "nfiles"} & {key for section in sections for key in section.model_fields}
 
 
-def test_the_pipeline_of_slides_leaves_it_alone_and_it_runs_by_its_name(tmp_path):
+def test_dvc_runs_mnist_by_its_name_and_not_with_the_pipeline_of_slides(tmp_path):
     (tmp_path / "inventory").mkdir()
     for name in ("dvc.yaml", "inventory/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "data", "models", "reports")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(FOLDER, tmp_path / "examples" / "mnist", ignore=ignore)
-    write(tmp_path / "examples" / "mnist", small())
+    write_params(tmp_path / "examples" / "mnist", small_params())
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
 

@@ -31,11 +31,11 @@ backend.start()
 
 from histocae.evaluation import reconstruction  # noqa: E402
 from histocae.networks import linear_start  # noqa: E402
-from histocae.training import loop  # noqa: E402 (after the backend's chatter is held back)
+from histocae.training import loop  # noqa: E402 (after the backend suppresses its log messages)
 
 
 def textures(count, side=32, seed=0):
-    """Paint grainy patches, each in colors of its own; all are darker at the bottom."""
+    """Draw grainy patches of random colors; all are darker at the bottom."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 25, (count, side // 8, side // 8, 3)).repeat(8, 1).repeat(8, 2)
     ramp = np.linspace(40, -40, side)[:, None, None]
@@ -44,11 +44,11 @@ def textures(count, side=32, seed=0):
 
 
 def discs(count, seed, side=32):
-    """Paint one disc per patch; its position is not linear in the pixels."""
+    """Draw one disc per patch; its position is not linear in the pixels."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
-    at, radius = rng.uniform(4, side - 4, (2, count, 1, 1)), rng.uniform(3, 7, (count, 1, 1))
-    inside = (y - at[0]) ** 2 + (x - at[1]) ** 2 < radius**2
+    center, radius = rng.uniform(4, side - 4, (2, count, 1, 1)), rng.uniform(3, 7, (count, 1, 1))
+    inside = (y - center[0]) ** 2 + (x - center[1]) ** 2 < radius**2
     return np.where(inside[..., None], [90, 40, 120], [235, 200, 225]).astype(np.uint8)
 
 
@@ -56,7 +56,7 @@ def scaled(images):
     return images.astype(np.float32) / np.float32(255)
 
 
-def cut(images, side):
+def split_into_blocks(images, side):
     """Divide images into blocks, row by row."""
     starts = range(0, images.shape[1], side)
     return np.array(
@@ -64,18 +64,18 @@ def cut(images, side):
     )
 
 
-def joined(blocks, images, side):
-    """Undo `cut`."""
-    out, left = np.empty(images.shape), iter(blocks)
-    for image in out:
+def join_blocks(blocks, images, side):
+    """Undo `split_into_blocks`."""
+    joined_images, remaining = np.empty(images.shape), iter(blocks)
+    for image in joined_images:
         for y in range(0, images.shape[1], side):
             for x in range(0, images.shape[1], side):
-                image[y : y + side, x : x + side] = next(left).reshape(side, side, 3)
-    return out
+                image[y : y + side, x : x + side] = next(remaining).reshape(side, side, 3)
+    return joined_images
 
 
-def started(patches, latents, filters=(16, 16)):
-    """Give a residual CAE before its training."""
+def initialized(patches, latents, filters=(16, 16)):
+    """Make a residual CAE with the weights that it has before training."""
     backend.repeatable(1)
     shape = patches.shape
     cae = CAE(shape, latents, filters, architecture="residual", optimizer="adamw")
@@ -83,8 +83,8 @@ def started(patches, latents, filters=(16, 16)):
     return cae
 
 
-def how(epochs, batch_size, optimizer, rate, **rest):
-    """Make options of a training that no patience ends."""
+def make_options(epochs, batch_size, optimizer, rate, **changes):
+    """Make options of a training whose patience never ends it early."""
     return loop.Options(
         epochs=epochs,
         batch_size=batch_size,
@@ -92,15 +92,15 @@ def how(epochs, batch_size, optimizer, rate, **rest):
         optimizer=optimizer,
         learning_rate=rate,
         seed=1,
-        **rest,
+        **changes,
     )
 
 
-ALL_TRICKS = {"schedule": "cosine", "clip_norm": 1.0, "augment": True}
+ALL_OPTIONS = {"schedule": "cosine", "clip_norm": 1.0, "augment": True}
 
 
-def trained(cae, patches, validation, options, checkpoint, **calls):
-    """Train a CAE in place, and give the training's state."""
+def fit(cae, patches, validation, options, checkpoint, **callbacks):
+    """Train a CAE in place, and return the training's state."""
     return loop.train(
         cae,
         InMemory(patches),
@@ -109,39 +109,47 @@ def trained(cae, patches, validation, options, checkpoint, **calls):
         state=State(checkpoint.name),
         folder=checkpoint,
         fingerprint="same",
-        callbacks=loop.Callbacks(**calls),
+        callbacks=loop.Callbacks(**callbacks),
     )
 
 
-def out(model, images):
+def apply(model, images):
     """Apply a model to uint8 patches; for a few patches this is faster than `predict`."""
     return np.asarray(model(scaled(images), training=False))
 
 
 def mse(cae, images):
-    return np.square(out(cae.model, images) - scaled(images)).mean()
+    return np.square(apply(cae.model, images) - scaled(images)).mean()
 
 
-def saved(cae, folder):
+def save(cae, folder):
     cae.save(folder)
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-# -- residual, before it learns --
+# -- residual, before its training --
 
 
 @given(side=st.integers(1, 24).map(lambda n: 16 * n), latents=st.integers(1, 5000))
 @settings(max_examples=300)
-def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(side, latents):
-    def each(block):
+def test_blocks_share_latents_evenly_and_are_the_smallest_with_eight_latents(side, latents):
+    def latents_per_block(block):
         return latents / (side / block) ** 2
 
     block = block_side(side, latents)
-    assert side % block == 0 and each(block) * (side // block) ** 2 == latents and each(block) % 1 == 0
+    assert (
+        side % block == 0
+        and latents_per_block(block) * (side // block) ** 2 == latents
+        and latents_per_block(block) % 1 == 0
+    )
     smaller = [16 * 2**n for n in range(5) if 16 * 2**n < block]
-    assert not [block for block in smaller if side % block == 0 and each(block) % 1 == 0 and each(block) >= 8]
+    assert not [
+        block
+        for block in smaller
+        if side % block == 0 and latents_per_block(block) % 1 == 0 and latents_per_block(block) >= 8
+    ]
     if block != side:
-        assert each(block) >= 8 and block in (16, 32, 64, 128, 256)
+        assert latents_per_block(block) >= 8 and block in (16, 32, 64, 128, 256)
 
 
 @pytest.mark.parametrize(
@@ -151,61 +159,63 @@ def test_blocks_share_the_latents_evenly_and_are_the_smallest_that_get_eight(sid
 def test_residual_starts_as_the_principal_components_of_blocks(side, latents, block):
     assert block_side(side, latents) == block
     train, held_out = textures(40, side), textures(12, side, seed=1)
-    cae = started(InMemory(train), latents)
+    cae = initialized(InMemory(train), latents)
     assert cae.encoder.output_shape == (None, latents)
     assert cae.decoder.output_shape == (None, side, side, 3)
-    blocks, each = cut(train, block), latents // (side // block) ** 2
+    blocks, latents_per_block = split_into_blocks(train, block), latents // (side // block) ** 2
     mean = blocks.mean(0)
-    components = np.linalg.svd(blocks - mean, full_matrices=False)[2][:each]
+    components = np.linalg.svd(blocks - mean, full_matrices=False)[2][:latents_per_block]
     for images in (train, held_out):
-        expected = joined(mean + (cut(images, block) - mean) @ components.T @ components, images, block)
-        np.testing.assert_allclose(out(cae.model, images), expected, atol=1e-4)
+        expected = join_blocks(
+            mean + (split_into_blocks(images, block) - mean) @ components.T @ components, images, block
+        )
+        np.testing.assert_allclose(apply(cae.model, images), expected, atol=1e-4)
     # whitened: each component over all blocks of the patches it was computed from
-    latents_of_blocks = out(cae.encoder, train).reshape(-1, each)
+    latents_of_blocks = apply(cae.encoder, train).reshape(-1, latents_per_block)
     np.testing.assert_allclose(latents_of_blocks.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(latents_of_blocks.std(0, ddof=1), 1, rtol=1e-3)
 
 
-def test_latents_that_few_patches_leave_over_start_as_nothing_and_do_no_harm():
+def test_latents_beyond_the_components_of_few_patches_start_at_zero():
     train, held_out = textures(6), textures(6, seed=1)
-    cae = started(InMemory(train), 18)  # blocks are whole patches, and six of them span five directions
+    cae = initialized(InMemory(train), 18)  # blocks are whole patches, and six of them span five directions
     assert block_side(32, 18) == 32
     assert mse(cae, train) < 1e-8
-    latents = out(cae.encoder, held_out)
+    latents = apply(cae.encoder, held_out)
     assert np.abs(latents).max() < 100 and not latents[:, 5:].any()
 
 
-def test_the_sample_of_blocks_is_seeded_and_close_to_all_of_them(monkeypatch):
-    blocks = np.rint(cut(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255).astype(np.uint8)
+def test_a_sample_of_blocks_is_seeded_and_close_to_the_fit_of_all_blocks(monkeypatch):
+    blocks = np.rint(split_into_blocks(textures(20, seed=1), 16).reshape(-1, 16, 16, 3) * 255).astype(np.uint8)
     patches, held_out = InMemory(textures(60)), InMemory(blocks)
     exact = linear.fit_blocks(patches, 16, 8, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 80)
     monkeypatch.setattr(linear, "BATCH", 7)
-    some, again, other = (linear.fit_blocks(patches, 16, 8, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(some.components, again.components)
-    assert not np.array_equal(some.components, other.components)
-    assert exact.errors(held_out).mean() <= some.errors(held_out).mean() < 1.1 * exact.errors(held_out).mean()
+    sample, repeated, other_seed = (linear.fit_blocks(patches, 16, 8, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(sample.components, repeated.components)
+    assert not np.array_equal(sample.components, other_seed.components)
+    assert exact.errors(held_out).mean() <= sample.errors(held_out).mean() < 1.1 * exact.errors(held_out).mean()
 
 
 @pytest.mark.parametrize("architecture", ["residual", "pca"])
-def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
+def test_residual_and_pca_are_saved_and_loaded_without_a_changed_byte(tmp_path, architecture):
     patches = InMemory(textures(20))
-    made = [
-        started(patches, 32) if architecture == "residual" else linear_start.fitted_pca(patches, 8, 1)
+    caes = [
+        initialized(patches, 32) if architecture == "residual" else linear_start.fitted_pca(patches, 8, 1)
         for _ in range(2)
     ]
-    first = saved(made[0], tmp_path / "a")
-    assert saved(made[1], tmp_path / "b") == first
+    contents = save(caes[0], tmp_path / "a")
+    assert save(caes[1], tmp_path / "b") == contents
     loaded = CAE(path=tmp_path / "a", load=True)
-    assert loaded.params == made[0].params and loaded.params["architecture"] == architecture
+    assert loaded.params == caes[0].params and loaded.params["architecture"] == architecture
     for part in ("encoder", "model"):
         expected, reconstructed = (
-            out(getattr(model, part), patches.take(np.arange(20))) for model in (made[0], loaded)
+            apply(getattr(model, part), patches.take(np.arange(20))) for model in (caes[0], loaded)
         )
         np.testing.assert_array_equal(reconstructed, expected)
-    assert saved(loaded, tmp_path / "c") == first
-    file = tmp_path / "a/params.yaml"
-    file.write_text(file.read_text().replace(architecture, "unheard-of"))
+    assert save(loaded, tmp_path / "c") == contents
+    params_path = tmp_path / "a/params.yaml"
+    params_path.write_text(params_path.read_text().replace(architecture, "unheard-of"))
     with pytest.raises(HistocaeError, match="unheard-of"):
         CAE(path=tmp_path / "a", load=True)
 
@@ -223,7 +233,7 @@ def test_saved_and_loaded_they_are_the_same_to_the_byte(tmp_path, architecture):
         ({"input_shape": (32, 32, 3), "architecture": "pca"}, "latent_features"),
     ],
 )
-def test_what_can_not_be_built_is_a_value_error(options, message):
+def test_invalid_options_raise_a_value_error(options, message):
     with pytest.raises(ValueError, match=message):
         CAE(**options)
 
@@ -235,34 +245,34 @@ def test_what_can_not_be_built_is_a_value_error(options, message):
     rows=st.integers(2, 30),
     values=st.integers(1, 30),
     rank=st.integers(1, 30),
-    wanted=st.integers(1, 30),
+    requested=st.integers(1, 30),
     offset=st.floats(-1, 1),
     seed=st.integers(0, 99),
 )
-def test_components_are_those_of_a_singular_value_decomposition(rows, values, rank, wanted, offset, seed):
+def test_components_equal_those_of_a_singular_value_decomposition(rows, values, rank, requested, offset, seed):
     rng = np.random.default_rng(seed)
-    rank, wanted = min(rank, values), min(wanted, values)
+    rank, requested = min(rank, values), min(requested, values)
     samples = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, values)) + offset
-    fitted = linear.principal(samples.astype(np.float32), wanted)
+    fitted = linear.principal(samples.astype(np.float32), requested)
     centered = samples - samples.mean(0)
     singular = np.linalg.svd(centered, compute_uv=False)
-    # the number of directions that vary; rounding decides about those that hardly do
-    hardly = int(np.count_nonzero(singular[:wanted] > 0.01 * singular[0]))
-    surely = int(np.count_nonzero(singular[:wanted] > 1e-4 * singular[0]))
+    # the number of directions that vary; rounding decides whether those that hardly vary are kept
+    least = int(np.count_nonzero(singular[:requested] > 0.01 * singular[0]))
+    most = int(np.count_nonzero(singular[:requested] > 1e-4 * singular[0]))
     kept = len(fitted.components)
-    assert hardly <= kept <= max(surely, 1)
+    assert least <= kept <= max(most, 1)
     np.testing.assert_allclose(fitted.components @ fitted.components.T, np.eye(kept), atol=2e-3)
     np.testing.assert_allclose(fitted.deviations, singular[:kept] / math.sqrt(rows - 1), rtol=0.1)
     np.testing.assert_allclose(fitted.mean, samples.mean(0), atol=1e-5)
-    left = centered - centered @ fitted.components.T @ fitted.components
-    best = np.square(singular[kept:]).sum()
-    assert np.square(left).sum() <= best + 1e-3 * np.square(centered).sum()
+    residuals = centered - centered @ fitted.components.T @ fitted.components
+    smallest = np.square(singular[kept:]).sum()
+    assert np.square(residuals).sum() <= smallest + 1e-3 * np.square(centered).sum()
     largest = fitted.components[np.arange(kept), np.abs(fitted.components).argmax(1)]
     assert (largest > 0).all()
 
 
-@pytest.mark.parametrize("count", [70, 12])  # many more patches than components, and hardly more
-def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
+@pytest.mark.parametrize("count", [70, 12])  # many more patches than components, and few more
+def test_errors_of_pca_equal_those_of_scikit_learn(count):
     from sklearn.decomposition import PCA
 
     train, held_out = textures(count), textures(30, seed=1)
@@ -279,7 +289,7 @@ def test_pca_errs_as_scikit_learns_does_and_says_so_itself(count):
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(10), atol=1e-4)
 
 
-def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
+def test_pca_of_few_patches_has_fewer_components_and_logs_their_number(caplog):
     train = textures(9)
     cae = linear_start.fitted_pca(InMemory(train), 64, 1)
     assert cae.params["latent_features"] == 8 and cae.encoder.output_shape == (None, 8)
@@ -291,44 +301,44 @@ def test_pca_shrinks_to_what_the_patches_allow_and_says_so(caplog):
         linear_start.fitted_pca(InMemory(train[[0, 0, 0]]), 4, 1)
 
 
-def test_few_patches_of_many_values_are_done_at_once(monkeypatch):
+def test_few_patches_of_many_values_are_fitted_at_once(monkeypatch):
     train = InMemory(textures(30))
     exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_VALUES", 1000)
     np.testing.assert_array_equal(linear.fit(train, 6, 1).components, exact.components)
 
 
-def test_many_patches_of_few_values_are_done_at_once(monkeypatch):
+def test_many_patches_of_few_values_are_fitted_at_once(monkeypatch):
     train = InMemory(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8))
     exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
     np.testing.assert_array_equal(linear.fit(train, 6, 1).components, exact.components)
 
 
-def test_pca_batch_by_batch_is_seeded_and_close_to_exact(monkeypatch):
+def test_pca_batch_by_batch_is_seeded_and_close_to_the_exact_fit(monkeypatch):
     train, held_out = InMemory(textures(120)), InMemory(textures(30, seed=1))
     exact = linear.fit(train, 6, 1)
     monkeypatch.setattr(linear, "MOST_AT_ONCE", 100)
     monkeypatch.setattr(linear, "BATCH", 25)
-    some, again, other = (linear.fit(train, 6, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(some.components, again.components)
-    assert not np.array_equal(some.components, other.components)
-    np.testing.assert_allclose(some.components @ some.components.T, np.eye(6), atol=1e-4)
-    np.testing.assert_allclose(some.mean, exact.mean, atol=1e-5)
-    assert exact.errors(train).mean() < some.errors(train).mean() < 1.05 * exact.errors(train).mean()
-    assert some.errors(held_out).mean() == pytest.approx(exact.errors(held_out).mean(), rel=0.05)
+    batchwise, repeated, other_seed = (linear.fit(train, 6, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(batchwise.components, repeated.components)
+    assert not np.array_equal(batchwise.components, other_seed.components)
+    np.testing.assert_allclose(batchwise.components @ batchwise.components.T, np.eye(6), atol=1e-4)
+    np.testing.assert_allclose(batchwise.mean, exact.mean, atol=1e-5)
+    assert exact.errors(train).mean() < batchwise.errors(train).mean() < 1.05 * exact.errors(train).mean()
+    assert batchwise.errors(held_out).mean() == pytest.approx(exact.errors(held_out).mean(), rel=0.05)
 
 
 # -- training --
 
 
-def test_residual_learns_what_no_linear_map_can(tmp_path):
+def test_residual_learns_more_than_a_linear_map_can(tmp_path):
     train, held_out = discs(640, 0), discs(64, 1)
-    cae = started(InMemory(train), 16, (32, 32))
+    cae = initialized(InMemory(train), 16, (32, 32))
     start = mse(cae, held_out)
     assert mse(linear_start.fitted_pca(InMemory(train), 16, 1), held_out) == pytest.approx(start, rel=1e-3)
-    options = how(5, 16, "adamw", 0.004, **ALL_TRICKS)
-    trained(cae, train, discs(64, 2), options, tmp_path / "t")
+    options = make_options(5, 16, "adamw", 0.004, **ALL_OPTIONS)
+    fit(cae, train, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.93 * start
 
 
@@ -336,34 +346,36 @@ def test_residual_learns_what_no_linear_map_can(tmp_path):
 def optimizers(monkeypatch):
     """The optimizers of the trainings so far."""
     models, build = [], loop.fused_on_bytes
-    monkeypatch.setattr(loop, "fused_on_bytes", lambda *of: models.append(build(*of)) or models[-1])
+    monkeypatch.setattr(loop, "fused_on_bytes", lambda *arguments: models.append(build(*arguments)) or models[-1])
     return lambda: [model.optimizer for model in models]
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(10, 8), (1, 3)])
-def test_the_rate_warms_up_and_ends_at_nothing(tmp_path, optimizers, epochs, steps):
+def test_the_learning_rate_warms_up_and_ends_at_zero(tmp_path, optimizers, epochs, steps):
     rates = []
 
-    def look(_):
+    def record(_):
         rates.append(float(optimizers()[0].learning_rate))
 
-    options = how(epochs, 4, "adam", 0.01, schedule="cosine", clip_norm=0.5)
+    options = make_options(epochs, 4, "adam", 0.01, schedule="cosine", clip_norm=0.5)
     patches = textures(4 * steps - 1, 16)
-    trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t", on_start=look, on_epoch=look)
+    fit(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t", on_start=record, on_epoch=record)
     assert optimizers()[0].clipnorm == 0.5
     assert len(rates) == epochs + 1 and rates[-1] == pytest.approx(0, abs=1e-9)
-    warm = epochs * steps // 10
-    if not warm:
+    warmup_steps = epochs * steps // 10
+    if not warmup_steps:
         assert rates[0] == pytest.approx(0.01)
         return
-    np.testing.assert_allclose(rates[: warm // steps + 1], 0.01 * np.arange(0, warm + 1, steps) / warm, rtol=1e-4)
-    falling = np.arange(0, epochs * steps - warm + 1, steps) / (epochs * steps - warm)
-    np.testing.assert_allclose(rates[warm // steps :], 0.005 * (1 + np.cos(np.pi * falling)), atol=1e-7)
+    np.testing.assert_allclose(
+        rates[: warmup_steps // steps + 1], 0.01 * np.arange(0, warmup_steps + 1, steps) / warmup_steps, rtol=1e-4
+    )
+    falling = np.arange(0, epochs * steps - warmup_steps + 1, steps) / (epochs * steps - warmup_steps)
+    np.testing.assert_allclose(rates[warmup_steps // steps :], 0.005 * (1 + np.cos(np.pi * falling)), atol=1e-7)
 
 
-def test_a_constant_rate_without_clipping_is_the_default(tmp_path, optimizers):
+def test_a_constant_learning_rate_without_clipping_is_the_default(tmp_path, optimizers):
     patches = textures(4, 16)
-    trained(CAE((16, 16, 3), 4, [2]), patches, patches, how(2, 4, "sgd", 0.01), tmp_path / "t")
+    fit(CAE((16, 16, 3), 4, [2]), patches, patches, make_options(2, 4, "sgd", 0.01), tmp_path / "t")
     (optimizer,) = optimizers()
     assert float(optimizer.learning_rate) == pytest.approx(0.01) and optimizer.clipnorm is None
 
@@ -372,20 +384,20 @@ class KilledError(Exception):
     """A training was killed."""
 
 
-def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one_to_the_byte(tmp_path):
     patches, validation = textures(12, 16), textures(4, 16, seed=1)
-    options = how(3, 4, "adamw", 0.002, **ALL_TRICKS)
+    options = make_options(3, 4, "adamw", 0.002, **ALL_OPTIONS)
 
     def kill(state):
         if len(state.rows) == 2:
             raise KilledError
 
-    undisturbed, killed, resumed = (started(InMemory(patches), 5) for _ in range(3))
-    state = trained(undisturbed, patches, validation, options, tmp_path / "undisturbed")
+    uninterrupted, killed, resumed = (initialized(InMemory(patches), 5) for _ in range(3))
+    state = fit(uninterrupted, patches, validation, options, tmp_path / "uninterrupted")
     with pytest.raises(KilledError):
-        trained(killed, patches, validation, options, tmp_path / "killed", on_epoch=kill)
+        fit(killed, patches, validation, options, tmp_path / "killed", on_epoch=kill)
     starts = []
-    again = trained(
+    resumed_state = fit(
         resumed,
         patches,
         validation,
@@ -393,55 +405,59 @@ def test_a_killed_training_ends_in_the_bytes_of_an_undisturbed_one(tmp_path):
         tmp_path / "killed",
         on_start=lambda state: starts.append(len(state.rows)),
     )
-    assert starts == [1] and again.rows == state.rows and len(again.rows) == 3
-    assert saved(resumed, tmp_path / "a") == saved(undisturbed, tmp_path / "b")
+    assert starts == [1] and resumed_state.rows == state.rows and len(resumed_state.rows) == 3
+    assert save(resumed, tmp_path / "a") == save(uninterrupted, tmp_path / "b")
 
 
-def test_shifted_inputs_grow_fewer_and_their_targets_stay():
+def test_the_share_of_shifted_inputs_falls_and_targets_are_not_shifted():
     images = textures(64, 16)
     batches = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
     order = np.random.default_rng([3, 1]).permutation(64)
-    moved = []
+    shifted_shares = []
     for i in range(len(batches)):
-        given, target = batches[i]
-        np.testing.assert_array_equal(target, images[order[16 * i : 16 * i + 16]])
-        moved.append((given != target).any(axis=(1, 2, 3)).mean())
-        for shifted, whole in zip(given, np.pad(target, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True):
-            places = [(y, x) for y in range(5) for x in range(5) if (whole[y : y + 16, x : x + 16] == shifted).all()]
-            assert places
-    assert moved[0] > 0.7 and moved[-1] < 0.3
-    again = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
-    np.testing.assert_array_equal(again[2][0], batches[2][0])
-    for given, target in (Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
-        np.testing.assert_array_equal(given, target)
+        inputs, targets = batches[i]
+        np.testing.assert_array_equal(targets, images[order[16 * i : 16 * i + 16]])
+        shifted_shares.append((inputs != targets).any(axis=(1, 2, 3)).mean())
+        for shifted, padded in zip(
+            inputs, np.pad(targets, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), strict=True
+        ):
+            offsets = [
+                (y, x) for y in range(5) for x in range(5) if (padded[y : y + 16, x : x + 16] == shifted).all()
+            ]
+            assert offsets
+    assert shifted_shares[0] > 0.7 and shifted_shares[-1] < 0.3
+    repeated = Batches(InMemory(images), 16, 3, 1, denoise=(2, 1.0, 0.0))
+    np.testing.assert_array_equal(repeated[2][0], batches[2][0])
+    for inputs, targets in (Batches(InMemory(images), 64, 3, 1, denoise=(2, 0.0, 0.0))[0],):
+        np.testing.assert_array_equal(inputs, targets)
 
 
-def test_denoising_falls_over_the_epochs_and_ends_where_it_is_set(tmp_path, monkeypatch):
+def test_denoising_falls_over_the_epochs_and_ends_where_params_say(tmp_path, monkeypatch):
     shares = []
-    real = Batches
+    make_batches = Batches
 
-    def look(*arguments, **options):
+    def record(*arguments, **options):
         if options:
             shares.append(options["denoise"])
-        return real(*arguments, **options)
+        return make_batches(*arguments, **options)
 
-    monkeypatch.setattr(loop, "Batches", look)
-    options = how(4, 4, "sgd", 0.01, denoise=params.Denoise(shift=1, until=0.5))
+    monkeypatch.setattr(loop, "Batches", record)
+    options = make_options(4, 4, "sgd", 0.01, denoise=params.Denoise(shift=1, until=0.5))
     patches = textures(8, 16)
-    trained(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
+    fit(CAE((16, 16, 3), 4, [2]), patches, patches, options, tmp_path / "t")
     assert shares == [(1, 1.0, 0.5), (1, 0.5, 0.0), (1, 0.0, 0.0), (1, 0.0, 0.0)]
 
 
-def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
+def test_compact_learns_has_unbounded_latents_and_accepts_gray_patches(tmp_path):
     train, held_out = discs(640, 0), discs(64, 1)
     backend.repeatable(1)
     cae = CAE((32, 32, 3), 16, architecture="compact", optimizer="adamw")
     assert cae.params["filters"] == [16, 64] and cae.encoder.output_shape == (None, 16)
     first = mse(cae, held_out)
-    options = how(4, 16, "adamw", 0.002, schedule="cosine", clip_norm=1.0)
-    trained(cae, train, discs(64, 2), options, tmp_path / "t")
+    options = make_options(4, 16, "adamw", 0.002, schedule="cosine", clip_norm=1.0)
+    fit(cae, train, discs(64, 2), options, tmp_path / "t")
     assert mse(cae, held_out) < 0.3 * first
-    assert (out(cae.encoder, held_out) < 0).any()
+    assert (apply(cae.encoder, held_out) < 0).any()
     gray = CAE((8, 8, 1), 3, [4, 8], architecture="compact")
     assert gray.model.output_shape == (None, 8, 8, 1)
     for shape, latents, filters in (((30, 30, 3), 4, None), ((32, 32, 3), None, None), ((32, 32, 3), 4, [8])):
@@ -449,22 +465,22 @@ def test_compact_has_free_latents_and_pixels_and_learns(tmp_path):
             CAE(shape, latents, filters, architecture="compact")
 
 
-def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
+def test_augmentation_turns_and_mirrors_patches_and_changes_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 
     def epoch(number, augment, seed=1):
         batches = Batches(InMemory(images), 16, seed, number, augment=augment)
-        given = [batches[i] for i in range(len(batches))]
-        assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in given)
-        return np.concatenate([x for x, _ in given])
+        pairs = [batches[i] for i in range(len(batches))]
+        assert all(x.dtype == np.uint8 and np.array_equal(x, y) for x, y in pairs)
+        return np.concatenate([x for x, _ in pairs])
 
     def forms(number, seed=1):
         """Identify the form, 0 to 7, of each patch; the order is the same as without augmentation."""
         numbers = []
         for before, after in zip(epoch(number, False, seed), epoch(number, True, seed), strict=True):
-            eight = [np.rot90(patch, k) for patch in (before, before[:, ::-1]) for k in range(4)]
-            (which,) = [i for i, form in enumerate(eight) if np.array_equal(form, after)]
-            numbers.append(which)
+            possible = [np.rot90(patch, k) for patch in (before, before[:, ::-1]) for k in range(4)]
+            (form_number,) = [i for i, form in enumerate(possible) if np.array_equal(form, after)]
+            numbers.append(form_number)
         return numbers
 
     plain, turned = epoch(1, False), epoch(1, True)
@@ -476,18 +492,18 @@ def test_augmented_patches_are_turned_and_mirrored_and_nothing_else():
     np.testing.assert_array_equal(np.concatenate([unshuffled[i][0] for i in range(4)]), images)
 
 
-def test_pca_is_measured_once_and_left_as_it_is(tmp_path):
+def test_a_training_measures_pca_once_and_leaves_it_unchanged(tmp_path):
     patches, validation = textures(23), textures(9, seed=1)
     cae = linear_start.fitted_pca(InMemory(patches), 5, 1)
-    before = saved(cae, tmp_path / "before")
-    options = how(7, 4, "adamw", 0.002, **ALL_TRICKS)
-    state = trained(cae, patches, validation, options, tmp_path / "t")
-    assert saved(cae, tmp_path / "after") == before
+    before = save(cae, tmp_path / "before")
+    options = make_options(7, 4, "adamw", 0.002, **ALL_OPTIONS)
+    state = fit(cae, patches, validation, options, tmp_path / "t")
+    assert save(cae, tmp_path / "after") == before
     assert [row["epoch"] for row in state.rows] == [1] and state.best_epoch == 1
-    # a batch that is not full counts by its patches, and nothing was turned
+    # the last batch counts by its number of patches, and no patch was turned
     assert state.rows[0]["loss"] == pytest.approx(mse(cae, patches), rel=1e-5)
     assert state.rows[0]["validation_loss"] == state.best == pytest.approx(mse(cae, validation), rel=1e-5)
-    assert trained(cae, patches, validation, options, tmp_path / "t") == state  # resumed: nothing left to do
+    assert fit(cae, patches, validation, options, tmp_path / "t") == state  # resumed: the training is complete
 
 
 # -- patches that the models of a pair learn from --
@@ -498,14 +514,14 @@ one_patch = st.tuples(
 )
 
 
-def table_of(rows):
+def make_table(rows):
     table = pd.DataFrame(rows, columns=["case_id", "sample_type", "percent_tumor_nuclei"])
     return table.assign(case_id="case-" + table["case_id"].astype(str), position=np.arange(len(table)))
 
 
 tables = (
     st.lists(one_patch, min_size=2, max_size=60)
-    .map(table_of)
+    .map(make_table)
     .filter(lambda table: table["sample_type"].nunique() == 2)
 )
 
@@ -516,15 +532,15 @@ tables = (
     least=st.sampled_from([None, 40.0]),
     seed=st.integers(0, 9),
 )
-def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(table, balance, least, seed):
-    fit = table["percent_tumor_nuclei"].fillna(-1) >= (least or -1)
+def test_both_tissues_have_equally_many_patches_spread_evenly_over_cases(table, balance, least, seed):
+    eligible = table["percent_tumor_nuclei"].fillna(-1) >= (least or -1)
     pools = {
-        "tumor": table[(table["sample_type"] == PRIMARY_TUMOR) & fit],
+        "tumor": table[(table["sample_type"] == PRIMARY_TUMOR) & eligible],
         "normal": table[table["sample_type"] == SOLID_TISSUE_NORMAL],
     }
     assert cohorts.sample(table, "all", balance, least, seed).equals(table)
     if pools["tumor"].empty:
-        if balance == "none":  # then a normal model does not care how many tumor patches there are
+        if balance == "none":  # then samples of normal tissue do not depend on the tumor patches
             assert cohorts.sample(table, "normal", balance, least, seed).equals(pools["normal"])
         for cohort in ("tumor",) if balance == "none" else TISSUES:
             with pytest.raises(DataError, match=r"min_percent_tumor_nuclei: no tumor slide of this part"):
@@ -532,7 +548,8 @@ def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(tabl
         return
     samples = {cohort: cohorts.sample(table, cohort, balance, least, seed) for cohort in TISSUES}
     for cohort, rows in samples.items():
-        assert rows.equals(pools[cohort][pools[cohort].index.isin(rows.index)])  # own rows, once, in order
+        # rows of this tissue, once each, in order
+        assert rows.equals(pools[cohort][pools[cohort].index.isin(rows.index)])
         assert rows.equals(cohorts.sample(table, cohort, balance, least, seed))
     counts = {cohort: rows["case_id"].value_counts() for cohort, rows in samples.items()}
     if balance == "none":
@@ -544,15 +561,15 @@ def test_both_tissues_give_as_many_patches_spread_evenly_over_as_many_cases(tabl
         cases = min(pool["case_id"].nunique() for pool in pools.values())
         for cohort, count in counts.items():
             assert len(count) == cases
-            there = pools[cohort]["case_id"].value_counts()
-            short = count[count < count.max() - 1]
-            assert (short == there[short.index]).all()  # only a case that has no more gives fewer
+            available = pools[cohort]["case_id"].value_counts()
+            fewer = count[count < count.max() - 1]
+            assert (fewer == available[fewer.index]).all()  # only a case with too few patches has fewer in the sample
 
 
-def test_samples_of_cases_take_as_many_patches_as_the_chosen_cases_allow():
+def test_samples_of_cases_have_as_many_patches_as_the_drawn_cases_allow():
     rows = [(case, PRIMARY_TUMOR, 80.0) for case in range(5) for _ in range(10)]
     rows += [(case, SOLID_TISSUE_NORMAL, math.nan) for case in (5, 6) for _ in range(3 if case == 5 else 30)]
-    table = table_of(rows)
+    table = make_table(rows)
     samples = {cohort: cohorts.sample(table, cohort, "cases", None, 1)["case_id"] for cohort in TISSUES}
     assert samples["tumor"].value_counts().tolist() == [10, 10]
     assert samples["normal"].value_counts().to_dict() == {"case-6": 17, "case-5": 3}
@@ -561,7 +578,7 @@ def test_samples_of_cases_take_as_many_patches_as_the_chosen_cases_allow():
 
 
 def test_a_pair_needs_both_tissues():
-    table = table_of([(0, PRIMARY_TUMOR, 80.0), (1, PRIMARY_TUMOR, 80.0)])
+    table = make_table([(0, PRIMARY_TUMOR, 80.0), (1, PRIMARY_TUMOR, 80.0)])
     assert len(cohorts.sample(table, "all", "patches", 90.0, 1)) == 2
     for cohort in TISSUES:
         for balance in ("patches", "cases", "none"):
@@ -571,7 +588,7 @@ def test_a_pair_needs_both_tissues():
 
 # -- params --
 
-GIVEN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PAIR = {
     "all": {"filters": [8], "latent_features": 4},
     "tumor": {"cohort": "tumor", "filters": [8]},
@@ -579,8 +596,8 @@ PAIR = {
 }
 
 
-def read(tmp_path, models, **changed):
-    values = copy.deepcopy(GIVEN) | {"models": models}
+def load_params(tmp_path, models, **changed):
+    values = copy.deepcopy(COMMITTED) | {"models": models}
     for name, value in changed.items():
         section, key = name.split("__")
         values[section][key] = value
@@ -637,19 +654,19 @@ def read(tmp_path, models, **changed):
         ({"training__min_percent_tumor_nuclei": 101.0}, "training.min_percent_tumor_nuclei: "),
     ],
 )
-def test_what_an_architecture_or_the_pair_does_not_allow_is_reported_in_one_line(tmp_path, changed, message):
+def test_invalid_params_of_an_architecture_or_the_pair_are_reported_in_one_line(tmp_path, changed, message):
     models = PAIR | {name: entry for name, entry in changed.items() if "__" not in name}
     models = {name: entry for name, entry in models.items() if entry is not None}
-    with pytest.raises(params.ParamsError) as refused:
-        read(tmp_path, models, **{name: entry for name, entry in changed.items() if "__" in name})
-    assert message in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(params.ParamsError) as error:
+        load_params(tmp_path, models, **{name: entry for name, entry in changed.items() if "__" in name})
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_pair_is_the_one_that_tissue_names(tmp_path):
-    assert read(tmp_path, PAIR).pair == ("tumor", "normal")
-    assert read(tmp_path, {"all": PAIR["all"]}).pair is None
-    twins = {name: PAIR["all"] | {"cohort": cohort} for name, cohort in (("t", "tumor"), ("n", "normal"))}
-    assert read(tmp_path, PAIR | twins, tissue__tumor="t", tissue__normal="n").pair == ("t", "n")
+def test_the_section_tissue_names_the_models_of_the_pair(tmp_path):
+    assert load_params(tmp_path, PAIR).pair == ("tumor", "normal")
+    assert load_params(tmp_path, {"all": PAIR["all"]}).pair is None
+    second_pair = {name: PAIR["all"] | {"cohort": cohort} for name, cohort in (("t", "tumor"), ("n", "normal"))}
+    assert load_params(tmp_path, PAIR | second_pair, tissue__tumor="t", tissue__normal="n").pair == ("t", "n")
 
 
 # -- the stages --
@@ -672,25 +689,25 @@ SPLITS = ("train", "validation", "test")
 def test_a_training_hashes_each_table_of_the_split_once(project: Workspace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     project.slides(*"abcdefgh")
-    small = {"training__epochs": 1, "patches__max_per_slide": 20}
-    first = {"filters": [4], "latent_features": None}
-    project.params(models={"first": first, "second": {**first, "init_from": "first"}}, **small)
+    small_params = {"training__epochs": 1, "patches__max_per_slide": 20}
+    network = {"filters": [4], "latent_features": None}
+    project.params(models={"first": network, "second": {**network, "init_from": "first"}}, **small_params)
     project.make(*ALL_STAGES, "train first")
     files._sha256_of_state.cache_clear()
-    hashed, file_digest = [], hashlib.file_digest
+    hashed_paths, file_digest = [], hashlib.file_digest
 
     def counting(handle, algorithm):
-        hashed.append(Path(handle.name))
+        hashed_paths.append(Path(handle.name))
         return file_digest(handle, algorithm)
 
     monkeypatch.setattr(hashlib, "file_digest", counting)
     project.make("train second")
-    tables = [path.name for path in hashed if path.parent.name == "splits"]
+    tables = [path.name for path in hashed_paths if path.parent.name == "splits"]
     assert sorted(tables) == sorted(f"{split}.csv" for split in SPLITS)
 
 
 def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: tracking is tested elsewhere
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: other tests are of tracking
     project.slides(*"abcdefgh")
     small = {"training__epochs": 2, "training__batch_size": 48, "patches__max_per_slide": 40}
     project.params(models=MODELS, **small)
@@ -698,7 +715,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
     tables = {split: cohorts.read_split(project.folder / f"data/splits/{split}.csv") for split in SPLITS}
     store = PatchStore(project.folder / "data/patches")
     pixels = {split: store.select(table).take(np.arange(len(table))) for split, table in tables.items()}
-    learned = len(cohorts.sample(tables["train"], "tumor", "patches", None, GIVEN["seed"]))
+    learned = len(cohorts.sample(tables["train"], "tumor", "patches", None, COMMITTED["seed"]))
     features = {"residual": 32, "pca": learned - 1, "map": None}
     for name in MODELS:
         cae = CAE(path=project.folder / "models/trained" / name, load=True)
@@ -711,21 +728,23 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
 
         folder = project.folder / "reports/models" / name / "evaluation"
         test, validation = (pd.read_csv(folder / f"per_patch{suffix}.csv") for suffix in ("", "_validation"))
-        kept = ["slide_id", "case_id", "sample_type", "shard", "position"]
-        assert list(test.columns) == [*kept, "mse", "psnr", "ssim", "mean_color_mse"]
-        assert list(validation.columns) == [*kept, "mse"]
+        columns = ["slide_id", "case_id", "sample_type", "shard", "position"]
+        assert list(test.columns) == [*columns, "mse", "psnr", "ssim", "mean_color_mse"]
+        assert list(validation.columns) == [*columns, "mse"]
         for table, split in ((test, "test"), (validation, "validation")):
             # all sample types, whatever the model's cohort, in the order of the split
-            pd.testing.assert_frame_equal(table[kept], tables[split][kept], check_dtype=False)
+            pd.testing.assert_frame_equal(table[columns], tables[split][columns], check_dtype=False)
             assert np.isfinite(table.select_dtypes("number")).all(axis=None)
-            expected = np.square(out(cae.model, pixels[split]) - scaled(pixels[split])).mean(axis=(1, 2, 3))
+            expected = np.square(apply(cae.model, pixels[split]) - scaled(pixels[split])).mean(axis=(1, 2, 3))
             np.testing.assert_allclose(table["mse"], expected, rtol=1e-4)
 
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
         assert metrics["validation_mse"] == pytest.approx(record["validation_loss"], rel=1e-3)
-        own = cohorts.rows_for_model(tables["train"], record)
-        assert len(own) == record["patches"]["train"] == (learned if name == "pca" else len(tables["train"]))
-        assert metrics["train_mse"] == pytest.approx(mse(cae, store.select(own).take(np.arange(len(own)))), rel=1e-4)
+        train_rows = cohorts.rows_for_model(tables["train"], record)
+        assert len(train_rows) == record["patches"]["train"] == (learned if name == "pca" else len(tables["train"]))
+        assert metrics["train_mse"] == pytest.approx(
+            mse(cae, store.select(train_rows).take(np.arange(len(train_rows)))), rel=1e-4
+        )
         tested = test[test["sample_type"] == PRIMARY_TUMOR] if name == "pca" else test
         assert metrics["test_mse"] == pytest.approx(tested["mse"].mean())
         assert metrics["all_test_mse"] == pytest.approx(test["mse"].mean())
@@ -738,9 +757,9 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
             *(f"{split}.npy" for split in SPLITS if features[name]),
         }
         for split in SPLITS if features[name] else ():
-            written = np.load(latents / f"{split}.npy")
-            assert written.dtype == np.float32 and written.shape == (len(tables[split]), features[name])
-            np.testing.assert_allclose(written, out(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
+            values = np.load(latents / f"{split}.npy")
+            assert values.dtype == np.float32 and values.shape == (len(tables[split]), features[name])
+            np.testing.assert_allclose(values, apply(cae.encoder, pixels[split]), rtol=1e-4, atol=1e-4)
     before = project.outputs("models", "reports")
     project.params(models=MODELS, **small, training__min_percent_tumor_nuclei=50.0)
     assert "min_percent_tumor_nuclei: no tumor slide of this part" in project.run("train pca").error
@@ -759,7 +778,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         {"architecture": "pca", "latent_features": 16},
     ],
 )
-def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(network):
+def test_a_plan_counts_the_same_work_and_weights_as_keras(network):
     entry = Network(**network)
     counted = networks.size(entry, 64)
     cae = CAE(
@@ -771,9 +790,13 @@ def test_what_a_plan_counts_of_an_architecture_is_what_keras_has(network):
         pool=entry.pool,
         architecture=entry.architecture,
     )
-    kernels = [layer for part in (cae.encoder, cae.decoder) for layer in part.layers if hasattr(layer, "kernel")]
-    multiplied = sum(np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:-1], dtype=int) for layer in kernels)
-    values = sum(np.prod(layer.output.shape[1:]) for layer in kernels)
+    kernel_layers = [
+        layer for part in (cae.encoder, cae.decoder) for layer in part.layers if hasattr(layer, "kernel")
+    ]
+    multiplied = sum(
+        np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:-1], dtype=int) for layer in kernel_layers
+    )
+    values = sum(np.prod(layer.output.shape[1:]) for layer in kernel_layers)
     assert (counted.multiplied, counted.values) == (multiplied, values)
     assert counted.weights == cae.model.count_params() and counted.encoder.weights == cae.encoder.count_params()
     assert counted.trained == sum(np.prod(variable.shape) for variable in cae.model.trainable_weights)

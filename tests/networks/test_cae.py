@@ -11,7 +11,7 @@ from histocae.networks import backend
 
 backend.start()
 
-import keras  # noqa: E402 (after its chatter is held back)
+import keras  # noqa: E402 (after the backend suppresses its log messages)
 import tensorflow as tf  # noqa: E402
 
 from histocae.evaluation import reconstruction, samples  # noqa: E402
@@ -20,15 +20,15 @@ from histocae.report import plots  # noqa: E402
 
 
 @pytest.fixture
-def digits():
-    """Images of handwritten digits, 32 x 32 x 1 in [0, 1]."""
+def digit_images():
+    """Images of scikit-learn's digits, 32 x 32 x 1 in [0, 1]."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images[:64] / 16
     return np.kron(images, np.ones((1, 4, 4)))[..., None].astype(np.float32)
 
 
-def test_the_seeds_architecture_has_the_seeds_layers_and_weights():
+def test_plain_has_the_layers_and_the_number_of_weights_of_the_notebooks():
     cae = CAE(input_shape=(128, 128, 3), latent_features=512, filters=[8, 16, 32])
     assert [layer.__class__.__name__ for layer in cae.encoder.layers] == [
         "InputLayer",
@@ -51,12 +51,12 @@ def test_without_latent_features_there_is_no_dense_layer():
 
 
 @pytest.mark.slow
-def test_it_learns_saves_and_loads_by_path_alone(tmp_path, digits):
+def test_a_cae_learns_is_saved_and_loads_from_its_path_alone(tmp_path, digit_images):
     path = tmp_path / "model"
-    cae = CAE(input_shape=digits[0].shape, latent_features=20, filters=[8, 16], path=path)
-    before = cae.model.evaluate(digits, digits, verbose=0)
-    cae.model.fit(digits, digits, epochs=3, verbose=0)
-    assert cae.model.evaluate(digits, digits, verbose=0) < before
+    cae = CAE(input_shape=digit_images[0].shape, latent_features=20, filters=[8, 16], path=path)
+    before = cae.model.evaluate(digit_images, digit_images, verbose=0)
+    cae.model.fit(digit_images, digit_images, epochs=3, verbose=0)
+    assert cae.model.evaluate(digit_images, digit_images, verbose=0) < before
     cae.save()
     assert sorted(p.name for p in path.iterdir()) == [
         "decoder.weights.h5",
@@ -64,18 +64,18 @@ def test_it_learns_saves_and_loads_by_path_alone(tmp_path, digits):
         "params.yaml",
     ]
     assert yaml.safe_load((path / "params.yaml").read_text())["filters"] == [8, 16]
-    loaded = CAE(path=path, load=True, filters=[99], latent_features=1)  # load ignores the rest
+    loaded = CAE(path=path, load=True, filters=[99], latent_features=1)  # load ignores other arguments
     assert loaded.params == cae.params
-    latents = loaded.encoder.predict(digits, verbose=0)
+    latents = loaded.encoder.predict(digit_images, verbose=0)
     assert latents.shape == (64, 20)
-    np.testing.assert_array_equal(latents, cae.encoder.predict(digits, verbose=0))
+    np.testing.assert_array_equal(latents, cae.encoder.predict(digit_images, verbose=0))
     np.testing.assert_allclose(
-        loaded.decoder.predict(latents, verbose=0), cae.model.predict(digits, verbose=0), atol=1e-6
+        loaded.decoder.predict(latents, verbose=0), cae.model.predict(digit_images, verbose=0), atol=1e-6
     )
-    loaded.model.fit(digits, digits, epochs=1, verbose=0)  # trained on, as the seeds do
+    loaded.model.fit(digit_images, digit_images, epochs=1, verbose=0)  # training continues, as in the notebooks
 
 
-def test_saving_is_whole_and_the_same_each_time(tmp_path, digits):
+def test_saving_writes_the_same_bytes_each_time_and_leaves_no_temporary_files(tmp_path, digit_images):
     cae = CAE((32, 32, 1), 8, [4])
     cae.save(tmp_path / "a")
     cae.save(tmp_path / "b")
@@ -85,7 +85,7 @@ def test_saving_is_whole_and_the_same_each_time(tmp_path, digits):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_loading_what_is_no_cae_is_an_error(tmp_path):
+def test_loading_a_folder_without_a_valid_cae_is_an_error(tmp_path):
     with pytest.raises(HistocaeError, match=r"no saved CAE here"):
         CAE(path=tmp_path, load=True)
     CAE((32, 32, 1), 8, [4]).save(tmp_path / "whole")
@@ -93,8 +93,8 @@ def test_loading_what_is_no_cae_is_an_error(tmp_path):
     with pytest.raises(HistocaeError, match=r"decoder\.weights\.h5: not the weights"):
         CAE(path=tmp_path / "whole", load=True)
     CAE((32, 32, 1), 8, [4]).save(tmp_path / "other")
-    other = tmp_path / "other/params.yaml"
-    other.write_text(other.read_text().replace("latent_features: 8", "latent_features: 9"))
+    params_file = tmp_path / "other/params.yaml"
+    params_file.write_text(params_file.read_text().replace("latent_features: 8", "latent_features: 9"))
     with pytest.raises(HistocaeError, match=r"not the weights"):
         CAE(path=tmp_path / "other", load=True)
     (tmp_path / "whole/params.yaml").write_text("filters: [4]\n")
@@ -103,27 +103,29 @@ def test_loading_what_is_no_cae_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"input_shape": None}, {"input_shape": (30, 30, 1), "filters": [4, 4]}])
-def test_what_can_not_be_built_is_a_value_error(options):
+def test_invalid_options_raise_a_value_error(options):
     with pytest.raises(ValueError, match=r"input_shape|multiples"):
         CAE(**options)
 
 
-def test_strides_and_oblong_pools_come_back_to_the_input():
+def test_strides_and_oblong_pools_reconstruct_the_shape_of_the_input():
     cae = CAE((32, 48, 3), 5, [4, 4], kernel=(5, 3), stride=2, pool=(1, 2))
     assert cae.model.output_shape == (None, 32, 48, 3)
 
 
-def test_measures_are_those_of_their_definitions(digits):
-    bytes_ = np.repeat((digits * 255).astype(np.uint8), 3, axis=-1)
+def test_measures_equal_their_definitions(digit_images):
+    rgb_images = np.repeat((digit_images * 255).astype(np.uint8), 3, axis=-1)
     cae = CAE((32, 32, 3), 8, [4])
-    output = samples.reconstruct(cae, bytes_)
-    measured = reconstruction.measure(cae, InMemory(bytes_), "test")
-    squared = (output - bytes_ / 255.0) ** 2
+    output = samples.reconstruct(cae, rgb_images)
+    measured = reconstruction.measure(cae, InMemory(rgb_images), "test")
+    squared = (output - rgb_images / 255.0) ** 2
     np.testing.assert_allclose(measured["mse"], squared.mean(axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(measured["psnr"], 10 * np.log10(1 / measured["mse"]), rtol=1e-6)
-    variance = (bytes_ / 255.0).var(axis=(1, 2)).mean(axis=1)
+    variance = (rgb_images / 255.0).var(axis=(1, 2)).mean(axis=1)
     np.testing.assert_allclose(measured["mean_color_mse"], variance, rtol=1e-4)
-    np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(bytes_), "test"), measured["mse"], rtol=1e-5)
+    np.testing.assert_allclose(
+        reconstruction.measure_mse(cae, InMemory(rgb_images), "test"), measured["mse"], rtol=1e-5
+    )
     assert measured["ssim"].between(-1, 1).all()
 
 
@@ -143,7 +145,7 @@ def test_patches_smaller_than_the_ssim_window_have_the_other_measures():
     assert set(summary) == {"mse", "psnr", "mean_color_mse", "patches"} and summary["patches"] == 3
 
 
-def test_pictures_are_the_same_to_the_byte_and_lay_pairs_out_right(tmp_path):
+def test_figures_are_the_same_to_the_byte_and_show_each_pair_in_a_column(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     pair = samples.mosaic(images[:2], images[:2] / 255.0)
     assert pair.shape == (34, 34, 3)
@@ -156,8 +158,8 @@ def test_pictures_are_the_same_to_the_byte_and_lay_pairs_out_right(tmp_path):
     assert len(figure.axes) == 6
     with pytest.raises(ValueError, match="orient"):
         plots.plot_paired_imgs(images, images, orient="x")
-    read = plots.read_images(["a.png", "b.png"], tmp_path)
-    assert read.dtype == np.float32 and read.min() >= 0 and read.max() <= 1 and len(read) == 2
+    loaded = plots.read_images(["a.png", "b.png"], tmp_path)
+    assert loaded.dtype == np.float32 and loaded.min() >= 0 and loaded.max() <= 1 and len(loaded) == 2
 
 
 def test_curves_and_histograms_name_their_axes():

@@ -1,4 +1,4 @@
-"""Pre-cut pictures: reduced or cut, in every usual kind, and those that can't be read."""
+"""Pre-cut tiles: reduced or divided, of every usual kind, and tiles that can't be read."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ from support import make_data
 from support.make_data import tissue, write_tile
 from support.workspace import Workspace, slide_row
 
-CUT = ("inventory", "metadata", "slides", "patches")
+EXTRACTION = ("inventory", "metadata", "slides", "patches")
 REASONS = ["kept", "background", "border", "capped", "unread", "dropped"]
 
 
@@ -27,22 +27,22 @@ def tile_row(path: str, slide_id: str = "s", number: int = 0) -> dict:
     return {"path": path, **row}
 
 
-def tiles(project: Workspace, pictures: dict[str, np.ndarray | Image.Image], **changed: object) -> None:
-    """Give the project tiles of one slide s."""
-    for name, picture in pictures.items():
-        write_tile(project.own / name, picture)
-    project.table([tile_row(name) for name in pictures])
+def add_tiles(project: Workspace, images: dict[str, np.ndarray | Image.Image], **changed: object) -> None:
+    """Write tiles of one slide, s, and the params to use them."""
+    for name, image in images.items():
+        write_tile(project.own / name, image)
+    project.table([tile_row(name) for name in images])
     project.params(data__source="tiles", **changed)
 
 
-def stored(project: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
+def read_store(project: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
     store = PatchStore(project.folder / "data" / "patches")
     index = store.index()
     return index, store.select(index).take(np.arange(len(index)))
 
 
-def told(project: Workspace) -> tuple[str, int]:
-    """Give the reason and the patches kept of the one slide that was set aside."""
+def read_set_aside(project: Workspace) -> tuple[str, int]:
+    """Read the reason and the number of kept patches of slide s, the only one set aside."""
     table = project.read("reports/set_aside.csv")
     assert list(table["slide_id"]) == ["s"] and list(table["stage"]) == ["patches"]
     return table["reason"][0], table["patches_kept"][0]
@@ -58,69 +58,71 @@ def encoded(kind: str, side: int) -> bytes:
     return handle.getvalue()
 
 
-def test_by_default_a_whole_tile_becomes_one_patch_with_no_filter_and_no_cap(project):
-    pictures = {f"{i}.png": tissue(i, 64, 64) for i in range(6)} | {"glass.png": tissue(9, 64, 64, glass=64)}
-    tiles(project, pictures)
-    project.make(*CUT)
-    index, patches = stored(project)
-    assert list(index["file"]) == list(pictures)
-    for picture, patch in zip(pictures.values(), patches, strict=True):
-        expected = picture.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+def test_by_default_a_whole_tile_becomes_one_patch_without_filter_or_cap(project):
+    images = {f"{i}.png": tissue(i, 64, 64) for i in range(6)} | {"glass.png": tissue(9, 64, 64, glass=64)}
+    add_tiles(project, images)
+    project.make(*EXTRACTION)
+    index, patches = read_store(project)
+    assert list(index["file"]) == list(images)
+    for image, patch in zip(images.values(), patches, strict=True):
+        expected = image.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
         assert np.abs(patch - expected).mean() < 3  # about the mean of its pixels
     assert list(index["tissue_share"][-1:]) == [0] and index["mpp"].isna().all()
     assert set(index["row"]) == set(index["column"]) == set(index["x"]) == set(index["y"]) == {0}
     assert counts(project)["kept"] == 7
 
 
-def test_a_tile_of_the_size_of_a_patch_stays_as_it_is(project):
-    tiles(project, {"a.png": tissue(1, 32, 32), "b.tif": tissue(2, 32, 32)})
-    np.testing.assert_array_equal(stored(project.make(*CUT))[1], [tissue(1, 32, 32), tissue(2, 32, 32)])
+def test_a_tile_of_the_size_of_a_patch_is_not_changed(project):
+    add_tiles(project, {"a.png": tissue(1, 32, 32), "b.tif": tissue(2, 32, 32)})
+    np.testing.assert_array_equal(read_store(project.make(*EXTRACTION))[1], [tissue(1, 32, 32), tissue(2, 32, 32)])
 
 
-def test_of_an_oblong_tile_the_middle_is_taken(project):
+def test_the_middle_of_an_oblong_tile_becomes_the_patch(project):
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, :32], wide[:, 32:64], wide[:, 64:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
-    tiles(project, {"wide.png": wide, "tall.png": wide.swapaxes(0, 1)})
-    _, patches = stored(project.make(*CUT))
+    add_tiles(project, {"wide.png": wide, "tall.png": wide.swapaxes(0, 1)})
+    _, patches = read_store(project.make(*EXTRACTION))
     assert (patches == (0, 200, 0)).all()
 
 
-def test_tiles_are_cut_into_whole_patches_with_enough_tissue(project):
-    pictures = {"a.png": tissue(1, 100, 70), "b.png": tissue(2, 64, 128, glass=64)}
-    tiles(project, pictures, patches__tiles="cut")
-    project.make(*CUT)
-    index, patches = stored(project)
+def test_tiles_are_divided_into_whole_patches_with_enough_tissue(project):
+    images = {"a.png": tissue(1, 100, 70), "b.png": tissue(2, 64, 128, glass=64)}
+    add_tiles(project, images, patches__tiles="cut")
+    project.make(*EXTRACTION)
+    index, patches = read_store(project)
     assert index.groupby("file").size().to_dict() == {"a.png": 6, "b.png": 4}
     for row, patch in zip(index.itertuples(), patches, strict=True):
         assert (row.x, row.y) == (32 * row.column, 32 * row.row)
-        np.testing.assert_array_equal(patch, pictures[row.file][row.y : row.y + 32, row.x : row.x + 32])
+        np.testing.assert_array_equal(patch, images[row.file][row.y : row.y + 32, row.x : row.x + 32])
     assert counts(project).to_dict() == dict.fromkeys(REASONS, 0) | {"kept": 10, "background": 4, "border": 6}
 
 
-def test_the_cap_over_tiles_is_a_seeded_sample_of_all_of_them(project):
-    tiles(project, {f"{i}.png": tissue(i, 64, 64) for i in range(5)}, patches__tiles="cut", patches__max_per_slide=6)
-    project.make(*CUT)
-    index, _ = stored(project)
+def test_the_cap_is_a_seeded_sample_over_all_tiles_of_a_slide(project):
+    add_tiles(
+        project, {f"{i}.png": tissue(i, 64, 64) for i in range(5)}, patches__tiles="cut", patches__max_per_slide=6
+    )
+    project.make(*EXTRACTION)
+    index, _ = read_store(project)
     assert len(index) == 6 and index["file"].nunique() > 1
     assert counts(project)["capped"] == 14
     write_tile(project.own / "t.png", tissue(7, 64, 64))
     project.table([*(tile_row(f"{i}.png") for i in range(5)), tile_row("t.png", "t", 1)])
-    project.make(*CUT)
-    again, _ = stored(project)
-    pd.testing.assert_frame_equal(again[again["slide_id"] == "s"], index)
+    project.make(*EXTRACTION)
+    index_after, _ = read_store(project)
+    pd.testing.assert_frame_equal(index_after[index_after["slide_id"] == "s"], index)
 
 
-@pytest.mark.parametrize("how", ["reduce", "cut"])
-def test_a_tile_smaller_than_a_patch_is_told_and_the_others_are_kept(project, how):
-    tiles(project, {"a.png": tissue(1, 64, 64), "small.png": tissue(2, 20, 64)}, patches__tiles=how)
-    project.make(*CUT)
-    reason, kept = told(project)
+@pytest.mark.parametrize("method", ["reduce", "cut"])
+def test_a_tile_smaller_than_a_patch_is_reported_and_the_others_are_kept(project, method):
+    add_tiles(project, {"a.png": tissue(1, 64, 64), "small.png": tissue(2, 20, 64)}, patches__tiles=method)
+    project.make(*EXTRACTION)
+    reason, kept = read_set_aside(project)
     assert "small.png" in reason and "64 x 20" in reason and "smaller than a patch" in reason
     assert "patches.pixels" in reason and "20" in reason
-    assert kept == len(project.index) == {"reduce": 1, "cut": 4}[how]
+    assert kept == len(project.index) == {"reduce": 1, "cut": 4}[method]
 
 
-def picture_kinds() -> dict[str, Image.Image]:
+def images_of_every_kind() -> dict[str, Image.Image]:
     rgb = Image.fromarray(tissue(1, 32, 32))
     clear = rgb.copy()
     clear.putalpha(Image.fromarray(np.repeat([[0, 255]], 32, axis=0).repeat(16, axis=1).astype(np.uint8)))
@@ -140,20 +142,20 @@ def picture_kinds() -> dict[str, Image.Image]:
     }
 
 
-def test_every_usual_kind_of_picture_becomes_rgb(project):
-    kinds = picture_kinds()
-    tiles(project, kinds)
-    result = project.run(*CUT)
+def test_every_usual_kind_of_image_becomes_rgb(project):
+    images = images_of_every_kind()
+    add_tiles(project, images)
+    result = project.run(*EXTRACTION)
     assert result.code == 0 and not list(project.read("reports/set_aside.csv")["slide_id"])
-    index, patches = stored(project)
+    index, patches = read_store(project)
     patches = dict(zip(index["file"], patches.astype(int), strict=True))
-    assert set(patches) == set(kinds)
+    assert set(patches) == set(images)
     rgb = tissue(1, 32, 32).astype(int)
     for name, patch in patches.items():
         if name.startswith(("gray", "bits")):
             assert (np.ptp(patch, axis=2) == 0).all()
         elif name.startswith("rgba"):
-            assert (patch[:, :16] == 255).all()  # what is transparent shows white
+            assert (patch[:, :16] == 255).all()  # transparent pixels become white
             np.testing.assert_array_equal(patch[:, 16:], rgb[:, 16:])
         else:
             assert np.abs(patch - rgb).mean() < 25, name
@@ -161,72 +163,72 @@ def test_every_usual_kind_of_picture_becomes_rgb(project):
 
 
 @pytest.mark.parametrize("kind", ["16-bit.png", "16-bit.tif", "float.tif", "32-bit.tif"])
-def test_more_than_eight_bits_are_refused_not_cut_off(project, kind):
-    deep = {"1": np.uint16, "f": np.float32, "3": np.int32}[kind[0]]
-    values = (np.arange(32 * 32).reshape(32, 32) * 60).astype(deep)
-    tiles(project, {"a.png": tissue(1, 32, 32), kind: Image.fromarray(values)})
-    project.make(*CUT)
-    reason, kept = told(project)
+def test_images_of_more_than_eight_bits_are_refused_and_not_truncated(project, kind):
+    dtype = {"1": np.uint16, "f": np.float32, "3": np.int32}[kind[0]]
+    values = (np.arange(32 * 32).reshape(32, 32) * 60).astype(dtype)
+    add_tiles(project, {"a.png": tissue(1, 32, 32), kind: Image.fromarray(values)})
+    project.make(*EXTRACTION)
+    reason, kept = read_set_aside(project)
     assert kind in reason and "8 bits" in reason and kept == 1
 
 
-BROKEN = {
-    "cut.png": ("PNG", lambda whole: whole[: len(whole) // 2]),
-    "cut.jpg": ("JPEG", lambda whole: whole[: len(whole) // 2]),
-    "cut.tif": ("TIFF", lambda whole: whole[: len(whole) // 2]),
-    "head.tif": ("TIFF", lambda whole: whole[:60]),
-    "text.png": ("PNG", lambda whole: b"no picture"),
-    "empty.png": ("PNG", lambda whole: b""),
-    "inside.png": ("PNG", lambda whole: whole[:60] + bytes(200) + whole[260:]),
+DAMAGED = {
+    "truncated.png": ("PNG", lambda data: data[: len(data) // 2]),
+    "truncated.jpg": ("JPEG", lambda data: data[: len(data) // 2]),
+    "truncated.tif": ("TIFF", lambda data: data[: len(data) // 2]),
+    "header.tif": ("TIFF", lambda data: data[:60]),
+    "text.png": ("PNG", lambda data: b"no image"),
+    "empty.png": ("PNG", lambda data: b""),
+    "inside.png": ("PNG", lambda data: data[:60] + bytes(200) + data[260:]),
 }
 
 
 @pytest.mark.parametrize("on_read_error", ["keep", "drop"])
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_tile_that_cannot_be_read(project, name, on_read_error):
-    tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, patches__on_read_error=on_read_error)
-    kind, spoil = BROKEN[name]
-    (project.own / name).write_bytes(spoil(encoded(kind, 64)))
+@pytest.mark.parametrize("name", DAMAGED)
+def test_an_unreadable_tile_is_reported_and_the_others_kept_or_dropped(project, name, on_read_error):
+    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, patches__on_read_error=on_read_error)
+    kind, damage = DAMAGED[name]
+    (project.own / name).write_bytes(damage(encoded(kind, 64)))
     write_tile(project.own / "other.png", tissue(5, 32, 32))
     names = ["0.png", "1.png", name, "2.png", "3.png"]
-    project.table([*(tile_row(one) for one in names), tile_row("other.png", "t", 1)])
-    project.make(*CUT)
-    reason, kept = told(project)
+    project.table([*(tile_row(path) for path in names), tile_row("other.png", "t", 1)])
+    project.make(*EXTRACTION)
+    reason, kept = read_set_aside(project)
     assert name in reason and kept == {"keep": 4, "drop": 0}[on_read_error]
     assert project.index["slide_id"].value_counts().to_dict() == {"t": 1} | ({"s": 4} if kept else {})
     assert not project.leftovers()
 
 
-def test_a_tile_that_cannot_be_read_is_counted(project):
-    tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)})
-    (project.own / "1.png").write_bytes(b"no picture")
-    project.make(*CUT)
-    found = counts(project)
-    assert found["kept"] == 3 and found["unread"] == 1
+def test_an_unreadable_tile_is_counted(project):
+    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)})
+    (project.own / "1.png").write_bytes(b"no image")
+    project.make(*EXTRACTION)
+    cells = counts(project)
+    assert cells["kept"] == 3 and cells["unread"] == 1
 
 
-def test_tiles_that_fail_count_against_the_share_by_slide(project):
-    tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, data__max_failed_share=0.4)
+def test_a_slide_fails_only_when_all_its_tiles_are_unreadable(project):
+    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, data__max_failed_share=0.4)
     project.table([tile_row(f"{i}.png", f"s{i // 2}", i // 2) for i in range(4)])
-    (project.own / "1.png").write_bytes(b"no picture")
-    project.make(*CUT)  # one bad tile is told, but its slide has others
-    (project.own / "0.png").write_bytes(b"no picture")
-    told_line = project.run(*CUT).error
-    assert "1 of 2 slides failed" in told_line and "data.max_failed_share" in told_line and "0.png" in told_line
+    (project.own / "1.png").write_bytes(b"no image")
+    project.make(*EXTRACTION)  # the unreadable tile is reported, but its slide has another tile
+    (project.own / "0.png").write_bytes(b"no image")
+    message = project.run(*EXTRACTION).error
+    assert "1 of 2 slides failed" in message and "data.max_failed_share" in message and "0.png" in message
 
 
-def test_a_tile_that_changed_under_its_name_is_noticed(project):
+def test_the_patches_of_a_changed_tile_are_extracted_again(project):
     write_tile(project.own / "sub" / "b.png", tissue(2, 32, 32))
-    tiles(project, {"a.png": tissue(1, 32, 32)})
-    # however its path is spelt
+    add_tiles(project, {"a.png": tissue(1, 32, 32)})
+    # also where the table writes a path differently
     project.table([tile_row("a.png"), tile_row("sub//./b.png")])
-    project.make(*CUT)
-    now = {"a.png": tissue(1, 32, 32), "sub/b.png": tissue(2, 32, 32)}
+    project.make(*EXTRACTION)
+    images = {"a.png": tissue(1, 32, 32), "sub/b.png": tissue(2, 32, 32)}
     for name, seed in (("a.png", 7), ("sub/b.png", 8)):
-        now[name] = tissue(seed, 32, 32)
-        write_tile(project.own / name, now[name])
-        project.make(*CUT)
-        np.testing.assert_array_equal(stored(project)[1], list(now.values()))
+        images[name] = tissue(seed, 32, 32)
+        write_tile(project.own / name, images[name])
+        project.make(*EXTRACTION)
+        np.testing.assert_array_equal(read_store(project)[1], list(images.values()))
 
 
 @settings(max_examples=200)
@@ -235,27 +237,27 @@ def test_a_tile_that_changed_under_its_name_is_noticed(project):
     changes=st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8)), max_size=4),
     length=st.integers(0, 2000),
 )
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # warnings are the matter of the test above
-def test_any_spoilt_picture_is_read_or_refused(tmp_path_factory, kind, changes, length):
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damage; only the result matters
+def test_any_damaged_image_is_read_or_refused(tmp_path_factory, kind, changes, length):
     data = bytearray(encoded(kind, 16))
-    for at, new in changes:
-        data[at : at + len(new)] = new
-    path: Path = tmp_path_factory.getbasetemp() / "spoilt.img"
+    for start, replacement in changes:
+        data[start : start + len(replacement)] = replacement
+    path: Path = tmp_path_factory.getbasetemp() / "damaged.img"
     path.write_bytes(data[: len(data) - length] if length < 1000 else data)
     try:
-        picture = read_tile(path)
+        image = read_tile(path)
     except SlideError as error:
-        assert "spoilt.img" in str(error)
+        assert "damaged.img" in str(error)
     else:
-        assert picture.mode == "RGB"
+        assert image.mode == "RGB"
 
 
 def test_real_lung_tiles(project, shared):
     folder = shared / "lc25000_lung_tiles"
     groups = pd.read_csv(folder / "groups.csv")
     chosen = pd.concat(
-        one[one["source_group"].isin(one["source_group"].unique()[:3])].groupby("source_group").head(4)
-        for _, one in groups.groupby("class")
+        rows[rows["source_group"].isin(rows["source_group"].unique()[:3])].groupby("source_group").head(4)
+        for _, rows in groups.groupby("class")
     )
     kinds = {"lung_aca": make_data.TUMOR, "lung_n": make_data.NORMAL}
     table = pd.DataFrame(
@@ -271,7 +273,7 @@ def test_real_lung_tiles(project, shared):
         data__source="tiles", data__path=str(folder), data__table=str(project.own / "lung.csv"), patches__pixels=128
     )
     project.make()
-    index, patches = stored(project)
+    index, patches = read_store(project)
     assert len(index) == 24 and patches.shape == (24, 128, 128, 3) and not len(project.read("reports/set_aside.csv"))
     for split in ("train", "validation", "test"):
         assert set(project.read(f"data/splits/{split}.csv")["sample_type"]) == set(kinds.values())

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: what a stage uses and DVC does not see never reruns it."""
+"""dvc.yaml agrees with the code: DVC reruns a stage only for the dependencies that dvc.yaml names."""
 
 import ast
 import json
@@ -18,24 +18,25 @@ from support.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-FIRST = yaml.safe_load((ROOT / "inventory/dvc.yaml").read_text())["stages"]
+INVENTORY_STAGES = yaml.safe_load((ROOT / "inventory/dvc.yaml").read_text())["stages"]
 
 
 def test_each_stage_depends_on_the_file_of_its_code():
     assert tuple(STAGES) == lineage.STAGES
     for stage in STAGES:
         deps = STAGES[stage].get("do", STAGES[stage])["deps"]
-        assert [one for one in deps if one.startswith("data/code")] == [f"data/code/{stage}.txt"]
-        assert not [one for one in deps if one.startswith("src/")]
+        assert [path for path in deps if path.startswith("data/code")] == [f"data/code/{stage}.txt"]
+        assert not [path for path in deps if path.startswith("src/")]
 
 
-def test_stages_that_ask_for_all_models_depend_on_all_of_their_entries():
-    asking = {stage for stage in STAGES if "models/lineage" in STAGES[stage].get("do", STAGES[stage])["deps"]}
-    assert asking == {"tissue", "crossvalidate", "compare", "register"}
+def test_stages_that_use_all_models_depend_on_the_lineage_of_all():
+    stages = {stage for stage in STAGES if "models/lineage" in STAGES[stage].get("do", STAGES[stage])["deps"]}
+    assert stages == {"tissue", "crossvalidate", "compare", "register"}
     assert "models/lineage/${key}.json" in STAGES["train"]["do"]["deps"]
 
 
-CHANGES = {
+# which stages use a file of the package
+USERS = {
     "statistics/intervals.py": {"latent", "tissue", "crossvalidate"},
     "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
     "training/mirrored.py": {"train", "crossvalidate"},
@@ -51,8 +52,8 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def inventoried(tmp_path_factory):
-    """A project with an inventory, what it wrote of the code, and the folder of a copy of the package."""
+def inventory(tmp_path_factory):
+    """A project whose inventory ran, the files that it wrote in data/code, and the folder of a copied package."""
     folder = tmp_path_factory.mktemp("graph")
     shutil.copytree(lineage.PACKAGE, folder / "histocae", ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder / "project")
@@ -60,70 +61,70 @@ def inventoried(tmp_path_factory):
     return project, project.bytes("data/code"), folder
 
 
-@pytest.mark.parametrize("file", CHANGES)
-def test_a_change_of_code_is_noticed_by_the_stages_that_use_it(inventoried, file):
-    project, before, folder = inventoried
+@pytest.mark.parametrize("file", USERS)
+def test_a_change_of_code_is_noticed_by_the_stages_that_use_it(inventory, file):
+    project, before, folder = inventory
     assert set(before) == {f"data/code/{stage}.txt" for stage in STAGES}
     path = folder / "histocae" / file
     former = path.read_bytes()
     path.write_bytes(former + b"\n")
     project.run("histocae", "inventory", PYTHONPATH=str(folder))
-    path.write_bytes(former)  # which the next inventory has to notice as well
+    path.write_bytes(former)  # the next inventory has to notice this too
     after = project.bytes("data/code")
-    assert {Path(name).stem for name in before if before[name] != after[name]} == CHANGES[file]
+    assert {Path(name).stem for name in before if before[name] != after[name]} == USERS[file]
 
 
-def test_a_stage_whose_code_is_no_longer_that_of_the_inventory_is_refused(inventoried):
-    """Else what other code made would be kept as made by the code that the inventory saw."""
-    project, _, folder = inventoried
+def test_a_stage_is_refused_if_its_code_changed_after_the_inventory(inventory):
+    """Otherwise DVC would cache outputs of changed code under the hashes of the former code."""
+    project, _, folder = inventory
     path = folder / "histocae" / "stages" / "metadata.py"
     former, env = path.read_bytes(), {"PYTHONPATH": str(folder), "DVC_STAGE": "metadata"}
     project.run("histocae", "inventory", PYTHONPATH=str(folder))
     project.run("histocae", "metadata", **env)
     before = project.bytes("data")
     path.write_bytes(former + b"\n")
-    told = project.run("histocae", "metadata", fails=True, **env)
-    assert f"{path} changed since this repro began" in told and "Traceback" not in told
+    message = project.run("histocae", "metadata", fails=True, **env)
+    assert f"{path} changed since this repro began" in message and "Traceback" not in message
     assert project.bytes("data") == before
     path.write_bytes(former)
     project.run("histocae", "metadata", **env)
 
 
-def test_a_training_param_is_told_of_all_models_and_a_former_stage_is_gone(inventoried):
-    project, _, folder = inventoried
+def test_the_inventory_updates_training_params_and_deletes_former_stages(inventory):
+    project, _, folder = inventory
     (project.folder / "data/code/former.txt").write_text("")
     (project.folder / "data/code/note.md").write_text("a user's own")
     project.set(**{"training.learning_rate": 0.003})
     project.run("histocae", "inventory", PYTHONPATH=str(folder))
     for name, text in project.bytes("models/lineage").items():
         assert json.loads(text)[Path(name).stem]["learning_rate"] == 0.003
-    assert {one.name for one in (project.folder / "data/code").iterdir()} == {
+    assert {path.name for path in (project.folder / "data/code").iterdir()} == {
         "note.md",
         *(f"{stage}.txt" for stage in STAGES),
     }
 
 
-def test_code_that_is_no_python_is_told_in_one_line(inventoried):
-    project, _, folder = inventoried
+def test_code_that_is_no_python_is_reported_in_one_line(inventory):
+    project, _, folder = inventory
     path, before = folder / "histocae" / "latent" / "plots.py", project.bytes("data/code")
     former = path.read_bytes()
     path.write_bytes(former + b"def (\n")
-    told = project.run("histocae", "inventory", fails=True, PYTHONPATH=str(folder))
+    message = project.run("histocae", "inventory", fails=True, PYTHONPATH=str(folder))
     path.write_bytes(former)
-    assert f"{path}: line {len(former.splitlines()) + 1}: invalid syntax; fix it" in told
-    assert "Traceback" not in told
+    assert f"{path}: line {len(former.splitlines()) + 1}: invalid syntax; fix it" in message
+    assert "Traceback" not in message
     assert project.bytes("data/code") == before
 
 
-def test_code_of_no_stage_is_left_out_on_purpose():
-    """A module that no stage depends on is one of another command, or was left out with a reason."""
+def test_no_module_is_left_out_of_the_lineage_by_mistake():
+    """A module on which no stage depends belongs to another command, or is exempt for a reason."""
     files = {
-        one.relative_to(lineage.PACKAGE).as_posix()
-        for one in lineage.PACKAGE.rglob("*")
-        if one.suffix in (".py", ".html") and one.stem != "__init__"
+        path.relative_to(lineage.PACKAGE).as_posix()
+        for path in lineage.PACKAGE.rglob("*")
+        if path.suffix in (".py", ".html") and path.stem != "__init__"
     }
     unused = files - {file for stage in STAGES for file in lineage.code_of(stage)}
-    assert {one for one in unused if not one.startswith("mnist/")} == {
+    assert {file for file in unused if not file.startswith("mnist/")} == {
         "cli/completion.py",
         "cli/jobs.py",
         "cli/plan.py",
@@ -151,7 +152,7 @@ def test_code_of_no_stage_is_left_out_on_purpose():
         "tracking/server.py",
         "workers/dask_cluster.py",
         "workers/processes.py",
-        # jobs on other machines, of which no stage knows
+        # jobs on other machines, which no stage uses
         "remote/config.py",
         "remote/dvc_locks.py",
         "remote/host.py",
@@ -171,38 +172,38 @@ def test_code_of_no_stage_is_left_out_on_purpose():
     }
 
 
-def test_packages_do_nothing_by_themselves():
-    """Their __init__ is not followed: cli runs commands, tracking sets how MLflow logs; no output depends on them."""
-    busy = {
+def test_packages_have_no_code_in_init_but_those_listed():
+    """The lineage leaves `__init__` out. That of cli runs commands, that of tracking configures MLflow's log."""
+    packages_with_code = {
         file.parent.relative_to(lineage.PACKAGE).as_posix()
         for file in lineage.PACKAGE.rglob("__init__.py")
         if len(ast.parse(file.read_bytes()).body) > 1
     }
-    assert busy == {".", "cli", "tracking"}
+    assert packages_with_code == {".", "cli", "tracking"}
 
 
-def test_what_makes_shards_and_checkpoints_anew_is_code_that_their_stages_list():
+def test_code_that_shards_and_checkpoints_depend_on_is_in_their_lineage():
     for stage, code in (("patches", patches.CODE), ("train", recipe.CODE)):
         assert {f"{name}.py" for name in code} <= set(lineage.code_of(stage))
 
 
 def test_every_stage_is_a_command():
-    assert set(COMMANDS) == {*STAGES, *FIRST, "publish"}
-    for name, stage in {**FIRST, **STAGES}.items():
+    assert set(COMMANDS) == {*STAGES, *INVENTORY_STAGES, "publish"}
+    for name, stage in {**INVENTORY_STAGES, **STAGES}.items():
         command = stage.get("do", stage)["cmd"].split()
         assert command[:2] == ["histocae", name]
         assert COMMANDS[name].by_model == ("foreach" in stage)
 
 
-def test_dvc_asks_the_gdc_again_where_another_answer_is_wanted():
-    """All but how it is asked decides which slides there are."""
-    watched = {one.removeprefix("data.gdc.") for one in STAGES["metadata"]["params"] if one.startswith("data.gdc.")}
+def test_metadata_is_requested_again_if_params_of_the_gdc_change():
+    """All params of the GDC but `streams` and `tries` decide which slides there are."""
+    watched = {key.removeprefix("data.gdc.") for key in STAGES["metadata"]["params"] if key.startswith("data.gdc.")}
     assert watched == set(params.Gdc.model_fields) - {"streams", "tries"}
     for stage in ("slides", "patches", "tissue"):
-        assert not [one for one in STAGES[stage]["params"] if one in ("data", "data.gdc")]
+        assert not [key for key in STAGES[stage]["params"] if key in ("data", "data.gdc")]
 
 
-def test_no_params_key_that_dvc_overlooks():
+def test_no_key_of_params_yaml_has_a_name_that_dvc_ignores():
     """DVC's run cache ignores keys called size or nfiles: a change of them alone would restore old outputs."""
     keys = set(re.findall(r"^\s*([\w-]+):", (ROOT / "params.yaml").read_text(), re.MULTILINE))
     for section in vars(params).values():
@@ -213,10 +214,10 @@ def test_no_params_key_that_dvc_overlooks():
 
 def test_no_output_lies_inside_another():
     outs = []
-    for stage in [*FIRST.values(), *STAGES.values()]:
+    for stage in [*INVENTORY_STAGES.values(), *STAGES.values()]:
         for out in stage.get("do", stage)["outs"]:
             outs.append(out if isinstance(out, str) else next(iter(out)))
-    for one in outs:
+    for out in outs:
         for other in outs:
-            assert one == other or not one.startswith(f"{other}/")
+            assert out == other or not out.startswith(f"{other}/")
     assert len(outs) == len(set(outs))

@@ -1,4 +1,4 @@
-"""The whole pipeline, through dvc, histocae and mlflow, as a user runs it."""
+"""The whole pipeline, run as a user runs it: through dvc, histocae and mlflow."""
 
 import html
 import json
@@ -18,7 +18,7 @@ from histocae import CAE
 from histocae.pipeline import lineage
 from support.project import Project, imported
 
-TIMELESS = (
+REPRODUCIBLE = (
     "data",
     "models/lineage",
     "models/trained/all",
@@ -30,19 +30,19 @@ TIMELESS = (
 )
 
 
-def ran(output: str) -> set[str]:
-    """Return the stages that dvc ran; the inventory has a dvc.yaml of its own."""
+def stages_run(output: str) -> set[str]:
+    """Return the stages that dvc ran; the inventory has a separate dvc.yaml."""
     return set(re.findall(r"Running stage '(?:inventory/dvc\.yaml:)?([^']+)'", output))
 
 
-# runs at the start of every Python process; that of a stage writes at its end which modules of ours it imported
+# runs at the start of every Python process; at its end, a stage writes the names of the package's loaded modules
 _MODULES = """
 import atexit, os, sys
 
 def write_modules():
-    own = sorted(name for name in sys.modules if name.startswith("histocae."))
+    names = sorted(name for name in sys.modules if name.startswith("histocae."))
     with open(os.path.join(os.environ["MODULES_FOLDER"], "@".join(sys.argv[1:]) + ".txt"), "w") as out:
-        print(*own, sep="\\n", file=out)
+        print(*names, sep="\\n", file=out)
 
 if os.path.basename(sys.orig_argv[1]) == "histocae":
     atexit.register(write_modules)
@@ -50,9 +50,9 @@ if os.path.basename(sys.orig_argv[1]) == "histocae":
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def project(tmp_path_factory):
     """A project whose pipeline ran once on the demo cohort."""
-    folder = tmp_path_factory.mktemp("done")
+    folder = tmp_path_factory.mktemp("finished")
     (folder / "modules").mkdir()
     (folder / "modules" / "sitecustomize.py").write_text(_MODULES)
     project = Project(folder / "project")
@@ -60,24 +60,25 @@ def done(tmp_path_factory):
         "dvc", "repro", PYTHONPATH=str(folder / "modules"), MODULES_FOLDER=str(folder / "modules")
     )
     project.loaded = {}
-    for listed in (folder / "modules").glob("*.txt"):
-        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in listed.read_text().split()}
-        project.loaded.setdefault(listed.stem.split("@")[0], set()).update(files)
+    for list_file in (folder / "modules").glob("*.txt"):
+        files = {f"{name.removeprefix('histocae.').replace('.', '/')}.py" for name in list_file.read_text().split()}
+        project.loaded.setdefault(list_file.stem.split("@")[0], set()).update(files)
     return project
 
 
 @pytest.mark.parametrize("stage", lineage.STAGES)
-def test_a_stage_imports_no_module_that_its_import_statements_do_not_name(done, stage):
+def test_a_stage_imports_only_modules_named_in_import_statements(project, stage):
     """DVC takes the modules named in import statements for the code of a stage, and would miss any others."""
     start = {f"stages/{stage}.py", "cli/__init__.py", "tracking/environment.py", *lineage.ALSO.get(stage, ())}
-    loaded = {file for file in done.loaded[stage] if (lineage.PACKAGE / file).is_file()}  # not the subpackages
+    # without the subpackages
+    loaded = {file for file in project.loaded[stage] if (lineage.PACKAGE / file).is_file()}
     assert f"stages/{stage}.py" in loaded
     assert loaded <= lineage.reach(start, ())
 
 
 @pytest.fixture(scope="module")
-def client(done):
-    return MlflowClient(f"sqlite:///{done.folder / 'mlflow.db'}")
+def client(project):
+    return MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def runs(client):
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_every_stage_ran_without_warnings(done):
+def test_every_stage_ran_without_warnings(project):
     assert {
         "inventory",
         "split",
@@ -97,22 +98,22 @@ def test_every_stage_ran_without_warnings(done):
         "tissue",
         "compare",
         "register",
-    } <= ran(done.output)
+    } <= stages_run(project.output)
     for word in ("Traceback", "Warning", "WARNING", "I0000", "E0000", "%|"):
-        assert word not in done.output
+        assert word not in project.output
 
 
-def test_a_second_repro_runs_the_inventory_alone_and_makes_no_run(done, client, runs, tmp_path):
-    before = done.bytes("models", "reports", "data")
+def test_a_second_repro_runs_only_the_inventory_and_makes_no_run_of_mlflow(project, client, runs, tmp_path):
+    before = project.bytes("models", "reports", "data")
     outputs = []
-    assert imported(lambda env: outputs.append(done.run("dvc", "repro", **env)), tmp_path / "imports") == set()
-    assert ran(outputs[0]) == {"inventory"}
-    assert done.bytes("models", "reports", "data") == before
+    assert imported(lambda env: outputs.append(project.run("dvc", "repro", **env)), tmp_path / "imports") == set()
+    assert stages_run(outputs[0]) == {"inventory"}
+    assert project.bytes("models", "reports", "data") == before
     assert len(client.search_runs([runs["all"].info.experiment_id])) == 4
 
 
-def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches(done):
-    table = pd.read_csv(done.folder / "reports/comparison.csv")
+def test_the_comparison_has_a_row_per_model_with_means_of_its_patches(project):
+    table = pd.read_csv(project.folder / "reports/comparison.csv")
     assert list(table.columns) == [
         "model",
         "cohort",
@@ -131,49 +132,49 @@ def test_comparison_has_a_row_per_model_and_its_numbers_are_those_of_the_patches
         "test_mean_color_mse",
     ]
     assert list(table["model"]) == ["all", "tumor", "normal"]
-    test = pd.read_csv(done.folder / "data/splits/test.csv", sep="|")
+    test = pd.read_csv(project.folder / "data/splits/test.csv", sep="|")
     counts = test["sample_type"].value_counts()
     assert list(table["test_patches"]) == [len(test), counts["Primary Tumor"], counts["Solid Tissue Normal"]]
-    patches = pd.read_csv(done.folder / "reports/models/normal/evaluation/per_patch.csv")
+    patches = pd.read_csv(project.folder / "reports/models/normal/evaluation/per_patch.csv")
     normal = patches[patches["sample_type"] == "Solid Tissue Normal"]
     assert table.set_index("model").loc["normal", "test_mse"] == pytest.approx(normal["mse"].mean())
     assert len(patches) == len(test)
-    slides = pd.read_csv(done.folder / "reports/models/normal/evaluation/per_slide.csv")
+    slides = pd.read_csv(project.folder / "reports/models/normal/evaluation/per_slide.csv")
     assert slides["patches"].sum() == len(test)
 
 
-def test_errors_are_those_of_the_saved_model(done):
-    """MSE from the saved weights and the store, worked out here by hand."""
+def test_errors_are_those_of_the_saved_model(project):
+    """The expected MSE is computed here, from the saved weights and the patch store."""
     from histocae.patches.store import PatchStore
 
-    rows = pd.read_csv(done.folder / "reports/models/all/evaluation/per_patch.csv")
-    patches = PatchStore(done.folder / "data/patches").select(rows)
+    rows = pd.read_csv(project.folder / "reports/models/all/evaluation/per_patch.csv")
+    patches = PatchStore(project.folder / "data/patches").select(rows)
     pixels = patches.take(np.arange(5)).astype(np.float32) / 255
-    output = CAE(path=done.folder / "models/trained/all", load=True).model.predict(pixels, verbose=0)
+    output = CAE(path=project.folder / "models/trained/all", load=True).model.predict(pixels, verbose=0)
     assert rows["mse"][:5].to_numpy() == pytest.approx(((output - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-4)
     assert rows["psnr"][:5].to_numpy() == pytest.approx(-10 * np.log10(rows["mse"][:5]), rel=1e-5)
 
 
-def test_the_weights_of_the_best_epoch_are_kept(done):
-    history = pd.read_csv(done.folder / "models/trained/all/history.csv", sep="|")
-    training = json.loads((done.folder / "models/trained/all/training.json").read_text())
-    metrics = json.loads((done.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
+def test_the_weights_of_the_best_epoch_are_kept(project):
+    history = pd.read_csv(project.folder / "models/trained/all/history.csv", sep="|")
+    training = json.loads((project.folder / "models/trained/all/training.json").read_text())
+    metrics = json.loads((project.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
     assert training["best_epoch"] == history.loc[history["validation_loss"].idxmin(), "epoch"]
     assert metrics["validation_mse"] == pytest.approx(history["validation_loss"].min(), rel=1e-3)
 
 
-def test_the_page_needs_no_other_file(done):
-    page = (done.folder / "reports/index.html").read_text()
+def test_the_page_needs_no_other_file(project):
+    page = (project.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    images = [*done.folder.glob("reports/tissue/**/*.png"), *done.folder.glob("reports/models/*/latent/*.png")]
-    # two of the comparison, two of samples, three of each model; all of the tissue study and of latents
+    images = [*project.folder.glob("reports/tissue/**/*.png"), *project.folder.glob("reports/models/*/latent/*.png")]
+    # two images of the comparison, two of samples, three per model; and all of the tissue study and of latents
     assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(images)
 
 
-def test_the_page_shows_the_numbers_of_the_reports(done):
-    """The mean errors, the AUROCs with their intervals and the sentences of metrics.json; and the caveats."""
-    page = html.unescape((done.folder / "reports/index.html").read_text())
-    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
+def test_the_page_shows_the_numbers_of_the_reports(project):
+    """These are mean errors, AUROCs with their intervals, the sentences of metrics.json, and the caveats."""
+    page = html.unescape((project.folder / "reports/index.html").read_text())
+    tissue = json.loads((project.folder / "reports/tissue/metrics.json").read_text())
     for models in tissue["mse"].values():
         for value in models.values():
             assert f"<td>{value:.5f}" in page
@@ -185,160 +186,163 @@ def test_the_page_shows_the_numbers_of_the_reports(done):
     assert "Labels are per slide" in page and "it is no diagnosis" in page
 
 
-def test_dvc_compares_metrics_and_draws_plots(done, tmp_path):
-    shown = json.loads(done.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
-    table = pd.read_csv(done.folder / "reports/comparison.csv").set_index("model")
-    tissue = json.loads((done.folder / "reports/tissue/metrics.json").read_text())
-    assert shown["models"]["all"]["test_mse"] == table.loc["all", "test_mse"]
-    assert "latent_auroc_patch" in shown["models"]["all"]
-    assert shown["tissue"]["auroc_slide"] == {key: tissue["auroc_slide"][key] for key in ("value", "low", "high")}
-    done.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
-    drawn = (tmp_path / "plots" / "index.html").read_text()
-    assert all(name in drawn for name in ("losses_all_csv", "losses_tumor_csv", "roc_slide_csv", "test_mse_csv"))
+def test_dvc_compares_metrics_and_draws_plots(project, tmp_path):
+    metrics = json.loads(project.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    table = pd.read_csv(project.folder / "reports/comparison.csv").set_index("model")
+    tissue = json.loads((project.folder / "reports/tissue/metrics.json").read_text())
+    assert metrics["models"]["all"]["test_mse"] == table.loc["all", "test_mse"]
+    assert "latent_auroc_patch" in metrics["models"]["all"]
+    assert metrics["tissue"]["auroc_slide"] == {key: tissue["auroc_slide"][key] for key in ("value", "low", "high")}
+    project.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots" / "index.html").read_text()
+    assert all(name in page for name in ("losses_all_csv", "losses_tumor_csv", "roc_slide_csv", "test_mse_csv"))
 
 
-def test_a_run_is_flat_and_complete(done, client, runs):
+def test_a_run_has_no_parent_and_is_complete(project, client, runs):
     assert set(runs) == {"all", "tumor", "normal", "pair"}
     run = runs["all"]
-    record = json.loads((done.folder / "models/runs/all.json").read_text())
+    record = json.loads((project.folder / "models/runs/all.json").read_text())
     assert record["run_id"] == run.info.run_id
     assert run.info.status == "FINISHED"
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.params["model.filters"] == "[4, 8]"
     assert run.data.params["training.learning_rate"] == "0.002"
     assert run.data.params["patches.mpp"] == "0.5"
-    history = pd.read_csv(done.folder / "models/trained/all/history.csv", sep="|")
+    history = pd.read_csv(project.folder / "models/trained/all/history.csv", sep="|")
     points = client.get_metric_history(run.info.run_id, "validation_loss")
-    assert [p.step for p in points] == list(history["epoch"])
-    assert [p.value for p in points] == list(history["validation_loss"])
-    metrics = json.loads((done.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
+    assert [point.step for point in points] == list(history["epoch"])
+    assert [point.value for point in points] == list(history["validation_loss"])
+    metrics = json.loads((project.folder / "reports/models/all/evaluation/metrics.json").read_text())["metrics"]
     assert run.data.metrics["test_mse"] == pytest.approx(metrics["test_mse"], rel=1e-12)
     assert any(key.startswith("system/") for key in run.data.metrics)
-    locked = yaml.safe_load((done.folder / "dvc.lock").read_text())["stages"]
+    locked = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
     tags = run.data.tags
-    assert tags["dvc.patches.md5"] == next(o for o in locked["patches"]["outs"] if o["path"] == "data/patches")["md5"]
-    assert tags["mlflow.source.git.commit"] == done.run("git", "rev-parse", "HEAD").strip()
+    hashes = {out["path"]: out["md5"] for out in locked["patches"]["outs"]}
+    assert tags["dvc.patches.md5"] == hashes["data/patches"]
+    assert tags["mlflow.source.git.commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert tags["git.dirty"] == "false"
     assert tags["cohort"] == "all" and tags["dvc.stage"] == "train@all" and tags["devices"] == "1"
     contexts = {
         entry.tags[0].value: json.loads(entry.dataset.profile)["num_rows"] for entry in run.inputs.dataset_inputs
     }
-    assert contexts["training"] == len(pd.read_csv(done.folder / "data/splits/train.csv", sep="|"))
+    assert contexts["training"] == len(pd.read_csv(project.folder / "data/splits/train.csv", sep="|"))
     assert set(contexts) == {"training", "validation", "testing"}
     names = {file.path for file in client.list_artifacts(run.info.run_id, "cae")}
     assert {"cae/params.yaml", "cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= names
     images = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
     for step in (1, 2):
-        assert sum(f"reconstruction+step+{step}+" in name for name in images) == 2  # and its thumbnail
+        assert sum(f"reconstruction+step+{step}+" in name for name in images) == 2  # the image and its thumbnail
 
 
-def test_the_champion_takes_bytes_and_returns_the_output_of_the_saved_model(done, client):
-    mlflow.set_tracking_uri(f"sqlite:///{done.folder / 'mlflow.db'}")
+def test_the_champion_takes_bytes_and_returns_the_output_of_the_saved_model(project, client):
+    mlflow.set_tracking_uri(f"sqlite:///{project.folder / 'mlflow.db'}")
     patches = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     for cohort in ("all", "tumor", "normal"):
         version = client.get_model_version_by_alias(f"histocae-{cohort}", "champion")
         assert version.tags["model"] == cohort
         loaded = mlflow.pyfunc.load_model(f"models:/histocae-{cohort}@champion")
         assert loaded.metadata.signature.inputs.inputs[0].type == np.dtype("uint8")
-        own = CAE(path=done.folder / "models/trained" / cohort, load=True)
-        expected = own.model.predict(patches.astype(np.float32) / 255, verbose=0)
+        cae = CAE(path=project.folder / "models/trained" / cohort, load=True)
+        expected = cae.model.predict(patches.astype(np.float32) / 255, verbose=0)
         np.testing.assert_allclose(loaded.predict(patches), expected, atol=1e-5)
     pinned = mlflow.pyfunc.get_model_dependencies("models:/histocae-all@champion")
     with open(pinned) as handle:
         assert re.search(r"^tensorflow==[\d.]+$", handle.read(), re.MULTILINE)
 
 
-def test_the_same_params_and_data_give_the_same_bytes(done, tmp_path):
-    other = Project(tmp_path / "elsewhere")
-    other.run("dvc", "repro", "latent@all")
-    mine, others = done.bytes(*TIMELESS), other.bytes(*TIMELESS)
-    assert [name for name in mine if mine[name] != others.get(name)] == []
-    assert set(mine) == set(others)
-    former = done.bytes("reports")
-    done.run("histocae", "tissue")
-    done.run("histocae", "compare")
-    assert done.bytes("reports") == former
+def test_the_same_params_and_data_give_the_same_bytes(project, tmp_path):
+    other_project = Project(tmp_path / "elsewhere")
+    other_project.run("dvc", "repro", "latent@all")
+    files, other_files = project.bytes(*REPRODUCIBLE), other_project.bytes(*REPRODUCIBLE)
+    assert [name for name in files if files[name] != other_files.get(name)] == []
+    assert set(files) == set(other_files)
+    former = project.bytes("reports")
+    project.run("histocae", "tissue")
+    project.run("histocae", "compare")
+    assert project.bytes("reports") == former
 
 
-def test_register_and_publish_again_change_nothing(done, client, runs):
-    def everything():
+def test_register_and_publish_again_change_nothing(project, client, runs):
+    def server_state():
         entries = []
         for run in client.search_runs([runs["all"].info.experiment_id]):
             points = {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics}
             images = sorted(file.path for file in client.list_artifacts(run.info.run_id, "images"))
             entries.append((run.info.run_id, run.info.end_time, run.data.params, points, images, run.data.tags))
-        versions = [(v.name, v.version, v.aliases) for v in client.search_model_versions()]
+        versions = [(version.name, version.version, version.aliases) for version in client.search_model_versions()]
         return entries, versions, len(client.search_logged_models([runs["all"].info.experiment_id]))
 
-    before = everything()
-    registered = done.bytes("models/registered.json")
-    done.run("histocae", "register")
-    done.run("histocae", "publish")
-    assert everything() == before
-    assert done.bytes("models/registered.json") == registered
+    before = server_state()
+    registered = project.bytes("models/registered.json")
+    project.run("histocae", "register")
+    project.run("histocae", "publish")
+    assert server_state() == before
+    assert project.bytes("models/registered.json") == registered
 
 
-def test_publish_fills_an_empty_server(done, tmp_path):
+def test_publish_delivers_all_runs_to_an_empty_server(project, tmp_path):
     uri = f"sqlite:///{tmp_path / 'new.db'}"
-    done.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
-    done.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
-    new = MlflowClient(uri)
-    experiment = new.get_experiment_by_name("histocae")
-    runs = new.search_runs([experiment.experiment_id])
+    project.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
+    project.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("histocae")
+    runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["all", "normal", "pair", "tumor"]
     assert all(run.info.status == "FINISHED" for run in runs)
     assert all(("auroc_slide" if run.info.run_name == "pair" else "test_mse") in run.data.metrics for run in runs)
 
 
 @pytest.fixture
-def working(done, tmp_path):
+def project_copy(project, tmp_path):
     """A copy of the finished project, to change."""
     import shutil
 
     folder = tmp_path / "copy"
-    shutil.copytree(done.folder, folder, symlinks=True)
-    copy = Project.__new__(Project)
-    copy.folder = folder
-    return copy
+    shutil.copytree(project.folder, folder, symlinks=True)
+    project_copy = Project.__new__(Project)
+    project_copy.folder = folder
+    return project_copy
 
 
-def test_a_restored_training_points_to_its_own_run(working):
-    own = json.loads((working.folder / "models/runs/all.json").read_text())["run_id"]
-    working.set(**{"models.all.latent_features": 8})
-    assert "train@all" in ran(working.run("dvc", "repro", "train@all"))
-    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] != own
-    working.set(**{"models.all.latent_features": 16})
-    output = working.run("dvc", "repro", "train@all")
+def test_a_restored_training_points_to_its_original_run(project_copy):
+    run_id = json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"]
+    project_copy.set(**{"models.all.latent_features": 8})
+    assert "train@all" in stages_run(project_copy.run("dvc", "repro", "train@all"))
+    assert json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"] != run_id
+    project_copy.set(**{"models.all.latent_features": 16})
+    output = project_copy.run("dvc", "repro", "train@all")
     assert "is cached" in output
-    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] == own
+    assert json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"] == run_id
 
 
-def test_a_new_entry_trains_and_starts_from_another(working):
+def test_a_new_model_starts_from_the_weights_of_another(project_copy):
     """A model that starts from another is trained again when the first changes."""
     second = {"cohort": "tumor", "filters": [4, 8], "init_from": "all", "epochs": 1}
     third = {**second, "cohort": "normal", "init_from": "second"}
-    working.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
+    project_copy.set(models={"all": {"filters": [4, 8]}, "second": second, "third": third})
     stages = ("train@all", "train@second", "train@third")
     # one after the other: DVC takes several targets in any order
-    assert set.union(*(ran(working.run("dvc", "repro", stage)) for stage in stages)) == {"inventory", *stages}
-    first = working.bytes("models/trained/second")
-    working.set(**{"models.all.epochs": 1, "models.third": ...})
-    assert set.union(*(ran(working.run("dvc", "repro", stage)) for stage in stages[:2])) == {"inventory", *stages[:2]}
-    assert working.bytes("models/trained/second") != first
-    # the first model is out of date: refused in one line, and the second one's files stay
-    before = working.bytes("models/trained")
-    working.set(**{"models.all.epochs": 2})
-    message = working.run("histocae", "train", "second", fails=True)
+    outputs = [project_copy.run("dvc", "repro", stage) for stage in stages]
+    assert set.union(*map(stages_run, outputs)) == {"inventory", *stages}
+    first = project_copy.bytes("models/trained/second")
+    project_copy.set(**{"models.all.epochs": 1, "models.third": ...})
+    outputs = [project_copy.run("dvc", "repro", stage) for stage in stages[:2]]
+    assert set.union(*map(stages_run, outputs)) == {"inventory", *stages[:2]}
+    assert project_copy.bytes("models/trained/second") != first
+    # the first model is out of date: the training is refused in one line, and the second model's files stay
+    before = project_copy.bytes("models/trained")
+    project_copy.set(**{"models.all.epochs": 2})
+    message = project_copy.run("histocae", "train", "second", fails=True)
     assert "run dvc repro train@all first" in message and "Traceback" not in message
-    assert working.bytes("models/trained") == before
+    assert project_copy.bytes("models/trained") == before
 
 
-def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(working):
-    working.set(**{"models.all.epochs": 6, "models.all.patience": 6})
+def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(project_copy):
+    project_copy.set(**{"models.all.epochs": 6, "models.all.patience": 6})
     process = subprocess.Popen(
         ["histocae", "train", "all"],
-        cwd=working.folder,
-        env=working.environment,
+        cwd=project_copy.folder,
+        env=project_copy.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -350,73 +354,74 @@ def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(working
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    output = working.run("histocae", "train", "all")
+    output = project_copy.run("histocae", "train", "all")
     assert "resuming after epoch" in output and "epoch 1/6" not in output
-    resumed = working.bytes("models/trained/all")
-    assert not (working.folder / "models/checkpoints/all").exists()
-    record = json.loads((working.folder / "models/runs/all.json").read_text())
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    resumed = project_copy.bytes("models/trained/all")
+    assert not (project_copy.folder / "models/checkpoints/all").exists()
+    record = json.loads((project_copy.folder / "models/runs/all.json").read_text())
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
     run = client.get_run(record["run_id"])
     assert run.info.status == "FINISHED"
-    assert [p.step for p in client.get_metric_history(record["run_id"], "loss")] == [1, 2, 3, 4, 5, 6]
-    working.run("histocae", "train", "all")
-    assert working.bytes("models/trained/all") == resumed
+    assert [point.step for point in client.get_metric_history(record["run_id"], "loss")] == [1, 2, 3, 4, 5, 6]
+    project_copy.run("histocae", "train", "all")
+    assert project_copy.bytes("models/trained/all") == resumed
 
 
-def test_the_run_shows_the_latest_evaluation(working):
-    path = working.folder / "reports/models/all/evaluation/metrics.json"
+def test_the_run_shows_the_latest_evaluation(project_copy):
+    path = project_copy.folder / "reports/models/all/evaluation/metrics.json"
     evaluation = json.loads(path.read_text())
     evaluation["metrics"]["test_mse"] /= 2
     path.write_text(json.dumps(evaluation))
-    working.run("histocae", "publish")
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
-    run = client.get_run(json.loads((working.folder / "models/runs/all.json").read_text())["run_id"])
+    project_copy.run("histocae", "publish")
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
+    run = client.get_run(json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"])
     assert run.data.metrics["test_mse"] == evaluation["metrics"]["test_mse"]
 
 
-def test_publish_delivers_trained_models_to_the_experiment_in_params(working):
-    working.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
-    output = working.run("histocae", "publish")
+def test_publish_delivers_trained_models_to_the_experiment_in_params(project_copy):
+    project_copy.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
+    output = project_copy.run("histocae", "publish")
     assert "later is not trained here" in output and "4 runs are complete in experiment another" in output
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("another").experiment_id
     assert len(client.search_runs([experiment])) == len(client.search_logged_models([experiment])) == 4
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_former_model(working):
-    before = working.bytes("models/trained", "models/runs")
-    working.set(**{"models.all.optimizer": "sgd", "models.all.learning_rate": 1e30})
-    message = working.run("histocae", "train", "all", fails=True)
+def test_a_loss_that_is_not_finite_is_reported_and_the_former_model_stays(project_copy):
+    before = project_copy.bytes("models/trained", "models/runs")
+    project_copy.set(**{"models.all.optimizer": "sgd", "models.all.learning_rate": 1e30})
+    message = project_copy.run("histocae", "train", "all", fails=True)
     assert re.search(r"histocae train: (loss|validation loss) is (nan|inf) .*epoch 1", message)
     assert "Traceback" not in message
-    assert working.bytes("models/trained", "models/runs") == before
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    assert project_copy.bytes("models/trained", "models/runs") == before
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("histocae").experiment_id
-    assert [r.info.status for r in client.search_runs([experiment], "attributes.status != 'FINISHED'")] == ["FAILED"]
+    unfinished_runs = client.search_runs([experiment], "attributes.status != 'FINISHED'")
+    assert [run.info.status for run in unfinished_runs] == ["FAILED"]
 
 
-def test_an_unreachable_server_loses_no_training(working):
-    working.set(**{"models.all.epochs": 1})
-    output = working.run("histocae", "train", "all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+def test_an_unreachable_server_loses_no_training(project_copy):
+    project_copy.set(**{"models.all.epochs": 1})
+    output = project_copy.run("histocae", "train", "all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "the training continues" in output and "histocae publish" in output
-    assert json.loads((working.folder / "models/runs/all.json").read_text())["run_id"] is None
-    working.run("histocae", "evaluate", "all")
-    working.run("histocae", "publish")
-    record = json.loads((working.folder / "models/runs/all.json").read_text())
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
+    assert json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"] is None
+    project_copy.run("histocae", "evaluate", "all")
+    project_copy.run("histocae", "publish")
+    record = json.loads((project_copy.folder / "models/runs/all.json").read_text())
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("histocae").experiment_id
     runs = client.search_runs([experiment], f"tags.`histocae.training_id` = '{record['training_id']}'")
     assert len(runs) == 1 and runs[0].data.metrics["test_mse"] > 0
-    message = working.run("histocae", "register", fails=True, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    message = project_copy.run("histocae", "register", fails=True, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "tracking server" in message and "Traceback" not in message
 
 
-def test_mlflow_run_trains_one_model_under_its_own_run(working):
-    working.set(**{"models.tumor.epochs": 1})
-    output = working.run("mlflow", "run", ".", "-e", "train", "-P", "model=tumor", "--env-manager", "local")
-    assert "train@tumor" in ran(output)
-    client = MlflowClient(f"sqlite:///{working.folder / 'mlflow.db'}")
-    record = json.loads((working.folder / "models/runs/tumor.json").read_text())
+def test_mlflow_run_trains_one_model_under_its_own_run(project_copy):
+    project_copy.set(**{"models.tumor.epochs": 1})
+    output = project_copy.run("mlflow", "run", ".", "-e", "train", "-P", "model=tumor", "--env-manager", "local")
+    assert "train@tumor" in stages_run(output)
+    client = MlflowClient(f"sqlite:///{project_copy.folder / 'mlflow.db'}")
+    record = json.loads((project_copy.folder / "models/runs/tumor.json").read_text())
     run = client.get_run(record["run_id"])
     parent = client.get_run(run.data.tags["parent"])
     assert run.data.params["training.epochs"] == "1"
@@ -424,13 +429,13 @@ def test_mlflow_run_trains_one_model_under_its_own_run(working):
     assert not parent.data.metrics
 
 
-def test_mlflow_run_refuses_an_unknown_model(working):
-    message = working.run(
+def test_mlflow_run_refuses_an_unknown_model(project_copy):
+    message = project_copy.run(
         "mlflow", "run", ".", "-e", "train", "-P", "model=none", "--env-manager", "local", fails=True
     )
     assert "none" in message
 
 
-def test_an_unknown_model_is_reported_in_one_line(working):
-    message = working.run("histocae", "train", "none", fails=True)
+def test_an_unknown_model_is_reported_in_one_line(project_copy):
+    message = project_copy.run("histocae", "train", "none", fails=True)
     assert message == "histocae train: models has no entry 'none'; it has all, tumor, normal\n"

@@ -1,4 +1,4 @@
-"""Figures and the page, with unusual names and sizes."""
+"""Figures and the report page, with unusual names and sizes."""
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,12 @@ def test_an_image_too_tall_for_webp_is_made_smaller(tmp_path):
     assert page._embedded(tmp_path / "tall.png").startswith("data:image/webp;base64,")
 
 
-def test_counts_and_numbers_are_written_differently():
+def test_counts_have_no_decimals_and_numbers_have_three():
     assert [page._count(value) for value in (1.0, 1234.0, None)] == ["1", "1,234", "–"]
     assert [page._number(value) for value in (1.0, 0.12345, None)] == ["1.000", "0.123", "–"]
 
 
-def test_logarithmic_axes_keep_their_numbers(tmp_path):
+def test_logarithmic_axes_have_numbers_at_their_ticks(tmp_path):
     table = pd.DataFrame(
         {"model": ["a", "b"], "architecture": "pca", "latent_features": [5, 50], "test_mse": [0.004, 0.009]}
     )

@@ -27,14 +27,14 @@ from support.make_data import directories, spoil_tiles, tissue, write_slide
 from support.workspace import Workspace, slide_row
 
 
-def stored(project: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
-    """Give the index and all its patches."""
+def read_store(project: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
+    """Read the index and all its patches."""
     store = PatchStore(project.folder / "data" / "patches")
     index = store.index()
     return index, store.select(index).take(np.arange(len(index)))
 
 
-def aside(project: Workspace) -> dict[str, tuple[str, str, int]]:
+def read_set_aside(project: Workspace) -> dict[str, tuple[str, str, int]]:
     table = project.read("reports/set_aside.csv")
     assert list(table.columns) == ["slide_id", "stage", "reason", "patches_kept"]
     return {row.slide_id: (row.stage, row.reason, row.patches_kept) for row in table.itertuples()}
@@ -45,68 +45,71 @@ def region(path: Path, x: int, y: int, side: int, level: int = 0) -> np.ndarray:
         return np.asarray(slide.read_region((x, y), level, (side, side)).convert("RGB"))
 
 
-def halved(picture: np.ndarray, times: int = 2) -> np.ndarray:
-    """Mean of blocks of times x times pixels."""
-    height, width, _ = picture.shape
-    return picture.reshape(height // times, times, width // times, times, 3).mean(axis=(1, 3))
+def reduce_image(image: np.ndarray, factor: int = 2) -> np.ndarray:
+    """Compute the means of blocks of `factor` x `factor` pixels."""
+    height, width, _ = image.shape
+    return image.reshape(height // factor, factor, width // factor, factor, 3).mean(axis=(1, 3))
 
 
 # --- microns per pixel -------------------------------------------------------------------------
 
 
-def test_the_table_wins_over_the_slide_and_the_slide_over_params(project):
-    own = project.own
-    write_slide(own / "says.tif", tissue(1, 128, 128), 0.5)
-    write_slide(own / "silent.tif", tissue(2, 128, 128), None)
-    write_slide(own / "power.tif", tissue(3, 128, 128), None, description="Aperio x|AppMag = 20")
-    write_slide(own / "both.tif", tissue(4, 128, 128), None, description="Aperio x|AppMag = 20|MPP = 0.4990")
-    write_slide(own / "dpi.tif", tissue(5, 128, 128), 352.8)
+def test_mpp_is_from_the_table_else_the_slide_else_params(project):
+    folder = project.own
+    write_slide(folder / "with_mpp.tif", tissue(1, 128, 128), 0.5)
+    write_slide(folder / "without_mpp.tif", tissue(2, 128, 128), None)
+    write_slide(folder / "power.tif", tissue(3, 128, 128), None, description="Aperio x|AppMag = 20")
+    write_slide(
+        folder / "power_and_mpp.tif", tissue(4, 128, 128), None, description="Aperio x|AppMag = 20|MPP = 0.4990"
+    )
+    write_slide(folder / "dpi.tif", tissue(5, 128, 128), 352.8)
     cases = [
-        ("says.tif", None, 0.5, "slide"),
-        ("says.tif", 0.25, 0.25, "table"),
-        ("says.tif", 352.8, 0.5, "slide"),
-        ("says.tif", -1, 0.5, "slide"),
-        ("says.tif", 0, 0.5, "slide"),
+        ("with_mpp.tif", None, 0.5, "slide"),
+        ("with_mpp.tif", 0.25, 0.25, "table"),
+        ("with_mpp.tif", 352.8, 0.5, "slide"),
+        ("with_mpp.tif", -1, 0.5, "slide"),
+        ("with_mpp.tif", 0, 0.5, "slide"),
         ("power.tif", None, 0.5, "slide"),
-        ("both.tif", None, 0.499, "slide"),
-        ("silent.tif", None, 0.47, "data.mpp"),
-        ("silent.tif", 0.25, 0.25, "table"),
-        ("silent.tif", 352.8, 0.47, "data.mpp"),
+        ("power_and_mpp.tif", None, 0.499, "slide"),
+        ("without_mpp.tif", None, 0.47, "data.mpp"),
+        ("without_mpp.tif", 0.25, 0.25, "table"),
+        ("without_mpp.tif", 352.8, 0.47, "data.mpp"),
         ("dpi.tif", None, 0.47, "data.mpp"),
     ]
     rows = []
     for i, (file, mpp, _, _) in enumerate(cases):
-        shutil.copy(own / file, own / f"{i}.tif")
+        shutil.copy(folder / file, folder / f"{i}.tif")
         rows.append(slide_row(f"s{i}", i, f"{i}.tif", mpp=mpp))
     project.table(rows)
     project.params(data__mpp=0.47)
     project.make(*EXTRACTION[:3])
     table = project.read("data/slides.csv")
     assert list(zip(table["mpp"].round(6), table["mpp_from"], strict=True)) == [case[2:] for case in cases]
-    assert not aside_of(project)
+    assert not slides_set_aside(project)
 
 
-def aside_of(project: Workspace) -> dict[str, str]:
+def slides_set_aside(project: Workspace) -> dict[str, str]:
+    """Read which slides the stage slides set aside, with the reasons."""
     table = project.read("data/set_aside/slides.csv")
     return dict(zip(table["slide_id"], table["reason"], strict=True))
 
 
 @pytest.mark.parametrize("default", [None, 352.8, 0.0, -0.5, float("nan"), float("inf")])
-def test_a_slide_that_nowhere_has_a_resolution_is_set_aside(project, default):
-    rows = [slide_row("good"), slide_row("silent", 1), slide_row("dpi", 2), slide_row("table", 3, mpp=352.8)]
-    for i, (name, mpp) in enumerate({"good": 0.5, "silent": None, "dpi": 352.8, "table": None}.items()):
+def test_a_slide_without_any_resolution_is_set_aside(project, default):
+    rows = [slide_row("good"), slide_row("without_mpp", 1), slide_row("dpi", 2), slide_row("table", 3, mpp=352.8)]
+    for i, (name, mpp) in enumerate({"good": 0.5, "without_mpp": None, "dpi": 352.8, "table": None}.items()):
         write_slide(project.own / f"{name}.tif", tissue(i, 128, 128), mpp)
     project.table(rows)
     project.params(data__mpp=default)
     project.make(*EXTRACTION)
     assert set(project.index["slide_id"]) == {"good"}
-    found = aside(project)
-    assert set(found) == {"silent", "dpi", "table"}
-    for stage, reason, kept in found.values():
+    records = read_set_aside(project)
+    assert set(records) == {"without_mpp", "dpi", "table"}
+    for stage, reason, kept in records.values():
         assert stage == "slides" and "microns per pixel" in reason and "data.mpp" in reason and kept == 0
 
 
-def test_a_power_that_is_no_whole_number_is_not_cut_off(project):
+def test_a_fractional_objective_power_is_not_rounded(project):
     only_slide(project, tissue(1, 128, 128), None, description="Aperio x|AppMag = 39.999")
     project.make(*EXTRACTION[:3])
     table = project.read("data/slides.csv")
@@ -117,12 +120,12 @@ def test_a_power_that_is_no_whole_number_is_not_cut_off(project):
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.45, 0.46, 0.54, 0.55])
-@pytest.mark.parametrize("said_by", ["slide", "table"])
-def test_a_level_within_a_tenth_of_the_target_is_read_as_it_is(project, mpp, said_by):
-    path = only_slide(project, tissue(1, 200, 170), mpp if said_by == "slide" else None)
-    project.table([slide_row("a", mpp=mpp if said_by == "table" else None)])
+@pytest.mark.parametrize("mpp_from", ["slide", "table"])
+def test_a_level_within_a_tenth_of_the_target_is_not_reduced(project, mpp, mpp_from):
+    path = only_slide(project, tissue(1, 200, 170), mpp if mpp_from == "slide" else None)
+    project.table([slide_row("a", mpp=mpp if mpp_from == "table" else None)])
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     assert len(index) == 6 * 5
     for row, patch in zip(index.itertuples(), patches, strict=True):
         assert (row.x, row.y) == (32 * row.column, 32 * row.row)
@@ -136,58 +139,60 @@ def test_a_coarse_slide_is_never_enlarged(project):
     project.table([slide_row(name, i) for i, name in enumerate("abc")])
     project.make(*EXTRACTION)
     assert set(project.index["slide_id"]) == {"a"}
-    assert {k: v[2] for k, v in aside(project).items()} == {"b": 0, "c": 0}
-    assert "coarser" in aside(project)["b"][1] and "1 microns per pixel" in aside(project)["c"][1]
+    assert {slide_id: kept for slide_id, (_, _, kept) in read_set_aside(project).items()} == {"b": 0, "c": 0}
+    assert "coarser" in read_set_aside(project)["b"][1] and "1 microns per pixel" in read_set_aside(project)["c"][1]
 
 
-def test_a_finer_level_is_reduced_by_the_mean_of_its_pixels(project):
+def test_a_finer_level_is_reduced_to_the_means_of_its_pixels(project):
     path = only_slide(project, tissue(1, 300, 260), 0.25)
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     assert len(index) == 4 * 4 and counts(project)["border"]["a"] == 5 * 5 - 4 * 4
     for row, patch in zip(index.itertuples(), patches, strict=True):
         assert (row.x, row.y) == (64 * row.column, 64 * row.row)
-        expected = halved(region(path, row.x, row.y, 64))
+        expected = reduce_image(region(path, row.x, row.y, 64))
         np.testing.assert_allclose(patch, expected, atol=1)
     assert set(index["mpp"]) == {0.5}
 
 
-def test_a_patch_does_not_depend_on_which_others_are_kept(project):
+def test_a_patch_does_not_depend_on_which_other_patches_are_kept(project):
     only_slide(project, tissue(1, 600, 600), 0.3)
     project.make(*EXTRACTION)
-    index, patches = stored(project)
-    every = {(row.row, row.column): patch for row, patch in zip(index.itertuples(), patches, strict=True)}
+    index, patches = read_store(project)
+    all_patches = {(row.row, row.column): patch for row, patch in zip(index.itertuples(), patches, strict=True)}
     project.params(patches__max_per_slide=9)
     project.make("patches")
-    index, patches = stored(project)
+    index, patches = read_store(project)
     assert len(index) == 9
     for row, patch in zip(index.itertuples(), patches, strict=True):
-        np.testing.assert_array_equal(patch, every[row.row, row.column])
+        np.testing.assert_array_equal(patch, all_patches[row.row, row.column])
 
 
 @pytest.mark.parametrize(
     ("mpp", "keep", "level", "step"),
     [
-        (0.125, [0, 2, 4], 1, 1.0),  # 0.125, 0.5, 2.0: read as it is
-        (0.0625, [0, 2, 4], 1, 2.0),  # 0.0625, 0.25, 1.0: the middle one reduced by 2
+        (0.125, [0, 2, 4], 1, 1.0),  # levels of 0.125, 0.5, 2.0 mpp: not reduced
+        (0.0625, [0, 2, 4], 1, 2.0),  # 0.0625, 0.25, 1.0 mpp: the middle level is reduced by 2
         (0.5, [0, 2, 4], 0, 1.0),
         (0.25, [0, 1, 2], 1, 1.0),
-        (0.12, [0, 1, 2], 2, 1.0),  # 0.48 is within a tenth
+        (0.12, [0, 1, 2], 2, 1.0),  # 0.48 mpp is within a tenth of the target
     ],
 )
 def test_the_level_is_chosen_by_its_true_downsample(project, mpp, keep, level, step):
     path = only_slide(project, tissue(1, 512, 448), mpp, pyramid=True, keep_levels=keep, tile=32)
     with openslide.OpenSlide(path) as slide:
         assert len(slide.level_dimensions) == len(keep)
-        down = slide.level_downsamples[level]
+        downsample = slide.level_downsamples[level]
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     assert set(counts(project)["level"]) == {level} and len(index)
     for row, patch in list(zip(index.itertuples(), patches, strict=True))[:40]:
         side = round(32 * step)
-        assert (row.x, row.y) == (round(side * down * row.column), round(side * down * row.row))
+        assert (row.x, row.y) == (round(side * downsample * row.column), round(side * downsample * row.row))
         expected = region(path, row.x, row.y, side, level)
-        np.testing.assert_allclose(patch, expected if step == 1 else halved(expected), atol=0 if step == 1 else 1)
+        np.testing.assert_allclose(
+            patch, expected if step == 1 else reduce_image(expected), atol=0 if step == 1 else 1
+        )
 
 
 @given(
@@ -195,34 +200,34 @@ def test_the_level_is_chosen_by_its_true_downsample(project, mpp, keep, level, s
     mpp=st.floats(0.05, 10),
     target=st.floats(0.1, 8),
 )
-def test_any_pyramid_gives_the_target_or_is_refused(downsamples, mpp, target):
-    levels = tuple(Level(100, 100, one) for one in sorted({1.0, *downsamples}))
-    have = np.array([mpp * one.downsample for one in levels])
-    if have[0] > 1.1001 * target:
+def test_any_pyramid_reaches_the_target_or_is_refused(downsamples, mpp, target):
+    levels = tuple(Level(100, 100, downsample) for downsample in sorted({1.0, *downsamples}))
+    level_mpp = np.array([mpp * level.downsample for level in levels])
+    if level_mpp[0] > 1.1001 * target:
         with pytest.raises(SlideError, match="coarser"):
             choose_level(levels, mpp, target)
         return
-    if have[0] > 1.0999 * target:
+    if level_mpp[0] > 1.0999 * target:
         return
     level, step = choose_level(levels, mpp, target)
     assert step >= 1
     if step == 1:
-        assert 0.8999 < have[level] / target < 1.1001
-        assert abs(have[level] - target) == pytest.approx(abs(have - target).min())
+        assert 0.8999 < level_mpp[level] / target < 1.1001
+        assert abs(level_mpp[level] - target) == pytest.approx(abs(level_mpp - target).min())
     else:
-        assert have[level] * step == pytest.approx(target)
-        assert not ((have > have[level] * 1.0001) & (have < 1.0999 * target)).any()
+        assert level_mpp[level] * step == pytest.approx(target)
+        assert not ((level_mpp > level_mpp[level] * 1.0001) & (level_mpp < 1.0999 * target)).any()
 
 
 @given(height=st.integers(32, 5000), width=st.integers(32, 5000), mpp=st.floats(0.05, 0.549))
-def test_on_any_slide_the_grid_stays_inside_and_counts_every_cell(height, width, mpp):
+def test_the_grid_of_any_slide_stays_inside_and_counts_every_cell(height, width, mpp):
     from histocae.patches.grid import make_grid
 
-    class Plain:
+    class PlainSlide:
         levels = (Level(width, height, 1.0),)
 
     try:
-        grid: Grid = make_grid(Plain(), mpp, 32, 0.5)
+        grid: Grid = make_grid(PlainSlide(), mpp, 32, 0.5)
     except SlideError:
         assert min(height, width) < 32 * 0.5 / mpp
         return
@@ -241,24 +246,24 @@ def test_on_any_slide_the_grid_stays_inside_and_counts_every_cell(height, width,
 # --- tissue and counts -------------------------------------------------------------------------
 
 
-def test_patches_never_leave_the_slide_and_every_cell_is_counted_once(project):
+def test_patches_are_inside_the_slide_and_every_cell_is_counted_once(project):
     write_slide(project.own / "a.tif", tissue(1, 333, 421, glass=100), 0.5)
     write_slide(project.own / "b.tif", tissue(2, 700, 501, glass=200), 0.25, pyramid=True)
     write_slide(project.own / "c.tif", tissue(3, 444, 333, glass=32), 0.31)
     project.table([slide_row(name, i) for i, name in enumerate("abc")])
     project.params(patches__max_per_slide=40)
     project.make(*EXTRACTION)
-    told, index = counts(project), project.index
+    table, index = counts(project), project.index
     shapes = {"a": (333, 421, 32), "b": (700, 501, 64), "c": (444, 333, 32 * 0.5 / 0.31)}
     for name, (height, width, cell) in shapes.items():
-        mine = index[index["slide_id"] == name]
-        assert len(mine) == told["kept"][name] <= 40
-        assert not mine.duplicated(["row", "column"]).any()
-        assert (mine["x"] >= 0).all() and (mine["x"] + cell <= width + 1).all()
-        assert (mine["y"] >= 0).all() and (mine["y"] + cell <= height + 1).all()
-        assert told.loc[name, REASONS].sum() == np.ceil(height / cell) * np.ceil(width / cell)
+        rows = index[index["slide_id"] == name]
+        assert len(rows) == table["kept"][name] <= 40
+        assert not rows.duplicated(["row", "column"]).any()
+        assert (rows["x"] >= 0).all() and (rows["x"] + cell <= width + 1).all()
+        assert (rows["y"] >= 0).all() and (rows["y"] + cell <= height + 1).all()
+        assert table.loc[name, REASONS].sum() == np.ceil(height / cell) * np.ceil(width / cell)
     summary = json.loads((project.folder / "reports/patching/summary.json").read_text(encoding="utf-8"))
-    assert summary == {"slides": 3, "cells": int(told[REASONS].to_numpy().sum()), **told[REASONS].sum().to_dict()}
+    assert summary == {"slides": 3, "cells": int(table[REASONS].to_numpy().sum()), **table[REASONS].sum().to_dict()}
 
 
 def test_glass_is_left_out_and_tissue_is_kept(project):
@@ -268,8 +273,8 @@ def test_glass_is_left_out_and_tissue_is_kept(project):
     index = project.index
     assert set(index["column"]) == {5, 6, 7, 8, 9} and len(index) == 50
     assert (index.loc[index["column"] > 5, "tissue_share"] > 0.95).all()
-    told = counts(project)
-    assert (told["kept"]["a"], told["background"]["a"]) == (50, 50)
+    table = counts(project)
+    assert (table["kept"]["a"], table["background"]["a"]) == (50, 50)
 
 
 def test_a_slide_of_glass_alone_is_set_aside_but_has_not_failed(project):
@@ -278,14 +283,14 @@ def test_a_slide_of_glass_alone_is_set_aside_but_has_not_failed(project):
     project.table(rows)
     project.params(data__max_failed_share=0.0)
     project.make(*EXTRACTION)
-    assert aside(project) == {"b": ("patches", "shows no tissue", 0)}
+    assert read_set_aside(project) == {"b": ("patches", "shows no tissue", 0)}
     assert counts(project)["background"]["b"] == 64
 
 
-def test_nothing_but_glass(project):
+def test_a_cohort_of_glass_alone_is_an_error(project):
     only_slide(project, tissue(1, 256, 256, glass=256), 0.5)
-    told = project.run(*EXTRACTION).error
-    assert "no slide has a patch" in told and "patches.tissue_share" in told
+    message = project.run(*EXTRACTION).error
+    assert "no slide has a patch" in message and "patches.tissue_share" in message
     assert not (project.folder / "data/patches/store.json").exists()
 
 
@@ -293,24 +298,26 @@ def test_a_slide_smaller_than_a_patch_is_set_aside(project):
     project.slides("a", "b")
     write_slide(project.own / "b.tif", tissue(1, 31, 200), 0.5)
     project.make(*EXTRACTION)
-    stage, reason, kept = aside(project)["b"]
+    stage, reason, kept = read_set_aside(project)["b"]
     assert stage == "patches" and "smaller than one patch of 32 pixels" in reason and kept == 0
 
 
 def test_the_cap_is_a_seeded_sample_that_other_slides_do_not_change(new_project):
-    def indices(name: str, count: int, **changed: object) -> pd.DataFrame:
-        one = new_project(name)
-        one.params(patches__max_per_slide=12, **changed)
-        one.slides(*"abcd"[:count])
-        return one.make(*EXTRACTION).index.drop(columns=["tissue_share"])
+    def extract_index(name: str, count: int, **changed: object) -> pd.DataFrame:
+        project = new_project(name)
+        project.params(patches__max_per_slide=12, **changed)
+        project.slides(*"abcd"[:count])
+        return project.make(*EXTRACTION).index.drop(columns=["tissue_share"])
 
-    alone, beside = indices("one", 1), indices("two", 3)
-    assert len(alone) == 12 and list(beside["slide_id"].value_counts()) == [12] * 3
-    pd.testing.assert_frame_equal(beside[beside["slide_id"] == "a"], alone)
-    a, b = (beside[beside["slide_id"] == one][["row", "column"]].to_numpy().tolist() for one in "ab")
+    alone, with_others = extract_index("first", 1), extract_index("second", 3)
+    assert len(alone) == 12 and list(with_others["slide_id"].value_counts()) == [12] * 3
+    pd.testing.assert_frame_equal(with_others[with_others["slide_id"] == "a"], alone)
+    a, b = (
+        with_others[with_others["slide_id"] == slide_id][["row", "column"]].to_numpy().tolist() for slide_id in "ab"
+    )
     assert a != b
-    other = indices("three", 1, seed=7)
-    assert other[["row", "column"]].to_numpy().tolist() != alone[["row", "column"]].to_numpy().tolist()
+    other_seed = extract_index("third", 1, seed=7)
+    assert other_seed[["row", "column"]].to_numpy().tolist() != alone[["row", "column"]].to_numpy().tolist()
 
 
 # --- slides that fail --------------------------------------------------------------------------
@@ -318,154 +325,159 @@ def test_the_cap_is_a_seeded_sample_that_other_slides_do_not_change(new_project)
 
 @pytest.mark.parametrize("pyramid", [False, True])
 @pytest.mark.parametrize("on_read_error", ["keep", "drop"])
-def test_a_slide_that_fails_midway(project, pyramid, on_read_error):
+def test_on_read_error_keeps_or_drops_the_patches_of_a_damaged_slide(project, pyramid, on_read_error):
     rows = project.slides("a", "b", pyramid=pyramid)
-    whole = write_slide(project.own / "b.tif", tissue(5, 512, 512), 0.5, pyramid=pyramid)
+    path = write_slide(project.own / "b.tif", tissue(5, 512, 512), 0.5, pyramid=pyramid)
     project.table(rows)
     project.params(patches__pixels=64)
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     before = {
         (row.row, row.column): patch
         for row, patch in zip(index.itertuples(), patches, strict=True)
         if row.slide_id == "b"
     }
     assert len(before) == 64
-    spoil_tiles(whole, [9, 10])
+    spoil_tiles(path, [9, 10])
     project.params(patches__pixels=64, patches__on_read_error=on_read_error)
     result = project.run(*EXTRACTION)
     assert result.code == 0
-    stage, reason, kept = aside(project)["b"]
+    stage, reason, kept = read_set_aside(project)["b"]
     assert stage == "patches" and "can't be read at level 0" in reason and "Traceback" not in "".join(result.lines)
-    index, patches = stored(project)
-    mine = index["slide_id"] == "b"
-    told = counts(project).loc["b"]
-    assert told[REASONS].sum() == 64 and kept == mine.sum() == told["kept"]
+    index, patches = read_store(project)
+    of_b = index["slide_id"] == "b"
+    cells = counts(project).loc["b"]
+    assert cells[REASONS].sum() == 64 and kept == of_b.sum() == cells["kept"]
     if on_read_error == "keep":
-        assert kept > 0 and told["dropped"] == 0 and kept + told["unread"] == 64
-        for row, patch in zip(index[mine].itertuples(), patches[mine], strict=True):
+        assert kept > 0 and cells["dropped"] == 0 and kept + cells["unread"] == 64
+        for row, patch in zip(index[of_b].itertuples(), patches[of_b], strict=True):
             np.testing.assert_array_equal(patch, before[row.row, row.column])
     else:
-        assert kept == 0 and told["dropped"] > 0
+        assert kept == 0 and cells["dropped"] > 0
     assert (index["slide_id"] == "a").sum() == 16
     assert not project.leftovers()
 
 
-def test_files_that_are_no_slides_are_set_aside(project):
-    rows = project.slides("good", "cut", "text", "empty", "png", "binary", "header")
-    own = project.own
-    whole = (own / "good.tif").read_bytes()
-    (own / "cut.tif").write_bytes(whole[: len(whole) // 2])
-    (own / "text.tif").write_text("this is no slide\n" * 99, encoding="utf-8")
-    (own / "empty.tif").write_bytes(b"")
-    make_data.write_tile(own / "png.png", tissue(1, 64, 64)).rename(own / "png.tif")
-    (own / "binary.tif").write_bytes(np.random.default_rng(1).bytes(5000))
-    (own / "header.tif").write_bytes(whole[:8])
+def test_files_that_are_not_slides_are_set_aside(project):
+    rows = project.slides("good", "truncated", "text", "empty", "png", "binary", "header")
+    folder = project.own
+    data = (folder / "good.tif").read_bytes()
+    (folder / "truncated.tif").write_bytes(data[: len(data) // 2])
+    (folder / "text.tif").write_text("this is not a slide\n" * 99, encoding="utf-8")
+    (folder / "empty.tif").write_bytes(b"")
+    make_data.write_tile(folder / "png.png", tissue(1, 64, 64)).rename(folder / "png.tif")
+    (folder / "binary.tif").write_bytes(np.random.default_rng(1).bytes(5000))
+    (folder / "header.tif").write_bytes(data[:8])
     project.table(rows)
     result = project.run(*EXTRACTION)
     assert result.code == 0
     assert set(project.index["slide_id"]) == {"good"}
-    found = aside(project)
-    assert set(found) == {"cut", "text", "empty", "png", "binary", "header"}
-    for name, (stage, reason, kept) in found.items():
+    records = read_set_aside(project)
+    assert set(records) == {"truncated", "text", "empty", "png", "binary", "header"}
+    for name, (stage, reason, kept) in records.items():
         assert stage in ("slides", "patches") and reason and "\n" not in reason and kept == 0
         if stage == "slides":
             assert f"{name}.tif" in reason
     assert not project.leftovers()
 
 
-def test_more_failures_than_allowed_stop_with_one_line(project):
+def test_more_failures_than_allowed_stop_the_stage_with_one_line(project):
     rows = project.slides("a", "b", "c", "d")
     project.params(data__max_failed_share=0.5)
     for name in "bc":
         (project.own / f"{name}.tif").write_bytes(b"no slide")
-    project.make("inventory", "metadata", "slides")  # half of them may fail
+    project.make("inventory", "metadata", "slides")  # half of the slides may fail
     (project.own / "d.tif").write_bytes(b"no slide")
     project.make("inventory")
     before = project.outputs()
-    told = project.run("metadata", "slides").error
-    assert "3 of 4 slides failed" in told and "data.max_failed_share 0.5" in told and "b.tif" in told
+    message = project.run("metadata", "slides").error
+    assert "3 of 4 slides failed" in message and "data.max_failed_share 0.5" in message and "b.tif" in message
     assert project.outputs() == before and not project.leftovers()
     project.params(data__max_failed_share=1.0)
     project.table(rows)
     project.make("slides")
 
 
-def test_slides_that_fail_early_and_late_are_counted_together(project):
+def test_slides_that_fail_in_either_stage_are_counted_together(project):
     project.slides("a", "b", "c", "d")
     (project.own / "b.tif").write_bytes(b"no slide")
     spoil_tiles(project.own / "c.tif", [3])
     project.params(data__max_failed_share=0.5)
     project.make(*EXTRACTION)
-    assert {k: v[0] for k, v in aside(project).items()} == {"b": "slides", "c": "patches"}
+    assert {slide_id: stage for slide_id, (stage, _, _) in read_set_aside(project).items()} == {
+        "b": "slides",
+        "c": "patches",
+    }
     project.params(data__max_failed_share=0.4)
     reports = project.outputs("reports")
-    told = project.run("slides", "patches").error
-    assert "2 of 4 slides failed" in told
+    message = project.run("slides", "patches").error
+    assert "2 of 4 slides failed" in message
     assert project.outputs("reports") == reports and not project.leftovers()
 
 
-def test_a_run_that_stops_leaves_no_index_that_its_shards_belie(project):
+def test_a_failed_run_leaves_no_index_that_disagrees_with_its_shards(project):
     project.slides("a", "b")
-    write_slide(project.own / "b.tif", tissue(1, 20, 20), 0.5)  # fails, but only when it is cut
+    write_slide(project.own / "b.tif", tissue(1, 20, 20), 0.5)  # fails only in stage patches
     project.params(patches__max_per_slide=10)
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     project.params(patches__max_per_slide=10, seed=3, data__max_failed_share=0.0)
     assert "1 of 2 slides failed" in project.run("patches").error
     try:
-        again, now = stored(project)
+        index_after, patches_after = read_store(project)
     except HistocaeError:
-        return  # it says that it is not whole
-    pd.testing.assert_frame_equal(again, index)
-    np.testing.assert_array_equal(now, patches)
+        return  # the store reports that it is incomplete
+    pd.testing.assert_frame_equal(index_after, index)
+    np.testing.assert_array_equal(patches_after, patches)
 
 
-# --- going on after a stop, and noticing changes ------------------------------------------------
+# --- resuming after a stop, and changed inputs --------------------------------------------------
 
 
-def stamps(project: Workspace) -> dict[str, int]:
+def modified_times(project: Workspace) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (project.folder / "data/patches/shards").iterdir()}
 
 
-def shard(project: Workspace, slide_id: str, suffix: str = ".npy") -> Path:
-    """The one file of a slide's shard: its name ends in what it was made from."""
-    (found,) = (project.folder / "data/patches/shards").glob(f"{slide_id}.*{suffix}")
-    return found
+def shard_path(project: Workspace, slide_id: str, suffix: str = ".npy") -> Path:
+    """Find a file of a slide's shard; the file's name contains the fingerprint of the slide."""
+    (path,) = (project.folder / "data/patches/shards").glob(f"{slide_id}.*{suffix}")
+    return path
 
 
 def test_a_finished_shard_is_not_made_again(project):
     project.slides("a", "b")
     project.make(*EXTRACTION)
-    before, written = project.outputs(), stamps(project)
+    before, times = project.outputs(), modified_times(project)
     project.make(*EXTRACTION)
-    assert stamps(project) == written and project.outputs() == before
+    assert modified_times(project) == times and project.outputs() == before
 
 
-@pytest.mark.parametrize("harm", ["shard", "shorter", "empty", "rows", "record", "cut record"])
-def test_a_shard_that_is_not_whole_is_made_again(project, harm):
+@pytest.mark.parametrize(
+    "damage", ["no shard", "shorter shard", "empty shard", "no rows", "no record", "truncated record"]
+)
+def test_an_incomplete_or_damaged_shard_is_made_again(project, damage):
     project.slides("a", "b")
     project.make(*EXTRACTION)
-    before, written = project.outputs("data"), stamps(project)
-    if harm in ("shard", "rows", "record"):
-        shard(project, "b", {"shard": ".npy", "rows": ".csv", "record": ".json"}[harm]).unlink()
-    elif harm == "cut record":
-        path = shard(project, "b", ".json")
+    before, times = project.outputs("data"), modified_times(project)
+    if damage in ("no shard", "no rows", "no record"):
+        shard_path(project, "b", {"no shard": ".npy", "no rows": ".csv", "no record": ".json"}[damage]).unlink()
+    elif damage == "truncated record":
+        path = shard_path(project, "b", ".json")
         path.write_bytes(path.read_bytes()[:40])
     else:
-        path = shard(project, "b")
-        path.write_bytes(b"" if harm == "empty" else path.read_bytes()[:-1])
+        path = shard_path(project, "b")
+        path.write_bytes(b"" if damage == "empty shard" else path.read_bytes()[:-1])
     (project.folder / "data/patches/shards/.b.npy.123.part").write_bytes(b"of a killed run")
     project.make(*EXTRACTION)
     assert project.outputs("data") == before
-    now = stamps(project)
+    times_after = modified_times(project)
     for suffix in (".npy", ".csv", ".json"):
-        name = shard(project, "a", suffix).name
-        assert now[name] == written[name]
+        name = shard_path(project, "a", suffix).name
+        assert times_after[name] == times[name]
     assert not project.leftovers()
 
 
-def test_pictures_that_were_deleted_come_back(project):
+def test_deleted_figures_are_drawn_again(project):
     project.slides("a", "b")
     project.make(*EXTRACTION)
     before = project.outputs("reports")
@@ -475,33 +487,33 @@ def test_pictures_that_were_deleted_come_back(project):
 
 
 @pytest.mark.parametrize("restore_time", [False, True])
-def test_a_slide_that_changed_under_its_name_is_noticed(project, restore_time):
+def test_the_patches_of_a_changed_file_are_extracted_again(project, restore_time):
     project.slides("a", "b")
     project.make(*EXTRACTION)
-    index, patches = stored(project)
+    index, patches = read_store(project)
     path = project.own / "b.tif"
-    old, length = path.stat(), len(path.read_bytes())
+    status, length = path.stat(), len(path.read_bytes())
     write_slide(path, tissue(77, 256, 256), 0.5)
     data = path.read_bytes()
-    if len(data) < length:  # the same number of bytes too
+    if len(data) < length:  # keep the number of bytes as well
         path.write_bytes(data + bytes(length - len(data)))
     if restore_time:
-        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     inventory = project.outputs("data/")["data/inventory.csv"]
-    written = stamps(project)
+    times = modified_times(project)
     project.make(*EXTRACTION)
     assert project.outputs("data/")["data/inventory.csv"] != inventory
-    again, now = stored(project)
-    first = (index["slide_id"] == "a").to_numpy()
-    np.testing.assert_array_equal(now[first], patches[first])
-    assert (now[~first] != patches[~first]).any()
-    name = shard(project, "a").name
-    assert stamps(project)[name] == written[name]
-    row = next(row for row in again.itertuples() if row.slide_id == "b")
-    np.testing.assert_array_equal(now[~first][0], region(path, row.x, row.y, 32))
+    index_after, patches_after = read_store(project)
+    of_a = (index["slide_id"] == "a").to_numpy()
+    np.testing.assert_array_equal(patches_after[of_a], patches[of_a])
+    assert (patches_after[~of_a] != patches[~of_a]).any()
+    name = shard_path(project, "a").name
+    assert modified_times(project)[name] == times[name]
+    row = next(row for row in index_after.itertuples() if row.slide_id == "b")
+    np.testing.assert_array_equal(patches_after[~of_a][0], region(path, row.x, row.y, 32))
 
 
-def test_a_changed_table_or_param_cuts_anew(project):
+def test_a_changed_table_or_param_extracts_patches_again(project):
     rows = project.slides("a", "b")
     project.make(*EXTRACTION)
     rows[1]["mpp"] = 0.25
@@ -511,23 +523,23 @@ def test_a_changed_table_or_param_cuts_anew(project):
     project.params(patches__pixels=64)
     project.make(*EXTRACTION)
     assert list(counts(project)["kept"]) == [16, 4]
-    assert stored(project)[1].shape == (20, 64, 64, 3)
+    assert read_store(project)[1].shape == (20, 64, 64, 3)
 
 
-def test_what_belongs_to_a_removed_slide_vanishes(project):
+def test_shards_and_figures_of_a_removed_slide_are_deleted(project):
     rows = project.slides("a", "b.1", "b", "c d")
     project.make(*EXTRACTION)
     project.table(rows[:1] + rows[2:3])
     project.make(*EXTRACTION)
     names = {path.stem.split(".")[0] for path in (project.folder / "data/patches/shards").iterdir()}
-    pictures = (project.folder / "reports/patching/slides").iterdir()
-    assert names == {"a", "b"} == {path.stem.split(".")[0] for path in pictures}
+    figures = (project.folder / "reports/patching/slides").iterdir()
+    assert names == {"a", "b"} == {path.stem.split(".")[0] for path in figures}
     assert set(project.index["slide_id"]) == {"a", "b"}
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_folder(new_project, monkeypatch):
     outputs = []
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         project = new_project(name)
         project.slides("a", "b", "c", "d", "e", "f", "g", "h", mpp=0.4)
         project.params(patches__max_per_slide=20)
@@ -536,63 +548,63 @@ def test_the_same_input_gives_the_same_bytes_in_another_folder(new_project, monk
     assert outputs[0] == outputs[1]
     assert {"data/patches/index.csv", "data/splits/train.csv"} <= set(outputs[0])
     assert sum(name.endswith(".npy") for name in outputs[0]) == 8
-    assert not any(b"/one/" in data for data in outputs[0].values())
+    assert not any(b"/first/" in data for data in outputs[0].values())
 
 
 # --- workers -----------------------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_loses_no_other_slide(project, monkeypatch):
+def test_no_other_slide_is_lost_when_a_worker_dies(project, monkeypatch):
     project.slides("a", "bad", "c")
     project.params(executor__workers=2)
     project.make(*EXTRACTION[:3])
     monkeypatch.undo()  # real processes
     monkeypatch.chdir(project.folder)
-    make = patches_stage._make
+    original = patches_stage._make
     monkeypatch.setattr(patches_stage, "_make", extract_or_die)
     result = project.run("patches")
     assert result.code == 0, result.lines
     assert project.index["slide_id"].value_counts().to_dict() == {"a": 64, "c": 64}
-    stage, reason, kept = aside(project)["bad"]
+    stage, reason, kept = read_set_aside(project)["bad"]
     assert stage == "patches" and "died" in reason and kept == 0
-    monkeypatch.setattr(patches_stage, "_make", make)
-    project.make("patches")  # what died is tried again
-    assert set(project.index["slide_id"]) == {"a", "bad", "c"} and not aside(project)
+    monkeypatch.setattr(patches_stage, "_make", original)
+    project.make("patches")  # the slide that failed is tried again
+    assert set(project.index["slide_id"]) == {"a", "bad", "c"} and not read_set_aside(project)
 
 
-def test_tasks_whose_workers_die_are_told_and_the_others_end(project, monkeypatch):
+def test_tasks_whose_workers_die_are_reported_and_the_others_finish(project, monkeypatch):
     monkeypatch.undo()
     workers = processes.ExecutorParams(kind="processes", workers=2, devices=1, scheduler=None, slurm=None)
-    found = dict(processes.spread(make_data.die_on_odd, range(4), workers, "numbers", "numbers"))
-    assert {i: one for i, one in found.items() if i % 2 == 0} == {0: 0, 2: 4}
-    assert all(isinstance(found[i], processes.WorkerDiedError) for i in (1, 3))
+    results = dict(processes.spread(make_data.die_on_odd, range(4), workers, "numbers", "numbers"))
+    assert {i: result for i, result in results.items() if i % 2 == 0} == {0: 0, 2: 4}
+    assert all(isinstance(results[i], processes.WorkerDiedError) for i in (1, 3))
 
 
 @pytest.mark.slow
-def test_the_command_as_a_user_types_it(project):
+def test_the_installed_command_runs_the_stages_and_reports_errors(project):
     rows = project.slides("a", "b")
     (project.own / "b.tif").write_bytes(b"no slide")
     command = Path(sys.executable).parent / "histocae"
 
-    def typed(*words: str) -> subprocess.CompletedProcess:
+    def run_command(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run([command, *words], capture_output=True, text=True, timeout=60, check=False)
 
     for stage in EXTRACTION:
-        done = typed(stage)
-        assert done.returncode == 0 and done.stdout == "" and "Warning" not in done.stderr
-        assert all(f" {stage}: " in line for line in done.stderr.splitlines())  # log lines, no progress bars
+        result = run_command(stage)
+        assert result.returncode == 0 and result.stdout == "" and "Warning" not in result.stderr
+        assert all(f" {stage}: " in line for line in result.stderr.splitlines())  # log lines, no progress bars
     assert set(project.index["slide_id"]) == {"a"}
     project.table([rows[0], rows[0]])
-    done = typed("metadata")
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "histocae metadata: own/table.csv: rows 2 and 3: slide_id 'a' occurs twice\n"
+    result = run_command("metadata")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr == "histocae metadata: own/table.csv: rows 2 and 3: slide_id 'a' occurs twice\n"
 
 
 # --- the demo cohort, and a real slide ------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_demo_is_cut_like_any_slide_and_drawn_again_only_where_it_is_needed(project, monkeypatch):
+def test_demo_slides_are_drawn_again_only_where_they_are_needed(project, monkeypatch):
     monkeypatch.undo()  # real processes: drawing takes a while
     monkeypatch.chdir(project.folder)
     project.params(
@@ -605,10 +617,10 @@ def test_the_demo_is_cut_like_any_slide_and_drawn_again_only_where_it_is_needed(
     project.make()
     before, slides = project.outputs("data/patches", "data/splits"), project.folder / "data" / "slides"
     assert len(list(slides.glob("*.tif"))) == project.index["slide_id"].nunique() == 12
-    # let go of the bytes, and lose one shard: only its slide is needed again
+    # delete the slides and one shard: only the slide of that shard is needed
     shutil.rmtree(slides)
     lost = project.index["slide_id"][0]
-    shard(project, lost).unlink()
+    shard_path(project, lost).unlink()
     project.make("patches", "split")
     assert project.outputs("data/patches", "data/splits") == before
     assert [path.name.split(".")[0] for path in slides.glob("*.tif")] == [lost]
@@ -627,17 +639,17 @@ def test_a_real_slide_among_demo_slides(project, shared):
     project.make(*EXTRACTION)
     table = project.read("data/slides.csv").set_index("slide_id")
     assert table["mpp"]["CMU-1"] == 0.499 and table["objective_power"]["CMU-1"] == 20
-    told = counts(project).loc["CMU-1"]
-    assert told["level"] == 0 and told[REASONS].sum() == 18 * 24 and told["border"] == 18 * 24 - 17 * 23
-    assert 100 < told["kept"] < 17 * 23
-    index, patches = stored(project)
-    mine = (index["slide_id"] == "CMU-1").to_numpy()
-    assert index["row"][mine].max() <= 22 and index["column"][mine].max() <= 16
-    for row, patch in list(zip(index[mine].itertuples(), patches[mine], strict=True))[::10]:
+    cells = counts(project).loc["CMU-1"]
+    assert cells["level"] == 0 and cells[REASONS].sum() == 18 * 24 and cells["border"] == 18 * 24 - 17 * 23
+    assert 100 < cells["kept"] < 17 * 23
+    index, patches = read_store(project)
+    is_real = (index["slide_id"] == "CMU-1").to_numpy()
+    assert index["row"][is_real].max() <= 22 and index["column"][is_real].max() <= 16
+    for row, patch in list(zip(index[is_real].itertuples(), patches[is_real], strict=True))[::10]:
         np.testing.assert_array_equal(patch, region(real, row.x, row.y, 128))
 
 
-def test_the_slides_made_here_are_what_they_claim(tmp_path):
+def test_slides_written_for_tests_have_the_levels_and_damage_they_should(tmp_path):
     path = write_slide(tmp_path / "a.tif", tissue(1, 512, 384), 0.25, pyramid=True, keep_levels=[0, 2])
     assert len(directories(path)) == 2
     spoil_tiles(path, [0], level=1)

@@ -1,4 +1,4 @@
-"""The demo cohort: its table, its slides as OpenSlide reads them, its truth, and writing that is all or nothing."""
+"""The demo cohort: its table, its slides read with OpenSlide, truth masks, and files that are complete or absent."""
 
 import hashlib
 import os
@@ -19,24 +19,28 @@ FULL = demo.DemoSpec(seed=20181003, cases=26, side_microns=768.0)
 TUMOR, NORMAL = "Primary Tumor", "Solid Tissue Normal"
 
 
-def pick(spec, kind, mpp):
+def first_row(spec, sample_type, mpp):
     table = demo.cohort(spec)
-    return table[(table["sample_type"] == kind) & (table["mpp"] == mpp)].iloc[0]
+    return table[(table["sample_type"] == sample_type) & (table["mpp"] == mpp)].iloc[0]
 
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """One slide of each class and resolution: {(sample_type, mpp): (row, path)}."""
+    """A slide of each sample type and resolution: {(sample_type, mpp): (row, path)}."""
     folder = tmp_path_factory.mktemp("slides")
-    rows = {(kind, mpp): pick(SMALL, kind, mpp) for kind in (TUMOR, NORMAL) for mpp in (0.25, 0.5)}
+    rows = {
+        (sample_type, mpp): first_row(SMALL, sample_type, mpp)
+        for sample_type in (TUMOR, NORMAL)
+        for mpp in (0.25, 0.5)
+    }
     return {key: (row, demo.write_slide(SMALL, row["slide_id"], folder)) for key, row in rows.items()}
 
 
-def truth_of(path):
+def read_truth_mask(path):
     return demo.truth_mask(path.with_suffix(".truth.png"))
 
 
-def test_default_cohort_follows_the_rules():
+def test_the_default_cohort_has_the_intended_columns_sizes_and_balance():
     table = demo.cohort(FULL)
     assert list(table.columns) == [
         "slide_id",
@@ -61,8 +65,8 @@ def test_default_cohort_follows_the_rules():
     assert (parts.str[3].str[:2].map({"01": TUMOR, "11": NORMAL}) == table["sample_type"]).all()
     assert (table["file_name"] == table["slide_id"] + f".{FULL.fingerprint}.tif").all()
 
-    kinds = table.groupby("case_id")["sample_type"].agg(lambda s: tuple(sorted(set(s)))).value_counts()
-    assert kinds[(TUMOR,)] >= 4 and kinds[(NORMAL,)] >= 4 and kinds[(TUMOR, NORMAL)] >= 4
+    case_types = table.groupby("case_id")["sample_type"].agg(lambda s: tuple(sorted(set(s)))).value_counts()
+    assert case_types[(TUMOR,)] >= 4 and case_types[(NORMAL,)] >= 4 and case_types[(TUMOR, NORMAL)] >= 4
     assert (table["sample_id"].value_counts() == 2).sum() >= 4
     sites = pd.crosstab(parts.str[1], table["sample_type"])
     assert sites.shape == (4, 2) and (sites[TUMOR] == sites[NORMAL]).all()
@@ -70,41 +74,41 @@ def test_default_cohort_follows_the_rules():
     assert set(table["mpp"]) == {0.25, 0.5} and fine.between(0.2, 0.3).all() and np.ptp(fine) < 0.05
 
 
-def test_percentages_agree_with_each_other():
+def test_percentages_sum_to_100_and_match_the_sample_type():
     table = demo.cohort(FULL)
-    parts = table[["percent_normal_cells", "percent_stromal_cells", "percent_tumor_cells"]]
-    assert (parts.sum(axis=1) == 100).all() and (parts >= 0).all().all()
+    percents = table[["percent_normal_cells", "percent_stromal_cells", "percent_tumor_cells"]]
+    assert (percents.sum(axis=1) == 100).all() and (percents >= 0).all().all()
     tumor = table["sample_type"] == TUMOR
     assert table.loc[tumor, "percent_tumor_cells"].between(40, 75).all()
     assert table.loc[tumor, "percent_tumor_nuclei"].between(15, 75).all()
     assert (table.loc[~tumor, ["percent_tumor_cells", "percent_tumor_nuclei"]] == 0).all().all()
 
 
-@pytest.mark.parametrize(("cases", "least"), [(6, 3), (7, 3), (8, 4), (9, 4), (13, 4)])
-def test_small_cohorts_hold_both_classes(cases, least):
+@pytest.mark.parametrize(("cases", "min_cases"), [(6, 3), (7, 3), (8, 4), (9, 4), (13, 4)])
+def test_small_cohorts_have_both_sample_types(cases, min_cases):
     table = demo.cohort(demo.DemoSpec(3, cases, 256.0))
-    assert (table.groupby("sample_type")["case_id"].nunique() >= least).all()
+    assert (table.groupby("sample_type")["case_id"].nunique() >= min_cases).all()
     assert table["case_id"].nunique() == cases
     assert (table.groupby("sample_type")["mpp"].nunique() == 2).all()
     assert abs(table["sample_type"].value_counts().diff().iloc[1]) <= 2
 
 
 @pytest.mark.parametrize("spec", [demo.DemoSpec(3, 5, 256.0), demo.DemoSpec(3, 8, 255.0), demo.DemoSpec(3, 8, 64.0)])
-def test_too_few_cases_or_an_impossible_side(spec, tmp_path):
+def test_too_few_cases_or_an_invalid_side_are_refused(spec, tmp_path):
     with pytest.raises(ValueError):
         demo.cohort(spec)
     with pytest.raises(ValueError):
         demo.write_slide(spec, "DEMO-S1-0001-01A-01-TS1", tmp_path)
 
 
-def test_the_table_follows_the_seed(monkeypatch):
+def test_the_table_depends_on_the_seed_and_the_fingerprint_on_seed_and_version(monkeypatch):
     pd.testing.assert_frame_equal(demo.cohort(SMALL), demo.cohort(demo.DemoSpec(5, 8, 256.0)))
-    other = demo.DemoSpec(6, 8, 256.0)
-    assert not demo.cohort(SMALL)["slide_id"].equals(demo.cohort(other)["slide_id"])
-    assert SMALL.fingerprint != other.fingerprint
-    before = SMALL.fingerprint
+    other_seed = demo.DemoSpec(6, 8, 256.0)
+    assert not demo.cohort(SMALL)["slide_id"].equals(demo.cohort(other_seed)["slide_id"])
+    assert SMALL.fingerprint != other_seed.fingerprint
+    fingerprint = SMALL.fingerprint
     monkeypatch.setattr(demo, "VERSION", demo.VERSION + 1)
-    assert SMALL.fingerprint != before
+    assert SMALL.fingerprint != fingerprint
 
 
 def test_openslide_reads_size_levels_and_mpp(slides):
@@ -113,48 +117,48 @@ def test_openslide_reads_size_levels_and_mpp(slides):
         with openslide.OpenSlide(path) as slide:
             side = round(SMALL.side_microns / mpp)
             assert slide.dimensions == (side, side)
-            assert slide.level_count == {0.5: 2, 0.25: 3}[mpp]  # halved until one tile holds it
+            assert slide.level_count == {0.5: 2, 0.25: 3}[mpp]  # each level has half the size, down to one tile
             assert slide.level_downsamples == tuple(2.0**k for k in range(slide.level_count))
             assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(mpp, rel=1e-6)
             assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(mpp, rel=1e-6)
             assert slide.properties["openslide.level[0].tile-width"] == "256"
 
 
-def picture(path, side):
-    """The whole slide averaged to side x side pixels, float."""
+def reduced_image(path, side):
+    """Read the whole slide, reduced to side x side pixels by means, as floats."""
     with openslide.OpenSlide(path) as slide:
-        whole = slide.read_region((0, 0), 0, slide.dimensions).convert("RGB")
-    return np.asarray(whole.resize((side, side), Image.Resampling.BOX)).astype(float)
+        image = slide.read_region((0, 0), 0, slide.dimensions).convert("RGB")
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX)).astype(float)
 
 
-def test_truth_lies_in_tumor_slides_only_and_agrees_with_the_table(slides):
-    for (kind, _), (row, path) in slides.items():
-        mask = truth_of(path)
+def test_truth_masks_agree_with_the_table_and_are_empty_in_normal_slides(slides):
+    for (sample_type, _), (row, path) in slides.items():
+        mask = read_truth_mask(path)
         assert mask.shape == (64, 64) and mask.dtype == bool
-        with Image.open(path.with_suffix(".truth.png")) as stored:
-            assert stored.mode == "L" and set(np.unique(stored)) <= {0, 255}
-        seen = picture(path, 64)
-        tissue = ndimage.binary_fill_holes(ndimage.binary_closing(np.ptp(seen, axis=2) > 20, iterations=2))
+        with Image.open(path.with_suffix(".truth.png")) as stored_mask:
+            assert stored_mask.mode == "L" and set(np.unique(stored_mask)) <= {0, 255}
+        image = reduced_image(path, 64)
+        tissue = ndimage.binary_fill_holes(ndimage.binary_closing(np.ptp(image, axis=2) > 20, iterations=2))
         assert 0.45 < tissue.mean() < 0.75
-        if kind == NORMAL:
+        if sample_type == NORMAL:
             assert not mask.any()
         else:
             assert tissue[mask].mean() > 0.93
             assert 100 * mask.sum() / tissue.sum() == pytest.approx(row["percent_tumor_cells"], abs=7)
 
 
-def test_fine_slides_hold_detail_that_coarse_ones_lack(slides):
-    for kind in (TUMOR, NORMAL):
-        with openslide.OpenSlide(slides[kind, 0.25][1]) as slide:
-            whole = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("L")).astype(float)
-        halved = whole.reshape(512, 2, 512, 2).mean(axis=(1, 3))
-        again = Image.fromarray(halved.astype(np.float32)).resize(whole.shape, Image.Resampling.BICUBIC)
-        lost = whole - np.asarray(again)
-        glass = lost[:16, :16].std()  # sensor noise alone
-        assert lost.std() > 1.2 * glass
+def test_fine_slides_have_detail_that_coarse_slides_lack(slides):
+    for sample_type in (TUMOR, NORMAL):
+        with openslide.OpenSlide(slides[sample_type, 0.25][1]) as slide:
+            image = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("L")).astype(float)
+        halved = image.reshape(512, 2, 512, 2).mean(axis=(1, 3))
+        enlarged = Image.fromarray(halved.astype(np.float32)).resize(image.shape, Image.Resampling.BICUBIC)
+        detail = image - np.asarray(enlarged)
+        glass_noise = detail[:16, :16].std()  # the first pixels are glass: noise of the sensor
+        assert detail.std() > 1.2 * glass_noise
 
 
-def test_same_bytes_in_another_process_with_other_threads(slides, tmp_path):
+def test_slides_have_the_same_bytes_in_another_process_with_other_threads(slides, tmp_path):
     row, path = slides[TUMOR, 0.25]
     code = (
         "import sys; from pathlib import Path; from histocae.sources import demo; "
@@ -167,34 +171,34 @@ def test_same_bytes_in_another_process_with_other_threads(slides, tmp_path):
         assert hashlib.sha256(first).hexdigest() == hashlib.sha256(second).hexdigest()
 
 
-@pytest.mark.parametrize("fails", ["truth", "slide"])
-def test_an_interrupted_write_leaves_nothing_half_done(fails, tmp_path, monkeypatch):
-    row, replace = pick(SMALL, TUMOR, 0.5), os.replace
+@pytest.mark.parametrize("failing_file", ["truth", "slide"])
+def test_an_interrupted_write_leaves_no_incomplete_file(failing_file, tmp_path, monkeypatch):
+    row, replace = first_row(SMALL, TUMOR, 0.5), os.replace
 
-    def interrupted(source, target):
-        if fails == "truth" or str(target).endswith(".tif"):
+    def interrupted_replace(source, target):
+        if failing_file == "truth" or str(target).endswith(".tif"):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted_replace)
     with pytest.raises(KeyboardInterrupt):
         demo.write_slide(SMALL, row["slide_id"], tmp_path)
-    # the truth may be there, whole; the slide, which says that all is there, may not
-    left = [path.name for path in tmp_path.iterdir()]
-    assert left == ([] if fails == "truth" else [row["file_name"].replace(".tif", ".truth.png")])
-    if left:
-        assert demo.truth_mask(tmp_path / left[0]).any()
+    # the slide is written last: if the slide exists, so does its truth mask
+    file_names = [path.name for path in tmp_path.iterdir()]
+    assert file_names == ([] if failing_file == "truth" else [row["file_name"].replace(".tif", ".truth.png")])
+    if file_names:
+        assert demo.truth_mask(tmp_path / file_names[0]).any()
 
     monkeypatch.undo()
     path = demo.write_slide(SMALL, row["slide_id"], tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, path.with_suffix(".truth.png").name}
 
 
-def test_an_error_while_saving_leaves_nothing(tmp_path, monkeypatch):
-    def refuse(*_):
+def test_an_error_of_the_disk_leaves_no_file(tmp_path, monkeypatch):
+    def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space left"):
-        demo.write_slide(SMALL, pick(SMALL, NORMAL, 0.5)["slide_id"], tmp_path)
+        demo.write_slide(SMALL, first_row(SMALL, NORMAL, 0.5)["slide_id"], tmp_path)
     assert list(tmp_path.iterdir()) == []

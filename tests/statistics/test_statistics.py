@@ -21,40 +21,40 @@ from histocae.statistics.resampling import CaseUnits
 QUICK = {"seed": 1, "bootstrap": 200, "permutations": 200, "confidence": 0.95}
 
 
-def drawn(
+def draw_patches(
     rng: np.random.Generator,
     tumor: int,
     normal: int,
-    both: int = 0,
+    paired: int = 0,
     gap: float = 1.0,
-    alike: float = 0.5,
+    correlation: float = 0.5,
     patches: tuple[int, int] = (1, 9),
 ) -> pd.DataFrame:
-    """Draw patches of cases of each kind, in two slides a tissue; `alike` is their correlation in a case."""
+    """Draw scored patches of cases of each kind, two slides per tissue; `correlation` is within a case."""
     rows = []
-    for case in range(tumor + normal + both):
+    for case in range(tumor + normal + paired):
         labels = (1,) if case < tumor else (0,) if case < tumor + normal else (0, 1)
-        own = np.sqrt(alike) * rng.normal()
+        case_effect = np.sqrt(correlation) * rng.normal()
         for label in labels:
             for patch in range(rng.integers(patches[0], patches[1] + 1)):
-                score = gap * label + own + np.sqrt(1 - alike) * rng.normal()
+                score = gap * label + case_effect + np.sqrt(1 - correlation) * rng.normal()
                 rows.append((f"c{case:02d}", f"c{case:02d}-{label}-{patch % 2}", label, score))
     return pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
 
 
-def brute(labels: np.ndarray, scores: np.ndarray) -> float:
-    """AUROC over all pairs."""
+def auroc_by_hand(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Compute the AUROC from all pairs of a tumor and a normal score."""
     tumor, normal = scores[labels == 1], scores[labels == 0]
     return float(np.mean([(t > n) + 0.5 * (t == n) for t in tumor for n in normal]))
 
 
-# few different values make many ties
-some_scores = stn.arrays(np.int64, st.integers(2, 40), elements=st.integers(-4, 4))
+# few distinct values, hence many ties
+tied_scores = stn.arrays(np.int64, st.integers(2, 40), elements=st.integers(-4, 4))
 
 
 @st.composite
-def scored(draw) -> tuple[np.ndarray, np.ndarray]:
-    scores = draw(some_scores).astype(float)
+def labeled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
+    scores = draw(tied_scores).astype(float)
     labels = draw(stn.arrays(np.int8, len(scores), elements=st.integers(0, 1)))
     assume(0 < labels.sum() < len(labels))
     return labels, scores
@@ -62,7 +62,7 @@ def scored(draw) -> tuple[np.ndarray, np.ndarray]:
 
 @st.composite
 def tables(draw) -> pd.DataFrame:
-    labels, scores = draw(scored())
+    labels, scores = draw(labeled_scores())
     cases = draw(stn.arrays(np.int64, len(scores), elements=st.integers(0, 5)))
     parts = draw(stn.arrays(np.int64, len(scores), elements=st.integers(0, 2)))
     slides = [f"{c}-{label}-{part}" for c, label, part in zip(cases, labels, parts, strict=True)]
@@ -72,21 +72,21 @@ def tables(draw) -> pd.DataFrame:
 # --- areas ---------------------------------------------------------------------------------------
 
 
-@given(scored())
+@given(labeled_scores())
 def test_auroc_is_the_share_of_pairs_in_order(labeled):
     labels, scores = labeled
-    assert discrimination.auroc(labels, scores) == pytest.approx(brute(labels, scores))
-    assert discrimination.auroc(1 - labels, -scores) == pytest.approx(brute(labels, scores))
-    assert discrimination.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(brute(labels, scores))
+    assert discrimination.auroc(labels, scores) == pytest.approx(auroc_by_hand(labels, scores))
+    assert discrimination.auroc(1 - labels, -scores) == pytest.approx(auroc_by_hand(labels, scores))
+    assert discrimination.auroc(labels.astype(bool), np.exp(scores)) == pytest.approx(auroc_by_hand(labels, scores))
 
 
-@given(scored())
+@given(labeled_scores())
 def test_auprc_sums_precision_over_steps_of_recall(labeled):
     labels, scores = labeled
     total = 0.0
     for score in set(scores):
-        hits = labels[scores == score].sum() / labels.sum()
-        total += hits * labels[scores >= score].mean()
+        step = labels[scores == score].sum() / labels.sum()
+        total += step * labels[scores >= score].mean()
     assert discrimination.auprc(labels, scores) == pytest.approx(total)
 
 
@@ -125,7 +125,7 @@ def test_invalid_scores_raise_an_error_of_one_line(labels, scores, message):
 @given(
     auc=st.floats(0, 1), positives=st.floats(1, 500), negatives=st.floats(1, 500), confidence=st.floats(0.5, 0.999)
 )
-def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, confidence):
+def test_newcombe_bounds_are_the_roots_of_its_equation(auc, positives, negatives, confidence):
     low, high = intervals.newcombe(auc, positives, negatives, confidence)
     assert 0 <= low <= auc + 1e-9 and auc - 1e-9 <= high <= 1
     z = norm.ppf((1 + confidence) / 2)
@@ -134,8 +134,8 @@ def test_newcombe_gives_the_roots_of_its_equation(auc, positives, negatives, con
         variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positives * negatives)
         if 1e-9 < t < 1 - 1e-9 and 1e-9 < auc < 1 - 1e-9:
             assert (auc - t) ** 2 == pytest.approx(z**2 * variance, rel=1e-3, abs=1e-12)
-    other = intervals.newcombe(1 - auc, negatives, positives, confidence)
-    assert (1 - other[1], 1 - other[0]) == pytest.approx((low, high), abs=1e-6)
+    mirrored = intervals.newcombe(1 - auc, negatives, positives, confidence)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_newcombe_has_a_width_at_0_and_1_that_shrinks_with_more_cases():
@@ -147,7 +147,7 @@ def test_newcombe_has_a_width_at_0_and_1_that_shrinks_with_more_cases():
 
 @pytest.mark.parametrize("hits", [0, 1, 7, 20])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_wilson_is_scipys_and_takes_fractions(hits, confidence):
+def test_wilson_agrees_with_scipy_and_accepts_fractional_counts(hits, confidence):
     expected = binomtest(hits, 20).proportion_ci(confidence, "wilson")
     assert intervals.wilson(hits / 20, 20, confidence) == pytest.approx((expected.low, expected.high))
     narrow, wide = intervals.wilson(hits / 20, 19.5, confidence), intervals.wilson(hits / 20, 18, confidence)
@@ -200,57 +200,59 @@ def test_areas_of_a_draw_are_those_of_the_table_with_its_cases_repeated(table, s
     draws = units.draw(5, np.random.default_rng(seed))
     names = sorted(table["case_id"].unique())
     kinds = table.groupby("case_id")["label"].agg(frozenset)[names].to_numpy()
-    for times, area, precision in zip(draws, units.aurocs(draws), units.auprcs(draws), strict=True):
+    for repeats, area, precision in zip(draws, units.aurocs(draws), units.auprcs(draws), strict=True):
         for kind in set(kinds):  # each kind keeps its number of cases, so both classes are present
-            assert times[kinds == kind].sum() == (kinds == kind).sum()
-        again = pd.concat([table[table["case_id"] == n] for n, k in zip(names, times, strict=True) for _ in range(k)])
-        assert area == pytest.approx(metrics.roc_auc_score(again["label"], again["score"]))
-        assert precision == pytest.approx(metrics.average_precision_score(again["label"], again["score"]))
+            assert repeats[kinds == kind].sum() == (kinds == kind).sum()
+        repeated = pd.concat(
+            [table[table["case_id"] == n] for n, k in zip(names, repeats, strict=True) for _ in range(k)]
+        )
+        assert area == pytest.approx(metrics.roc_auc_score(repeated["label"], repeated["score"]))
+        assert precision == pytest.approx(metrics.average_precision_score(repeated["label"], repeated["score"]))
 
 
-def permuted_by_hand(table: pd.DataFrame) -> float:
-    """The exact two-sided p-value: every swap of paired cases with every deal of the others' labels."""
+def p_value_by_hand(table: pd.DataFrame) -> float:
+    """Compute the exact two-sided p-value from all swaps in paired cases and all labelings of the single cases."""
     kinds = table.groupby("case_id")["label"].agg(frozenset)
     paired, single = kinds.index[kinds.map(len) == 2], kinds.index[kinds.map(len) == 1]
     tumors = sum(1 in kinds[name] for name in single)
     scores = table["score"].to_numpy()
-    observed = abs(brute(table["label"].to_numpy(), scores) - 0.5)
-    far = []
+    observed = abs(auroc_by_hand(table["label"].to_numpy(), scores) - 0.5)
+    extreme = []
     for swapped in itertools.product((False, True), repeat=len(paired)):
         for chosen in itertools.combinations(single, tumors):
-            called = {name: int(name in chosen) for name in single}
+            assigned = {name: int(name in chosen) for name in single}
             swap = table["case_id"].map(dict(zip(paired, swapped, strict=True))).fillna(False).astype(bool)
-            labels = table["case_id"].map(called).fillna(table["label"].where(~swap, 1 - table["label"]))
-            far.append(abs(brute(labels.to_numpy(), scores) - 0.5) >= observed - 1e-9)
-    return float(np.mean(far))
+            labels = table["case_id"].map(assigned).fillna(table["label"].where(~swap, 1 - table["label"]))
+            extreme.append(abs(auroc_by_hand(labels.to_numpy(), scores) - 0.5) >= observed - 1e-9)
+    return float(np.mean(extreme))
 
 
-@pytest.mark.parametrize(("tumor", "normal", "both", "gap"), [(4, 3, 0, 1.5), (0, 0, 5, 1), (3, 2, 2, 0.7)])
-def test_the_p_value_is_that_of_all_permutations(tumor, normal, both, gap):
-    table = drawn(np.random.default_rng(5), tumor, normal, both, gap, alike=0.7, patches=(1, 4))
-    expected = permuted_by_hand(table)
+@pytest.mark.parametrize(("tumor", "normal", "paired", "gap"), [(4, 3, 0, 1.5), (0, 0, 5, 1), (3, 2, 2, 0.7)])
+def test_the_p_value_is_that_of_all_permutations(tumor, normal, paired, gap):
+    table = draw_patches(np.random.default_rng(5), tumor, normal, paired, gap, correlation=0.7, patches=(1, 4))
+    expected = p_value_by_hand(table)
     assert 0 < expected < 0.9
     p_value = discriminate(table, "patch", **QUICK | {"permutations": 20_000}).p_value
     assert p_value == pytest.approx(expected, abs=0.015)
 
 
 def test_paired_cases_are_compared_within_the_case():
-    # each case is above all others in both tissues, and its own tumor above its own normal: AUROCs near
-    # chance, but the swaps within cases show the difference
+    # scores rise from case to case, and within a case tumor scores above normal: the AUROC is near chance,
+    # but swaps within cases show the difference
     rows = [(str(case), f"{case}-{label}", label, case + label / 2) for case in range(8) for label in (0, 1)]
     table = pd.DataFrame(rows, columns=["case_id", "slide_id", "label", "score"])
-    paired = discriminate(table, "slide", **QUICK | {"permutations": 5000})
-    assert paired.auroc.value == pytest.approx(36 / 64)
-    assert paired.p_value == pytest.approx(2 / 2**8, abs=0.005)
-    apart = table.assign(case_id=table["slide_id"])
-    alone = discriminate(apart, "slide", **QUICK | {"permutations": 5000})
-    assert alone.p_value > 0.5
-    assert (paired.counts.paired_cases, alone.counts.paired_cases) == (8, 0)
+    as_paired = discriminate(table, "slide", **QUICK | {"permutations": 5000})
+    assert as_paired.auroc.value == pytest.approx(36 / 64)
+    assert as_paired.p_value == pytest.approx(2 / 2**8, abs=0.005)
+    single_cases = table.assign(case_id=table["slide_id"])
+    as_single = discriminate(single_cases, "slide", **QUICK | {"permutations": 5000})
+    assert as_single.p_value > 0.5
+    assert (as_paired.counts.paired_cases, as_single.counts.paired_cases) == (8, 0)
 
 
 @settings(max_examples=30)
 @given(st.floats(-1e6, 1e6, width=64), st.lists(st.integers(1, 50), min_size=4, max_size=12))
-def test_equal_scores_have_an_auroc_of_chance_whatever_the_numbers_of_patches(score, counts):
+def test_equal_scores_have_an_auroc_of_chance_for_any_numbers_of_patches(score, counts):
     parts = [
         pd.DataFrame({"case_id": f"c{i // 2}", "slide_id": f"s{i}", "label": i % 2, "score": [score] * count})
         for i, count in enumerate(counts)
@@ -268,37 +270,42 @@ def test_p_values_are_uniform_under_the_null_hypothesis(level):
     rng = np.random.default_rng(11)
     p_values = [
         discriminate(
-            drawn(rng, 7, 5, 3, gap=0, alike=0.6), level, seed=i, bootstrap=20, permutations=199, confidence=0.95
+            draw_patches(rng, 7, 5, 3, gap=0, correlation=0.6),
+            level,
+            seed=i,
+            bootstrap=20,
+            permutations=199,
+            confidence=0.95,
         ).p_value
         for i in range(150)
     ]
     assert kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_patches_do_not_count_as_independent():
+def test_copies_of_patches_do_not_narrow_the_intervals():
     rng = np.random.default_rng(2)
-    table = drawn(rng, 6, 6, gap=1.0, alike=0.9)
-    many = pd.concat([table.assign(score=table["score"] + 1e-6 * i) for i in range(20)])
-    few, more = (discriminate(rows, "patch", **QUICK) for rows in (table, many))
+    table = draw_patches(rng, 6, 6, gap=1.0, correlation=0.9)
+    copies = pd.concat([table.assign(score=table["score"] + 1e-6 * i) for i in range(20)])
+    result, result_of_copies = (discriminate(rows, "patch", **QUICK) for rows in (table, copies))
     for key in ("auroc", "auprc"):
-        assert getattr(more, key).low == pytest.approx(getattr(few, key).low, abs=0.02)
-        assert getattr(more, key).high == pytest.approx(getattr(few, key).high, abs=0.02)
-    assert more.p_value == pytest.approx(few.p_value, abs=0.01)
-    alone = discriminate(many.assign(case_id=[str(i) for i in range(len(many))]), "patch", **QUICK)
-    assert alone.auroc.low > more.auroc.low + 0.1
+        assert getattr(result_of_copies, key).low == pytest.approx(getattr(result, key).low, abs=0.02)
+        assert getattr(result_of_copies, key).high == pytest.approx(getattr(result, key).high, abs=0.02)
+    assert result_of_copies.p_value == pytest.approx(result.p_value, abs=0.01)
+    independent = discriminate(copies.assign(case_id=[str(i) for i in range(len(copies))]), "patch", **QUICK)
+    assert independent.auroc.low > result_of_copies.auroc.low + 0.1
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("value", [1.0, 0.0])
 def test_intervals_of_separated_classes_still_have_a_width(level, value):
-    table = drawn(np.random.default_rng(3), 8, 5, gap=100 * (2 * value - 1))
+    table = draw_patches(np.random.default_rng(3), 8, 5, gap=100 * (2 * value - 1))
     result = discriminate(table, level, **QUICK)
     assert result.auroc.value == value and not result.includes_chance
     assert result.p_value < 0.02
-    ends = (result.auroc.low, result.auroc.high)
-    assert value in ends and 0.15 < ends[1] - ends[0] < 0.5
+    bounds = (result.auroc.low, result.auroc.high)
+    assert value in bounds and 0.15 < bounds[1] - bounds[0] < 0.5
     if level == "case":
-        assert ends == intervals.newcombe(value, 8, 5, 0.95)
+        assert bounds == intervals.newcombe(value, 8, 5, 0.95)
         if value == 1:
             assert result.auprc.high == 1
             assert result.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
@@ -307,7 +314,7 @@ def test_intervals_of_separated_classes_still_have_a_width(level, value):
 @pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])
 def test_a_single_case_of_a_kind_gives_a_wide_interval(kinds):
     for level in LEVELS:
-        result = discriminate(drawn(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
+        result = discriminate(draw_patches(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
         assert result.auroc.value == 1 and result.auroc.high - result.auroc.low > 0.4
         assert result.p_value > 0.1
 
@@ -317,21 +324,21 @@ def test_a_single_case_of_a_kind_gives_a_wide_interval(kinds):
 def test_the_coverage_of_intervals_is_close_to_their_confidence(kinds, auc):
     rng, gap = np.random.default_rng(17), np.sqrt(2) * norm.ppf(auc)
     share = (kinds[0] + kinds[2]) / (kinds[0] + kinds[1] + 2 * kinds[2])
-    cuts = np.linspace(-6, 8, 4001)
-    hit, false = share * norm.sf(cuts - gap), (1 - share) * norm.sf(cuts)
-    precision = -np.trapezoid(hit / (hit + false), hit / share)
-    held = []
+    cutoffs = np.linspace(-6, 8, 4001)
+    true_positive, false_positive = share * norm.sf(cutoffs - gap), (1 - share) * norm.sf(cutoffs)
+    precision = -np.trapezoid(true_positive / (true_positive + false_positive), true_positive / share)
+    included = []
     for i in range(80):
         # cases of equal size, so that the share of tumors is that of the simulation
-        table = drawn(rng, *kinds, gap=gap, alike=0.7, patches=(8, 8))
+        table = draw_patches(rng, *kinds, gap=gap, correlation=0.7, patches=(8, 8))
         result = discriminate(table, "patch", seed=i, bootstrap=200, permutations=10, confidence=0.95)
-        truth = {"auroc": auc, "auprc": precision}
-        held.append([getattr(result, key).includes(value) for key, value in truth.items()])
-    assert (np.mean(held, axis=0) >= 0.92).all()
+        true_values = {"auroc": auc, "auprc": precision}
+        included.append([getattr(result, key).includes(value) for key, value in true_values.items()])
+    assert (np.mean(included, axis=0) >= 0.92).all()
 
 
 def test_results_depend_on_the_seed_and_not_on_the_order_of_rows():
-    table = drawn(np.random.default_rng(6), 6, 5, 3)
+    table = draw_patches(np.random.default_rng(6), 6, 5, 3)
     for level in LEVELS:
         first = discriminate(table, level, **QUICK)
         assert discriminate(table, level, **QUICK) == first
@@ -347,88 +354,91 @@ def test_results_depend_on_the_seed_and_not_on_the_order_of_rows():
 # --- thresholds and calibration ------------------------------------------------------------------
 
 
-@given(scored())
+@given(labeled_scores())
 def test_the_threshold_has_the_best_sum_of_sensitivity_and_specificity(labeled):
     labels, scores = labeled
 
-    def youden(at: float) -> float:
-        return (scores[labels == 1] >= at).mean() - (scores[labels == 0] >= at).mean()
+    def youden(threshold: float) -> float:
+        return (scores[labels == 1] >= threshold).mean() - (scores[labels == 0] >= threshold).mean()
 
-    chosen = thresholds.choose_threshold(labels, scores)
-    assert np.isfinite(chosen) and scores.min() <= chosen <= scores.max()
-    assert youden(chosen) == pytest.approx(max(youden(score) for score in [*scores, scores.max() + 1]))
+    selected = thresholds.choose_threshold(labels, scores)
+    assert np.isfinite(selected) and scores.min() <= selected <= scores.max()
+    assert youden(selected) == pytest.approx(max(youden(score) for score in [*scores, scores.max() + 1]))
     order = np.random.default_rng(0).permutation(len(scores))
-    assert thresholds.choose_threshold(labels[order], scores[order]) == chosen
+    assert thresholds.choose_threshold(labels[order], scores[order]) == selected
 
 
-def test_the_threshold_lies_midway_and_settles_ties():
+def test_the_threshold_lies_midway_between_scores_and_the_lowest_wins_ties():
     assert thresholds.choose_threshold([0, 0, 1, 1], [1, 2, 4, 9]) == 3
     assert thresholds.choose_threshold([0, 1, 0, 1], [1, 2, 3, 4]) == 1.5  # as good as 3.5, and lower
     assert thresholds.choose_threshold([0, 1, 1, 0, 0, 1], [1, 2, 2, 3, 3, 4]) == 1.5
     assert thresholds.choose_threshold([0, 1], [5, 5]) == 5
-    assert thresholds.choose_threshold([1, 0], [1, 2]) == 1  # the wrong way round: all are called tumor
+    assert thresholds.choose_threshold([1, 0], [1, 2]) == 1  # reversed scores: all units are called tumor
     first, second = 1.0, np.nextafter(1.0, 2)
     assert thresholds.choose_threshold([0, 1], [first, second]) == second
     assert thresholds.choose_threshold([0, 1], [-1.7e308, 1.7e308]) == 0
 
 
-@given(labeled=scored(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
+@given(labeled=labeled_scores(), shift=st.sampled_from([0, 1e6, -3]), scale=st.sampled_from([1, 1e-6, 1e5]))
 def test_the_calibration_solves_platts_problem(labeled, shift, scale):
     labels, scores = labeled
     scores = scale * (scores + shift)
     curve = thresholds.calibrate(labels, scores)
     tumors, normals = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (tumors + 1) / (tumors + 2), 1 / (normals + 2))
-    left = targets - curve.probability(scores)
+    residuals = targets - curve.probability(scores)
     spread = scores.std() or 1
-    assert abs(left.sum()) < 1e-4 and abs((left * (scores - scores.mean()) / spread).sum()) < 1e-4
+    assert abs(residuals.sum()) < 1e-4 and abs((residuals * (scores - scores.mean()) / spread).sum()) < 1e-4
 
 
 def test_separated_classes_are_calibrated():
     curve = thresholds.calibrate([0, 0, 1, 1], [1, 2, 3, 4])
     assert 0 < curve.slope < 10 and -curve.slope * 4 < curve.intercept < -curve.slope
-    chances = curve.probability([0, 2.5, 5])
-    assert chances[0] < 0.2 and chances[1] == pytest.approx(0.5) and chances[2] > 0.8
+    probabilities = curve.probability([0, 2.5, 5])
+    assert probabilities[0] < 0.2 and probabilities[1] == pytest.approx(0.5) and probabilities[2] > 0.8
     assert thresholds.calibrate([0, 1, 1], [2, 2, 2]).slope == 0
     assert thresholds.Calibration(1.0, 0.0).probability([1e300, -1e300]).tolist() == [1, 0]
 
 
-@given(labeled=scored(), at=st.floats(-5, 5))
-def test_rates_at_a_threshold(labeled, at):
+@given(labeled=labeled_scores(), threshold=st.floats(-5, 5))
+def test_rates_at_a_threshold_agree_with_sklearn_and_scipy(labeled, threshold):
     labels, scores = labeled
-    result = thresholds.rates_at_threshold(labels, scores, at, 0.9)
-    matrix = metrics.confusion_matrix(labels, scores >= at, labels=[0, 1])
+    result = thresholds.rates_at_threshold(labels, scores, threshold, 0.9)
+    matrix = metrics.confusion_matrix(labels, scores >= threshold, labels=[0, 1])
     names = (("true_negative", "false_positive"), ("false_negative", "true_positive"))
     assert [[getattr(result, name) for name in row] for row in names] == matrix.tolist()
-    for name, hits, of in (
+    for name, hits, total in (
         ("sensitivity", matrix[1, 1], matrix[1].sum()),
         ("specificity", matrix[0, 0], matrix[0].sum()),
         ("accuracy", matrix.trace(), matrix.sum()),
     ):
-        interval = binomtest(int(hits), int(of)).proportion_ci(0.9, "wilson")
+        interval = binomtest(int(hits), int(total)).proportion_ci(0.9, "wilson")
         rate = getattr(result, name)
-        assert rate.value == pytest.approx(hits / of)
+        assert rate.value == pytest.approx(hits / total)
         assert (rate.low, rate.high) == pytest.approx((interval.low, interval.high))
-    both = result.balanced_accuracy
-    assert both.value == pytest.approx((result.sensitivity.value + result.specificity.value) / 2)
-    assert -1e-9 <= both.low <= both.value <= both.high <= 1 + 1e-9
+    balanced = result.balanced_accuracy
+    assert balanced.value == pytest.approx((result.sensitivity.value + result.specificity.value) / 2)
+    assert -1e-9 <= balanced.low <= balanced.value <= balanced.high <= 1 + 1e-9
     json.dumps(result.as_json(), allow_nan=False)
 
 
 def test_intervals_of_rates_are_clustered_by_case():
     labels, scores = np.repeat([0, 1] * 5, 100), np.repeat([0, 1] * 5, 100).astype(float)
     cases = np.repeat(np.arange(10), 100)
-    alone, grouped = (thresholds.rates_at_threshold(labels, scores, 0.5, 0.95, of).as_json() for of in (None, cases))
-    few = thresholds.rates_at_threshold(labels[::100], scores[::100], 0.5, 0.95).as_json()
+    unclustered, clustered = (
+        thresholds.rates_at_threshold(labels, scores, 0.5, 0.95, groups).as_json() for groups in (None, cases)
+    )
+    one_per_case = thresholds.rates_at_threshold(labels[::100], scores[::100], 0.5, 0.95).as_json()
     for name in ("accuracy", "sensitivity", "specificity", "balanced_accuracy"):
-        assert grouped[name] == pytest.approx(few[name]) and alone[name]["low"] > grouped[name]["low"] + 0.1
-    assert grouped["true_positive"] == 500
+        assert clustered[name] == pytest.approx(one_per_case[name])
+        assert unclustered[name]["low"] > clustered[name]["low"] + 0.1
+    assert clustered["true_positive"] == 500
 
 
 # --- curves --------------------------------------------------------------------------------------
 
 
-@given(scored())
+@given(labeled_scores())
 def test_rates_of_the_curve_are_those_at_its_thresholds(labeled):
     labels, scores = labeled
     curve = discrimination.roc(labels, scores)
@@ -453,7 +463,7 @@ def test_a_long_curve_is_thinned_evenly():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_band_is_that_of_a_bootstrap_of_cases(level):
-    table = drawn(np.random.default_rng(9), 8, 7, 3)
+    table = draw_patches(np.random.default_rng(9), 8, 7, 3)
     band = discrimination.roc_band(table, level, 1, 2000, 0.9)
     assert list(band.columns) == ["fpr", "tpr", "low", "high"] and len(band) == 101
     assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all()
@@ -461,18 +471,18 @@ def test_the_band_is_that_of_a_bootstrap_of_cases(level):
     units = at_level(table, level)
     fpr, tpr, _ = metrics.roc_curve(units["label"], units["score"])
     np.testing.assert_allclose(band["tpr"], np.interp(band["fpr"], fpr, tpr))
-    by_hand = []
+    curves = []
     rng = np.random.default_rng(1)
     parts = [part for _, part in units.groupby("case_id")]
     kinds = [frozenset(part["label"]) for part in parts]
     for _ in range(1000):
-        again = []
+        resampled = []
         for kind in set(kinds):
-            own = [part for part, k in zip(parts, kinds, strict=True) if k == kind]
-            again += [own[i] for i in rng.integers(0, len(own), len(own))]
-        again = pd.concat(again)
-        fpr, tpr, _ = metrics.roc_curve(again["label"], again["score"], drop_intermediate=False)
-        by_hand.append(np.interp(band["fpr"], fpr, tpr))
-    low, high = np.quantile(by_hand, (0.05, 0.95), axis=0)
+            members = [part for part, k in zip(parts, kinds, strict=True) if k == kind]
+            resampled += [members[i] for i in rng.integers(0, len(members), len(members))]
+        resampled = pd.concat(resampled)
+        fpr, tpr, _ = metrics.roc_curve(resampled["label"], resampled["score"], drop_intermediate=False)
+        curves.append(np.interp(band["fpr"], fpr, tpr))
+    low, high = np.quantile(curves, (0.05, 0.95), axis=0)
     assert np.abs(band["low"] - np.minimum(low, band["tpr"])).mean() < 0.03
     assert np.abs(band["high"] - np.maximum(high, band["tpr"])).mean() < 0.03

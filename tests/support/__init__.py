@@ -1,1 +1,1 @@
-"""What several tests share: projects, made data, servers."""
+"""Helpers that several tests share: projects, small data, servers."""

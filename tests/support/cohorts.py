@@ -9,36 +9,36 @@ from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
 
 
-def rows_of(kinds: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> pd.DataFrame:
-    """Make index rows of one case per entry; `slides` is the number of slides per sample type of a case."""
+def rows_of(sample_types: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> pd.DataFrame:
+    """Make index rows with a case per entry; `slides` is the number of slides per sample type of a case."""
     return pd.DataFrame(
         {
             "case_id": f"{case:03d}",
-            "sample_type": kind,
-            "slide_id": f"{case:03d}-{kind[0]}-{slide}",
+            "sample_type": sample_type,
+            "slide_id": f"{case:03d}-{sample_type[0]}-{slide}",
             "position": patch,
         }
-        for case, types in enumerate(kinds)
-        for kind in types
+        for case, types in enumerate(sample_types)
+        for sample_type in types
         for slide in range(slides)
         for patch in range(patches)
     )
 
 
 def at_sites(rows: pd.DataFrame, sites: list[str]) -> pd.DataFrame:
-    """Rename the cases of `rows_of` to barcodes, case i of site i."""
+    """Rename the cases of `rows_of` to barcodes; case i is from site i."""
     return rows.assign(case_id=[f"TCGA-{sites[int(case)]}-{int(case):04d}" for case in rows["case_id"]])
 
 
 def write_index(
     project: Workspace,
-    kinds: list[tuple[str, ...]],
+    sample_types: list[tuple[str, ...]],
     slides: int = 2,
     patches: int = 5,
     sites: list[str] | None = None,
 ) -> None:
     """Write the index of a patch store and its metadata into a project, without images."""
-    rows = rows_of(kinds, slides, patches)
+    rows = rows_of(sample_types, slides, patches)
     if sites is not None:
         rows = at_sites(rows, sites)
     rows = rows.assign(

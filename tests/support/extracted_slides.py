@@ -1,4 +1,4 @@
-"""One slide that a test makes, and the report of extracting its patches."""
+"""A slide that a test writes, and the report on the extraction of its patches."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def counts(project: Workspace) -> pd.DataFrame:
 
 
 def extract_or_die(task: shards.ShardTask) -> shards.ShardRecord:
-    """Extract the patches of a slide; die like a crashing decoder on the slide `bad`."""
+    """Extract the patches of a slide; at the slide `bad` the process dies, as if a decoder crashed."""
     if task.slide_id == "bad":
         os._exit(11)
     return shards.make_shard(task)

@@ -1,6 +1,6 @@
-"""A server like the Genomic Data Commons: real HTTP on loopback, documented forms, faults drawn from a seed.
+"""A server with the API of the Genomic Data Commons, as documented, on loopback; a seed determines its faults.
 
-`python tests/support/gdc_server.py FOLDER` serves the slides in a folder until Ctrl-C, to try things by hand.
+`python tests/support/gdc_server.py FOLDER` serves the slides in a folder until Ctrl-C, for trials by hand.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 RELEASE = "Data Release 42.0 - January 30, 2025"
 PROJECT = "TCGA-PAAD"
-TYPES = {"01": "Primary Tumor", "02": "Recurrent Tumor", "06": "Metastatic", "11": "Solid Tissue Normal"}
+SAMPLE_TYPES = {"01": "Primary Tumor", "02": "Recurrent Tumor", "06": "Metastatic", "11": "Solid Tissue Normal"}
 STATUSES = (500, 502, 503, 504, 429, 403)
 BODY_FAULTS = (
     "reset",
@@ -41,7 +41,7 @@ LIST_FAULTS = ("garbage", "truncated", "reset", "shrunk")
 
 
 @dataclass
-class Remote:
+class GdcSlide:
     """A slide of the GDC; `percents` are values of the API, such as percent_tumor_cells."""
 
     slide_id: str
@@ -52,7 +52,7 @@ class Remote:
     sample_type: str | None = ""
     percents: dict[str, Any] = field(default_factory=dict)
     file_name: str | None = None
-    hit: dict[str, Any] = field(default_factory=dict)  # values that replace the right ones in its hit
+    hit_changes: dict[str, Any] = field(default_factory=dict)  # values that replace those of its hit
 
     @property
     def case_id(self) -> str:
@@ -77,12 +77,14 @@ class Remote:
     def as_slide(self) -> dict[str, Any]:
         return {"submitter_id": self.slide_id, "section_location": "TOP", **self.percents}
 
-    def as_hit(self, others: Iterable["Remote"]) -> dict[str, Any]:
-        """The file with its case, sample, portion and slides, those of the same sample among them."""
-        kind = TYPES.get(self.sample_id.split("-")[3][:2]) if self.sample_type == "" else self.sample_type
-        slides = [remote.as_slide() for remote in others if remote.sample_id == self.sample_id]
+    def as_hit(self, all_slides: Iterable["GdcSlide"]) -> dict[str, Any]:
+        """Return the hit of the file, with its case, its sample and all slides of the sample."""
+        sample_type = (
+            SAMPLE_TYPES.get(self.sample_id.split("-")[3][:2]) if self.sample_type == "" else self.sample_type
+        )
+        slides = [slide.as_slide() for slide in all_slides if slide.sample_id == self.sample_id]
         portion = {"submitter_id": f"{self.sample_id}-01", "slides": slides}
-        sample = {"submitter_id": self.sample_id, "sample_type": kind, "portions": [{"slides": []}, portion]}
+        sample = {"submitter_id": self.sample_id, "sample_type": sample_type, "portions": [{"slides": []}, portion]}
         case = {
             "submitter_id": self.case_id,
             "disease_type": "Ductal and Lobular Neoplasms",
@@ -110,39 +112,39 @@ class GdcServer:
     """Serves slides under `url` while it is open.
 
     Args:
-        slides: that it serves.
-        faults: share of requests that go wrong.
-        seed: of the faults.
-        page: the largest number of hits in one answer.
+        slides: the slides to serve.
+        faults: share of requests with a fault.
+        seed: seed of the faults.
+        page_size: the largest number of hits in one answer.
         rate: bytes per second of one download; None: no limit.
-        token: that gives access to controlled data.
-        elsewhere: address of another server to which /data redirects.
-        kinds: faults of a file's body, besides HTTP statuses.
+        token: the token that controlled data require.
+        redirect_url: address of another server, to which requests are redirected.
+        body_faults: possible faults of a file's body; another possible fault is an HTTP status.
 
     """
 
     def __init__(
         self,
-        slides: Iterable[Remote],
+        slides: Iterable[GdcSlide],
         faults: float = 0.0,
         seed: int = 0,
-        page: int = 10_000,
+        page_size: int = 10_000,
         rate: float | None = None,
         token: str | None = None,
-        elsewhere: str | None = None,
-        kinds: tuple[str, ...] = BODY_FAULTS,
+        redirect_url: str | None = None,
+        body_faults: tuple[str, ...] = BODY_FAULTS,
     ):
         self.slides = list(slides)
-        self.faults, self.page, self.rate, self.token, self.elsewhere = faults, page, rate, token, elsewhere
-        self.kinds = kinds
+        self.faults, self.body_faults = faults, body_faults
+        self.page_size, self.rate, self.token, self.redirect_url = page_size, rate, token, redirect_url
         self._random, self._lock = random.Random(seed), threading.Lock()
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
-        self.bodies: list[dict[str, Any]] = []  # of /files
-        self.made: Counter[str] = Counter()  # faults by kind
-        self.sent = 0  # bytes of bodies of /data
-        self.active = self.most_active = 0
-        self.always: dict[str, int] = {}  # file_id: the status it always gets
-        self.status = True  # whether there is a /status
+        self.bodies: list[dict[str, Any]] = []  # of POST requests
+        self.fault_counts: Counter[str] = Counter()
+        self.sent_bytes = 0  # in bodies of /data
+        self.active = self.max_active = 0  # downloads at once
+        self.fixed_statuses: dict[str, int] = {}  # by file_id: the status of each answer
+        self.has_status = True  # whether /status exists
         self.on_request: Callable[[str], object] = lambda path: None
         self._server = _Http(("127.0.0.1", 0), _Handler)
         self._server.gdc = self
@@ -159,22 +161,23 @@ class GdcServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def draw(self, kinds: tuple[str, ...]) -> str | None:
-        """Decide whether a request goes wrong, and how."""
+    def draw_fault(self, faults: tuple[str, ...]) -> str | None:
+        """Draw the fault of a request; None for no fault."""
         with self._lock:
             if self._random.random() >= self.faults:
                 return None
-            kind = self._random.choice((*kinds, "status"))
-            self.made[kind] += 1
-            return kind
+            fault = self._random.choice((*faults, "status"))
+            self.fault_counts[fault] += 1
+            return fault
 
-    def number(self, most: int) -> int:
+    def draw_number(self, limit: int) -> int:
+        """Draw a number from 0 to below a limit."""
         with self._lock:
-            return self._random.randrange(most)
+            return self._random.randrange(limit)
 
     def request_count(self, path: str) -> int:
-        """Count requests of a path."""
-        return sum(requested.startswith(path) for _, requested, _ in self.requests)
+        """Count the requests whose path starts with a text."""
+        return sum(request_path.startswith(path) for _, request_path, _ in self.requests)
 
 
 class _Http(ThreadingHTTPServer):
@@ -183,7 +186,7 @@ class _Http(ThreadingHTTPServer):
     gdc: GdcServer
 
     def handle_error(self, *_: object) -> None:
-        """Some tests are about clients that close the connection; these are no errors."""
+        """Ignore errors of connections: in some tests the client closes the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -199,86 +202,86 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         split = urlsplit(self.path)
-        self._note()
-        if split.path == "/status" and self.gdc.status:
-            self._list({"commit": "0" * 40, "data_release": RELEASE, "status": "OK", "tag": "5.0", "version": 1})
+        self._record_request()
+        if split.path == "/status" and self.gdc.has_status:
+            self._send_json({"commit": "0" * 40, "data_release": RELEASE, "status": "OK", "tag": "5.0", "version": 1})
         elif split.path == "/files":
             query = dict(parse_qsl(split.query))
             if "filters" in query:
                 query["filters"] = json.loads(query["filters"])
-            self._files(query)
+            self._send_hits(query)
         elif split.path.startswith("/files/"):
             slide = self._slide(split.path.removeprefix("/files/"))
             if slide is not None:
-                self._list({"data": {"id": slide.file_id, "access": slide.access}, "warnings": {}})
+                self._send_json({"data": {"id": slide.file_id, "access": slide.access}, "warnings": {}})
             else:
-                self._status(404)
+                self._send_status(404)
         elif split.path.startswith("/data/"):
-            self._data(split.path.removeprefix("/data/"))
+            self._send_file(split.path.removeprefix("/data/"))
         else:
-            self._status(404)
+            self._send_status(404)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._note()
+        self._record_request()
         self.gdc.bodies.append(body)
-        if self.path == "/files" and self.gdc.elsewhere:
-            self._head(301, {"Location": self.gdc.elsewhere + self.path, "Content-Length": 0})
+        if self.path == "/files" and self.gdc.redirect_url:
+            self._send_head(301, {"Location": self.gdc.redirect_url + self.path, "Content-Length": 0})
         elif self.path == "/files":
-            self._files(body)
+            self._send_hits(body)
         else:
-            self._status(404)
+            self._send_status(404)
 
-    def _slide(self, file_id: str) -> Remote | None:
+    def _slide(self, file_id: str) -> GdcSlide | None:
         return next((slide for slide in self.gdc.slides if slide.file_id == file_id), None)
 
-    def _note(self) -> None:
+    def _record_request(self) -> None:
         self.gdc.requests.append((self.command, self.path, dict(self.headers)))
         self.gdc.on_request(self.path)
 
-    def _files(self, query: dict[str, Any]) -> None:
-        hits = [(slide.as_hit(self.gdc.slides), slide.hit) for slide in self.gdc.slides]
+    def _send_hits(self, query: dict[str, Any]) -> None:
+        hits = [(slide.as_hit(self.gdc.slides), slide.hit_changes) for slide in self.gdc.slides]
         hits = [hit | changes for hit, changes in hits if matches(hit, query.get("filters"))]
         key, _, direction = str(query.get("sort", "")).partition(":")
         if key:
             hits.sort(key=lambda hit: str(hit[key]), reverse=direction == "desc")
-        begin, size = int(query.get("from", 0)), min(int(query.get("size", 10)), self.gdc.page)
+        begin, size = int(query.get("from", 0)), min(int(query.get("size", 10)), self.gdc.page_size)
         fields = query.get("fields")
-        page = [only(hit, fields.split(",")) if fields else hit for hit in hits[begin : begin + size]]
+        page = [select_fields(hit, fields.split(",")) if fields else hit for hit in hits[begin : begin + size]]
         pagination = {"count": len(page), "total": len(hits), "size": size, "from": begin}
-        self._list({"data": {"hits": page, "pagination": pagination}, "warnings": {}})
+        self._send_json({"data": {"hits": page, "pagination": pagination}, "warnings": {}})
 
-    def _list(self, answer: dict[str, Any]) -> None:
-        fault = self.gdc.draw(LIST_FAULTS)
+    def _send_json(self, answer: dict[str, Any]) -> None:
+        fault = self.gdc.draw_fault(LIST_FAULTS)
         if fault == "status":
-            return self._status(STATUSES[self.gdc.number(len(STATUSES))])
+            return self._send_status(STATUSES[self.gdc.draw_number(len(STATUSES))])
         if fault == "shrunk" and answer.get("data", {}).get("hits"):
             hits = answer["data"]["hits"]
-            answer["data"]["hits"] = hits[: 1 + self.gdc.number(len(hits))]
+            answer["data"]["hits"] = hits[: 1 + self.gdc.draw_number(len(hits))]
             answer["data"]["pagination"] |= {"count": len(answer["data"]["hits"])}
         body = json.dumps(answer).encode()
         if fault == "garbage":
             body = b"<html>" + body[: len(body) // 2]
-        self._head(200, {"Content-Type": "application/json", "Content-Length": len(body)})
+        self._send_head(200, {"Content-Type": "application/json", "Content-Length": len(body)})
         if fault in ("truncated", "reset"):
             self.wfile.write(body[: len(body) // 2])
-            return self._drop(reset=fault == "reset")
+            return self._close(reset=fault == "reset")
         self.wfile.write(body)
 
-    def _data(self, file_id: str) -> None:
+    def _send_file(self, file_id: str) -> None:
         slide = self._slide(file_id)
         if slide is None:
-            return self._status(404)
-        if file_id in self.gdc.always:
-            return self._status(self.gdc.always[file_id])
-        if self.gdc.elsewhere:
-            self._head(302, {"Location": self.gdc.elsewhere + self.path, "Content-Length": 0})
+            return self._send_status(404)
+        if file_id in self.gdc.fixed_statuses:
+            return self._send_status(self.gdc.fixed_statuses[file_id])
+        if self.gdc.redirect_url:
+            self._send_head(302, {"Location": self.gdc.redirect_url + self.path, "Content-Length": 0})
             return None
         if slide.access == "controlled" and self.headers.get("X-Auth-Token") != self.gdc.token:
-            return self._status(403)
+            return self._send_status(403)
         self._count(1)
         try:
-            self._send(slide, self.gdc.draw(self.gdc.kinds))
+            self._send_body(slide, self.gdc.draw_fault(self.gdc.body_faults))
         finally:
             self._count(-self._counted)
         return None
@@ -289,11 +292,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.gdc._lock:
             self._counted += change
             self.gdc.active += change
-            self.gdc.most_active = max(self.gdc.most_active, self.gdc.active)
+            self.gdc.max_active = max(self.gdc.max_active, self.gdc.active)
 
-    def _send(self, slide: Remote, fault: str | None) -> None:
+    def _send_body(self, slide: GdcSlide, fault: str | None) -> None:
         if fault == "status":
-            return self._status(STATUSES[self.gdc.number(len(STATUSES))])
+            return self._send_status(STATUSES[self.gdc.draw_number(len(STATUSES))])
         data, begin, status = slide.data, 0, 200
         headers = {
             "Content-Type": "application/octet-stream",
@@ -303,40 +306,40 @@ class _Handler(BaseHTTPRequestHandler):
         if requested.startswith("bytes=") and fault != "ignored range":
             begin = int(requested.removeprefix("bytes=").removesuffix("-"))
             if begin >= len(data):
-                return self._status(416)
+                return self._send_status(416)
             status = 206
             headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
         else:
             headers["Content-MD5"] = slide.md5
         body = data[begin:]
         if fault == "wrong bytes":
-            at = self.gdc.number(len(body))
-            body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
+            position = self.gdc.draw_number(len(body))
+            body = body[:position] + bytes([body[position] ^ 0xFF]) + body[position + 1 :]
         elif fault == "too long":
-            body += b"\0" * (1 + self.gdc.number(1000))
+            body += b"\0" * (1 + self.gdc.draw_number(1000))
         elif fault == "too short":
-            body = body[: self.gdc.number(len(body))]
+            body = body[: self.gdc.draw_number(len(body))]
         if fault == "chunked":
-            self._head(status, headers | {"Transfer-Encoding": "chunked"})
+            self._send_head(status, headers | {"Transfer-Encoding": "chunked"})
             for i in range(0, len(body), 10_000):
                 piece = body[i : i + 10_000]
                 self._write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.write(b"0\r\n\r\n")
             return None
-        if fault == "no length" or (fault in ("too long", "too short") and self.gdc.number(2)):
-            self._head(status, headers | {"Connection": "close"})
+        if fault == "no length" or (fault in ("too long", "too short") and self.gdc.draw_number(2)):
+            self._send_head(status, headers | {"Connection": "close"})
             self._write(body)
             self.close_connection = True
             return None
-        self._head(status, headers | {"Content-Length": len(body)})
+        self._send_head(status, headers | {"Content-Length": len(body)})
         if fault in ("reset", "truncated"):
-            self._write(body[: self.gdc.number(len(body))])
-            return self._drop(reset=fault == "reset")
+            self._write(body[: self.gdc.draw_number(len(body))])
+            return self._close(reset=fault == "reset")
         if fault == "drip":
             for i in range(0, min(len(body), 4000), 50):
                 self._write(body[i : i + 50])
                 time.sleep(0.02)
-            return self._drop(reset=False)
+            return self._close(reset=False)
         self._write(body)
 
     def _write(self, data: bytes) -> None:
@@ -348,25 +351,25 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(1 / 50)
                 if i + step >= len(data):  # the client may send its next request at once
                     self._count(-self._counted)
-                self.gdc.sent += len(piece)
+                self.gdc.sent_bytes += len(piece)
                 self.wfile.write(piece)
 
-    def _status(self, status: int) -> None:
+    def _send_status(self, status: int) -> None:
         body = json.dumps({"message": f"status {status} for {self.path}", "headers": dict(self.headers)}).encode()
         headers = {"Content-Type": "application/json", "Content-Length": len(body)}
         if status in (429, 503):
             headers["Retry-After"] = 0
-        self._head(status, headers)
+        self._send_head(status, headers)
         self.wfile.write(body)
 
-    def _head(self, status: int, headers: dict[str, object]) -> None:
+    def _send_head(self, status: int, headers: dict[str, object]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
 
-    def _drop(self, reset: bool) -> None:
-        """Close the connection in the middle of an answer, with a reset or as if it were complete."""
+    def _close(self, reset: bool) -> None:
+        """Close the connection before the end of an answer, with a reset or in the normal way."""
         self.close_connection = True
         with suppress(OSError):
             self.wfile.flush()
@@ -378,50 +381,50 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def matches(hit: dict[str, Any], condition: dict[str, Any] | None) -> bool:
-    """Say whether a hit meets a filter of the GDC's form."""
+    """Return whether a hit matches a filter of the GDC's API."""
     if condition is None:
         return True
     if condition["op"] in ("and", "or"):
-        each = [matches(hit, part) for part in condition["content"]]
-        return all(each) if condition["op"] == "and" else any(each)
+        results = [matches(hit, part) for part in condition["content"]]
+        return all(results) if condition["op"] == "and" else any(results)
     allowed = condition["content"]["value"]
     allowed = allowed if isinstance(allowed, list) else [allowed]
     return bool(set(values(hit, condition["content"]["field"].split("."))) & set(allowed))
 
 
-def values(holder: Any, path: list[str]) -> list[Any]:
-    """List all values at a dotted path, through lists."""
-    if isinstance(holder, list):
-        return [value for item in holder for value in values(item, path)]
+def values(node: Any, path: list[str]) -> list[Any]:
+    """List all values at a path of keys; a list on the path is searched item by item."""
+    if isinstance(node, list):
+        return [value for item in node for value in values(item, path)]
     if not path:
-        return [holder]
-    return values(holder[path[0]], path[1:]) if isinstance(holder, dict) and path[0] in holder else []
+        return [node]
+    return values(node[path[0]], path[1:]) if isinstance(node, dict) and path[0] in node else []
 
 
-def only(hit: dict[str, Any], fields: list[str]) -> dict[str, Any]:
-    """Reduce a hit to some fields and its id."""
-    return {"id": hit["id"], **_only(hit, [name.split(".") for name in fields])}
+def select_fields(hit: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+    """Reduce a hit to its id and some fields."""
+    return {"id": hit["id"], **_select(hit, [name.split(".") for name in fields])}
 
 
-def _only(holder: Any, fields: list[list[str]]) -> Any:
-    if not isinstance(holder, dict):
-        return holder
-    kept = {}
-    for key, value in holder.items():
-        below = [names[1:] for names in fields if names[0] == key]
-        if [] in below:
-            kept[key] = value
-        elif below and isinstance(value, list):
-            kept[key] = [_only(item, below) for item in value]
-        elif below and isinstance(value, dict):
-            kept[key] = _only(value, below)
-    return kept
+def _select(node: Any, paths: list[list[str]]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    selected = {}
+    for key, value in node.items():
+        subpaths = [path[1:] for path in paths if path[0] == key]
+        if [] in subpaths:
+            selected[key] = value
+        elif subpaths and isinstance(value, list):
+            selected[key] = [_select(item, subpaths) for item in value]
+        elif subpaths and isinstance(value, dict):
+            selected[key] = _select(value, subpaths)
+    return selected
 
 
 if __name__ == "__main__":
     paths = sorted(Path(sys.argv[1]).iterdir())
-    kinds = ("01A-01-TS1", "11A-01-TS1")
-    remotes = [Remote(f"TCGA-AA-{i:04d}-{kinds[i % 2]}", path.read_bytes()) for i, path in enumerate(paths)]
-    with GdcServer(remotes) as server:
+    suffixes = ("01A-01-TS1", "11A-01-TS1")
+    slides = [GdcSlide(f"TCGA-AA-{i:04d}-{suffixes[i % 2]}", path.read_bytes()) for i, path in enumerate(paths)]
+    with GdcServer(slides) as server:
         print(server.url, flush=True)
         threading.Event().wait()

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from support import services
 from support.project import ROOT, Project
 
-# entry points with which a test needs no training
+# entry points that replace a training: a long one, one that needs much memory, and one that fails
 ENTRIES = {
     "hold": 'echo holding; echo "devices $CUDA_VISIBLE_DEVICES"; sleep 600',
     "eat": "python -c \"x = b'x' * 3 * 10**8; import time; time.sleep(600)\"",
@@ -28,7 +28,7 @@ ENTRIES = {
 
 
 class Laboratory:
-    """The project with its pipeline made up to the split and pushed; `box` is the folder on the other machine."""
+    """The project, with its outputs up to the split pushed; `box` is the folder on the other machine."""
 
     def __init__(self, top: Path, box: services.Sshd, uri: str):
         self.top, self.ssh, self.uri, self.box = top, box, uri, top / "box"
@@ -46,9 +46,9 @@ class Laboratory:
         self._link_environment()
 
     def _link_environment(self) -> None:
-        """Give the other machine the environment of the tests: to make another one takes minutes."""
+        """Link the tests' environment on the other machine: to make a new one takes minutes."""
         lock = (self.project.folder / "requirements.lock").read_bytes()
-        version = "%d.%d\n" % sys.version_info[:2]  # noqa: UP031 (as the box's Python prints it)
+        version = "%d.%d\n" % sys.version_info[:2]  # noqa: UP031 (as Python on the other machine prints it)
         name = hashlib.sha256(lock + version.encode()).hexdigest()[:16]
         folder = self.box / "environments"
         folder.mkdir(parents=True)
@@ -56,7 +56,8 @@ class Laboratory:
 
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
         """Run a command in the project, with the laboratory's server."""
-        state = str(self.top / "state")  # with the places of jobs; not the state of the user who runs the tests
+        # records of where jobs run, apart from those of the user who runs the tests
+        state = str(self.top / "state")
         return self.project.run(*command, fails=fails, MLFLOW_TRACKING_URI=self.uri, XDG_STATE_HOME=state, **env)
 
     def commit(self, message: str) -> None:
@@ -95,7 +96,7 @@ class Laboratory:
         return output, next(iter(self.jobs()), None)
 
     def hold(self, backend: str = "histocae-ssh", **config: object) -> str:
-        """Send a job that runs until it is ended, and wait until it runs; return its run's id."""
+        """Send a job that runs until it is killed, and wait until it runs; return the id of its run."""
         run_id = self.send("hold", backend=backend, wait=False, **config)[1].info.run_id
         log = self.box / "jobs" / run_id / "job.log"
         self.until(lambda: log.is_file() and "holding" in log.read_text())
@@ -119,7 +120,7 @@ class Laboratory:
         return self.client.get_run(run_id)
 
     def log_of(self, run_id: str) -> str:
-        """Read the log that reached a run."""
+        """Read the log of a job that was uploaded to its run."""
         return Path(self.client.download_artifacts(run_id, "job/job.log")).read_text()
 
     @staticmethod
@@ -132,8 +133,8 @@ class Laboratory:
 
     def processes(self, run_id: str) -> list[int]:
         """List the processes of a job: job.sh, the supervisor, and those of the command."""
-        listed = subprocess.run(["pgrep", "-f", f"jobs/{run_id}/job"], capture_output=True, text=True, check=False)
-        ids = [int(word) for word in listed.stdout.split()]
+        listing = subprocess.run(["pgrep", "-f", f"jobs/{run_id}/job"], capture_output=True, text=True, check=False)
+        ids = [int(word) for word in listing.stdout.split()]
         # Slurm runs a copy of the script under another name
         parents = [psutil.Process(process).parent() for process in ids]
         scripts = [
@@ -143,8 +144,8 @@ class Laboratory:
         payload = self.box / "jobs" / run_id / "payload.json"
         if payload.is_file():
             session = json.loads(payload.read_text())["session"]
-            inside = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True, check=False)
-            ids += [int(word) for word in inside.stdout.split()]
+            members = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True, check=False)
+            ids += [int(word) for word in members.stdout.split()]
         return [process for process in ids if process != os.getpid()]
 
 

@@ -25,7 +25,7 @@ NEXT, WIDTH, RESOLUTION_UNIT, TILE_OFFSETS, TILE_BYTES = "next", 256, 296, 324, 
 
 
 def tissue(seed: int, height: int, width: int, glass: int = 0) -> np.ndarray:
-    """Paint stained, grainy tissue, uint8 RGB; the `glass` left columns are empty glass."""
+    """Draw stained, grainy tissue, uint8 RGB; the first `glass` columns are empty glass."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 15, (height // 16 + 1, width // 16 + 1, 3)).repeat(16, 0).repeat(16, 1)
     grain = rng.normal(0, 20, (height, width, 3))
@@ -48,13 +48,13 @@ def write_slide(
     """Write a tiled TIFF that OpenSlide opens.
 
     Args:
-        path: of the slide.
-        image: of its finest level.
+        path: the slide's file.
+        image: pixels of its finest level.
         mpp: microns per pixel in its header; None leaves the resolution without a unit.
-        pyramid: add levels, each half the one before, down to one tile.
-        keep_levels: of those, the ones to keep (0 is the finest); the others are unlinked.
-        description: the header's text; one that starts with "Aperio" makes an SVS.
-        lossless: deflate instead of JPEG.
+        pyramid: add levels, each half the level before, down to a single tile.
+        keep_levels: numbers of the levels to keep (0 is the finest); other levels are unlinked.
+        description: the header's text; if it starts with "Aperio", the slide is an SVS.
+        lossless: compress by deflate instead of JPEG.
         tile: side of a compressed tile.
 
     """
@@ -74,13 +74,13 @@ def write_slide(
 
 
 def write_aperio(path: Path, image: np.ndarray, kind: str, tile: int = 64) -> Path:
-    """Write an SVS of a level 0 and one four times coarser.
+    """Write an SVS with level 0 and a level that is four times coarser.
 
     Args:
-        path: of the slide.
-        image: of its finest level.
-        kind: of its tiles: JPEG's 4:4:4, 4:2:2, 4:2:0, RGB or restarts (4:4:4 with restart markers), or JPEG 2000
-            by TIFF's number, 33003 (YCbCr) or 33005 (RGB).
+        path: the slide's file.
+        image: pixels of its finest level.
+        kind: encoding of its tiles. JPEG: 4:4:4, 4:2:2, 4:2:0, RGB, or restarts (4:4:4 with restart markers).
+            JPEG 2000, by TIFF's number: 33003 (YCbCr) or 33005 (RGB).
         tile: side of a compressed tile.
 
     """
@@ -94,8 +94,8 @@ def write_aperio(path: Path, image: np.ndarray, kind: str, tile: int = 64) -> Pa
         for number, level in enumerate((image, np.asarray(Image.fromarray(image).reduce(4)))):
             options = {"compression": "jpeg", **jpeg.get(kind, {})}
             if kind not in jpeg:
-                number_of_kind = 7 if kind == "restarts" else int(kind)
-                options = {"compression": number_of_kind, "shape": level.shape, "dtype": np.uint8}
+                compression = 7 if kind == "restarts" else int(kind)
+                options = {"compression": compression, "shape": level.shape, "dtype": np.uint8}
                 level = _encoded(level, tile, kind)
             tiff.write(
                 level,
@@ -127,23 +127,23 @@ def directories(path: Path) -> list[dict]:
     """Read a little-endian TIFF's directories: tag -> (position of its value, type, count)."""
     data = path.read_bytes()
     assert data[:4] == b"II*\0"
-    listed, link = [], 4
+    all_tags, link = [], 4
     while offset := struct.unpack_from("<I", data, link)[0]:
         entries, start = struct.unpack_from("<H", data, offset)[0], offset + 2
         tags: dict = {}
         for position in range(start, start + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from("<HHI", data, position)
-            tags[tag] = (position + 8, kind, count)
+            tag, value_type, count = struct.unpack_from("<HHI", data, position)
+            tags[tag] = (position + 8, value_type, count)
         link = start + 12 * entries
         tags[NEXT] = link
         tags["offset"] = offset
-        listed.append(tags)
-    return listed
+        all_tags.append(tags)
+    return all_tags
 
 
 def _values(data: bytes, entry: tuple[int, int, int]) -> list[int]:
-    position, kind, count = entry
-    size, code = {3: (2, "H"), 4: (4, "I")}[kind]
+    position, value_type, count = entry
+    size, code = {3: (2, "H"), 4: (4, "I")}[value_type]
     if size * count > 4:
         position = struct.unpack_from("<I", data, position)[0]
     return list(struct.unpack_from(f"<{count}{code}", data, position))
@@ -179,16 +179,17 @@ def change_tiles(
     """Change compressed tiles of a level (in row order).
 
     Args:
-        path: of the slide.
-        changes: functions by tile, from its bytes to as many or fewer. A tile of no bytes is missing.
-        level: of the slide.
+        path: the slide's file.
+        changes: functions from bytes to bytes, by tile number. The result must not be longer; if empty, the tile is
+            missing.
+        level: number of the level.
         claim: the number of bytes that the table states for these tiles; None: the true number.
 
     """
     data, directory = bytearray(path.read_bytes()), directories(path)[level]
     offsets, sizes = _values(data, directory[TILE_OFFSETS]), _values(data, directory[TILE_BYTES])
     table = struct.unpack_from("<I", data, directory[TILE_BYTES][0])[0]
-    assert len(sizes) > 2  # or the directory itself would hold them in place of a table
+    assert len(sizes) > 2  # the directory itself stores up to two sizes, without a table
     for i, change in changes.items():
         changed = change(bytes(data[offsets[i] : offsets[i] + sizes[i]]))
         assert len(changed) <= sizes[i]
@@ -199,7 +200,7 @@ def change_tiles(
 
 
 def write_tile(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:
-    """Write an image in the format that its suffix names."""
+    """Write an image in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(path, **options)
@@ -207,7 +208,7 @@ def write_tile(path: Path, image: np.ndarray | Image.Image, **options: object) -
 
 
 def table_text(rows: Sequence[dict], separator: str = ",", end: str = "\n", quoting: int = csv.QUOTE_MINIMAL) -> str:
-    """Write a table as text; a column that a row lacks is empty there."""
+    """Return a table as text; a cell is empty where its row lacks the column."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     handle = io.StringIO(newline="")
     writer = csv.writer(handle, delimiter=separator, lineterminator=end, quoting=quoting)
@@ -217,20 +218,20 @@ def table_text(rows: Sequence[dict], separator: str = ",", end: str = "\n", quot
 
 
 def die_on_odd(number: int) -> int:
-    """Double a number; the process dies at an odd number."""
+    """Double a number; at an odd number the process dies."""
     if number % 2:
         os._exit(9)
     return 2 * number
 
 
 def v1_patches() -> dict[str, np.ndarray]:
-    """Make the shards of the committed store of version 1: name -> patches."""
+    """Make the shards of the committed store of version 1: patches by name."""
     rng = np.random.default_rng(1)
     return {name: rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for name, n in (("0012", 3), ("A%2FB~3b1b2c3d", 2))}
 
 
 def make_store_v1(folder: Path) -> None:
-    """Write a patch store of version 1 by its description alone, without the package."""
+    """Write a patch store of version 1 as its documentation describes it, without the package."""
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     slides = {
         "0012": ("0012", "case 1", TUMOR, "0012.svs", "0.5"),
@@ -242,13 +243,13 @@ def make_store_v1(folder: Path) -> None:
         header = (header[:-1] + ", }").ljust(117) + "\n"
         with open(folder / "shards" / f"{name}.npy", "wb") as handle:
             handle.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + patches.tobytes())
-        slide_id, case_id, kind, file, mpp = slides[name]
+        slide_id, case_id, sample_type, file, mpp = slides[name]
         for i in range(len(patches)):
             rows.append(
                 {
                     "slide_id": slide_id,
                     "case_id": case_id,
-                    "sample_type": kind,
+                    "sample_type": sample_type,
                     "shard": name,
                     "position": i,
                     "file": file,

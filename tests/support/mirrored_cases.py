@@ -1,4 +1,7 @@
-"""Trainings on 1, 2 and 3 devices, printed as JSON. TensorFlow needs virtual devices before it starts."""
+"""Compare trainings on 1, 2 and 3 devices; print the differences as JSON.
+
+A script, because virtual devices must be configured before TensorFlow starts.
+"""
 
 import gc
 import json
@@ -20,11 +23,11 @@ DEVICES = 3
 tf.config.set_visible_devices([], "GPU")
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
-# without graph optimization this takes half the time; the comparison is of arithmetic
+# this halves the time, and does not change the arithmetic that is compared
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 backend.start()
-gc.freeze()  # as the backend does where TensorFlow was not there before
+gc.freeze()  # as the backend does where it is the first to import Keras
 
 from histocae.networks import fused  # noqa: E402
 from histocae.params import Denoise  # noqa: E402
@@ -37,7 +40,8 @@ PLAIN, RESIDUAL, COMPACT = (
     {"architecture": "compact", "latent_features": 8, "filters": [2, 3]},
 )
 SGD = {"optimizer": "sgd", "learning_rate": 1.0}
-# steps of sgd depend on the size of the gradient, those of the others hardly; clipping, on that of the whole gradient
+# SGD's steps depend on the gradient's size; those of other optimizers hardly do. Clipping depends on the norm of the
+# whole gradient.
 CASES = {
     "clipped": (PLAIN | {"lossfn": "mae", "latent_features": 5}, SGD | {"clip_norm": 0.001}, 3),
     "bfloat16": (PLAIN, SGD | {"precision": "bfloat16"}, 2),
@@ -45,55 +49,56 @@ CASES = {
     "residual": (RESIDUAL, SGD, 2),
     "compact": (COMPACT, SGD, 2),
 }
-BATCHES = (7, 2, 1)  # no multiple of the devices, then fewer than three, then fewer than two
+BATCHES = (7, 2, 1)  # not a multiple of the devices; fewer than three; fewer than two
 
 
-def images(count: int, seed: int) -> np.ndarray:
-    """Draw images of different brightness, so that the weight of each image in a mean is visible; uint8."""
+def draw_images(count: int, seed: int) -> np.ndarray:
+    """Draw images of different brightness, so that the weight of each image in a mean shows; uint8."""
     rng = np.random.default_rng(seed)
     bright = rng.integers(0, 200, (count, 1, 1, 3)) + rng.integers(0, 56, (count, 16, 16, 3))
     return bright.astype(np.uint8)
 
 
-def options(devices: int, **changes: object) -> loop.Options:
-    given = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | changes
-    return loop.Options(**given, devices=devices)
+def training_options(devices: int, **changes: object) -> loop.Options:
+    settings = {"epochs": 2, "batch_size": 7, "patience": 2, "learning_rate": 0.01, "seed": 1} | changes
+    return loop.Options(**settings, devices=devices)
 
 
-def started(network: dict) -> CAE:
+def new_cae(network: dict) -> CAE:
     backend.repeatable(1)
     return CAE((16, 16, 3), **network)
 
 
-def flat(cae: CAE) -> np.ndarray:
+def flat_weights(cae: CAE) -> np.ndarray:
     return np.concatenate([weights.ravel() for weights in cae.model.get_weights()])
 
 
-def stepped(network: dict, changes: dict, devices: int) -> tuple[list[float], np.ndarray]:
-    """Take a step per batch; return the losses before each, those of other batches, and the change of weights."""
-    cae = started(network)
-    before, made = flat(cae), options(devices, **changes)
-    model = fused.fused_on_bytes(cae, made.precision)
-    optimizer = loop._optimizer(made, 10)
+def take_steps(network: dict, changes: dict, devices: int) -> tuple[list[float], np.ndarray]:
+    """Take a step per batch; return the losses of these and of other batches, and the change of the weights."""
+    cae = new_cae(network)
+    before, options = flat_weights(cae), training_options(devices, **changes)
+    model = fused.fused_on_bytes(cae, options.precision)
+    optimizer = loop._optimizer(options, 10)
     optimizer.build(model.trainable_variables)
-    engine = loop._engine(cae, model, optimizer, made)
-    learned = [float(engine.learn(*[images(count, count)[None]] * 2)[0]) for count in BATCHES]
-    looks = BATCHES if cae.params["architecture"] == "plain" else ()  # another look of these takes its time
-    judged = [float(engine.judge(images(count, 10 + count))) for count in looks]
+    engine = loop._engine(cae, model, optimizer, options)
+    losses = [float(engine.learn(*[draw_images(count, count)[None]] * 2)[0]) for count in BATCHES]
+    # validation of the other architectures takes long
+    validation_batches = BATCHES if cae.params["architecture"] == "plain" else ()
+    validation_losses = [float(engine.evaluate(draw_images(count, 10 + count))) for count in validation_batches]
     engine.settle()
-    return learned + judged, flat(cae) - before
+    return losses + validation_losses, flat_weights(cae) - before
 
 
-def compared(network: dict, changes: dict, devices: int) -> dict[str, float]:
-    """Compare several devices with one: relative differences of the losses and of the changes of weights."""
-    tf.config.run_functions_eagerly("architecture" in network)  # in less time than it takes to compile these
-    losses, moved = stepped(network, changes, 1)
+def compare(network: dict, changes: dict, devices: int) -> dict[str, float]:
+    """Compare several devices with a single one: relative differences of losses and of changes of the weights."""
+    tf.config.run_functions_eagerly("architecture" in network)  # takes less time than to compile these networks
+    losses, change = take_steps(network, changes, 1)
     tf.config.run_functions_eagerly(False)
-    others, also = stepped(network, changes, devices)
+    other_losses, other_change = take_steps(network, changes, devices)
     return {
-        "losses": float(np.abs(np.array(others) / np.array(losses) - 1).max()),
-        "weights": float(np.linalg.norm(also - moved) / np.linalg.norm(moved)),
-        "moved": float(np.linalg.norm(moved)),
+        "losses": float(np.abs(np.array(other_losses) / np.array(losses) - 1).max()),
+        "weights": float(np.linalg.norm(other_change - change) / np.linalg.norm(change)),
+        "moved": float(np.linalg.norm(change)),
     }
 
 
@@ -101,10 +106,13 @@ class KilledError(Exception):
     """A training was killed."""
 
 
-def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, State]:
+def train_fully(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, State]:
     """Train for two epochs with all options that change batches; if killed, resume after the first epoch."""
-    made = options(devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0))
-    train, held_out = InMemory(images(16, 1)), InMemory(images(8, 2))  # a last batch of two, and of one
+    options = training_options(
+        devices, optimizer="adamax", schedule="cosine", augment=True, denoise=Denoise(shift=1, until=1.0)
+    )
+    # the last batch has two images in training, and one in validation
+    train, held_out = InMemory(draw_images(16, 1)), InMemory(draw_images(8, 2))
 
     def kill(state: State) -> None:
         if killed:
@@ -115,33 +123,38 @@ def whole(devices: int, checkpoint: Path, killed: bool = False) -> tuple[CAE, St
             cae,
             train,
             held_out,
-            made,
+            options,
             state=State("t"),
             folder=checkpoint,
             fingerprint="same",
             callbacks=loop.Callbacks(**calls),
         )
 
-    cae = started(PLAIN)
+    cae = new_cae(PLAIN)
     if killed:
         try:
             fit(on_saved=kill)
         except KilledError:
-            cae = CAE((16, 16, 3), **PLAIN)  # of other weights, which the checkpoint replaces
+            cae = CAE((16, 16, 3), **PLAIN)  # has other weights, which the checkpoint replaces
     return cae, fit()
 
 
 def main(folder: Path) -> None:
-    results: dict[str, object] = {name: compared(*case) for name, case in CASES.items()}
-    (on_one, first), (on_two, second) = (whole(devices, folder / str(devices)) for devices in (1, 2))
-    resumed, again = whole(2, folder / "killed", killed=True)
-    rows = [[(row["loss"], row["validation_loss"]) for row in state.rows] for state in (first, second)]
+    results: dict[str, object] = {name: compare(*case) for name, case in CASES.items()}
+    single, single_state = train_fully(1, folder / "1")
+    double, double_state = train_fully(2, folder / "2")
+    resumed, resumed_state = train_fully(2, folder / "killed", killed=True)
+    rows = [[(row["loss"], row["validation_loss"]) for row in state.rows] for state in (single_state, double_state)]
     results["trained"] = {
         "losses": float(np.abs(np.array(rows[1]) / np.array(rows[0]) - 1).max()),
-        "weights": float(np.linalg.norm(flat(on_two) - flat(on_one)) / np.linalg.norm(flat(on_one))),
+        "weights": float(
+            np.linalg.norm(flat_weights(double) - flat_weights(single)) / np.linalg.norm(flat_weights(single))
+        ),
         "moved": float(len(rows[0])),
     }
-    results["resumed"] = again.rows == second.rows and flat(resumed).tobytes() == flat(on_two).tobytes()
+    results["resumed"] = (
+        resumed_state.rows == double_state.rows and flat_weights(resumed).tobytes() == flat_weights(double).tobytes()
+    )
     results["count"] = [mirrored.count(None), mirrored.count(2)]
     print(json.dumps(results))
 

@@ -1,4 +1,4 @@
-"""A small project in a folder of its own, driven as a user drives it: dvc, histocae, mlflow."""
+"""A small project in a separate folder, used as a user does: by the commands dvc, histocae and mlflow."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ SMALL = {
 
 
 class Project:
-    """A working copy: params, the pipeline and the source."""
+    """A working copy with params, pipeline and source code."""
 
     def __init__(self, folder: Path, **overrides: object):
         self.folder = folder
@@ -62,8 +62,8 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its commands: the only tracking server is the project's database."""
-        # TF_: TensorFlow, where a test imported it, set there how much the processes of the test log
+        """The environment of the project's commands: their only tracking server is the project's database."""
+        # TF_: TensorFlow sets these where a test imports it; they would change the log of the commands
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "TF_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         for role in ("AUTHOR", "COMMITTER"):
@@ -71,8 +71,8 @@ class Project:
         return env
 
     def run(self, *command: str, fails: bool = False, **env: str) -> str:
-        """Run a command in the folder and return all that it prints; it must succeed, or fail."""
-        done = subprocess.run(
+        """Run a command in the folder and return its output; it must succeed, or fail if `fails` is set."""
+        result = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment | env,
@@ -81,8 +81,8 @@ class Project:
             stderr=subprocess.STDOUT,
             timeout=400,
         )
-        assert (done.returncode != 0) == fails, done.stdout
-        return done.stdout
+        assert (result.returncode != 0) == fails, result.stdout
+        return result.stdout
 
     def bytes(self, *roots: str) -> dict[str, bytes]:
         """Read all files under some folders (or files)."""
@@ -96,28 +96,28 @@ class Project:
 
 HEAVY = ("tensorflow", "mlflow")
 # runs at the start of every Python process, before any import, so that no import is missed
-_TELLTALE = """
+_IMPORT_RECORDER = """
 import os, sys
 
-class Telltale:
+class ImportRecorder:
     def find_spec(self, name, path=None, target=None):
-        if name in os.environ["TELLTALE_NAMES"].split():
-            with open(os.environ["TELLTALE_FILE"], "a") as out:
+        if name in os.environ["RECORDED_NAMES"].split():
+            with open(os.environ["RECORD_FILE"], "a") as out:
                 print(name, "by", " ".join(sys.orig_argv), file=out)
 
-with open(os.environ["TELLTALE_FILE"], "a") as out:
+with open(os.environ["RECORD_FILE"], "a") as out:
     print("", file=out)
-sys.meta_path.insert(0, Telltale())
+sys.meta_path.insert(0, ImportRecorder())
 """
 
 
 def imported(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
     """List the heavy libraries that processes import; `call` gets their environment and starts them."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(_TELLTALE)
+    (folder / "sitecustomize.py").write_text(_IMPORT_RECORDER)
     file = folder / "imports.txt"
     python_path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    call({"PYTHONPATH": python_path, "TELLTALE_FILE": str(file), "TELLTALE_NAMES": " ".join(HEAVY)})
+    call({"PYTHONPATH": python_path, "RECORD_FILE": str(file), "RECORDED_NAMES": " ".join(HEAVY)})
     lines = file.read_text().split("\n")[:-1]
-    assert lines  # an empty list of processes: sitecustomize.py was not run
+    assert lines  # no line means that no process ran sitecustomize.py
     return {line for line in lines if line}

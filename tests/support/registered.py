@@ -1,4 +1,4 @@
-"""A tiny project with registered models, made in this process: a process per stage takes long."""
+"""A tiny project with registered models, trained in this process, since a process per stage takes long."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ MODELS = {
 
 
 class Registered(Workspace):
-    """The project, and its tracking server: a database in its folder."""
+    """A project whose tracking server is a database in its folder."""
 
     @property
     def uri(self) -> str:
@@ -31,12 +31,12 @@ class Registered(Workspace):
 
     @property
     def client(self) -> MlflowClient:
-        """A client of its server."""
+        """A client of the project's tracking server."""
         return MlflowClient(self.uri)
 
     @property
     def experiment(self) -> str:
-        """The id of its experiment."""
+        """The id of the project's experiment."""
         return self.client.get_experiment_by_name("histocae").experiment_id
 
     def json(self, path: str) -> dict:
@@ -50,11 +50,11 @@ class Registered(Workspace):
         (self.folder / path).write_text(json.dumps(content))
 
     def compare(self, threshold: float = 0.0, **changes: object) -> None:
-        """Write the metrics of the tissue stage with made-up numbers."""
+        """Write metrics of the stage tissue with invented numbers."""
         rate = {"value": 0.75, "low": 0.25, "high": 0.875}
         rates = dict.fromkeys(("accuracy", "balanced_accuracy", "sensitivity", "specificity"), rate)
         names = ("tumor", "normal")
-        own = {
+        mse = {
             name: self.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["test_mse"] for name in names
         }
         metrics = {
@@ -62,7 +62,7 @@ class Registered(Workspace):
             "settings": {"confidence": 0.95},
             "threshold": dict.fromkeys(LEVELS, threshold),
             "mse": {
-                f"{data}_data": {f"{model}_model": own[data] if data == model else 0.01 for model in names}
+                f"{data}_data": {f"{model}_model": mse[data] if data == model else 0.01 for model in names}
                 for data in names
             },
             "at_threshold": dict.fromkeys(LEVELS, rates),
@@ -78,25 +78,25 @@ class Registered(Workspace):
 
 def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
     """Train, evaluate, compare and register; the project becomes the working directory."""
-    made = Registered(folder)
-    enter(made, patch)
+    project = Registered(folder)
+    enter(project, patch)
     patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
-    made.slides(*(f"s{i}" for i in range(12)))
-    made.params(
+    project.slides(*(f"s{i}" for i in range(12)))
+    project.params(
         models=MODELS, patches__max_per_slide=12, training__epochs=1, training__picture_every=1, tissue__latents="all"
     )
-    made.make(*ALL_STAGES, *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
-    made.compare()
-    return made.make("register")
+    project.make(*ALL_STAGES, *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
+    project.compare()
+    return project.make("register")
 
 
-def copy(made: Registered, folder: Path, patch: pytest.MonkeyPatch) -> Registered:
-    """Copy a project to change it; delivered artifacts are not copied."""
-    shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("mlruns", ".histocae"))
-    copied = Registered.__new__(Registered)
-    copied.folder, copied.own = folder, folder / "own"
-    enter(copied, patch)
-    return copied
+def copy(project: Registered, folder: Path, patch: pytest.MonkeyPatch) -> Registered:
+    """Copy a project, so that a test can change it; delivered artifacts are not copied."""
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns("mlruns", ".histocae"))
+    project_copy = Registered.__new__(Registered)
+    project_copy.folder, project_copy.own = folder, folder / "own"
+    enter(project_copy, patch)
+    return project_copy
 
 
 def enter(project: Registered, patch: pytest.MonkeyPatch) -> None:

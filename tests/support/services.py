@@ -1,8 +1,8 @@
-"""Real services on this machine for the tests of other machines: sshd, Slurm, S3, an MLflow server.
+"""Real services on this machine, for tests of remote machines: sshd, Slurm, S3, an MLflow server.
 
-`python tests/support/services.py COMMAND ...` installs missing programs (as root, on Debian or Ubuntu), starts Slurm
-and runs a command with it, as `make test-remote` does. The tests themselves start the services that need no root.
-For another user than root nothing is installed, and the tests of Slurm are skipped.
+`make test-remote` calls `python tests/support/services.py COMMAND ...`. As root, on Debian or Ubuntu, this installs
+missing programs, starts Slurm and runs a command with it. The tests themselves start the services that need no root.
+Without root, nothing is installed and the tests of Slurm are skipped.
 """
 
 import getpass
@@ -21,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PACKAGES = {"sshd": "openssh-server", "slurmctld": "slurm-wlm", "munged": "munge", "make": "make"}
-SLURM = "HISTOCAE_TESTS_SLURM"  # set where Slurm runs: its folder
+SLURM = "HISTOCAE_TESTS_SLURM"  # an environment variable, set where Slurm runs: the folder of Slurm
 WAIT_SECONDS = 60
 
 
 def program(name: str) -> str | None:
-    """Find a program, also where only root looks."""
+    """Find a program, also in folders that only root has in its PATH."""
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
@@ -35,9 +35,9 @@ def install() -> None:
     missing = [package for name, package in PACKAGES.items() if program(name) is None]
     if not missing:
         return
-    quiet = {"env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, "check": True}
-    subprocess.run(["apt-get", "update", "-qq"], **quiet)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
+    options = {"env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, "check": True}
+    subprocess.run(["apt-get", "update", "-qq"], **options)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **options)
 
 
 def free_port() -> int:
@@ -57,7 +57,7 @@ def wait_for(ready: Callable[[], bool], name: str, process: subprocess.Popen | N
 
 
 def answers(port: int) -> bool:
-    """Say whether a server listens on a port."""
+    """Return whether a server listens on a port."""
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
@@ -65,7 +65,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator[subprocess.Popen]:
-    """Run a service with all its children, its output in <name>.log."""
+    """Run a service and end it with all its children; its output goes to <name>.log."""
     with open(folder / f"{name}.log", "ab") as out:
         process = subprocess.Popen(
             command,
@@ -82,7 +82,7 @@ def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator
         try:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)
-            os.killpg(process.pid, signal.SIGKILL)  # a server's children outlive it
+            os.killpg(process.pid, signal.SIGKILL)  # children that outlived the server
         except ProcessLookupError:
             pass
         except subprocess.TimeoutExpired:
@@ -91,7 +91,7 @@ def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator
 
 
 class Sshd:
-    """A machine reached by ssh: this one. `config` is the file for ssh -F, `alias` the host in it."""
+    """This machine as a host of ssh; `config` is the file for ssh -F, `alias` the host's name in that file."""
 
     alias = "gpu-box"
 
@@ -101,29 +101,29 @@ class Sshd:
 
 @contextmanager
 def sshd(folder: Path) -> Iterator[Sshd]:
-    """Start sshd, which needs no root and accepts the user who started it."""
+    """Start sshd, which needs no root, for the user who runs the tests."""
     folder.mkdir(parents=True)
-    made = Sshd(folder, free_port())
+    server = Sshd(folder, free_port())
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    shutil.copy(folder / "user.pub", folder / "authorized")
+    shutil.copy(folder / "user.pub", folder / "authorized_keys")
     (folder / "sshd_config").write_text(
-        f"Port {made.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
-        f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nPasswordAuthentication no\n"
+        f"Port {server.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
         "Subsystem sftp internal-sftp\n"
     )
-    (folder / "known").write_text(f"[127.0.0.1]:{made.port} {(folder / 'host.pub').read_text()}")
-    made.config.write_text(
-        f"Host {made.alias}\n  HostName 127.0.0.1\n  Port {made.port}\n  User {getpass.getuser()}\n"
-        f"  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known\n"
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {(folder / 'host.pub').read_text()}")
+    server.config.write_text(
+        f"Host {server.alias}\n  HostName 127.0.0.1\n  Port {server.port}\n  User {getpass.getuser()}\n"
+        f"  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known_hosts\n"
     )
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # its chroot
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's chroot
     command = [program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config")]
     with running(command, folder, "sshd") as process:
-        wait_for(lambda: answers(made.port), "sshd", process)
-        yield made
+        wait_for(lambda: answers(server.port), "sshd", process)
+        yield server
 
 
 @contextmanager
@@ -156,12 +156,12 @@ def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[tuple[str, str]]:
-    """Start the tracking server of examples, which has users; yield its address and the password of admin."""
+    """Start examples/tracking_server.sh, a server with users; yield its address and the admin's password."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [
         str(Path(__file__).parents[2] / "examples/tracking_server.sh"),
-        str(folder / "kept"),
+        str(folder / "data"),
         "--port",
         str(port),
         "--workers",
@@ -171,13 +171,13 @@ def guarded(folder: Path) -> Iterator[tuple[str, str]]:
     with running(command, folder, "server", PATH=path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
         address = f"http://127.0.0.1:{port}"
         wait_for(lambda: _healthy(address), "examples/tracking_server.sh", process)
-        yield address, (folder / "kept/admin_password").read_text().strip()
+        yield address, (folder / "data/admin_password").read_text().strip()
 
 
 def _healthy(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-            return answer.status == 200
+        with urllib.request.urlopen(f"{address}/health", timeout=2) as response:
+            return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
 
@@ -191,8 +191,8 @@ def bucket(folder: Path, name: str) -> Iterator[str]:
         wait_for(lambda: answers(port), "moto's server", process)
         address = f"http://127.0.0.1:{port}"
         request = urllib.request.Request(f"{address}/{name}", method="PUT")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200
         yield address
 
 
@@ -249,9 +249,9 @@ def _sinfo(config: dict[str, str]) -> bytes:
 
 
 def main(command: list[str]) -> int:
-    """Install, start, run a command, stop."""
+    """Install and start Slurm, run a command, stop Slurm; return the exit code of the command."""
     if os.geteuid() != 0:
-        print("only root can install and start Slurm: its tests are skipped", file=sys.stderr)
+        print("only root can install and start Slurm; the tests of Slurm are skipped", file=sys.stderr)
         return subprocess.run(command, check=False).returncode
     install()
     with tempfile.TemporaryDirectory(prefix="histocae-") as folder, slurm(Path(folder) / "slurm"):

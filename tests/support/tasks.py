@@ -1,4 +1,4 @@
-"""Tasks for workers of Dask; in a light module, since each worker loads it."""
+"""Tasks for Dask workers, in a module with few imports, since each worker loads it."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from distributed import get_worker
 
 
-def deadly(task: tuple[str, int]) -> int:
-    """Kill the worker: each time for number 1, the first time for number 2."""
+def kill_worker(task: tuple[str, int]) -> int:
+    """Return the number; number 1 always kills the worker, number 2 only the first time."""
     folder, number = task
     marker = Path(folder) / f"{number}"
     if number == 1 or (number == 2 and not marker.exists()):
@@ -16,6 +16,6 @@ def deadly(task: tuple[str, int]) -> int:
     return number
 
 
-def scheduler(_: int) -> str:
-    """Return the address of the scheduler of this worker."""
+def scheduler_address(_: int) -> str:
+    """Return the address of this worker's scheduler."""
     return get_worker().scheduler.address

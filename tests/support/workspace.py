@@ -33,7 +33,7 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The only line that reports an error; it is the last one."""
+        """The only line that reports an error, which must be the last line."""
         assert self.code == 1, self.lines
         assert "Traceback" not in "".join(self.lines)
         errors = [line for line in self.lines if line.startswith("histocae ")]
@@ -42,7 +42,7 @@ class Result:
 
     @property
     def only_line(self) -> str:
-        """The same, where stderr has no other line."""
+        """The error line, which must be the only line of stderr."""
         assert len(self.lines) == 1, self.lines
         return self.error
 
@@ -50,7 +50,7 @@ class Result:
 def command(*commands: str) -> Result:
     """Run commands of histocae in this process one after the other, up to the first that fails."""
     root, stderr, code = logging.getLogger(), io.StringIO(), 0
-    handlers, root.handlers = root.handlers, []  # as in a fresh process: pytest has its own
+    handlers, root.handlers = root.handlers, []  # as in a new process: pytest installs handlers
     try:
         with redirect_stderr(stderr):
             for line in commands:
@@ -63,7 +63,7 @@ def command(*commands: str) -> Result:
 
 
 class Workspace:
-    """A folder with params.yaml where `histocae` runs; the user's files lie in `own`."""
+    """A folder with params.yaml where `histocae` runs; the user's files are in `own`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -71,14 +71,14 @@ class Workspace:
         self.own.mkdir(parents=True, exist_ok=True)
         self.params()
 
-    def params(self, **changed: object) -> None:
-        """Write params.yaml: the committed one, small, with `section__key` changed."""
+    def params(self, **changes: object) -> None:
+        """Write params.yaml: the committed file with small values, and `section__key` changed."""
         values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        for name, value in {**SMALL, **changed}.items():
+        for name, value in {**SMALL, **changes}.items():
             section = values
             *sections, key = name.replace("__", ".").split(".")
-            for inner in sections:
-                section = section[inner]
+            for section_name in sections:
+                section = section[section_name]
             section[key] = value
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
@@ -99,13 +99,13 @@ class Workspace:
         return command(*commands)
 
     def make(self, *commands: str) -> "Workspace":
-        """Run commands (all up to the split, unless named) that must go well."""
+        """Run commands (by default, all stages up to the split); they must succeed."""
         result = self.run(*(commands or ALL_STAGES))
         assert result.code == 0, result.lines
         return self
 
     def read(self, path: str) -> pd.DataFrame:
-        """Read an output table: `|` in data, `,` in reports."""
+        """Read an output table; the separator is `|` in data and `,` in reports."""
         return pd.read_csv(self.folder / path, sep="|" if path.startswith("data") else ",")
 
     @property
@@ -113,11 +113,11 @@ class Workspace:
         """The patch store's index."""
         return self.read("data/patches/index.csv")
 
-    def outputs(self, *below: str) -> dict[str, bytes]:
+    def outputs(self, *folders: str) -> dict[str, bytes]:
         """Read all output files; the package's hidden files outside the outputs are left out."""
         contents = {}
-        for top in below or ("data", "models", "reports"):
-            for path in sorted((self.folder / top).rglob("*")):
+        for folder in folders or ("data", "models", "reports"):
+            for path in sorted((self.folder / folder).rglob("*")):
                 if path.is_file():
                     contents[path.relative_to(self.folder).as_posix()] = path.read_bytes()
         return contents
@@ -127,12 +127,12 @@ class Workspace:
         return [str(path) for path in self.folder.rglob("*") if path.name.endswith((".part", ".former"))]
 
 
-def slide_row(slide_id: str, number: int = 0, file: str | None = None, **more: object) -> dict:
-    """One row of a table of slides; cases and sample types alternate."""
+def slide_row(slide_id: str, number: int = 0, file: str | None = None, **columns: object) -> dict:
+    """Make a row of a table of slides; each number is a case, and sample types alternate."""
     return {
         "slide_id": slide_id,
         "case_id": f"case-{number}",
         "sample_type": (make_data.TUMOR, make_data.NORMAL)[number % 2],
         "file_name": file or f"{slide_id}.tif",
-        **more,
+        **columns,
     }

@@ -27,16 +27,16 @@ RUNS = "#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=his
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        yield registered.make(tmp_path_factory.mktemp("seen") / "project", patch)
+        yield registered.make(tmp_path_factory.mktemp("registered") / "project", patch)
 
 
 @pytest.fixture(scope="module")
 def dom(project, tmp_path_factory):
     """Return a function that opens a page in a browser and returns its DOM."""
     folder = tmp_path_factory.mktemp("pages")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     env |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
@@ -52,8 +52,8 @@ def dom(project, tmp_path_factory):
         try:
             _wait(f"http://127.0.0.1:{port}/health", server)
 
-            def page(address: str) -> str:
-                # no window manager, no GPU, no sandbox (which root may not use); time flies while nothing loads
+            def dump(address: str) -> str:
+                # no window manager, no GPU, no sandbox (which root may not use); virtual time skips pauses
                 done = subprocess.run(
                     [
                         CHROMIUM,
@@ -75,7 +75,7 @@ def dom(project, tmp_path_factory):
                 assert "Request error" not in done.stdout and "went wrong" not in done.stdout
                 return done.stdout
 
-            yield page
+            yield dump
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
@@ -92,19 +92,19 @@ def _wait(url: str, server: subprocess.Popen) -> None:
     raise AssertionError("the server did not start")
 
 
-def words(page: str) -> str:
+def text_of(page: str) -> str:
     return re.sub(r"(\s|&nbsp;)+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
 def test_the_saved_view_compares_all_models(dom):
     page = dom(RUNS + "CHART")
-    text = words(page)
-    assert "Comparison" in text  # the view's name, chosen
+    text = text_of(page)
+    assert "Comparison" in text  # the name of the selected view
     for name in (*registered.MODELS, "pair"):
         assert re.search(rf"\b{name}\b", text), name
     for section in ("All models (1)", "Reconstructions (2)", "Errors (6)"):
         assert section in text
-    axes = re.findall(r'class="label"[^>]*>([^<]+)<', page)  # of parallel coordinates; long ones are shortened
+    axes = re.findall(r'class="label"[^>]*>([^<]+)<', page)  # of parallel coordinates; long names are shortened
     assert axes[0].startswith("model")
     assert axes[1:] == ["latent_size", "parameters", "seconds", "all_test_ssim", "validation_mse", "all_test_mse"]
     images = set(re.findall(r"images%2F(\w+)%2Bstep%2B(\d).*?run_uuid=(\w+)", page))
@@ -115,8 +115,8 @@ def test_the_saved_view_compares_all_models(dom):
     assert 'aria-valuemax="2"' in slider
 
 
-def test_the_table_of_runs_shows_the_numbers_that_compare_them(dom):
-    text = words(dom(RUNS + "TABLE"))
+def test_the_table_of_runs_shows_their_params_and_metrics(dom):
+    text = text_of(dom(RUNS + "TABLE"))
     for column in ("latent_size", "test_mse", "test_psnr", "model.architecture"):
         assert column in text
 
@@ -124,9 +124,9 @@ def test_the_table_of_runs_shows_the_numbers_that_compare_them(dom):
 @pytest.mark.parametrize("name", ["histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"])
 def test_the_registry_shows_a_champion_and_its_card(dom, project, name):
     version = project.client.get_model_version_by_alias(name, "champion").version
-    text = words(dom(f"#/models/{name}?workflowType=machine_learning"))
+    text = text_of(dom(f"#/models/{name}?workflowType=machine_learning"))
     assert "@ champion" in text and ("@ challenger" in text) == (name == "histocae-all")
     page = dom(f"#/models/{name}/versions/{version}?workflowType=machine_learning")
     assert all(f"{title}</h2>" in page for title in ("Data", "Limits", "How to call it"))
     assert "<table" in page and "&amp;emsp;" not in page
-    assert f"models:/{name}@champion" in words(page)
+    assert f"models:/{name}@champion" in text_of(page)

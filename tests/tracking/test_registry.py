@@ -1,4 +1,4 @@
-"""The registry: aliases, cards, the served pair, and that registering twice changes nothing."""
+"""The registry: aliases, cards, the served pair, and registering twice, which changes nothing."""
 
 import json
 import os
@@ -32,20 +32,20 @@ errors = st.floats(0, 1)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """Everything trained, evaluated, compared and registered."""
+def original(tmp_path_factory):
+    """A project with registered models, which tests only read."""
     with pytest.MonkeyPatch.context() as patch:
-        yield registered.make(tmp_path_factory.mktemp("done") / "project", patch)
+        yield registered.make(tmp_path_factory.mktemp("registered") / "project", patch)
 
 
 @pytest.fixture
-def project(done, tmp_path, monkeypatch):
-    """A copy of the registered project, to change."""
-    return registered.copy(done, tmp_path / "copy", monkeypatch)
+def project(original, tmp_path, monkeypatch):
+    """A copy of the registered project, which tests may change."""
+    return registered.copy(original, tmp_path / "copy", monkeypatch)
 
 
 def aliases(project, name: str) -> dict[str, str]:
-    """Alias -> model."""
+    """Map each alias of a registered model to the name of its model in params."""
     versions = project.client.get_registered_model(name).aliases
     return {alias: project.client.get_model_version(name, str(v)).tags["model"] for alias, v in versions.items()}
 
@@ -55,43 +55,47 @@ def patches(count: int, seed: int = 0) -> np.ndarray:
 
 
 @given(errors, errors)
-def test_the_score_is_positive_where_the_tumor_model_is_better_and_changes_sign_with_the_models(error, other):
-    score = pair.score([error], [other])
+def test_the_score_is_positive_where_the_tumor_model_is_better_and_antisymmetric(tumor_error, normal_error):
+    score = pair.score([tumor_error], [normal_error])
     assert score.dtype == np.float64 and np.isfinite(score).all()
-    assert score == -pair.score([other], [error])
-    assert (score > 0) == (max(other, 1e-10) > max(error, 1e-10))
+    assert score == -pair.score([normal_error], [tumor_error])
+    assert (score > 0) == (max(normal_error, 1e-10) > max(tumor_error, 1e-10))
 
 
 @given(st.floats(1e-6, 0.1), st.floats(1e-6, 0.1), st.floats(0.1, 10))
-def test_the_score_depends_on_the_ratio_of_the_errors_alone(error, other, times):
-    assert pair.score([times * error], [times * other]) == pytest.approx(pair.score([error], [other]), abs=1e-9)
+def test_the_score_depends_only_on_the_ratio_of_the_errors(tumor_error, normal_error, factor):
+    assert pair.score([factor * tumor_error], [factor * normal_error]) == pytest.approx(
+        pair.score([tumor_error], [normal_error]), abs=1e-9
+    )
 
 
-def test_all_four_have_a_champion_and_linear_maps_are_never_registered(done):
-    entries = done.json("models/registered.json")
+def test_each_registered_model_has_a_champion_and_linear_maps_are_not_registered(original):
+    entries = original.json("models/registered.json")
     assert set(entries) == {"histocae-all", "histocae-tumor", "histocae-normal", "histocae-pair"}
-    mse = {
-        name: done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["validation_mse"]
+    validation_mse = {
+        name: original.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]["validation_mse"]
         for name in registered.MODELS
     }
-    assert mse["linear"] < min(mse["all"], mse["other"])  # else this test says nothing
-    best, second = sorted(("all", "other"), key=mse.get)
-    assert aliases(done, "histocae-all") == {"champion": best, "challenger": second}
+    # otherwise this test checks nothing
+    assert validation_mse["linear"] < min(validation_mse["all"], validation_mse["other"])
+    champion, challenger = sorted(("all", "other"), key=validation_mse.get)
+    assert aliases(original, "histocae-all") == {"champion": champion, "challenger": challenger}
     assert {alias: entry["model"] for alias, entry in entries["histocae-all"].items()} == aliases(
-        done, "histocae-all"
+        original, "histocae-all"
     )
-    assert aliases(done, "histocae-tumor") == {"champion": "tumor"}
-    models = {version.tags.get("model") for version in done.client.search_model_versions()}
-    assert models == {"all", "other", "tumor", "normal", None}
-    runs = {run.info.run_name for run in done.client.search_runs([done.experiment])}
-    assert runs == {*registered.MODELS, "pair"}
-    assert len(done.client.search_logged_models([done.experiment])) == 5  # the linear map's would be large
+    assert aliases(original, "histocae-tumor") == {"champion": "tumor"}
+    model_names = {version.tags.get("model") for version in original.client.search_model_versions()}
+    assert model_names == {"all", "other", "tumor", "normal", None}
+    run_names = {run.info.run_name for run in original.client.search_runs([original.experiment])}
+    assert run_names == {*registered.MODELS, "pair"}
+    # the linear map has no logged model: its file would be large
+    assert len(original.client.search_logged_models([original.experiment])) == 5
 
 
-def test_a_version_has_tags_and_a_card(done):
-    version = done.client.get_model_version_by_alias("histocae-all", "champion")
+def test_a_version_has_tags_and_a_card(original):
+    version = original.client.get_model_version_by_alias("histocae-all", "champion")
     name = version.tags["model"]
-    metrics = done.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]
+    metrics = original.json(f"reports/models/{name}/evaluation/metrics.json")["metrics"]
     assert version.tags["architecture"] == "plain" and version.tags["filters"] == "4"
     assert version.tags["latent_features"] == str(registered.MODELS[name]["latent_features"])
     for key in ("validation_mse", "test_mse", "test_psnr"):
@@ -100,17 +104,17 @@ def test_a_version_has_tags_and_a_card(done):
     assert card.startswith(f"{name}, an autoencoder of patches of tumor and normal tissue: architecture plain")
     assert f"{metrics['test_mse']:.5f}" in card
     assert re.search(r"linear \(16 components\): validation MSE 0\.\d+, \*\*better than this model\*\*", card)
-    train = pd.read_csv(done.folder / "data/splits/train.csv", sep="|")
-    cells = (train["case_id"].nunique(), train["slide_id"].nunique(), len(train))
-    assert "| train | " + " | ".join(f"&emsp;{n}" for n in cells) + " |" in card
+    train = pd.read_csv(original.folder / "data/splits/train.csv", sep="|")
+    counts = (train["case_id"].nunique(), train["slide_id"].nunique(), len(train))
+    assert "| train | " + " | ".join(f"&emsp;{n}" for n in counts) + " |" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
-    loaded: dict = {"patches": patches(2)}
-    mlflow.set_tracking_uri(done.uri)
-    exec(code, loaded)  # noqa: S102 (what the card says to do)
-    assert loaded["images"].shape == (2, 32, 32, 3)
+    namespace: dict = {"patches": patches(2)}
+    mlflow.set_tracking_uri(original.uri)
+    exec(code, namespace)  # noqa: S102 (the code of the card)
+    assert namespace["images"].shape == (2, 32, 32, 3)
 
 
-def test_validation_decides_and_test_errors_do_not(project):
+def test_validation_errors_decide_the_champion_and_test_errors_do_not(project):
     before = aliases(project, "histocae-all")
     path = f"reports/models/{before['challenger']}/evaluation/metrics.json"
     project.change(path, test_mse=1e-9, all_test_mse=1e-9)
@@ -125,28 +129,29 @@ def test_validation_decides_and_test_errors_do_not(project):
 
 
 def test_a_challenger_that_is_no_longer_in_params_loses_its_alias(project):
-    left = aliases(project, "histocae-all")["challenger"]
-    project.params(models={name: model for name, model in registered.MODELS.items() if name != left})
+    challenger = aliases(project, "histocae-all")["challenger"]
+    project.params(models={name: model for name, model in registered.MODELS.items() if name != challenger})
     output = project.run("register")
     assert output.code == 0 and any("histocae-all has no challenger any more" in line for line in output.lines)
     assert set(aliases(project, "histocae-all")) == {"champion"}
     assert set(project.json("models/registered.json")["histocae-all"]) == {"champion"}
 
 
-def test_models_no_longer_in_params_lose_their_aliases_and_those_of_another_project_keep_theirs(project):
+def test_models_no_longer_in_params_lose_aliases_but_other_projects_keep_theirs(project):
     client = project.client
-    theirs = client.create_run(client.create_experiment("theirs")).info.run_id
-    version = client.create_model_version("histocae-normal", f"runs:/{theirs}/model", theirs).version
+    other_run_id = client.create_run(client.create_experiment("another-project")).info.run_id
+    version = client.create_model_version("histocae-normal", f"runs:/{other_run_id}/model", other_run_id).version
     client.set_registered_model_alias("histocae-normal", "champion", version)
-    alone = client.create_model_version("histocae-tumor", "s3://bucket/model").version  # made by hand, of no run
-    client.set_registered_model_alias("histocae-tumor", "challenger", alone)
+    # registered by hand, without a run
+    manual_version = client.create_model_version("histocae-tumor", "s3://bucket/model").version
+    client.set_registered_model_alias("histocae-tumor", "challenger", manual_version)
     project.params(models={"all": registered.MODELS["all"]}, tissue__latents=None)
     project.compare(pair=None, reason="models has neither of them")
     output = project.run("register")
     assert output.code == 0 and any("histocae-pair has no champion any more" in line for line in output.lines)
     assert set(project.json("models/registered.json")) == {"histocae-all"}
     assert client.get_registered_model("histocae-pair").aliases == {}
-    assert client.get_registered_model("histocae-tumor").aliases == {"challenger": alone}
+    assert client.get_registered_model("histocae-tumor").aliases == {"challenger": manual_version}
     assert client.get_registered_model("histocae-normal").aliases == {"champion": version}
 
 
@@ -160,21 +165,21 @@ def test_a_linear_pair_is_not_registered(project):
     assert set(project.json("models/registered.json")) == {"histocae-all"}
 
 
-def test_the_pair_returns_the_scores_of_its_two_models(done):
-    mlflow.set_tracking_uri(done.uri)
-    loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+def test_the_pair_returns_the_scores_of_its_two_models(original):
+    mlflow.set_tracking_uri(original.uri)
+    served_pair = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
     data = patches(70)  # more than a batch
-    table = loaded.predict(data)
+    table = served_pair.predict(data)
     assert list(table.columns) == ["score", "error_tumor", "error_normal", "class"]
     scaled = data.astype(np.float32) / 255
     for name in ("tumor", "normal"):
-        output = CAE(path=done.folder / "models/trained" / name, load=True).model.predict(scaled, verbose=0)
+        output = CAE(path=original.folder / "models/trained" / name, load=True).model.predict(scaled, verbose=0)
         np.testing.assert_allclose(table[f"error_{name}"], ((output - scaled) ** 2).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(table["score"], pair.score(table["error_tumor"], table["error_normal"]))
     assert table["class"].tolist() == np.where(table["score"] >= 0, TUMOR, NORMAL).tolist()
-    pd.testing.assert_frame_equal(loaded.predict(data.astype(np.int64)), table)
-    pd.testing.assert_frame_equal(loaded.predict(data.tolist()), table)
-    assert loaded.predict(data[:0]).shape == (0, 4)
+    pd.testing.assert_frame_equal(served_pair.predict(data.astype(np.int64)), table)
+    pd.testing.assert_frame_equal(served_pair.predict(data.tolist()), table)
+    assert served_pair.predict(data[:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -194,41 +199,43 @@ def test_the_pair_returns_the_scores_of_its_two_models(done):
         ({"patches": patches(1)}, "got dict"),
     ],
 )
-def test_the_pair_refuses_other_data_than_patches_in_one_line(done, data, message):
-    mlflow.set_tracking_uri(done.uri)
-    loaded = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
-    with pytest.raises(MlflowException, match=re.escape(message)) as refused:
-        loaded.predict(data)
-    assert "whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3" in refused.value.message
-    assert refused.value.get_http_status_code() == 400 and "\n" not in refused.value.message
+def test_the_pair_refuses_data_other_than_patches_in_one_line(original, data, message):
+    mlflow.set_tracking_uri(original.uri)
+    served_pair = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+    with pytest.raises(MlflowException, match=re.escape(message)) as error:
+        served_pair.predict(data)
+    assert "whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3" in error.value.message
+    assert error.value.get_http_status_code() == 400 and "\n" not in error.value.message
 
 
-def test_the_pair_has_a_run_of_its_own_with_the_results(done):
-    (run,) = done.client.search_runs([done.experiment], "attributes.run_name = 'pair'")
+def test_the_pair_has_its_own_run_with_the_results(original):
+    (run,) = original.client.search_runs([original.experiment], "attributes.run_name = 'pair'")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["auroc_slide"] == 0.75 and run.data.metrics["auroc_slide_low"] == 0.25
     assert run.data.metrics["accuracy_slide"] == 0.75 and run.data.metrics["mse_tumor_data_normal_model"] == 0.01
     assert run.data.metrics["baseline/mean_intensity_auroc_slide"] == 0.75
     for name in ("tumor", "normal"):
-        assert run.data.tags[f"{name}.run_id"] == done.json(f"models/runs/{name}.json")["run_id"]
-    assert [file.path for file in done.client.list_artifacts(run.info.run_id, "tissue")] == ["tissue/metrics.json"]
-    card = done.client.get_model_version_by_alias("histocae-pair", "champion").description
+        assert run.data.tags[f"{name}.run_id"] == original.json(f"models/runs/{name}.json")["run_id"]
+    assert [file.path for file in original.client.list_artifacts(run.info.run_id, "tissue")] == [
+        "tissue/metrics.json"
+    ]
+    card = original.client.get_model_version_by_alias("histocae-pair", "champion").description
     assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card
 
 
-def test_another_threshold_is_another_version_with_other_classes(project):
+def test_a_changed_threshold_makes_a_new_version_with_other_classes(project):
     project.compare(threshold=1e9)
     project.make("register")
     versions = project.client.search_model_versions("name = 'histocae-pair'")
     assert sorted(int(version.version) for version in versions) == [1, 2]
     mlflow.set_tracking_uri(project.uri)
-    former, now = (mlflow.pyfunc.load_model(f"models:/histocae-pair/{i}").predict(patches(9)) for i in (1, 2))
+    former, current = (mlflow.pyfunc.load_model(f"models:/histocae-pair/{i}").predict(patches(9)) for i in (1, 2))
     assert int(project.client.get_model_version_by_alias("histocae-pair", "champion").version) == 2
-    pd.testing.assert_frame_equal(former.drop(columns="class"), now.drop(columns="class"))
-    assert set(now["class"]) == {NORMAL}
+    pd.testing.assert_frame_equal(former.drop(columns="class"), current.drop(columns="class"))
+    assert set(current["class"]) == {NORMAL}
 
 
-def test_without_a_pair_none_is_registered(project):
+def test_without_a_pair_in_params_no_pair_is_registered(project):
     project.compare(pair=None, reason="models has neither of them")
     output = project.run("register")
     assert output.code == 0 and any("no pair to deliver: models has neither" in line for line in output.lines)
@@ -243,8 +250,8 @@ def test_a_comparison_of_other_models_is_refused(project):
     assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").error
 
 
-def everything(project, uri: str | None = None) -> list:
-    """Collect all that a server has of the project: runs with points, files, times; models; versions."""
+def server_contents(project, uri: str | None = None) -> list:
+    """Collect a project's runs with points, files and times, its models and their versions from a server."""
     client = mlflow.MlflowClient(uri or project.uri)
     experiment = client.get_experiment_by_name("histocae")
     entries = [experiment.tags]
@@ -262,30 +269,30 @@ def everything(project, uri: str | None = None) -> list:
     return entries + sorted((dict(model) for model in client.search_registered_models()), key=str)
 
 
-def test_register_and_publish_again_change_nothing(done):
-    before, files = everything(done), done.outputs("models/registered.json")
-    done.make("register", "publish")
-    assert everything(done) == before
-    assert done.outputs("models/registered.json") == files
+def test_register_and_publish_again_change_nothing(original):
+    before, files = server_contents(original), original.outputs("models/registered.json")
+    original.make("register", "publish")
+    assert server_contents(original) == before
+    assert original.outputs("models/registered.json") == files
 
 
-def test_publish_fills_an_empty_server_with_the_pair_too(project, tmp_path, monkeypatch):
+def test_publish_fills_an_empty_server_with_trainings_and_the_pair(project, tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path / 'new.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     project.params(models={name: registered.MODELS[name] for name in ("tumor", "normal")}, tissue__latents=None)
     output = project.run("publish")
     assert output.code == 0 and any("3 runs are complete in experiment histocae" in line for line in output.lines)
-    before = everything(project, uri)
+    before = server_contents(project, uri)
     project.make("publish")
-    assert everything(project, uri) == before
+    assert server_contents(project, uri) == before
     client = mlflow.MlflowClient(uri)
-    place = client.get_experiment_by_name("histocae").experiment_id
-    (run,) = client.search_runs([place], "attributes.run_name = 'pair'")
+    experiment_id = client.get_experiment_by_name("histocae").experiment_id
+    (run,) = client.search_runs([experiment_id], "attributes.run_name = 'pair'")
     assert run.data.metrics["auroc_slide"] == 0.75
-    assert len(client.search_logged_models([place])) == 3
+    assert len(client.search_logged_models([experiment_id])) == 3
 
 
-def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_path, monkeypatch):
+def test_publish_fills_an_empty_server_that_requires_a_password(project, tmp_path, monkeypatch):
     with services.guarded(tmp_path / "server") as (address, password):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -298,20 +305,19 @@ def test_publish_fills_an_empty_server_that_asks_for_a_password(project, tmp_pat
         output = project.run("publish")
         assert f"{count} runs are complete in experiment histocae" in output.lines[-2], output.lines
         client = mlflow.MlflowClient(address)
-        place = client.get_experiment_by_name("histocae")
-        assert place.artifact_location.startswith(
-            "mlflow-artifacts:"
-        )  # through the server, which alone needs the keys of its storage
-        delivered = client.search_runs([place.experiment_id])
-        assert len(delivered) == count and {run.info.status for run in delivered} == {"FINISHED"}
-        (run,) = (run for run in delivered if run.info.run_name == "all")
+        experiment = client.get_experiment_by_name("histocae")
+        # artifacts go through the server, so that only it needs the keys of its storage
+        assert experiment.artifact_location.startswith("mlflow-artifacts:")
+        delivered_runs = client.search_runs([experiment.experiment_id])
+        assert len(delivered_runs) == count and {run.info.status for run in delivered_runs} == {"FINISHED"}
+        (run,) = (run for run in delivered_runs if run.info.run_name == "all")
         files = {file.path for file in client.list_artifacts(run.info.run_id, "cae")}
         assert {"cae/encoder.weights.h5", "cae/decoder.weights.h5"} <= files
         project.make("register")
         assert client.get_model_version_by_alias("histocae-pair", "champion").tags["cohort"] == "pair"
 
 
-def test_latents_are_delivered_once_they_are_there_and_again_when_they_change(project):
+def test_metrics_of_latents_are_delivered_when_first_written_and_when_changed(project):
     run_id = project.json("models/runs/all.json")["run_id"]
     weights = project.json("models/trained/all/training.json")["weights"]
     folder = project.folder / "reports/models/all/latent"
@@ -328,14 +334,14 @@ def test_latents_are_delivered_once_they_are_there_and_again_when_they_change(pr
     assert "latent/metrics.json" in {file.path for file in project.client.list_artifacts(run_id, "latent")}
 
 
-def test_each_training_has_the_numbers_of_every_chart_of_the_saved_view(done):
-    view = json.loads(done.client.get_experiment(done.experiment).tags["mlflow.sharedViewState.histocae"])
+def test_each_training_has_the_numbers_of_every_chart_of_the_saved_view(original):
+    view = json.loads(original.client.get_experiment(original.experiment).tags["mlflow.sharedViewState.histocae"])
     state = json.loads(view["state"])
     sections = {section["uuid"] for section in state["compareRunSections"]}
-    for run in done.client.search_runs([done.experiment], "attributes.run_name != 'pair'"):
+    for run in original.client.search_runs([original.experiment], "attributes.run_name != 'pair'"):
         images = {
             re.match(r"images/(\w+)\+step", file.path).group(1)
-            for file in done.client.list_artifacts(run.info.run_id, "images")
+            for file in original.client.list_artifacts(run.info.run_id, "images")
         }
         for chart in state["compareRunCharts"]:
             assert chart["metricSectionId"] in sections
@@ -350,35 +356,35 @@ def test_each_training_has_the_numbers_of_every_chart_of_the_saved_view(done):
 
 
 def invoke(port: int, body: object, kind: str = "application/json") -> tuple[int, dict]:
-    """Send a request to a model's server; return the status and the answer."""
+    """Send a request to a model's server; return the status and the response."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = f"http://127.0.0.1:{port}/invocations"
     request = urllib.request.Request(url, data, {"Content-Type": kind})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
 
 @pytest.fixture(scope="module")
-def elsewhere(done, tmp_path_factory):
-    """Arguments of a process that serves a model in another folder, where this package can't be imported."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "in_the_way").mkdir()
-    (folder / "in_the_way/histocae.py").write_text("raise ImportError('the model must not need it')")
+def serving_options(original, tmp_path_factory):
+    """Folder and environment of a process that serves a model and can't import this package."""
+    folder = tmp_path_factory.mktemp("serving")
+    (folder / "shadow").mkdir()
+    (folder / "shadow/histocae.py").write_text("raise ImportError('the model must not import histocae')")
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTHON"))}
-    env |= {"MLFLOW_TRACKING_URI": done.uri, "PYTHONPATH": str(folder / "in_the_way")}
+    env |= {"MLFLOW_TRACKING_URI": original.uri, "PYTHONPATH": str(folder / "shadow")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     return {"cwd": folder, "env": env}
 
 
-def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, elsewhere, tmp_path):
+def test_a_real_server_scores_patches_and_answers_other_requests_with_status_400(original, serving_options, tmp_path):
     data = patches(2).tolist()
     (tmp_path / "input.json").write_text(json.dumps({"inputs": data}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     model = ["-m", "models:/histocae-pair@champion", "--env-manager", "local"]
     log = (tmp_path / "server.log").open("w+")
     server = subprocess.Popen(
@@ -386,34 +392,34 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
         stdout=log,
         stderr=log,
         start_new_session=True,
-        **elsewhere,
+        **serving_options,
     )
     try:
-        # the same by `mlflow models predict`, while the server starts
+        # `mlflow models predict` computes the same scores while the server starts
         predicted = subprocess.run(
             ["mlflow", "models", "predict", *model, "-i", tmp_path / "input.json", "-o", tmp_path / "output.json"],
             capture_output=True,
             text=True,
-            **elsewhere,
+            **serving_options,
         )
         assert predicted.returncode == 0, predicted.stderr
         for _ in range(600):
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             assert server.poll() is None, log.seek(0) or log.read()
             time.sleep(0.1)
-        mlflow.set_tracking_uri(done.uri)
+        mlflow.set_tracking_uri(original.uri)
         expected = mlflow.pyfunc.load_model("models:/histocae-pair@champion").predict(patches(2))
         for key in ("inputs", "instances"):
-            status, answer = invoke(port, {key: data})
-            table = pd.DataFrame(answer["predictions"])
+            status, response = invoke(port, {key: data})
+            table = pd.DataFrame(response["predictions"])
             assert status == 200
             pd.testing.assert_frame_equal(table, expected, rtol=1e-5)
-        assert json.loads((tmp_path / "output.json").read_text()) == answer
-        fractions, short, words = (patches(2) / 255).tolist(), patches(2).tolist(), patches(2).tolist()
-        short[0] = short[0][:3]
-        words[0][0][0][0] = "a lot"
+        assert json.loads((tmp_path / "output.json").read_text()) == response
+        fractions, incomplete, with_text = (patches(2) / 255).tolist(), patches(2).tolist(), patches(2).tolist()
+        incomplete[0] = incomplete[0][:3]
+        with_text[0][0][0][0] = "a lot"
         expected_form = "expected whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3; got "
         for body, message in (
             ({"inputs": fractions}, f"{expected_form}float64"),
@@ -423,18 +429,18 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
             ({"inputs": patches(2)[..., :1].tolist()}, f"{expected_form}2 x 32 x 32 x 1"),
             ({"inputs": patches(2)[:, :16].tolist()}, f"{expected_form}2 x 16 x 32 x 3"),
             ({"inputs": data[0]}, f"{expected_form}32 x 32 x 3"),
-            ({"inputs": words}, f"{expected_form}<U"),
+            ({"inputs": with_text}, f"{expected_form}<U"),
             ({"inputs": []}, f"{expected_form}0"),
             ({"inputs": None}, f"{expected_form}a single value"),
-            ({"inputs": short}, "inhomogeneous shape"),
+            ({"inputs": incomplete}, "inhomogeneous shape"),
             ({"inputs": {"patches": data}}, "got dict"),
             ({"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "got DataFrame"),
             ({"patches": data}, "exactly one of the input fields"),
             (b"no JSON", "valid JSON"),
         ):
-            status, answer = invoke(port, body)
-            assert status == 400, (message, answer)
-            assert message in answer["message"] and "Traceback" not in answer["message"], answer
+            status, response = invoke(port, body)
+            assert status == 400, (message, response)
+            assert message in response["message"] and "Traceback" not in response["message"], response
         assert invoke(port, b"a,b\n1,2", "text/csv")[0] == 400
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -445,23 +451,23 @@ def test_a_real_server_scores_patches_and_answers_400_to_anything_else(done, els
 def test_a_server_that_hangs_does_not_delay_a_training(monkeypatch, caplog):
     monkeypatch.setattr(live, "SERVER_SECONDS", 1)
     former = mlflow.get_tracking_uri()
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:  # it accepts connections and never responds
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent_server.getsockname()[1]}")
         start = time.perf_counter()
-        run = live.LiveRun("any", "all", training_id="id", start=0, tags={}, params={"a": 1})
+        live_run = live.LiveRun("any", "all", training_id="id", start=0, tags={}, params={"a": 1})
         for epoch in range(1, 6):
-            run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, epoch)
+            live_run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, epoch)
         assert time.perf_counter() - start < 0.5
-        run.stop("FAILED")
+        live_run.stop("FAILED")
         assert time.perf_counter() - start < 3
     mlflow.set_tracking_uri(former)
-    assert run.run_id is None
+    assert live_run.run_id is None
     messages = [entry.message for entry in caplog.records if entry.name == live.__name__]
     assert len(messages) == 1 and "the training continues" in messages[0]
 
 
 class Stub:
-    """The API of a server that is unreachable for one call."""
+    """The API of a server that can't be reached in one call."""
 
     def __init__(self):
         self.calls, self.unreachable = [], True
@@ -477,7 +483,7 @@ class Stub:
         return call
 
 
-def test_a_killed_run_is_ended_after_the_server_was_unreachable_for_a_while(monkeypatch):
+def test_a_killed_run_is_ended_although_the_server_was_unreachable_before(monkeypatch):
     stub = Stub()
     run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
     api = SimpleNamespace(set_terminated=lambda _, status: stub.calls.append(status))
@@ -490,11 +496,11 @@ def test_a_killed_run_is_ended_after_the_server_was_unreachable_for_a_while(monk
     monkeypatch.setattr(runs, "log_metrics", stub.log("log_metrics"))
     monkeypatch.setattr(live.LiveRun, "_last_sample", lambda _: stub.calls.append("last sample"))
     monkeypatch.setattr("mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor.start", lambda _: None)
-    begun = live.LiveRun("e", "n", training_id="t", start=0, tags={}, params={})
+    live_run = live.LiveRun("e", "n", training_id="t", start=0, tags={}, params={})
     for epoch in (1, 2):
-        begun.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, 0)
-    until = time.monotonic() + 10
-    while "log_metrics" not in stub.calls and time.monotonic() < until:
+        live_run.epoch({"epoch": epoch, "loss": 1.0, "validation_loss": 1.0}, 0)
+    deadline = time.monotonic() + 10
+    while "log_metrics" not in stub.calls and time.monotonic() < deadline:
         time.sleep(0.01)
-    begun.stop("KILLED")
+    live_run.stop("KILLED")
     assert stub.calls == ["log_params", "log_metrics", "last sample", "KILLED"]

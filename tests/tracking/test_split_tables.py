@@ -1,4 +1,4 @@
-"""Tables of the split: read in parts, their summary is that of the whole table."""
+"""Tables of the split: the summary of a table read in parts equals that of the whole table."""
 
 import json
 import warnings
@@ -43,8 +43,8 @@ def write_tables(cohort: str, balanced: str) -> None:
     write_json({"cohort": cohort, "splits": splits, "params": settings}, MAIN.trained / "a" / "training.json")
 
 
-def whole(record: TrainingRecord, split: str) -> pd.DataFrame:
-    """The rows that a model uses, from the table read as a whole."""
+def select_rows(record: TrainingRecord, split: str) -> pd.DataFrame:
+    """Select the rows that a model uses from the table read as a whole."""
     table = balance.read_split(MAIN.splits / f"{split}.csv")
     if split == "test":
         return table[table["sample_type"].isin(balance.COHORTS[record.training["cohort"]])]
@@ -53,14 +53,16 @@ def whole(record: TrainingRecord, split: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("balanced", ["patches", "cases", "none"])
 @pytest.mark.parametrize("cohort", ["all", "tumor", "normal"])
-def test_parts_give_the_counts_and_the_dataset_of_the_whole(cohort, balanced, tmp_path, monkeypatch):
+def test_tables_read_in_parts_have_the_counts_and_the_dataset_of_whole_tables(
+    cohort, balanced, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     write_tables(cohort, balanced)
-    in_parts = files.read_table_parts
-    monkeypatch.setattr(split_tables, "read_table_parts", lambda path, text: in_parts(path, text, rows=37))
+    read_parts = files.read_table_parts
+    monkeypatch.setattr(split_tables, "read_table_parts", lambda path, text: read_parts(path, text, rows=37))
     record = TrainingRecord("a")
     for split, summary in record.tables.items():
-        rows = whole(record, split)
+        rows = select_rows(record, split)
         assert summary.rows == len(rows)
         assert summary.distinct == {name: rows[name].nunique() for name in ("case_id", "slide_id")}
         with warnings.catch_warnings():
@@ -72,7 +74,7 @@ def test_parts_give_the_counts_and_the_dataset_of_the_whole(cohort, balanced, tm
         assert json.loads(dataset["profile"])["num_rows"] == len(rows)
 
 
-def test_a_table_that_has_changed_is_not_summarized(tmp_path, monkeypatch):
+def test_changed_and_missing_tables_are_not_summarized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_tables("all", "none")
     with open(MAIN.splits / "test.csv", "a") as handle:

@@ -1,4 +1,4 @@
-"""Fused layers and compiled steps give the same results as those of Keras, from the same weights."""
+"""Fused layers and compiled steps compute the same results as Keras from the same weights."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from histocae.training.checkpoint import State
 
 backend.start()
 
-import keras  # noqa: E402 (after its chatter is held back)
+import keras  # noqa: E402 (after the backend suppresses its log messages)
 
 from histocae.networks import fused  # noqa: E402
 from histocae.networks.cae import with_rescaling  # noqa: E402
@@ -46,7 +46,7 @@ def random_weights(cae: CAE, seed: int = 0) -> CAE:
     channels=st.sampled_from([1, 3]),
     data=st.data(),
 )
-def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers, latent, channels, data):
+def test_fused_layers_compute_the_same_results_as_plain_layers(kernel, pool, stride, layers, latent, channels, data):
     step = (pool * stride) ** layers
     sides = [step * data.draw(st.integers(1, max(1, 24 // step))) for _ in range(2)]
     cae = random_weights(CAE((*sides, channels), latent, [3, 4][:layers], kernel=kernel, stride=stride, pool=pool))
@@ -58,17 +58,17 @@ def test_fused_layers_give_what_the_plain_ones_give(kernel, pool, stride, layers
     np.testing.assert_allclose(encoder(patches), latents, atol=1e-5 * np.abs(latents).max())
 
 
-def test_the_fused_model_has_the_weights_of_the_one_it_was_made_of():
+def test_a_fused_model_shares_the_weights_of_its_cae():
     cae = CAE((16, 16, 3), 4, [3, 4])
     before = cae.model.get_weights()
-    small = fused.fused_on_bytes(cae)
-    assert len(small.trainable_variables) == len(cae.model.trainable_variables)
-    small.set_weights([weights + 1 for weights in small.get_weights()])
+    fused_model = fused.fused_on_bytes(cae)
+    assert len(fused_model.trainable_variables) == len(cae.model.trainable_variables)
+    fused_model.set_weights([weights + 1 for weights in fused_model.get_weights()])
     for weights, former in zip(cae.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weights, former + 1)
 
 
-def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
+def test_bfloat16_is_close_to_float32_and_its_weights_and_pixels_are_float32():
     cae = random_weights(CAE((16, 16, 3), 8, [4, 8]))
     patches = images(4, 16, 16, 3)
     exact, coarse = (fused.fused_on_bytes(cae, precision).predict_on_batch(patches) for precision in fused.PRECISIONS)
@@ -81,25 +81,25 @@ def test_bfloat16_is_near_and_its_weights_and_pixels_are_float32():
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_crossentropy"])
-def test_steps_learn_what_keras_own_learn(loss):
+def test_compiled_steps_learn_the_same_weights_as_keras(loss):
     backend.repeatable(1)
-    ours, keras_own = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
+    cae, keras_cae = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
     patches = images(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
-    quick = fused.fused_on_bytes(ours)
+    fused_model = fused.fused_on_bytes(cae)
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
-    optimizer.build(quick.trainable_variables)
-    engine = steps.make(quick, optimizer, loss)
-    keras_own.model.compile(keras.optimizers.Adamax(0.01), loss)
+    optimizer.build(fused_model.trainable_variables)
+    engine = steps.make(fused_model, optimizer, loss)
+    keras_cae.model.compile(keras.optimizers.Adamax(0.01), loss)
     scaled = patches / np.float32(255)
-    together = scaled.reshape(-1, *scaled.shape[2:])
-    history = keras_own.model.fit(together, together, batch_size=8, shuffle=False, verbose=0).history
+    flattened = scaled.reshape(-1, *scaled.shape[2:])
+    history = keras_cae.model.fit(flattened, flattened, batch_size=8, shuffle=False, verbose=0).history
     losses = np.asarray(engine.learn(patches, patches), float)
     assert losses.mean() == pytest.approx(history["loss"][0], rel=1e-4)
     engine.settle()
-    for weights, expected in zip(ours.model.get_weights(), keras_own.model.get_weights(), strict=True):
+    for weights, expected in zip(cae.model.get_weights(), keras_cae.model.get_weights(), strict=True):
         np.testing.assert_allclose(weights, expected, atol=1e-4)
-    again = keras_own.model.evaluate(scaled[0], scaled[0], verbose=0)
-    assert float(engine.judge(patches[0])) == pytest.approx(again, rel=1e-4)
+    expected_loss = keras_cae.model.evaluate(scaled[0], scaled[0], verbose=0)
+    assert float(engine.evaluate(patches[0])) == pytest.approx(expected_loss, rel=1e-4)
 
 
 def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
@@ -107,7 +107,7 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     cae = random_weights(CAE((16, 16, 3), 6, [3, 4]))
     patches = images(21, 16, 16, 3)
     expected = np.square(with_rescaling(cae).predict_on_batch(patches) - patches / 255).mean()
-    # at no rate to speak of, the losses of all steps are those of the weights at the start
+    # at a negligible learning rate, all steps have the losses of the initial weights
     options = loop.Options(epochs=1, batch_size=8, patience=1, optimizer="sgd", learning_rate=1e-12, seed=1)
     advanced = []
 
@@ -136,33 +136,33 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     assert sum(advanced) == 3
 
 
-def test_what_is_made_ahead_comes_in_order_and_its_errors_too():
+def test_items_computed_ahead_and_their_errors_arrive_in_order():
     assert list(steps.ahead(range(5))) == list(range(5))
 
     def broken():
         yield 1
         raise OSError("gone")
 
-    made = steps.ahead(broken())
-    assert next(made) == 1
+    items = steps.ahead(broken())
+    assert next(items) == 1
     with pytest.raises(OSError, match="gone"):
-        next(made)
+        next(items)
 
 
 @pytest.mark.slow
 def test_the_benchmark_for_graphics_cards_runs_with_keras_and_a_backend_alone(tmp_path):
     """A small run on the CPU, where no other library that histocae needs can be imported."""
-    barred = tmp_path / "barred"
-    barred.mkdir()
-    others = ["mlflow", "dvc", "pydantic", "yaml", "sklearn", "tqdm", "psutil", "PIL", "matplotlib"]
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    libraries = ["mlflow", "dvc", "pydantic", "yaml", "sklearn", "tqdm", "psutil", "PIL", "matplotlib"]
     if keras.backend.backend() != "tensorflow":
-        others.append("tensorflow")
-    for name in others:
-        (barred / f"{name}.py").write_text(f"raise ImportError('{name} is not there')\n")
+        libraries.append("tensorflow")
+    for name in libraries:
+        (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not available')\n")
     result = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/train_gpu.py", "--small", "--results", result],
-        env={**os.environ, "PYTHONPATH": f"{barred}{os.pathsep}{ROOT / 'src'}"},
+        env={**os.environ, "PYTHONPATH": f"{blocked}{os.pathsep}{ROOT / 'src'}"},
         capture_output=True,
         text=True,
     )

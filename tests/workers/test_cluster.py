@@ -1,4 +1,4 @@
-"""Work spread by Dask: the same bytes as by processes, also where workers die."""
+"""Work on Dask workers writes the same bytes as work in processes, also if workers die."""
 
 import os
 import shutil
@@ -26,14 +26,14 @@ on_slurm = [
 ]
 
 
-def refuses_strangers(params: processes.ExecutorParams) -> bool:
-    """Check that clients without our keys cannot reach the scheduler."""
+def refuses_clients_without_keys(params: processes.ExecutorParams) -> bool:
+    """Check that clients without the scheduler's keys cannot connect to it."""
     with processes.held(params):
-        ((_, address),) = processes.spread(tasks.scheduler, [0], params, "tests", "tasks")
+        ((_, address),) = processes.spread(tasks.scheduler_address, [0], params, "tests", "tasks")
         assert address.startswith("tls://")
-        for stranger, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
+        for client_address, keys in ((address.replace("tls", "tcp"), None), (address, Security.temporary())):
             with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
-                Client(stranger, security=keys, timeout=1)
+                Client(client_address, security=keys, timeout=1)
     return True
 
 
@@ -53,12 +53,12 @@ def dask(folder: Path, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def extracted(new_project) -> Workspace:
+def extracted_project(new_project) -> Workspace:
     """A project whose patches were extracted by processes."""
-    made = new_project("processes")
-    made.slides("a", "b", "c", "d")
-    made.make(*ALL_STAGES[:-1])
-    return made
+    workspace = new_project("processes")
+    workspace.slides("a", "b", "c", "d")
+    workspace.make(*ALL_STAGES[:-1])
+    return workspace
 
 
 def dask_project(new_project, **params: object) -> Workspace:
@@ -69,51 +69,53 @@ def dask_project(new_project, **params: object) -> Workspace:
     return project
 
 
-def same(first: Workspace, second: Workspace) -> bool:
+def same_outputs(first: Workspace, second: Workspace) -> bool:
     return first.outputs("data", "reports") == second.outputs("data", "reports")
 
 
-def test_dask_here_gives_the_bytes_of_processes(extracted, new_project):
-    other = dask_project(new_project, executor__workers=2)
-    other.make(*ALL_STAGES[:-1])
-    assert len(other.index) > 0 and same(extracted, other)
-    assert not other.leftovers()
+def test_local_dask_workers_write_the_same_bytes_as_processes(extracted_project, new_project):
+    project = dask_project(new_project, executor__workers=2)
+    project.make(*ALL_STAGES[:-1])
+    assert len(project.index) > 0 and same_outputs(extracted_project, project)
+    assert not project.leftovers()
 
 
-def test_dask_here_refuses_clients_without_keys(tmp_path, monkeypatch):
+def test_local_dask_refuses_clients_without_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refuses_strangers(processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None))
+    assert refuses_clients_without_keys(
+        processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=None)
+    )
 
 
-def test_a_running_cluster_is_used_and_loses_no_slide_when_a_worker_dies(extracted, new_project, tmp_path):
+def test_a_running_cluster_is_used_and_loses_no_slide_when_a_worker_dies(extracted_project, new_project, tmp_path):
     with dask(tmp_path) as address:
-        other = dask_project(new_project, executor__scheduler=address)
-        other.make(*ALL_STAGES[:-1])
-        assert len(other.index) > 0 and same(extracted, other)
+        project = dask_project(new_project, executor__scheduler=address)
+        project.make(*ALL_STAGES[:-1])
+        assert len(project.index) > 0 and same_outputs(extracted_project, project)
         params = processes.ExecutorParams(kind="dask", workers=None, devices=1, scheduler=address, slurm=None)
         arguments = [(str(tmp_path), number) for number in range(6)]
-        results = dict(processes.spread(tasks.deadly, arguments, params, "tests", "tasks"))
+        results = dict(processes.spread(tasks.kill_worker, arguments, params, "tests", "tasks"))
         assert isinstance(results.pop(1), processes.WorkerDiedError)
         assert results == {0: 0, 2: 2, 3: 3, 4: 4, 5: 5} and (tmp_path / "2").exists()
 
 
-def test_an_unreachable_cluster_or_one_with_other_code_is_reported(new_project, tmp_path, monkeypatch):
+def test_an_unreachable_cluster_or_other_code_on_its_workers_is_reported(new_project, tmp_path, monkeypatch):
     monkeypatch.setattr("histocae.workers.dask_cluster.CONNECT_SECONDS", 1)
-    other = dask_project(new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
-    message = other.run("inventory", "metadata", "slides").error
+    project = dask_project(new_project, executor__scheduler=f"tcp://127.0.0.1:{services.free_port()}")
+    message = project.run("inventory", "metadata", "slides").error
     assert "executor.scheduler: tcp://127.0.0.1:" in message and "is unreachable" in message
     monkeypatch.undo()
-    monkeypatch.chdir(other.folder)
+    monkeypatch.chdir(project.folder)
     monkeypatch.setattr("histocae.workers.dask_cluster.code", lambda: "another")
     with dask(tmp_path) as address:
-        other.params(executor__kind="dask", executor__scheduler=address)
-        message = other.run("inventory", "metadata", "slides").error
+        project.params(executor__kind="dask", executor__scheduler=address)
+        message = project.run("inventory", "metadata", "slides").error
     assert "the Dask worker on " in message and "than this process; start workers" in message
 
 
 @pytest.fixture
-def trained(project, monkeypatch) -> tuple[Workspace, dict[str, bytes]]:
-    """A project with a model that one process evaluated in small parts, and the outputs."""
+def trained_project(project, monkeypatch) -> tuple[Workspace, dict[str, bytes]]:
+    """A project with a model that one process evaluated in small parts, and the outputs of the evaluation."""
     monkeypatch.setattr("histocae.evaluation.inference.PART", 2 * reconstruction.BATCH)
     project.slides(*(f"s{number}" for number in range(12)))
     project.params(models={"all": {"filters": [4], "latent_features": 8}}, training__epochs=1)
@@ -122,8 +124,8 @@ def trained(project, monkeypatch) -> tuple[Workspace, dict[str, bytes]]:
     return project, project.outputs("models/latents", "reports/models")
 
 
-def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
-    project, before = trained
+def test_workers_evaluate_and_encode_with_a_model_as_one_process_does(trained_project):
+    project, before = trained_project
     shutil.rmtree("models/latents")
     project.params(
         models={"all": {"filters": [4], "latent_features": 8}},
@@ -135,7 +137,7 @@ def test_a_model_is_measured_and_encoded_by_workers_as_by_one_process(trained):
     assert project.outputs("models/latents", "reports/models") == before
 
 
-def test_params_in_conflict_are_reported(project):
+def test_conflicting_params_are_reported(project):
     project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
     assert "executor: scheduler names a running cluster, slurm starts one" in project.run("metadata").only_line
     project.params(executor__scheduler="127.0.0.1")
@@ -147,36 +149,36 @@ def test_params_in_conflict_are_reported(project):
 class TestSlurm:
     pytestmark = on_slurm
 
-    def test_two_jobs_give_the_bytes_of_processes(self, extracted, new_project):
-        other = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
-        other.make(*ALL_STAGES[:-1])
-        assert len(other.index) > 0 and same(extracted, other)
-        assert len(list((other.folder / ".histocae/dask").glob("*.out"))) == 4  # two jobs of slides, two of patches
+    def test_two_jobs_write_the_same_bytes_as_processes(self, extracted_project, new_project):
+        project = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
+        project.make(*ALL_STAGES[:-1])
+        assert len(project.index) > 0 and same_outputs(extracted_project, project)
+        assert len(list((project.folder / ".histocae/dask").glob("*.out"))) == 4  # two jobs of slides, two of patches
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
     def test_jobs_refuse_clients_without_keys(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
         params = processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=slurm)
-        assert refuses_strangers(params)
+        assert refuses_clients_without_keys(params)
         assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
-    def test_a_worker_that_is_killed_loses_no_slide(self, extracted, new_project):
-        other = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
-        other.make(*ALL_STAGES[:-2])
+    def test_a_killed_worker_loses_no_slide(self, extracted_project, new_project):
+        project = dask_project(new_project, executor__workers=2, executor__slurm=SLURM)
+        project.make(*ALL_STAGES[:-2])
         services.wait_for(lambda: not queue(), "the end of the jobs")
         command = [Path(sys.executable).with_name("histocae"), "patches"]
-        stage = subprocess.Popen(command, cwd=other.folder)
+        stage = subprocess.Popen(command, cwd=project.folder)
         try:
             killed = kill_a_worker(stage)
             assert stage.wait(120) == 0 and killed
         finally:
             stage.kill()
-        assert len(other.index) > 0 and same(extracted, other)
+        assert len(project.index) > 0 and same_outputs(extracted_project, project)
 
-    def test_a_model_is_measured_and_encoded_by_jobs_as_by_one_process(self, trained):
-        project, before = trained
+    def test_jobs_evaluate_and_encode_with_a_model_as_one_process_does(self, trained_project):
+        project, before = trained_project
         shutil.rmtree("models/latents")
         project.params(
             models={"all": {"filters": [4], "latent_features": 8}},
@@ -189,13 +191,13 @@ class TestSlurm:
         assert project.outputs("models/latents", "reports/models") == before
 
     def test_an_error_of_slurm_is_reported(self, new_project):
-        other = dask_project(new_project, executor__slurm=SLURM | {"partition": "nowhere"})
-        message = other.run("inventory", "metadata", "slides").error
+        project = dask_project(new_project, executor__slurm=SLURM | {"partition": "nowhere"})
+        message = project.run("inventory", "metadata", "slides").error
         assert "executor.slurm: " in message and "invalid partition" in message
 
-    def test_jobs_that_end_at_once_are_noticed(self, new_project):
-        other = dask_project(new_project, executor__slurm=SLURM | {"setup": "exit 1"})
-        message = other.run("inventory", "metadata", "slides").error
+    def test_jobs_that_end_at_once_are_reported(self, new_project):
+        project = dask_project(new_project, executor__slurm=SLURM | {"setup": "exit 1"})
+        message = project.run("inventory", "metadata", "slides").error
         assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in message
 
 
@@ -208,10 +210,10 @@ def kill_a_worker(stage: subprocess.Popen) -> bool:
     while stage.poll() is None:
         for process in psutil.process_iter():
             try:
-                words = process.cmdline()
+                arguments = process.cmdline()
             except psutil.Error:
                 continue
-            if "distributed.cli.dask_worker" in words:
+            if "distributed.cli.dask_worker" in arguments:
                 for child in process.children():
                     os.kill(child.pid, signal.SIGKILL)
                     return True

@@ -25,7 +25,7 @@ def add(commands: "Commands") -> None:
         action.set_defaults(action=name)
     fetch = actions.add_parser(
         "fetch",
-        help="take over what jobs changed in dvc.lock",
+        help="write the results of jobs into dvc.lock",
         description="Take over what finished jobs changed in dvc.lock; dvc pull then brings the files.",
     )
     fetch.add_argument(

@@ -147,11 +147,11 @@ def decide(validation: pd.DataFrame, test: pd.DataFrame, confidence: float) -> d
 
     """
     decisions = {}
-    fixing, judged = by_level(validation), by_level(test)
+    fixing, reported = by_level(validation), by_level(test)
     for level in LEVELS:
         labels, scores = fixing[level]["label"].to_numpy(), fixing[level]["score"].to_numpy()
         threshold, calibration = thresholds.choose_threshold(labels, scores), thresholds.calibrate(labels, scores)
-        labels, scores, cases = (judged[level][name].to_numpy() for name in ("label", "score", "case_id"))
+        labels, scores, cases = (reported[level][name].to_numpy() for name in ("label", "score", "case_id"))
         at_threshold, argmin = (
             thresholds.rates_at_threshold(labels, scores, bound, confidence, cases) for bound in (threshold, 0.0)
         )

@@ -217,8 +217,8 @@ def _rates(folds: Sequence[Fold], confidence: float) -> dict[str, Rates]:
     """Measure the rates over all folds, with each fold's scores relative to its own threshold."""
     shifted: dict[str, list[pd.DataFrame]] = {level: [] for level in LEVELS}
     for fold in folds:
-        judged, fixing = comparison.by_level(fold.test), comparison.by_level(fold.validation)
-        for level, rows in judged.items():
+        reported, fixing = comparison.by_level(fold.test), comparison.by_level(fold.validation)
+        for level, rows in reported.items():
             threshold = thresholds.choose_threshold(
                 fixing[level]["label"].to_numpy(), fixing[level]["score"].to_numpy()
             )

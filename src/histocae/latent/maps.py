@@ -1,4 +1,4 @@
-"""Maps of latents to a plane, by t-SNE and UMAP, to look at."""
+"""Maps of latents to a plane, by t-SNE and UMAP."""
 
 import sys
 import warnings

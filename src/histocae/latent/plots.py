@@ -54,7 +54,7 @@ def study_figures(
     for name, study in studies.items():
         title = f"{model}: test patches by clusters of {NAMES[name]}"
         yield f"gallery_{name}", plot_gallery(study, patches["test"], tables["test"], title)
-    yield "neighbours", plot_neighbors(studies, patches, tables, f"{model}: nearest neighbors of test patches")
+    yield "neighbors", plot_neighbors(studies, patches, tables, f"{model}: nearest neighbors of test patches")
 
 
 def plot_components(studies: dict[str, FeatureStudy], title: str) -> Figure:

@@ -144,7 +144,7 @@ def read_overview(slide: Slide, grid: Grid) -> Overview:
             try:
                 image[area] = slide.read_scaled(level, box, width, height)
             except SlideError:
-                # these cells are judged by their own pixels when they are read,
+                # the tissue of these cells is measured on their own pixels when they are read,
                 # and if those fail too the slide is set aside with the reason
                 unread[top:bottom, left:right] = True
     return Overview(image, unread)

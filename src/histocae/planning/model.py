@@ -104,7 +104,7 @@ def learning(size: Size, patches: int, batch: int) -> Terms:
     }
 
 
-def judging(parts: Size | LayerSums, patches: int) -> Terms:
+def evaluating(parts: Size | LayerSums, patches: int) -> Terms:
     """Return the terms of reading patches and passing them forward.
 
     Args:
@@ -134,7 +134,7 @@ def measuring(size: Size, patches: int, pixels: int) -> Terms:
         The terms.
 
     """
-    return judging(size, patches) | {"ssim_patch": patches * (pixels / PIXELS) ** 2}
+    return evaluating(size, patches) | {"ssim_patch": patches * (pixels / PIXELS) ** 2}
 
 
 def components(patches: int, pixels: int) -> Terms:

@@ -213,14 +213,15 @@ def _training(basis: Basis, name: str, fit: Fit, network: Size, learned: dict[st
     if linear:
         shared = basis.seconds(
             model.components(learned["train"], basis.params.patches.pixels),
-            model.judging(network, sum(learned.values())),
+            model.evaluating(network, sum(learned.values())),
         )
     elif machine.gpu_patches is not None:
         # validation only goes forward: a third of the work
         gpu = epochs * (learned["train"] + learned["validation"] / 3) / machine.gpu_patches / HOUR
     else:
         shared = epochs * basis.seconds(
-            model.learning(network, learned["train"], fit.batch_size), model.judging(network, learned["validation"])
+            model.learning(network, learned["train"], fit.batch_size),
+            model.evaluating(network, learned["validation"]),
         )
     return Stage(
         name=f"train@{name}",
@@ -236,12 +237,12 @@ def _evaluation(basis: Basis, name: str, network: Size, learned: int) -> Stage:
     cohort, latents = basis.cohort, basis.params.models[name].latent_features
     validation, test = cohort.parts["validation"]["all"], cohort.parts["test"]["all"]
     work = [
-        model.judging(network, learned + validation),
+        model.evaluating(network, learned + validation),
         model.measuring(network, test, basis.params.patches.pixels),
     ]
     disk = (validation + test) * basis.measured["report_row_bytes"]
     if latents is not None:
-        work.append(model.judging(network.encoder, cohort.patches))
+        work.append(model.evaluating(network.encoder, cohort.patches))
         disk += cohort.patches * latents * FLOAT
     return Stage(
         name=f"evaluate@{name}",
@@ -260,8 +261,8 @@ def _folds(basis: Basis, stages: list[Stage]) -> list[Stage]:
         return []
     trainings = [stage for stage in stages if stage.name in {f"train@{name}" for name in params.pair}]
     networks = [size(params.models[name], params.patches.pixels) for name in params.pair]
-    judged = cohort.parts["validation"]["all"] + cohort.parts["test"]["all"]
-    measuring = sum(basis.seconds(model.judging(network, judged)) for network in networks)
+    evaluated = cohort.parts["validation"]["all"] + cohort.parts["test"]["all"]
+    measuring = sum(basis.seconds(model.evaluating(network, evaluated)) for network in networks)
     return [
         Stage(
             name="crossvalidate",

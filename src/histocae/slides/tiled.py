@@ -129,7 +129,7 @@ class Tiles:
             self._length = os.fstat(self._file.fileno()).st_size
             levels = _find_levels(self._file, sizes)
             self.levels = tuple(level if level and self._is_plain(level) else None for level in levels)
-        # tifffile asserts on, divides by and looks up values of the header: OpenSlide is to judge odd ones
+        # tifffile asserts on, divides by and looks up values of the header: OpenSlide reads files with invalid ones
         except (
             tifffile.TiffFileError,
             OSError,

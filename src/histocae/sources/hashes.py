@@ -61,6 +61,6 @@ class Hashes:
         """
         self._current[os.path.abspath(path)] = [*state(path), digest]
 
-    def save(self, only_asked: bool = False) -> None:
-        """Write the memory; `only_asked` drops files whose hash nobody asked for since it was read."""
-        write_json(self._current if only_asked else self._former | self._current, self._memory)
+    def save(self, only_used: bool = False) -> None:
+        """Write the memory; `only_used` drops files whose hash was not used since the memory was read."""
+        write_json(self._current if only_used else self._former | self._current, self._memory)

@@ -51,7 +51,7 @@ def _list(params: Params) -> tuple[Path, ...]:
             rows.append((_name(path, folder), sum(size for size, _ in parts), digest))
     finally:
         # so that an interrupted first pass over a large cohort resumes from there
-        hashes.save(only_asked=len(rows) == len(inputs))
+        hashes.save(only_used=len(rows) == len(inputs))
     if not rows:
         rows = [(params.data.source, 0, fingerprint(params.data.source))]
     write_table(pd.DataFrame(rows, columns=["file", "bytes", "sha256"]), paths.INVENTORY)

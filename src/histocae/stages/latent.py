@@ -68,7 +68,7 @@ def run(params: Params, name: str) -> None:
         write_table(summary.cluster_table(studies), out / "clusters.csv", separator=",")
         write_table(summary.component_table(studies), out / "components.csv", separator=",")
         write_table(summary.embedding_table(studies, tables["test"]), out / "embedding.csv", separator=",")
-        write_table(summary.neighbor_table(studies, tables), out / "neighbours.csv", separator=",")
+        write_table(summary.neighbor_table(studies, tables), out / "neighbors.csv", separator=",")
         for file, figure in latent_plots.study_figures(studies, patches, tables, name):
             plots.save(figure, out / f"{file}.png")
     log.info(

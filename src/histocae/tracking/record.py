@@ -32,7 +32,7 @@ SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "test
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """One model's training as it lies on disk.
+    """One model's training as stored on disk.
 
     Attributes:
         name: of the model.

@@ -158,9 +158,9 @@ def train(
         )
         with callbacks.bar(None, f"epoch {epoch}", "batches", len(batches)) as progress:
             advance = _ignore if progress is None else progress.update
-            loss = learn(engine, batches, epoch, loaded, advance) if learns else _judge(engine, batches)
+            loss = learn(engine, batches, epoch, loaded, advance) if learns else _evaluate(engine, batches)
         engine.settle()
-        row = {"epoch": epoch, "loss": loss, "validation_loss": _judge(engine, held_out)}
+        row = {"epoch": epoch, "loss": loss, "validation_loss": _evaluate(engine, held_out)}
         if not math.isfinite(row["validation_loss"]):
             raise TrainingError(f"validation loss is {row['validation_loss']} after epoch {epoch}{_REMEDY}")
         state.rows.append(row)
@@ -271,10 +271,10 @@ def _started(engine: steps.Steps, batches: Batches, loaded: bool, runs: list[ran
         yield from (engine.learn(*both) for both in steps.ahead(map(batches.stacked, runs)))
 
 
-def _judge(engine: steps.Steps, batches: Batches) -> float:
+def _evaluate(engine: steps.Steps, batches: Batches) -> float:
     """Compute the mean loss over the patches of all batches."""
     inputs = (batch for batch, _ in steps.ahead(batches[i] for i in range(len(batches))))
-    losses = [(engine.judge(batch), len(batch)) for batch in inputs]
+    losses = [(engine.evaluate(batch), len(batch)) for batch in inputs]
     # read after all batches have started, so that the device does not wait for the host between them
     return sum(float(loss) * count for loss, count in losses) / batches.patches
 

@@ -129,7 +129,7 @@ class Mirrored(steps.FromHost):
         self._pairs = list(zip(variables, copies, strict=True))
         for variable, copy in self._pairs:
             copy.assign(variable.value)
-        self._learn, self._judge = _compiled(strategy, twin, twin_optimizer, steps.patch_losses(loss))
+        self._learn, self._evaluate = _compiled(strategy, twin, twin_optimizer, steps.patch_losses(loss))
         log.info("each batch is shared by %s", ", ".join(self._devices))
 
     def learn(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> list[Any]:
@@ -147,7 +147,7 @@ class Mirrored(steps.FromHost):
             return [self._learn(*self._placed(batch, batch)) for batch in inputs]
         return [self._learn(*self._placed(*both)) for both in zip(inputs, targets, strict=True)]
 
-    def judge(self, patches: NDArray[np.uint8]) -> Any:
+    def evaluate(self, patches: NDArray[np.uint8]) -> Any:
         """Compute the mean loss of a batch without learning from it.
 
         Args:
@@ -158,7 +158,7 @@ class Mirrored(steps.FromHost):
 
         """
         inputs, _, counts = self._placed(patches, patches)
-        return self._judge(inputs, counts)
+        return self._evaluate(inputs, counts)
 
     def _placed(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> tuple[ByDevice, ByDevice, ByDevice]:
         """Copy each part of a batch, and the weights of its patches, to its device."""
@@ -218,7 +218,7 @@ def _compiled(
         return total(loss)
 
     @tf.function(autograph=False, input_signature=[patches, counts])  # type: ignore[untyped-decorator]  # no types
-    def judge(inputs: Any, counts: Any) -> Any:
+    def evaluate(inputs: Any, counts: Any) -> Any:
         return total(on_each(lambda part, count: error(part, part, count, training=False), inputs, counts))
 
-    return learn, judge
+    return learn, evaluate

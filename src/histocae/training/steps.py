@@ -66,7 +66,7 @@ class Steps(Protocol):
 
         """
 
-    def judge(self, patches: NDArray[np.uint8]) -> Any:
+    def evaluate(self, patches: NDArray[np.uint8]) -> Any:
         """Compute the mean loss of a batch without learning from it.
 
         Args:
@@ -271,16 +271,16 @@ class _TensorFlow(FromHost):
             return error
 
         @tf.function(input_signature=[patches])  # type: ignore[untyped-decorator]  # no types
-        def judge(inputs: Any) -> Any:
+        def evaluate(inputs: Any) -> Any:
             return loss(inputs, model(inputs, training=False))
 
-        self._learn, self._judge = learn, judge
+        self._learn, self._evaluate = learn, evaluate
 
     def learn(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> list[Any]:
         return [self._learn(*batch) for batch in zip(inputs, targets, strict=True)]
 
-    def judge(self, patches: NDArray[np.uint8]) -> Any:
-        return self._judge(patches)
+    def evaluate(self, patches: NDArray[np.uint8]) -> Any:
+        return self._evaluate(patches)
 
     def settle(self) -> None:
         """Do nothing: the steps change the variables themselves."""
@@ -321,7 +321,7 @@ class _Jax:
 
         self._learn = jax.jit(functools.partial(several, step), donate_argnums=0)
         self._learn_picked = jax.jit(picked, donate_argnums=0)
-        self._judge = jax.jit(lambda state, batch: error(state[0], state[1], batch, batch, training=False))
+        self._evaluate = jax.jit(lambda state, batch: error(state[0], state[1], batch, batch, training=False))
 
     def _now(self) -> tuple[list[Any], ...]:
         if self._state is None:
@@ -357,8 +357,8 @@ class _Jax:
         self._state, losses = self._learn_picked(self._now(), positions.astype(np.int32), self._patches)
         return losses
 
-    def judge(self, patches: NDArray[np.uint8]) -> Any:
-        return self._judge(self._now(), patches)
+    def evaluate(self, patches: NDArray[np.uint8]) -> Any:
+        return self._evaluate(self._now(), patches)
 
     def settle(self) -> None:
         for variables, values in zip(self._variables, self._now(), strict=True):
@@ -379,7 +379,7 @@ class _Keras(FromHost):
     def learn(self, inputs: NDArray[np.uint8], targets: NDArray[np.uint8]) -> list[Any]:
         return [self._model.train_on_batch(*batch) for batch in zip(inputs, targets, strict=True)]
 
-    def judge(self, patches: NDArray[np.uint8]) -> Any:
+    def evaluate(self, patches: NDArray[np.uint8]) -> Any:
         return self._model.test_on_batch(patches, patches)
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""Jobs without another machine: errors before a job is sent, results of a job, reports of its end."""
+"""Jobs without another machine: errors before a job is sent, its results, and reports of its end."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ from histocae.tracking.jobs.job_files import JobDescription
 from support.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[3]
-SERVER = "http://127.0.0.1:9"  # where nobody listens
+SERVER = "http://127.0.0.1:9"  # a port on which no server listens
 
 
 @pytest.fixture
@@ -88,14 +88,14 @@ def test_a_wrong_config_is_reported_in_one_line(send, config, message):
     assert send(**config).startswith(f"backend config: {message}")
 
 
-def test_slurm_has_keys_of_its_own_and_needs_no_host(send):
+def test_slurm_has_its_own_keys_and_needs_no_host(send):
     assert "devices: unknown key" in send(backend="histocae-slurm", devices=[0])
     commit()
     message = send(backend="histocae-slurm", host=None, partition="main", folder="/proc/nowhere", entry="main")
     assert message.startswith("this machine: mkdir: ")
 
 
-def test_a_database_is_no_server(send, monkeypatch):
+def test_a_database_is_refused_as_tracking_server(send, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     assert "sqlite:///mlflow.db, which another machine can't reach; name a server" in send()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -132,7 +132,7 @@ def test_an_unknown_model_is_reported_before_anything_is_sent(send):
     assert send("-P", "model=none").startswith("models has no entry 'none'; it has ")
 
 
-def test_an_unknown_machine_is_reported(send):
+def test_an_unknown_host_is_reported(send):
     commit()
     assert send(entry="main").startswith("nowhere.invalid: ssh: Could not resolve hostname")
 
@@ -149,12 +149,12 @@ def test_jobs_and_sweep_report_an_unreachable_server(project, monkeypatch):
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20), max_size=5))
-def test_arguments_arrive_unchanged(words):
-    script = 'printf "%s\\0" "$@"; cat'  # which finds nothing to read, and not the rest of the script
+def test_arguments_reach_a_script_unchanged(words):
+    script = 'printf "%s\\0" "$@"; cat'  # cat reads an empty input, not the remaining script
     assert Host(None).run(script, *words) == "".join(f"{word}\0" for word in words or [""])
 
 
-def test_a_machine_that_hangs_is_given_up(monkeypatch):
+def test_a_command_on_a_machine_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr("histocae.remote.host.ANSWER_SECONDS", 0.2)
     with pytest.raises(UnreachableError, match=r"^this machine: no answer within 0\.2 s$"):
         Host(None).run("sleep 20")
@@ -164,32 +164,32 @@ ENTRY = st.fixed_dictionaries({"cmd": st.sampled_from("ab"), "params": st.none()
 STAGES = st.dictionaries(st.sampled_from(["train@a", "train@b", "split"]), ENTRY)
 
 
-@given(before=STAGES, after=STAGES, here=STAGES)
-def test_changes_of_a_job_are_taken_over_where_the_entry_here_did_not_change(tmp_path_factory, before, after, here):
+@given(before=STAGES, after=STAGES, local=STAGES)
+def test_changes_of_a_job_are_merged_where_the_local_entry_did_not_change(tmp_path_factory, before, after, local):
     folder = tmp_path_factory.mktemp("project")
     (folder / ".dvc/tmp").mkdir(parents=True)
     path = folder / "dvc.lock"
     with open(path, "w") as handle:
-        YAML().dump({"schema": "2.0", "stages": here}, handle)
-    changed = dvc_locks.changes({"dvc.lock": before}, {"dvc.lock": after})
-    taken, kept = dvc_locks.merge(folder, changed)
+        YAML().dump({"schema": "2.0", "stages": local}, handle)
+    changes = dvc_locks.changes({"dvc.lock": before}, {"dvc.lock": after})
+    merged_stages, kept_stages = dvc_locks.merge(folder, changes)
     merged = dvc_locks.read(folder).get("dvc.lock", {})
-    for stage in {*before, *after, *here}:
-        # (a stage that a job's commit no longer has stays)
+    for stage in {*before, *after, *local}:
+        # a stage that the job's commit no longer has is kept
         job_changed = stage in after and after[stage] != before.get(stage)
-        free = here.get(stage) in (before.get(stage), after.get(stage))
-        if job_changed and free:
-            assert merged[stage] == after[stage] and stage in taken
+        unchanged = local.get(stage) in (before.get(stage), after.get(stage))
+        if job_changed and unchanged:
+            assert merged[stage] == after[stage] and stage in merged_stages
         else:
-            assert merged.get(stage) == here.get(stage)
-            assert (stage in kept) == job_changed
-    once = path.read_bytes()
-    dvc_locks.merge(folder, changed)
-    assert path.read_bytes() == once
+            assert merged.get(stage) == local.get(stage)
+            assert (stage in kept_stages) == job_changed
+    contents = path.read_bytes()
+    dvc_locks.merge(folder, changes)
+    assert path.read_bytes() == contents
 
 
 @pytest.mark.parametrize("file", ["../dvc.lock", "/etc/dvc.lock", "params.yaml", "data/../../dvc.lock"])
-def test_a_result_changes_lock_files_of_the_project_alone(tmp_path, file):
+def test_a_result_changes_only_lock_files_of_the_project(tmp_path, file):
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     with pytest.raises(RemoteError, match="is no lock file of DVC in the project"):
         dvc_locks.merge(tmp_path, {file: {"train@a": {"before": None, "after": {}}}})
@@ -210,17 +210,17 @@ def server(project, monkeypatch, tmp_path) -> MlflowClient:
 
 
 def job(server: MlflowClient, **tags: str) -> str:
-    """Make the run of a running job."""
-    all_tags = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
-    all_tags |= {key.replace("_", "."): value for key, value in tags.items()}
-    return server.create_run("0", tags=all_tags).info.run_id
+    """Create the run of a running job; return its id."""
+    job_tags = {"job.backend": "histocae-ssh", "job.host": "", "job.head": "0" * 40, "job.id": "1"}
+    job_tags |= {key.replace("_", "."): value for key, value in tags.items()}
+    return server.create_run("0", tags=job_tags).info.run_id
 
 
-def test_text_that_others_write_to_the_server_is_never_executed(server, project, tmp_path, capsys):
-    harm = f"touch {tmp_path / 'harm'}"
-    substituted = f"$({harm})"
+def test_text_that_other_users_write_to_the_server_is_never_executed(server, project, tmp_path, capsys):
+    command = f"touch {tmp_path / 'harm'}"
+    substituted = f"$({command})"
     run_id = job(
-        server, job_setup=harm, job_folder=substituted, job_host=f"-oProxyCommand={harm}", job_id=substituted
+        server, job_setup=command, job_folder=substituted, job_host=f"-oProxyCommand={command}", job_id=substituted
     )
     server.create_run("0", tags={"job.backend": "histocae-ssh"})  # a job without its other tags
     assert project.run("jobs").code == 0
@@ -230,7 +230,7 @@ def test_text_that_others_write_to_the_server_is_never_executed(server, project,
     assert not (tmp_path / "harm").exists() and server.get_run(run_id).info.status == "RUNNING"
 
 
-def test_the_end_of_a_job_is_read_from_its_machine_where_the_server_was_unreachable(server, project, tmp_path):
+def test_the_end_of_a_job_is_read_from_its_machine_if_the_server_was_unreachable(server, project, tmp_path):
     run_id = job(server)
     folder = tmp_path / "jobs" / run_id
     folder.mkdir(parents=True)
@@ -250,19 +250,19 @@ def test_the_end_of_a_job_is_read_from_its_machine_where_the_server_was_unreacha
     assert job_runs.changes_of(job_runs.read(run_id)) == changed
 
 
-def test_only_their_user_can_read_settings_of_dvc(project, monkeypatch):
+def test_settings_of_dvc_can_be_read_only_by_their_user(project, monkeypatch):
     dvc = Path(sys.executable).with_name("dvc")
     subprocess.run([dvc, "init", "-q", "--no-scm"], check=True)
     settings = {"remote.lab.password": "a#b 'c\"d", "cache.dir": "/scratch/cache", "core.analytics": "false"}
-    before = os.umask(0o022)
+    former_umask = os.umask(0o022)
     try:
         supervisor.configure(project.folder, settings)
         supervisor.configure(project.folder, {"remote.lab.url": "/data"})
     finally:
-        os.umask(before)
+        os.umask(former_umask)
     assert stat.S_IMODE(Path(".dvc/config.local").stat().st_mode) == 0o600
-    shown = subprocess.run([dvc, "config", "--list", "--local"], capture_output=True, text=True, check=True).stdout
-    assert set(shown.splitlines()) == {
+    listed = subprocess.run([dvc, "config", "--list", "--local"], capture_output=True, text=True, check=True).stdout
+    assert set(listed.splitlines()) == {
         "remote.lab.password=a#b 'c\"d",
         "remote.lab.url=/data",
         "cache.dir=/scratch/cache",
@@ -282,8 +282,8 @@ def test_files_for_kubernetes_have_the_form_that_mlflow_and_docker_expect(monkey
     assert job["kind"] == "Job" and job["metadata"]["namespace"] == "default"
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
-    copied = re.findall(r"^COPY (.+) \S+$", Path("kubernetes/Dockerfile").read_text(), re.MULTILINE)
-    assert copied and all(Path(path).exists() for line in copied for path in line.split())
+    copy_lines = re.findall(r"^COPY (.+) \S+$", Path("kubernetes/Dockerfile").read_text(), re.MULTILINE)
+    assert copy_lines and all(Path(path).exists() for line in copy_lines for path in line.split())
 
 
 def test_a_pod_without_a_run_is_reported(project, capsys, monkeypatch):
@@ -295,7 +295,7 @@ def test_a_pod_without_a_run_is_reported(project, capsys, monkeypatch):
 
 
 class Clock:
-    """A clock that sleeping moves, and the pauses so far."""
+    """A clock that advances in time.sleep, and the pauses so far."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now, self.pauses = 0.0, []
@@ -311,7 +311,7 @@ def unreachable() -> MlflowClient:
     raise MlflowException("no answer")
 
 
-def test_the_end_of_a_job_waits_for_the_server_ten_minutes(monkeypatch, tmp_path):
+def test_reporting_the_end_of_a_job_waits_ten_minutes_for_the_server(monkeypatch, tmp_path):
     monkeypatch.setattr(reporter, "client", unreachable)
     clock = Clock(monkeypatch)
     with pytest.raises(TrackingError, match="no answer"):
@@ -320,7 +320,7 @@ def test_the_end_of_a_job_waits_for_the_server_ten_minutes(monkeypatch, tmp_path
     assert set(clock.pauses[8:]) == {60} and 600 <= clock.now < 660
 
 
-def test_the_end_of_a_job_is_reported_once_the_server_answers(monkeypatch, tmp_path):
+def test_the_end_of_a_job_is_reported_when_the_server_responds(monkeypatch, tmp_path):
     clock, reports = Clock(monkeypatch), []
     monkeypatch.setattr(reporter, "client", lambda: unreachable() if len(clock.pauses) < 2 else None)
     monkeypatch.setattr(reporter, "conclude", lambda *report: reports.append(report))
@@ -342,8 +342,8 @@ def test_outputs_are_pushed_in_three_attempts_at_most(monkeypatch, tmp_path, fai
 
     monkeypatch.setattr(subprocess, "run", run)
     clock = Clock(monkeypatch)
-    nothing = dict.fromkeys(field.name for field in dataclasses.fields(JobDescription))
-    description = JobDescription(**nothing | {"run_id": "0", "project": str(folder / "work")})
+    empty_fields = dict.fromkeys(field.name for field in dataclasses.fields(JobDescription))
+    description = JobDescription(**empty_fields | {"run_id": "0", "project": str(folder / "work")})
     problem = supervisor.Supervisor(description, folder)._push({"dvc.lock": {"train@a": {}}})
     assert commands == [["dvc", "push", "train@a"]] * min(failures + 1, 3) and not clock.now
     if failures == 3:
@@ -353,7 +353,7 @@ def test_outputs_are_pushed_in_three_attempts_at_most(monkeypatch, tmp_path, fai
 
 
 @pytest.mark.parametrize(("count", "cards"), [(2, [0, 1]), (0, []), (None, [])])
-def test_graphics_cards_are_listed_by_number_and_none_without_a_driver(monkeypatch, count, cards):
+def test_graphics_cards_are_listed_by_number_and_without_a_driver_there_are_none(monkeypatch, count, cards):
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = type("NVMLError", (Exception,), {})
 

@@ -18,8 +18,8 @@ BACKEND = "histocae-slurm"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Laboratory:
-    with laboratory(tmp_path_factory.mktemp("laboratory")) as made:
-        yield made
+    with laboratory(tmp_path_factory.mktemp("laboratory")) as new_lab:
+        yield new_lab
 
 
 def queue(*options: str) -> str:
@@ -27,7 +27,7 @@ def queue(*options: str) -> str:
 
 
 @pytest.mark.parametrize("by_ssh", [False, True])
-def test_a_training_on_the_cluster_gives_the_lock_of_a_training_here(lab, by_ssh):
+def test_a_training_on_a_cluster_gives_the_lock_file_of_a_local_training(lab, by_ssh):
     model = "tumor" if by_ssh else "all"
     login = {"host": lab.ssh.alias, "ssh_config": str(lab.ssh.config)} if by_ssh else {}
     if by_ssh:
@@ -46,7 +46,7 @@ def test_resources_reach_the_scheduler(lab):
     options = ["--comment=from-the-config"]
     run_id = lab.hold(BACKEND, gpus=1, cpus=2, memory="500M", time="0:05:00", partition="main", options=options)
     job = lab.client.get_run(run_id).data.tags["job.id"]
-    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     expected = (
         "NumCPUs=2",
         "MinMemoryNode=500M",
@@ -55,9 +55,9 @@ def test_resources_reach_the_scheduler(lab):
         "gres:gpu:1",
         "Comment=from-",
     )
-    assert [setting for setting in expected if setting not in shown] == [], shown
-    assert "devices 0" in (lab.box / "jobs" / run_id / "job.log").read_text()  # as the scheduler says
-    # the one card is taken: another job waits, and can be canceled while it does
+    assert [setting for setting in expected if setting not in listing] == [], listing
+    assert "devices 0" in (lab.box / "jobs" / run_id / "job.log").read_text()  # as the scheduler set them
+    # the only card is in use: another job waits, and can be canceled while it waits
     waiting = lab.send("hold", backend=BACKEND, wait=False, gpus=1)[1].info.run_id
     assert "SCHEDULED" in next(
         line for line in lab.run("histocae", "jobs").splitlines() if line.startswith(waiting[:8])
@@ -69,20 +69,20 @@ def test_resources_reach_the_scheduler(lab):
     lab.until(lambda: not queue())
 
 
-def test_a_job_over_its_time_is_marked_before_the_scheduler_kills_it(lab):
+def test_a_job_over_its_time_limit_is_marked_before_the_scheduler_kills_it(lab):
     _, job = lab.send("hold", backend=BACKEND, fails=True, time="0:01:00")
     assert job.info.status == "FAILED" and job.data.tags["job.reason"] == "ended at its limit of 0:01:00"
     assert "holding" in lab.log_of(job.info.run_id)
 
 
-def test_a_job_cancelled_by_the_scheduler_reports_it(lab):
+def test_a_job_canceled_by_the_scheduler_reports_the_signal(lab):
     run_id = lab.hold(BACKEND)
     subprocess.run(["scancel", lab.client.get_run(run_id).data.tags["job.id"]], check=True)
     run = lab.end_of(run_id)
     assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "ended by a signal"
 
 
-def test_a_node_that_died_is_noticed_by_the_next_poll(lab):
+def test_the_next_poll_marks_a_job_of_a_node_that_died_as_failed(lab):
     run_id = lab.hold(BACKEND)
     for process in lab.processes(run_id):
         os.kill(process, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_an_error_of_sbatch_is_reported_in_one_line(lab):
     assert job.info.status == "FAILED" and "not sent: " in job.data.tags["job.reason"]
 
 
-def test_a_sweep_runs_at_once(lab):
+def test_models_of_a_sweep_train_at_once(lab):
     lab.project.set(
         models={
             name: {"cohort": "all", "filters": [4], "latent_features": count, "epochs": 1}

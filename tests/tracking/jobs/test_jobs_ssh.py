@@ -17,14 +17,14 @@ from support import make_data, services
 from support.laboratory import Laboratory, laboratory
 from support.workspace import slide_row
 
-# tests with the mark `remote` need no root either, but take too long for make test
+# tests with the mark `remote` take too long for `make test`; like the other tests they need no root
 pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Laboratory:
-    with laboratory(tmp_path_factory.mktemp("laboratory")) as made:
-        yield made
+    with laboratory(tmp_path_factory.mktemp("laboratory")) as new_lab:
+        yield new_lab
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def clean(lab):
     lab.run("git", "clean", "-qfd")
 
 
-def test_a_training_elsewhere_gives_the_lock_of_a_training_here(lab):
+def test_a_training_by_ssh_gives_the_lock_file_of_a_local_training(lab):
     output, job = lab.send("train", "model=all")
     run_id, tags = job.info.run_id, job.data.tags
     assert "epoch 2/2" in output and job.info.status == "FINISHED"
@@ -52,17 +52,17 @@ def test_a_training_elsewhere_gives_the_lock_of_a_training_here(lab):
     repeated = lab.run("dvc", "repro", "train@all")
     assert "Stage 'train@all' didn't change, skipping" in repeated
     assert lab.run("git", "status", "--porcelain").split() == ["M", "dvc.lock"]
-    # the lock is as DVC itself would write it
+    # DVC itself writes the same lock file
     before = (lab.project.folder / "dvc.lock").read_bytes()
     lab.run("dvc", "commit", "-f", "train@all")
     assert (lab.project.folder / "dvc.lock").read_bytes() == before
     lab.commit("the training")
 
     remaining = {path.name for path in (lab.box / "jobs" / run_id).iterdir()}
-    assert not remaining & {"work", "job.json"}  # neither files nor credentials stay
+    assert not remaining & {"work", "job.json"}  # files and credentials are deleted
 
 
-def test_uncommitted_changes_are_refused_unless_they_are_to_be_sent(clean):
+def test_uncommitted_changes_are_refused_unless_the_config_sends_them(clean):
     clean.project.set(**{"models.tumor.epochs": 1})
     (clean.project.folder / "src/histocae/note.py").write_text('"""A new module."""\n')
     count = len(clean.jobs())
@@ -76,14 +76,14 @@ def test_uncommitted_changes_are_refused_unless_they_are_to_be_sent(clean):
     for run in (job, training):
         assert run.data.tags["git.dirty"] == "true"
         assert run.data.tags["mlflow.source.git.commit"] == clean.run("git", "rev-parse", "HEAD").strip()
-    assert (clean.project.folder / "src/histocae/note.py").is_file()  # the tree here is as it was
+    assert (clean.project.folder / "src/histocae/note.py").is_file()  # the local working tree is unchanged
     assert "Running stage 'train" not in clean.run("dvc", "repro", "--pull", "train@tumor")
 
 
-def test_a_job_is_listed_followed_and_cancelled(lab):
+def test_a_job_is_listed_and_canceled_and_its_log_is_printed(lab):
     run_id = lab.hold()
-    listed = lab.run("histocae", "jobs")
-    line = next(line for line in listed.splitlines() if line.startswith(run_id[:8]))
+    output = lab.run("histocae", "jobs")
+    line = next(line for line in output.splitlines() if line.startswith(run_id[:8]))
     assert "hold" in line and "RUNNING" in line and f"ssh {lab.ssh.alias}" in line
     processes = lab.processes(run_id)
     assert len(processes) >= 3
@@ -94,10 +94,11 @@ def test_a_job_is_listed_followed_and_cancelled(lab):
     assert "holding" in lab.log_of(run_id)
 
 
-def test_a_job_that_gets_many_signals_at_once_ends(lab):
+@pytest.mark.remote
+def test_a_job_that_receives_many_signals_at_once_ends(lab):
     run_id = lab.hold()
     script, supervisor = lab.processes(run_id)[:2]
-    for _ in range(3000):  # some while it handles another signal
+    for _ in range(3000):  # some arrive while it handles another signal
         with contextlib.suppress(ProcessLookupError):
             os.kill(supervisor, signal.SIGTERM)
             os.kill(script, signal.SIGTERM)
@@ -106,7 +107,7 @@ def test_a_job_that_gets_many_signals_at_once_ends(lab):
     assert end.info.status == "FAILED" and end.data.tags["job.reason"] == "ended by a signal"
 
 
-def test_a_job_whose_supervisor_is_killed_is_ended_and_marked(lab):
+def test_a_job_whose_supervisor_is_killed_is_ended_and_marked_as_failed(lab):
     run_id = lab.hold()
     _, supervisor = lab.processes(run_id)[:2]
     os.kill(supervisor, signal.SIGKILL)
@@ -115,7 +116,8 @@ def test_a_job_whose_supervisor_is_killed_is_ended_and_marked(lab):
     lab.until(lambda: not lab.processes(run_id))
 
 
-def test_a_machine_that_died_is_noticed_by_the_next_poll(lab):
+@pytest.mark.remote
+def test_the_next_poll_marks_a_job_whose_processes_were_killed_as_failed(lab):
     run_id = lab.hold()
     for process in lab.processes(run_id):
         os.kill(process, signal.SIGKILL)
@@ -125,10 +127,11 @@ def test_a_machine_that_died_is_noticed_by_the_next_poll(lab):
     assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
 
 
-def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
+@pytest.mark.remote
+def test_a_job_on_an_unreachable_machine_fails_after_a_time_without_signs_of_life(lab):
     run_id = lab.hold(silence=3600)
     file = lab.top / "state/histocae/jobs" / f"{run_id}.json"
-    # ssh's default port, where no server listens or accepts our key
+    # on ssh's default port no server listens, or it refuses the test's key
     place = json.loads(file.read_text()) | {"host": "127.0.0.1", "ssh_config": "/dev/null"}
     file.write_text(json.dumps(place))
     output = lab.run("histocae", "jobs")
@@ -145,9 +148,14 @@ def test_a_machine_that_does_not_answer_is_given_up_after_a_silence(lab):
     ("entry", "config", "reason"),
     [
         ("hold", {"time": "0:00:03"}, "ended at its limit of 0:00:03"),
-        ("eat", {"memory": "200M"}, "ended at its limit of 200M: it used 0."),
         ("fail", {}, "exit code 3: it went wrong"),
-        ("hold", {"gpus": 2, "devices": [0]}, "gpus: 2, but the machine lets jobs use 1"),
+        pytest.param("eat", {"memory": "200M"}, "ended at its limit of 200M: it used 0.", marks=pytest.mark.remote),
+        pytest.param(
+            "hold",
+            {"gpus": 2, "devices": [0]},
+            "gpus: 2, but the machine lets jobs use 1",
+            marks=pytest.mark.remote,
+        ),
     ],
 )
 def test_a_job_that_fails_reports_the_reason(lab, entry, config, reason):
@@ -161,8 +169,8 @@ def test_a_job_that_fails_reports_the_reason(lab, entry, config, reason):
 def test_jobs_share_graphics_cards(lab):
     first, second = (lab.hold(gpus=1, devices=[0, 3]) for _ in range(2))
     third = lab.send("hold", wait=False, gpus=1, devices=[0, 3])[1].info.run_id
-    shown = {run: (lab.box / "jobs" / run / "job.log").read_text() for run in (first, second)}
-    assert "devices 0" in shown[first] and "devices 3" in shown[second]
+    logs = {run: (lab.box / "jobs" / run / "job.log").read_text() for run in (first, second)}
+    assert "devices 0" in logs[first] and "devices 3" in logs[second]
     lab.until(lambda: lab.client.get_run(third).info.status == "RUNNING")
     log = lab.box / "jobs" / third / "job.log"
     assert "holding" not in log.read_text()
@@ -172,6 +180,7 @@ def test_jobs_share_graphics_cards(lab):
         lab.run("histocae", "jobs", "cancel", run)
 
 
+@pytest.mark.remote
 def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
     _, job = lab.send("train", "model=normal", wait=False)
     lab.end_of(job.info.run_id)
@@ -189,7 +198,7 @@ def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
 
 
 @pytest.mark.remote
-def test_a_sweep_sends_every_model_at_once(clean):
+def test_a_sweep_sends_all_models_at_once(clean):
     clean.project.set(
         models={
             "first": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1},
@@ -217,12 +226,12 @@ def test_a_sweep_sends_every_model_at_once(clean):
     assert "Running stage 'train" not in output
 
 
-def test_an_interrupted_sending_is_concluded(lab):
+def test_a_job_interrupted_while_it_is_sent_is_marked_as_failed(lab):
     config = lab.config(setup="sleep 10")
     command = ["mlflow", "run", ".", "-e", "hold", "--backend", "histocae-ssh", "--backend-config", str(config)]
     count = len(lab.jobs())
     env = lab.project.environment | {"MLFLOW_TRACKING_URI": lab.uri, "XDG_STATE_HOME": str(lab.top / "state")}
-    # a shell may start background processes so that they ignore the signal of Ctrl-C
+    # a shell may start background processes that ignore the signal of Ctrl-C
     interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     sending = subprocess.Popen(command, cwd=lab.project.folder, env=env, **interruptible)
     lab.until(lambda: len(lab.jobs()) > count)
@@ -233,7 +242,7 @@ def test_an_interrupted_sending_is_concluded(lab):
 
 
 @pytest.mark.remote
-def test_a_training_that_was_ended_is_resumed_by_the_next_job(clean):
+def test_a_canceled_training_is_resumed_by_the_next_job(clean):
     clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
     clean.project.set(**{"training.patience": 60})
     clean.commit("a long training")
@@ -252,19 +261,19 @@ def test_a_training_that_was_ended_is_resumed_by_the_next_job(clean):
 
 @pytest.mark.remote
 def test_slides_may_be_missing_where_the_training_runs(clean):
-    own = clean.top / "own"
-    own.mkdir()
+    slides_folder = clean.top / "own"
+    slides_folder.mkdir()
     rows = []
     for number in range(12):
-        make_data.write_slide(own / f"s{number}.tif", make_data.tissue(number, 256, 256), mpp=0.5)
+        make_data.write_slide(slides_folder / f"s{number}.tif", make_data.tissue(number, 256, 256), mpp=0.5)
         rows.append(slide_row(f"s{number}", number, f"s{number}.tif"))
-    (own / "table.csv").write_text(make_data.table_text(rows))
+    (slides_folder / "table.csv").write_text(make_data.table_text(rows))
     models = {"all": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 1}}
-    clean.project.set(**{"data.source": "slides", "data.path": str(own), "models": models})
+    clean.project.set(**{"data.source": "slides", "data.path": str(slides_folder), "models": models})
     clean.run("dvc", "repro", "split")
     clean.run("dvc", "push")
     clean.commit("own slides")
-    own.rename(clean.top / "elsewhere")
+    slides_folder.rename(clean.top / "moved")
     try:
         _, job = clean.send("train", "model=all")
         assert job.info.status == "FINISHED"
@@ -272,33 +281,33 @@ def test_slides_may_be_missing_where_the_training_runs(clean):
         output = clean.run("dvc", "repro", "--pull", "train@all", HISTOCAE_FILES="elsewhere")
         assert "Running stage 'train" not in output
     finally:
-        (clean.top / "elsewhere").rename(own)
+        (clean.top / "moved").rename(slides_folder)
 
 
 @pytest.mark.remote
-def test_an_environment_is_made_once_per_lock(lab):
+def test_an_environment_is_made_once_per_lock_file(lab):
     lab.box = lab.top / "bare"
     config = lab.config(wait=False)
     command = ["mlflow", "run", ".", "-e", "fail", "--backend", "histocae-ssh", "--backend-config", str(config)]
-    with ThreadPoolExecutor(2) as both:  # at once
-        outputs = list(both.map(lambda _: lab.run(*command), range(2)))
+    with ThreadPoolExecutor(2) as pool:  # both jobs at once
+        outputs = list(pool.map(lambda _: lab.run(*command), range(2)))
     assert sum("making the environment of requirements.lock" in output for output in outputs) == 1
-    (made,) = (path for path in (lab.box / "environments").iterdir() if path.is_dir())
-    assert (made / ".complete").is_file() and (made / "bin/histocae").is_file()
+    (environment,) = (path for path in (lab.box / "environments").iterdir() if path.is_dir())
+    assert (environment / ".complete").is_file() and (environment / "bin/histocae").is_file()
     for job in lab.jobs()[:2]:
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
 
 
 @pytest.mark.remote
-def test_the_whole_pipeline_runs_elsewhere_and_its_runs_fill_an_empty_server(clean, tmp_path):
+def test_the_whole_pipeline_runs_by_ssh_and_its_runs_fill_an_empty_server(clean, tmp_path):
     _, job = clean.send("main")
     assert job.info.status == "FINISHED"
     clean.run("dvc", "pull")
     output = clean.run("dvc", "repro")
     assert output.count("Running stage") == 1 and "Running stage 'inventory" in output
-    with services.tracking(tmp_path / "other") as other:
-        clean.project.run("histocae", "publish", MLFLOW_TRACKING_URI=other)
-        client = MlflowClient(other)
+    with services.tracking(tmp_path / "empty") as address:
+        clean.project.run("histocae", "publish", MLFLOW_TRACKING_URI=address)
+        client = MlflowClient(address)
         experiment = client.get_experiment_by_name("histocae").experiment_id
         runs = {run.info.run_name: run for run in client.search_runs([experiment])}
         models = yaml.safe_load((clean.project.folder / "params.yaml").read_text())["models"]

@@ -176,7 +176,7 @@ def traffic(received: int, wasted: int) -> str:
 
     """
     share = wasted / max(received, 1)
-    return f"{format_bytes(received)} received, {format_bytes(wasted)} of them in vain ({share:.1%})"
+    return f"{format_bytes(received)} received, {format_bytes(wasted)} of them wasted ({share:.1%})"
 
 
 def provide(server: Server, file: File, folder: Path, trusted: bool) -> Path:

@@ -167,7 +167,7 @@ def cancel(job: job_runs.Job) -> job_runs.Job:
     start = time.monotonic()
     while not (job := poll(job)).is_over:
         if time.monotonic() - start > CANCEL_SECONDS:
-            raise RemoteError(f"job {job.run_id}: asked to end, but still running after {CANCEL_SECONDS} s")
+            raise RemoteError(f"job {job.run_id}: got the signal to end, but still runs after {CANCEL_SECONDS} s")
         time.sleep(1)
     return job
 
