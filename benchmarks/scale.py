@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from harness import FOLDER, machine
-from scale_fit import ABOUT, Fit
+from scale_fit import DESCRIPTIONS, Fit
 
 from histocae.files import read_json, write_json, write_text
 from histocae.planning import figures, model
@@ -49,7 +49,7 @@ def quote() -> None:
 
 def _coefficients(measured: dict) -> str:
     rows = ["| coefficient | value | single rounds | |", "|---|---|---|---|"]
-    for name in ABOUT:
+    for name in DESCRIPTIONS:
         estimate = measured["coefficients"][name]
         low, high = estimate["low"], estimate["high"]
         spread = f"{low:.3g} to {high:.3g}" if low != high else ""
@@ -103,7 +103,7 @@ def main() -> None:
                 part(fit, Path(folder))
                 print(f"{part.__name__}: {time.perf_counter() - part_start:.0f} s", flush=True)
         measured = {
-            "coefficients": {name: fit.coefficients[name] for name in ABOUT if name in fit.coefficients},
+            "coefficients": {name: fit.coefficients[name] for name in DESCRIPTIONS if name in fit.coefficients},
             "held_out": fit.held_out,
             "fitted": fit.samples,
             "machine": machine(),

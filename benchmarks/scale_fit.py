@@ -11,12 +11,12 @@ from histocae.planning import model
 
 ROUNDS = 3
 # each coefficient: its unit, and the work that it counts
-ABOUT = {
+DESCRIPTIONS = {
     "metadata_slide": "s: a slide of the GDC's tables",
     "look_slide": "core-s: to open a slide",
     "hash_byte": "core-s: SHA-256 of a byte",
     "demo_mm2": "core-s: to draw a square millimeter of the demo",
-    "cut_slide": "core-s: a slide's mask and figures",
+    "cut_slide": "core-s: a slide's tissue mask, overview and thumbnail",
     "cut_patch": "core-s: to read and write a patch of 128 px",
     "index_slide": "s: to check a finished shard",
     "index_row": "s: a row of the index",
@@ -93,7 +93,7 @@ class Fit:
         """Set a coefficient, with the least and largest value of single rounds."""
         estimate = {"value": value, "low": value if low is None else low, "high": value if high is None else high}
         rounded = {key: float(f"{number:.4g}") for key, number in estimate.items()}
-        self.coefficients[name] = rounded | {"of": ABOUT[name]}
+        self.coefficients[name] = rounded | {"of": DESCRIPTIONS[name]}
 
     def add(self, samples: list[Sample]) -> None:
         """Fit the unknown coefficients of samples, and measure the error of the fit on samples held out."""

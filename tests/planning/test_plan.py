@@ -185,7 +185,7 @@ def test_the_package_and_the_docs_have_the_measured_coefficients(benchmarks):
 
     results = json.loads(scale.OUT.read_text(encoding="utf-8"))
     assert figures.MEASURED.read_bytes() == scale.OUT.read_bytes()
-    assert set(results["coefficients"]) == set(scale.ABOUT) and results["held_out"]
+    assert set(results["coefficients"]) == set(scale.DESCRIPTIONS) and results["held_out"]
     docs = scale.DOCS.read_text(encoding="utf-8")
     assert scale._coefficients(results) in docs and scale._held_out(results) in docs
     assert scale._simulated(json.loads(scale.SIMULATED.read_text(encoding="utf-8"))) in docs
