@@ -12,7 +12,7 @@ import yaml
 from harness import in_turn, record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.project import Project, imported
+from support.project import Project, heavy_imports
 
 GOAL = 1.5
 ROUNDS = 9
@@ -59,7 +59,7 @@ def main() -> int:
             f"shows them. For the rest DVC reads dvc.lock ({len(lock_file.splitlines())} lines) and checks "
             f"{lock_file.count('path: ')} deps and outs",
         )
-        modules = imported(lambda env: project.run("dvc", "repro", **env), Path(folder) / "imports")
+        modules = heavy_imports(lambda env: project.run("dvc", "repro", **env), Path(folder) / "imports")
     if modules:
         print(f"a repro with nothing to do loads {', '.join(sorted(modules))}")
     return len(modules)

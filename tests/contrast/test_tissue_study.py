@@ -420,7 +420,7 @@ def test_a_wide_slide_read_in_blocks_has_the_same_thumbnail(tmp_path, monkeypatc
 
 def test_unreadable_cells_of_a_thumbnail_stay_white(tmp_path):
     path = make_data.write_slide(tmp_path / "bad.tif", make_data.tissue(3, 256, 256), 0.5)
-    make_data.spoil_tiles(path, [0])
+    make_data.damage_tiles(path, [0])
     with Slide(path) as slide:
         assert (thumbnails.thumbnail(slide) == 255).all()
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from histocae import CAE
 from histocae.pipeline import lineage
-from support.project import Project, imported
+from support.project import Project, heavy_imports
 
 REPRODUCIBLE = (
     "data",
@@ -106,7 +106,9 @@ def test_every_stage_ran_without_warnings(project):
 def test_a_second_repro_runs_only_the_inventory_and_makes_no_run_of_mlflow(project, client, runs, tmp_path):
     before = project.bytes("models", "reports", "data")
     outputs = []
-    assert imported(lambda env: outputs.append(project.run("dvc", "repro", **env)), tmp_path / "imports") == set()
+    assert (
+        heavy_imports(lambda env: outputs.append(project.run("dvc", "repro", **env)), tmp_path / "imports") == set()
+    )
     assert stages_run(outputs[0]) == {"inventory"}
     assert project.bytes("models", "reports", "data") == before
     assert len(client.search_runs([runs["all"].info.experiment_id])) == 4

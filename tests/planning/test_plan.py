@@ -202,7 +202,7 @@ def test_a_plan_sums_the_terms_of_the_cost_model(project):
     assert stage_plans["patches"].hours(Machine(4, 1)) * 3600 == pytest.approx(
         extraction_seconds + model.total(measured, model.indexing(10, 1800))
     )
-    assert stage_plans["train@tumor"].things.startswith("100 patches") and isinstance(params, Params)  # balanced
+    assert stage_plans["train@tumor"].inputs.startswith("100 patches") and isinstance(params, Params)  # balanced
     assert cohort_plan.disk == sum(stage.disk for stage in cohort_plan.stages) > cohort_plan.cache - 1
 
 

@@ -23,7 +23,7 @@ from histocae.stages import patches as patches_stage
 from histocae.workers import processes
 from support import make_data
 from support.extracted_slides import EXTRACTION, REASONS, counts, extract_or_die, only_slide
-from support.make_data import directories, spoil_tiles, tissue, write_slide
+from support.make_data import damage_tiles, directories, tissue, write_slide
 from support.workspace import Workspace, slide_row
 
 
@@ -338,7 +338,7 @@ def test_on_read_error_keeps_or_drops_the_patches_of_a_damaged_slide(project, py
         if row.slide_id == "b"
     }
     assert len(before) == 64
-    spoil_tiles(path, [9, 10])
+    damage_tiles(path, [9, 10])
     project.params(patches__pixels=64, patches__on_read_error=on_read_error)
     result = project.run(*EXTRACTION)
     assert result.code == 0
@@ -401,7 +401,7 @@ def test_more_failures_than_allowed_stop_the_stage_with_one_line(project):
 def test_slides_that_fail_in_either_stage_are_counted_together(project):
     project.slides("a", "b", "c", "d")
     (project.own / "b.tif").write_bytes(b"no slide")
-    spoil_tiles(project.own / "c.tif", [3])
+    damage_tiles(project.own / "c.tif", [3])
     project.params(data__max_failed_share=0.5)
     project.make(*EXTRACTION)
     assert {slide_id: stage for slide_id, (stage, _, _) in read_set_aside(project).items()} == {
@@ -652,7 +652,7 @@ def test_a_real_slide_among_demo_slides(project, shared):
 def test_slides_written_for_tests_have_the_levels_and_damage_they_should(tmp_path):
     path = write_slide(tmp_path / "a.tif", tissue(1, 512, 384), 0.25, pyramid=True, keep_levels=[0, 2])
     assert len(directories(path)) == 2
-    spoil_tiles(path, [0], level=1)
+    damage_tiles(path, [0], level=1)
     assert region(path, 0, 0, 64).shape == (64, 64, 3)
     with pytest.raises(openslide.OpenSlideError):
         region(path, 0, 0, 64, level=1)

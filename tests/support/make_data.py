@@ -164,7 +164,7 @@ def _unlink_levels(path: Path, keep: Sequence[int]) -> None:
     path.write_bytes(data)
 
 
-def spoil_tiles(path: Path, numbers: Iterable[int], level: int = 0) -> None:
+def damage_tiles(path: Path, numbers: Iterable[int], level: int = 0) -> None:
     """Overwrite compressed tiles of a level (in row order; negative counts from the end) with zeros."""
     data, directory = bytearray(path.read_bytes()), directories(path)[level]
     offsets, sizes = _values(data, directory[TILE_OFFSETS]), _values(data, directory[TILE_BYTES])

@@ -111,7 +111,7 @@ sys.meta_path.insert(0, ImportRecorder())
 """
 
 
-def imported(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
+def heavy_imports(call: Callable[[dict[str, str]], object], folder: Path) -> set[str]:
     """List the heavy libraries that processes import; `call` gets their environment and starts them."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_IMPORT_RECORDER)

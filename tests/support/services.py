@@ -56,7 +56,7 @@ def wait_for(ready: Callable[[], bool], name: str, process: subprocess.Popen | N
         time.sleep(0.1)
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Return whether a server listens on a port."""
     with socket.socket() as client:
         client.settimeout(1)
@@ -122,7 +122,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's chroot
     command = [program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config")]
     with running(command, folder, "sshd") as process:
-        wait_for(lambda: answers(server.port), "sshd", process)
+        wait_for(lambda: is_listening(server.port), "sshd", process)
         yield server
 
 
@@ -155,7 +155,7 @@ def tracking(folder: Path, port: int | None = None, **env: str) -> Iterator[str]
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[tuple[str, str]]:
+def tracking_with_users(folder: Path) -> Iterator[tuple[str, str]]:
     """Start examples/tracking_server.sh, a server with users; yield its address and the admin's password."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -188,7 +188,7 @@ def bucket(folder: Path, name: str) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], folder, "s3") as process:
-        wait_for(lambda: answers(port), "moto's server", process)
+        wait_for(lambda: is_listening(port), "moto's server", process)
         address = f"http://127.0.0.1:{port}"
         request = urllib.request.Request(f"{address}/{name}", method="PUT")
         with urllib.request.urlopen(request, timeout=10) as response:

@@ -293,7 +293,7 @@ def test_publish_fills_an_empty_server_with_trainings_and_the_pair(project, tmp_
 
 
 def test_publish_fills_an_empty_server_that_requires_a_password(project, tmp_path, monkeypatch):
-    with services.guarded(tmp_path / "server") as (address, password):
+    with services.tracking_with_users(tmp_path / "server") as (address, password):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("HOME", str(tmp_path))
         assert "tracking server: " in project.run("publish").error and "401" in project.run("publish").error

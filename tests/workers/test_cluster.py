@@ -46,7 +46,7 @@ def dask(folder: Path, **env: str) -> Iterator[str]:
     with ExitStack() as started:
         command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard"]
         started.enter_context(services.running([*command, "--host", "127.0.0.1"], folder, "scheduler", **path))
-        services.wait_for(lambda: services.answers(port), "dask scheduler")
+        services.wait_for(lambda: services.is_listening(port), "dask scheduler")
         command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
         started.enter_context(services.running([*command, "--nworkers", "2"], folder, "workers", **path))
         yield address

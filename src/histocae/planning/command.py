@@ -81,7 +81,7 @@ def _as_json(estimate: PlanEstimate) -> dict[str, Any]:
     stages = [
         {
             "stage": stage.name,
-            "things": stage.things,
+            "inputs": stage.inputs,
             "disk_bytes": round(stage.disk),
             "hours": stage.hours(machine),
             "jobs": min(machine.jobs, stage.units),
@@ -123,11 +123,11 @@ def _as_text(estimate: PlanEstimate) -> Iterator[str]:
         f"{machine.jobs} machine{'s' * (machine.jobs > 1)} of {machine.cores} core{'s' * (machine.cores > 1)}, as "
         f"fast as the measured machine ({estimate.measurement['machine']}, {estimate.measurement['date']})\n"
     )
-    head = ("stage", "things", "disk", "hours", "jobs", "hours a job", "USD")
+    head = ("stage", "inputs", "disk", "hours", "jobs", "hours a job", "USD")
     rows = [
         (
             stage.name,
-            stage.things,
+            stage.inputs,
             format_bytes(stage.disk),
             format_hours(stage.hours(machine)),
             str(min(machine.jobs, stage.units)),

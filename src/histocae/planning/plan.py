@@ -74,7 +74,7 @@ def make(
         stages.append(
             Stage(
                 name="tissue",
-                things=f"{rows:,} test patches",
+                inputs=f"{rows:,} test patches",
                 disk=rows * measured["report_row_bytes"],
                 alone=basis.seconds(model.comparing(cohort.patches)),
             )
@@ -89,7 +89,7 @@ def _data(basis: Basis) -> list[Stage]:
     """Return the stages metadata, slides, patches and split."""
     cohort, data, pixels = basis.cohort, basis.params.data, basis.params.patches.pixels
     slides, patches, measured = cohort.slides, cohort.patches, basis.measured
-    things, fetching, drawing = f"{slides:,} slide{'s' * (slides != 1)}", 0.0, 0.0
+    inputs, fetching, drawing = f"{slides:,} slide{'s' * (slides != 1)}", 0.0, 0.0
     bytes_of_slides = cohort.slide_bytes
     if cohort.source == "demo":
         area = slides * (data.demo.side_microns / 1000) ** 2
@@ -103,13 +103,13 @@ def _data(basis: Basis) -> list[Stage]:
     return [
         Stage(
             name="metadata",
-            things=things,
+            inputs=inputs,
             disk=slides * measured["metadata_slide_bytes"],
             alone=basis.seconds({"metadata_slide": slides}),
         ),
         Stage(
             name="slides",
-            things=things,
+            inputs=inputs,
             disk=bytes_of_slides if fetched_first and cohort.source in ("demo", "gdc") else 0.0,
             alone=fetching if fetched_first else 0.0,
             shared=drawing + checking,
@@ -118,7 +118,7 @@ def _data(basis: Basis) -> list[Stage]:
         ),
         Stage(
             name="patches",
-            things=f"{patches:,} patches",
+            inputs=f"{patches:,} patches",
             disk=_array_bytes(basis)
             + patches * measured["index_row_bytes"]
             + patches * measured["shard_row_bytes"]
@@ -129,7 +129,7 @@ def _data(basis: Basis) -> list[Stage]:
         ),
         Stage(
             name="split",
-            things=f"{patches:,} rows",
+            inputs=f"{patches:,} rows",
             disk=patches * measured["split_row_bytes"],
             alone=basis.seconds(model.splitting(slides, patches)),
         ),
@@ -180,7 +180,7 @@ def _of_model(basis: Basis, name: str) -> list[Stage]:
         stages.append(
             Stage(
                 name=f"latent@{name}",
-                things=f"{cohort.patches:,} x {network.latents} latents",
+                inputs=f"{cohort.patches:,} x {network.latents} latents",
                 disk=rows * basis.measured["report_row_bytes"],
                 alone=basis.seconds(model.studying(cohort.patches, network.latents)),
             )
@@ -225,7 +225,7 @@ def _training(basis: Basis, name: str, fit: Fit, network: Size, learned: dict[st
         )
     return Stage(
         name=f"train@{name}",
-        things=f"{learned['train']:,} patches x {epochs} epochs",
+        inputs=f"{learned['train']:,} patches x {epochs} epochs",
         disk=network.weights * FLOAT,
         alone=basis.seconds({"train_start": 1}, model.reading(slides, rows)),
         shared=shared,
@@ -246,7 +246,7 @@ def _evaluation(basis: Basis, name: str, network: Size, learned: int) -> Stage:
         disk += cohort.patches * latents * FLOAT
     return Stage(
         name=f"evaluate@{name}",
-        things=f"{cohort.patches:,} patches",
+        inputs=f"{cohort.patches:,} patches",
         disk=disk,
         alone=basis.seconds({"evaluate_start": 1, "table_row": cohort.patches, "report_row": validation + test}),
         shared=basis.seconds(*work),
@@ -266,7 +266,7 @@ def _folds(basis: Basis, stages: list[Stage]) -> list[Stage]:
     return [
         Stage(
             name="crossvalidate",
-            things=f"{count} folds of a pair",
+            inputs=f"{count} folds of a pair",
             disk=count * sum(stage.disk for stage in trainings),
             alone=count * sum(stage.alone for stage in trainings),
             shared=count * (sum(stage.shared for stage in trainings) + measuring),
@@ -280,7 +280,7 @@ def _dvc(basis: Basis, plan: Plan) -> Stage:
     files = plan.store["files"] + 2 * basis.cohort.slides + 20 * len(plan.models)
     return Stage(
         name="dvc: hash and cache",
-        things=f"{files:,} files",
+        inputs=f"{files:,} files",
         alone=basis.seconds(model.hashing(files, plan.cache)),
         kept=False,
     )

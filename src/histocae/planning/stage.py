@@ -27,7 +27,7 @@ class Stage:
 
     Attributes:
         name: as in dvc.yaml.
-        things: its inputs in words, with their number.
+        inputs: its inputs in words, with their number.
         disk: bytes of its outputs.
         alone: core-seconds of a single process.
         shared: core-seconds that are divided among cores.
@@ -38,7 +38,7 @@ class Stage:
     """
 
     name: str
-    things: str
+    inputs: str
     disk: float = 0.0
     alone: float = 0.0
     shared: float = 0.0
