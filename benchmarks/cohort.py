@@ -7,7 +7,8 @@ import pandas as pd
 from PIL import Image
 
 from histocae.identifiers import PRIMARY_TUMOR
-from histocae.patches.store import PatchStore, ShardWriter, write_index
+from histocae.patches.shard_file import ShardWriter
+from histocae.patches.store import PatchStore, write_index
 from histocae.slides.slide import Slide
 from histocae.sources import demo
 

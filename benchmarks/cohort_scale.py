@@ -29,7 +29,9 @@ from larger_than_memory import Memory
 from memory_training import anonymous
 
 from histocae import params_file, paths
-from histocae.files import read_table, write_json
+from histocae.files import fingerprint, read_table, write_json
+from histocae.patches import integrity
+from histocae.patches.shards import ShardRecord, hashes_of_files
 from histocae.patches.store import SHARDS
 from histocae.sources import slide_source
 from histocae.sources.tables import METADATA_TEXTS
@@ -181,8 +183,10 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
         lines, ends = _lines(int(counts.max()))
         for output in (tasks[0].shards, tasks[0].overviews, tasks[0].previews):
             output.mkdir(parents=True)
+        hashes = {}
         for task, count in zip(tasks, counts.tolist(), strict=True):
-            _draw_shard(task, count, lines[: ends[count]], params.patches.pixels)
+            hashes |= _draw_shard(task, count, lines[: ends[count]], params.patches.pixels)
+        integrity.remember(hashes)
         return int(counts.sum())
     finally:
         os.chdir(previous_folder)
@@ -199,7 +203,7 @@ def _lines(count: int) -> tuple[bytes, list[int]]:
     return bytes(text), ends
 
 
-def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
+def _draw_shard(task, count: int, lines: bytes, pixels: int) -> dict[Path, str]:
     header = b"position|file|row|column|x|y|mpp|tissue_share\n"
     (task.shards / f"{task.name}.csv").write_bytes(header + lines.replace(b"FILE", task.files[0].encode()))
     with open(task.shards / f"{task.name}.npy", "wb") as handle:
@@ -220,11 +224,15 @@ def _draw_shard(task, count: int, lines: bytes, pixels: int) -> None:
         "width": COLUMNS * 128,
         "height": (count // COLUMNS + 1) * 128,
         "failures": [],
-        "fingerprint": task.fingerprint,
     }
-    (task.shards / f"{task.name}.json").write_text(json.dumps(record), encoding="utf-8")
     (task.overviews / f"{task.name}.png").touch()
     (task.previews / f"{task.name}.jpg").touch()
+    # shards without data have terabytes of zeros: hashes that count as known are not computed
+    record["files"] = dict.fromkeys(("shard", "rows", "overview", "thumbnail"), task.fingerprint)
+    written = {**record, "fingerprint": task.fingerprint}
+    written |= {"sha256": fingerprint(written)}
+    (task.shards / f"{task.name}.json").write_text(json.dumps(written), encoding="utf-8")
+    return hashes_of_files(task, ShardRecord(**record))
 
 
 def run(folder: Path, step: str, limit: int) -> dict:

@@ -17,7 +17,8 @@ from harness import in_turn, record
 
 from histocae.cohort.split import SPLITS
 from histocae.identifiers import COMPARED
-from histocae.patches.store import INDEX_COLUMNS, SHARDS, ShardWriter, write_index
+from histocae.patches.shard_file import ShardWriter
+from histocae.patches.store import INDEX_COLUMNS, SHARDS, write_index
 from histocae.sources.tables import SEED_COLUMNS
 
 GOAL = 1.03

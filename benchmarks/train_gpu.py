@@ -19,7 +19,8 @@ import pandas as pd
 
 from histocae.networks import fused
 from histocae.networks.cae import CAE
-from histocae.patches.store import PatchStore, ShardWriter, write_index
+from histocae.patches.shard_file import ShardWriter
+from histocae.patches.store import PatchStore, write_index
 from histocae.training import loop, steps
 from histocae.training.batches import Batches
 

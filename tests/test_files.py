@@ -83,3 +83,34 @@ def test_missing_or_damaged_json_is_none_or_an_error(tmp_path):
         files.read_json(file)
     files.write_json({"a": 1}, file)
     assert files.read_json(file) == files.read_json_or_none(file) == {"a": 1}
+
+
+def test_a_damaged_table_is_an_error_of_its_file(tmp_path):
+    file = tmp_path / "x.csv"
+    for content in (b"", b"a|b\n\xff|1\n", b'a|b\n"1|2\n', b"a\n1\n"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"x\.csv: can't be read: .*; run the stages before this one"):
+            files.read_table(file, columns={"a": "str", "b": "float64"})
+    file.write_bytes(b"a|b\n1|2\n1|2|3\n")
+    with pytest.raises(DataError, match=r"x\.csv: can't be read: .*saw 3"):
+        files.read_table(file)
+    file.write_bytes(b"a|b\n1|2\n" * 3 + b"\xff|1\n")
+    with pytest.raises(DataError, match=r"x\.csv: can't be read"):
+        list(files.read_table_parts(file, rows=2))
+
+
+@given(
+    content=st.binary(max_size=200) | st.text("ab|\n\"',;1.\0é", max_size=80).map(str.encode), rows=st.integers(1, 3)
+)
+def test_any_bytes_are_a_table_or_an_error_of_their_file(tmp_path_factory, content, rows):
+    file = tmp_path_factory.getbasetemp() / "any.csv"
+    file.write_bytes(content)
+    for read in (
+        lambda: files.read_table(file, ("a",)),
+        lambda: list(files.read_table_parts(file, ("a",), rows)),
+        lambda: list(files.read_cells(file, ("a", "b"))),
+    ):
+        try:
+            read()
+        except DataError as error:
+            assert str(error).startswith(f"{file}: ")

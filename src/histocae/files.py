@@ -132,7 +132,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: not there yet; {_REMEDY}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
         raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
 
 
@@ -140,7 +140,7 @@ def read_json_or_none(path: Path) -> Any:
     """Read a JSON file that may not be there; None where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
@@ -214,12 +214,12 @@ def read_table(
         The table.
 
     Raises:
-        DataError: the table is not there yet.
+        DataError: the table is not there yet, or damaged.
 
     """
     import pandas as pd
 
-    try:
+    with _table_errors(path):
         return pd.read_csv(
             path,
             sep=separator,
@@ -228,8 +228,17 @@ def read_table(
             keep_default_na=False,
             na_values=[""],
         )
+
+
+@contextmanager
+def _table_errors(path: Path) -> Iterator[None]:
+    """Raise a DataError where pandas can't read a table of ours: no such file, or other bytes than a stage wrote."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"{path}: not there yet; {_REMEDY}") from None
+    except ValueError as error:  # also pandas' errors of parsing, and bytes that are no UTF-8
+        raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
 
 
 def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":
@@ -244,23 +253,27 @@ def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) 
         The parts in their order, with the row numbers of the whole table as index.
 
     Raises:
-        DataError: the table is not there yet.
+        DataError: the table is not there yet, or damaged.
 
     """
     import pandas as pd
 
-    try:
-        with pd.read_csv(
+    with _table_errors(path):
+        parts = pd.read_csv(
             path,
             sep=SEPARATOR,
             dtype=dict.fromkeys(text, str),
             keep_default_na=False,
             na_values=[""],
             chunksize=rows,
-        ) as parts:
-            yield from parts
-    except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
+        )
+    with parts:
+        while True:
+            with _table_errors(path):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError
 from histocae.params import Tissue
 from histocae.patches import previews
-from histocae.patches.store import SHARDS, PatchStore, ShardWriter, write_index
+from histocae.patches.shard_file import ShardWriter
+from histocae.patches.store import SHARDS, PatchStore, write_index
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
 from histocae.statistics.levels import LEVELS, at_level

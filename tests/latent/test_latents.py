@@ -19,6 +19,7 @@ from histocae.latent import maps, probes, summary
 from histocae.latent import study as latent_study
 from histocae.latent.clusters import cluster, cluster_gini, impurity, share_together
 from histocae.patches import store
+from histocae.patches.shard_file import ShardWriter
 from histocae.statistics import classifier, discrimination
 from histocae.statistics.levels import LEVELS
 from support.make_data import NORMAL, TUMOR
@@ -341,7 +342,7 @@ def patches(tmp_path):
     fine = np.indices((64, 64)).sum(axis=0)[..., None] % 2 * 20 - 10
     shades = np.linspace(40, 200, 20).astype(int)
     images = np.stack([np.full((64, 64, 3), shade) + fine * amplitude for shade in shades for amplitude in (0, 1)])
-    with store.ShardWriter(tmp_path / "shards/a.npy", 64) as writer:
+    with ShardWriter(tmp_path / "shards/a.npy", 64) as writer:
         writer.append(images.astype(np.uint8))
     rows = pd.DataFrame({"slide_id": "a", "shard": "a", "position": range(40)}).reindex(columns=store.INDEX_COLUMNS)
     store.write_index(tmp_path, rows, 64, 0.5)

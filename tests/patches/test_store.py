@@ -1,25 +1,28 @@
 """The patch store: patches are read as they were written, in any order; a store that is damaged is refused."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocae.errors import HistocaeError, StoreError
-from histocae.patches.store import INDEX_COLUMNS, PatchStore, ShardWriter, shard_name, write_index, write_rows
+from histocae.errors import StoreError
+from histocae.patches.shard_file import ShardWriter, shard_name
+from histocae.patches.store import INDEX_COLUMNS, PatchStore, write_index, write_rows
 from support import make_data
 
-V1 = make_data.DATA / "store-v1"
+V1, V2 = (make_data.DATA / f"store-v{version}" for version in (1, 2))
 
 
 @pytest.fixture
 def store_folder(tmp_path):
     """A copy of the committed store."""
-    return shutil.copytree(V1, tmp_path / "store")
+    return shutil.copytree(V2, tmp_path / "store")
 
 
 def read_all_patches(store: PatchStore) -> np.ndarray:
@@ -27,20 +30,25 @@ def read_all_patches(store: PatchStore) -> np.ndarray:
     return store.select(index).take(np.arange(len(index)))
 
 
-def test_a_store_of_version_1_can_be_read():
-    store = PatchStore(V1)
+def test_a_store_of_version_2_can_be_read():
+    store = PatchStore(V2)
     assert (store.pixels, store.mpp) == (8, 0.5)
     index = store.index()
     assert tuple(index.columns) == INDEX_COLUMNS
     assert list(index["slide_id"].unique()) == ["0012", "A/B"]
     assert list(index["case_id"].unique()) == ["case 1", "case|2"]
     assert list(index["mpp"].isna()) == [False] * 3 + [True] * 2
-    np.testing.assert_array_equal(read_all_patches(store), np.concatenate(list(make_data.v1_patches().values())))
+    np.testing.assert_array_equal(read_all_patches(store), np.concatenate(list(make_data.stored_patches().values())))
+
+
+def test_a_store_of_version_1_is_refused_by_its_version():
+    with pytest.raises(StoreError, match="patch store of version 1, this histocae reads version 2; run dvc repro"):
+        PatchStore(V1)
 
 
 def test_the_committed_store_equals_the_one_that_make_data_writes(tmp_path):
-    make_data.make_store_v1(tmp_path / "made")
-    files = {path.relative_to(V1): path.read_bytes() for path in V1.rglob("*") if path.is_file()}
+    make_data.make_store(tmp_path / "made")
+    files = {path.relative_to(V2): path.read_bytes() for path in V2.rglob("*") if path.is_file()}
     made = {
         path.relative_to(tmp_path / "made"): path.read_bytes()
         for path in (tmp_path / "made").rglob("*")
@@ -49,34 +57,34 @@ def test_the_committed_store_equals_the_one_that_make_data_writes(tmp_path):
     assert made == files and len(files) == 4
 
 
-def test_stores_are_written_in_version_1(tmp_path):
-    index = PatchStore(V1).index()
-    for name, patches in make_data.v1_patches().items():
+def test_stores_are_written_in_version_2(tmp_path):
+    index = PatchStore(V2).index()
+    for name, patches in make_data.stored_patches().items():
         with ShardWriter(tmp_path / "shards" / f"{name}.npy", 8) as writer:
             for patch in patches:
                 writer.append(patch[None])
-        assert (tmp_path / "shards" / f"{name}.npy").read_bytes() == (V1 / "shards" / f"{name}.npy").read_bytes()
+        assert (tmp_path / "shards" / f"{name}.npy").read_bytes() == (V2 / "shards" / f"{name}.npy").read_bytes()
     write_index(tmp_path, index, 8, 0.5)
-    assert (tmp_path / "index.csv").read_bytes() == (V1 / "index.csv").read_bytes()
-    assert json.loads((tmp_path / "store.json").read_bytes()) == json.loads((V1 / "store.json").read_bytes())
+    assert (tmp_path / "index.csv").read_bytes() == (V2 / "index.csv").read_bytes()
+    assert json.loads((tmp_path / "store.json").read_bytes()) == json.loads((V2 / "store.json").read_bytes())
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_another_version_is_refused(store_folder, version):
     manifest = json.loads((store_folder / "store.json").read_bytes())
     manifest["version"] = version
     (store_folder / "store.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(StoreError, match=f"version {version}.*reads version 1; run dvc repro patches"):
+    with pytest.raises(StoreError, match=f"version {version}.*reads version 2; run dvc repro patches"):
         PatchStore(store_folder)
 
 
 def test_a_missing_or_newer_store_is_reported_in_one_line(project):
     message = project.run("split").only_line
     assert "data/patches: no patch store here" in message and "dvc repro" in message
-    shutil.copytree(V1, project.folder / "data" / "patches")
+    shutil.copytree(V2, project.folder / "data" / "patches")
     manifest = project.folder / "data" / "patches" / "store.json"
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace('"version": 1', '"version": 9'), encoding="utf-8")
+    manifest.write_text(text.replace('"version": 2', '"version": 9'), encoding="utf-8")
     assert "patch store of version 9" in project.run("split").only_line
 
 
@@ -87,33 +95,73 @@ def test_an_invalid_manifest_is_refused(store_folder, text):
         PatchStore(store_folder)
 
 
-def test_a_truncated_index_is_refused(store_folder):
-    lines = (store_folder / "index.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-    (store_folder / "index.csv").write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(StoreError, match="4 rows, not 5"):
-        PatchStore(store_folder).index()
+DAMAGES = ["missing", "empty", "truncated", "longer", "text", "fewer", "other side", "floats", "Fortran order"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "fewer", "other side", "floats"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_shard_that_does_not_match_its_index_is_refused(store_folder, damage):
     path = store_folder / "shards" / "0012.npy"
     patches = np.load(path)
     data = path.read_bytes()
     if damage == "missing":
         path.unlink()
-    elif damage in ("empty", "truncated", "text"):
-        path.write_bytes({"empty": b"", "truncated": data[:-1], "text": b"no shard at all"}[damage])
+    elif damage in ("empty", "truncated", "longer", "text"):
+        changed = {"empty": b"", "truncated": data[:-1], "longer": data + data[128:], "text": b"no shard at all"}
+        path.write_bytes(changed[damage])
     else:
-        np.save(path, {"fewer": patches[:2], "other side": patches[:, :4], "floats": patches / 255}[damage])
+        arrays = {"fewer": patches[:2], "other side": patches[:, :4], "floats": patches / 255}
+        np.save(path, (arrays | {"Fortran order": np.asfortranarray(patches)})[damage])
     store = PatchStore(store_folder)
     with pytest.raises(StoreError, match=r"0012\.npy"):
         store.select(store.index())
 
 
+def test_swapped_shards_are_refused(store_folder):
+    """Both have the same number of patches, so that only their bytes differ."""
+    shards = store_folder / "shards"
+    with ShardWriter(shards / "0012.npy", 8) as writer:
+        writer.append(make_data.stored_patches()["0012"][:2])
+    write_index(store_folder, PatchStore(store_folder).index().drop(index=2), 8, 0.5)
+    (shards / "0012.npy").rename(shards / "other")
+    (shards / "A%2FB~3b1b2c3d.npy").rename(shards / "0012.npy")
+    (shards / "other").rename(shards / "A%2FB~3b1b2c3d.npy")
+    store = PatchStore(store_folder)
+    with pytest.raises(StoreError, match=r"0012\.npy: is not as it was written.*run dvc repro patches"):
+        store.select(store.index())
+
+
+@given(data=st.data())
+@settings(max_examples=300)
+def test_no_changed_byte_of_a_store_passes_unnoticed(tmp_path_factory, data):
+    """Whatever bytes are changed, the store is refused or its patches are those that were written."""
+    folder = tmp_path_factory.getbasetemp() / "changed"
+    shutil.copytree(V2, folder, dirs_exist_ok=True)
+    path = data.draw(st.sampled_from(sorted(file for file in folder.rglob("*") if file.is_file())))
+    content = bytearray(path.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, 2 * len(content)))])
+    try:
+        patches = read_all_patches(PatchStore(folder))
+    except StoreError as error:
+        assert "\n" not in str(error)
+    else:
+        np.testing.assert_array_equal(patches, np.concatenate(list(make_data.stored_patches().values())))
+
+
+def test_a_shard_is_read_once_for_its_hash(store_folder, monkeypatch):
+    monkeypatch.chdir(store_folder.parent)
+    read_all_patches(PatchStore(store_folder))
+    known = json.loads((store_folder.parent / ".histocae/hashes.json").read_bytes())
+    assert {Path(path).name for path in known} == {"index.csv", "0012.npy", "A%2FB~3b1b2c3d.npy"}
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    read_all_patches(PatchStore(store_folder))
+
+
 @given(st.lists(st.integers(0, 4), max_size=12), st.lists(st.integers(0, 4), max_size=12))
 def test_patches_are_returned_in_the_requested_order(rows, positions):
-    store = PatchStore(V1)
-    patches = np.concatenate(list(make_data.v1_patches().values()))
+    store = PatchStore(V2)
+    patches = np.concatenate(list(make_data.stored_patches().values()))
     selected = store.select(store.index().iloc[rows])
     assert len(selected) == len(rows)
     positions = np.array([position for position in positions if position < len(rows)], int)
@@ -204,7 +252,7 @@ def test_an_index_has_one_row_per_patch_with_its_position(project):
 
 def test_an_index_written_row_by_row_has_the_same_bytes(tmp_path, store_folder):
     store = PatchStore(store_folder)
-    assert write_rows(tmp_path / "again", store.rows(), 8, 0.5) == len(store.index())
+    assert write_rows(tmp_path / "again", store.rows(), 8, 0.5, store.shards) == len(store.index())
     for name in ("index.csv", "store.json"):
         assert (tmp_path / "again" / name).read_bytes() == (store_folder / name).read_bytes()
 
@@ -218,15 +266,27 @@ def test_slides_are_counted_without_the_whole_index(store_folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (lambda text: text.replace("|shard|", "|chard|"), "no column 'shard'"),
-        (lambda text: text[: text.rindex("|Solid") + 3], "row 6 ends too early"),
-        (lambda text: text.rstrip("\n").rsplit("\n", 1)[0] + "\n", "the index has 4 rows, not 5"),
+        lambda text: text.replace("|shard|", "|chard|"),
+        lambda text: text[: text.rindex("|Solid") + 3],
+        lambda text: text.rstrip("\n").rsplit("\n", 1)[0] + "\n",
+        lambda text: text.replace("case 1", "case 2", 1),
     ],
 )
-def test_a_damaged_index_is_reported(store_folder, change, message):
+@pytest.mark.parametrize("read", ["index", "rows", "slides"])
+def test_a_changed_index_is_reported(store_folder, change, read):
     index = store_folder / "index.csv"
     index.write_text(change(index.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(HistocaeError, match=message):
-        PatchStore(store_folder).slides()
+    with pytest.raises(StoreError, match=r"index\.csv: is not as it was written .*; run dvc repro patches"):
+        getattr(PatchStore(store_folder), read)()
+
+
+def test_a_manifest_of_another_index_is_refused(store_folder):
+    manifest = store_folder / "store.json"
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace('"patches": 5', '"patches": 4'), encoding="utf-8"
+    )
+    for read in ("index", "slides"):
+        with pytest.raises(StoreError, match="the index has 5 rows, not 4"):
+            getattr(PatchStore(store_folder), read)()

@@ -4,6 +4,7 @@
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -224,21 +225,21 @@ def die_on_odd(number: int) -> int:
     return 2 * number
 
 
-def v1_patches() -> dict[str, np.ndarray]:
-    """Make the shards of the committed store of version 1: patches by name."""
+def stored_patches() -> dict[str, np.ndarray]:
+    """Make the shards of the committed stores: patches by name."""
     rng = np.random.default_rng(1)
     return {name: rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for name, n in (("0012", 3), ("A%2FB~3b1b2c3d", 2))}
 
 
-def make_store_v1(folder: Path) -> None:
-    """Write a patch store of version 1 as its documentation describes it, without the package."""
+def make_store(folder: Path) -> None:
+    """Write a patch store of the current version as its documentation describes it, without the package."""
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     slides = {
         "0012": ("0012", "case 1", TUMOR, "0012.svs", "0.5"),
         "A%2FB~3b1b2c3d": ("A/B", "case|2", NORMAL, "sub/a.svs", ""),
     }
     rows = []
-    for name, patches in v1_patches().items():
+    for name, patches in stored_patches().items():
         header = repr({"descr": "|u1", "fortran_order": False, "shape": patches.shape})
         header = (header[:-1] + ", }").ljust(117) + "\n"
         with open(folder / "shards" / f"{name}.npy", "wb") as handle:
@@ -269,10 +270,18 @@ def make_store_v1(folder: Path) -> None:
         "mpp": 0.5,
         "patches": len(rows),
         "pixels": 8,
-        "version": 1,
+        "version": 2,
+        "index": hashlib.sha256((folder / "index.csv").read_bytes()).hexdigest(),
+        "shards": {
+            name: {
+                "patches": len(patches),
+                "sha256": hashlib.sha256((folder / "shards" / f"{name}.npy").read_bytes()).hexdigest(),
+            }
+            for name, patches in stored_patches().items()
+        },
     }
-    (folder / "store.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / "store.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    make_store_v1(DATA / "store-v1")
+    make_store(DATA / "store-v2")

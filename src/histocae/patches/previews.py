@@ -85,6 +85,26 @@ def _tiles_file(folder: Path, shard: str) -> Path:
     return folder / f"{shard}.tiles.json"
 
 
+def files(folder: Path, shard: str) -> dict[str, Path]:
+    """Name all previews that a slide may have.
+
+    Args:
+        folder: of previews.
+        shard: name of the slide's shard.
+
+    Returns:
+        The path of each, by what it is.
+
+    """
+    tiles = {f"tile-{number}": tile_file(folder, shard, number) for number in range(1, MOST_TILES + 1)}
+    return {
+        "thumbnail": thumbnail_file(folder, shard),
+        "truth": truth_file(folder, shard),
+        "tiles": _tiles_file(folder, shard),
+        **tiles,
+    }
+
+
 def shard_of(file: Path) -> str:
     """Name the shard that a preview belongs to."""
     return _SUFFIXES.sub("", file.name)

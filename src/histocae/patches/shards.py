@@ -4,6 +4,7 @@ A shard is complete when its record is there and has the fingerprint of its inpu
 was killed resumes with the slides whose shards are not complete.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from histocae.errors import DataError, SlideError, StoreError
-from histocae.files import fingerprint, read_json_or_none, read_table, replacing, write_json, write_table
+from histocae.errors import SlideError
+from histocae.files import fingerprint, read_json_or_none, replacing, sha256, write_json, write_table
 from histocae.params import Patches as PatchParams
-from histocae.patches import color, previews
+from histocae.patches import color, integrity, previews
 from histocae.patches.grid import (
     MASK_PIXELS,
     Grid,
@@ -31,7 +32,7 @@ from histocae.patches.grid import (
     read_patches,
 )
 from histocae.patches.sampling import draw
-from histocae.patches.store import ShardWriter, open_shard, shard_name
+from histocae.patches.shard_file import ShardWriter, open_shard, shard_name
 from histocae.patches.tiles import TilePatches, divide_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
 from histocae.slides.slide import Slide, in_range
@@ -39,6 +40,7 @@ from histocae.slides.thumbnails import LONGEST, thumbnail
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources.slide_source import Source
 
+log = logging.getLogger(__name__)
 NO_TISSUE = "shows no tissue"
 OVERVIEW_PIXELS = 1200  # longest side of an overview image
 # columns of the index (a value counts for all rows; `row` is an array) and the patches
@@ -134,6 +136,7 @@ class ShardRecord:
         width: level-0 pixels of the slide.
         height: level-0 pixels of the slide.
         failures: every failure; a slide has at most one, its tiles may have many.
+        files: SHA-256 of each file made of the slide, hex; see `hashes_of_files`.
 
     """
 
@@ -150,6 +153,7 @@ class ShardRecord:
     width: int | None = None
     height: int | None = None
     failures: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -174,10 +178,9 @@ def finished(task: ShardTask) -> ShardRecord | None:
 
 
 def _finished(task: ShardTask) -> ShardRecord | None:
-    values = read_json_or_none(task.shards / f"{task.name}.json")
-    if values is None or values.pop("fingerprint") != task.fingerprint:
+    record = _read_record(task)
+    if record is None:
         return None
-    record = ShardRecord(**values)
     if record.reason and record.reason != NO_TISSUE and task.source.keep:
         # the failure may have been the disk's: the slide is tried again, unless it had to be fetched again for that
         return None
@@ -185,41 +188,36 @@ def _finished(task: ShardTask) -> ShardRecord | None:
         return None
     if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
         return None  # the slide lacked microns per pixel, which data.mpp has now
-    try:
-        if record.kept:
-            shard = open_shard(task.shards / f"{task.name}.npy", task.params.pixels)
-            if len(shard) != record.kept or len(read_rows(task.shards, record)) != record.kept:
-                return None
-    except (StoreError, DataError):
+    for path in integrity.differing(hashes_of_files(task, record)):
+        if path.exists():
+            log.warning("%s: %s; the slide's patches are extracted again", path, integrity.DIFFERS)
         return None
-    return record if _all_kept(task, record) else None
+    return record
 
 
-def _all_kept(task: ShardTask, record: ShardRecord) -> bool:
-    """Check that what figures need of a slide is there: overview, thumbnails and the demo's truth mask."""
-    if task.source.tiles:
-        needed = record.kept and task.params.tiles == "cut"
-        return not needed or previews.read_tiles(task.previews, task.name) is not None
-    if record.level is None:
-        return True
-    images = [task.overview_file, previews.thumbnail_file(task.previews, task.name)]
-    if task.source.demo_spec is not None:
-        images.append(previews.truth_file(task.previews, task.name))
-    return all(image.is_file() for image in images)
+def _read_record(task: ShardTask) -> ShardRecord | None:
+    """Read the record of a shard; None where it is missing, damaged, or of other input."""
+    values = read_json_or_none(task.shards / f"{task.name}.json")
+    if not isinstance(values, dict) or values.pop("sha256", None) != fingerprint(values):
+        return None
+    if values.pop("fingerprint") != task.fingerprint:
+        return None
+    return ShardRecord(**values)
 
 
-def read_rows(shards: Path, record: ShardRecord) -> pd.DataFrame:
-    """Read the index rows of one shard.
+def _files(task: ShardTask, shard: str) -> dict[str, Path]:
+    """Name all files that may be made of a slide, but for the record."""
+    return {
+        "shard": task.shards / f"{shard}.npy",
+        "rows": task.shards / f"{shard}.csv",
+        "overview": task.overviews / f"{shard}.png",
+        **previews.files(task.previews, shard),
+    }
 
-    Args:
-        shards: folder of the shards.
-        record: of the shard.
 
-    Returns:
-        A row per patch, with `store.POSITION_COLUMNS`.
-
-    """
-    return read_table(shards / f"{record.shard}.csv", ("file",))
+def hashes_of_files(task: ShardTask, record: ShardRecord) -> dict[Path, str]:
+    """Return the SHA-256 (hex) that each file made of a slide had when it was written."""
+    return {path: record.files[name] for name, path in _files(task, record.shard).items() if name in record.files}
 
 
 def make_shard(task: ShardTask) -> ShardRecord:
@@ -245,7 +243,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
     dropped = bool(notes.failures) and task.params.on_read_error == "drop"
     if kept and not dropped and task.params.color == "macenko":
         try:
-            _normalize(path, task.params.pixels)
+            _normalize(path, kept, task.params.pixels)
         except SlideError as error:
             notes.failures.append(str(error))
             dropped = True
@@ -273,8 +271,10 @@ def make_shard(task: ShardTask) -> ShardRecord:
         width=notes.width,
         height=notes.height,
         failures=tuple(notes.failures),
+        files={name: sha256(path) for name, path in _files(task, task.name).items() if path.is_file()},
     )
-    write_json({**vars(record), "fingerprint": task.fingerprint}, task.shards / f"{task.name}.json")
+    values = {**vars(record), "fingerprint": task.fingerprint}
+    write_json({**values, "sha256": fingerprint(values)}, task.shards / f"{task.name}.json")
     return record
 
 
@@ -295,9 +295,9 @@ def _table(parts: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({"position": np.arange(sum(lengths)), **columns})
 
 
-def _normalize(path: Path, pixels: int) -> None:
+def _normalize(path: Path, count: int, pixels: int) -> None:
     """Replace a shard by one with normalized stains."""
-    patches = open_shard(path, pixels)
+    patches = open_shard(path, count, pixels)
     stains, step = color.estimate(patches), color.per_chunk(pixels)
     with ShardWriter(path, pixels) as shard:
         for start in range(0, len(patches), step):

@@ -1,19 +1,16 @@
-"""The patch store: one raw uint8 array a slide, and an index table.
+"""The patch store: one file of patches per slide, an index table, and a manifest with the hash of each file.
 
-docs/patch-store.md describes the format; only this module knows it.
+docs/patch-store.md describes the format; only this module and `shard_file` know it.
 """
 
-import hashlib
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +18,11 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from histocae.errors import StoreError
-from histocae.files import read_cells, read_json_or_none, read_table, replacing, table_writer, write_json, write_table
+from histocae.files import read_cells, read_json_or_none, read_table, sha256, table_writer, write_json, write_table
+from histocae.patches import integrity
+from histocae.patches.shard_file import REMEDY, check_shard
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "store.json"
 INDEX = "index.csv"
 SHARDS = "shards"
@@ -49,103 +48,21 @@ AT_ONCE = 2**20  # rows that are handled together, where all would take several 
 INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
 
 
-def shard_name(slide_id: str) -> str:
-    """Name a slide's shard, without suffix: any slide_id makes a safe file name.
-
-    Example:
-        >>> shard_name("TCGA-AA-0001-01A-01-TS1")
-        'TCGA-AA-0001-01A-01-TS1'
-        >>> shard_name("A/B")
-        'A%2FB~998d3ed8'
-
-    """
-    name = quote(slide_id, safe=" ()+,=@[]").replace("~", "%7E").strip(". ")
-    if name != slide_id or len(name) > 120:
-        # different ids may become equal when they are made safe
-        name = f"{name[:120]}~{hashlib.sha256(slide_id.encode()).hexdigest()[:8]}"
-    return name
-
-
-class ShardWriter:
-    """Writes one shard; it appears under its name when the block ends without an error.
-
-    The array grows while it is written. Its length is in the header, which numpy
-    pads so that a longer number does not move the data.
+class Shard(NamedTuple):
+    """A shard as the manifest describes it.
 
     Attributes:
-        count: patches written so far.
+        patches: their number.
+        sha256: of the file, hex.
 
     """
 
-    def __init__(self, path: Path, pixels: int):
-        """Prepare to write.
-
-        Args:
-            path: of the shard.
-            pixels: side of a patch.
-
-        """
-        self.count = 0
-        self._pixels = pixels
-        self._aside = replacing(path)
-
-    def __enter__(self) -> "ShardWriter":
-        self._handle = self._aside.__enter__()
-        self._write_header()
-        return self
-
-    def _write_header(self) -> None:
-        shape = (self.count, self._pixels, self._pixels, 3)
-        np.lib.format.write_array_header_1_0(self._handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-    def append(self, patches: NDArray[np.uint8]) -> None:
-        """Append patches.
-
-        Args:
-            patches: uint8, shape (n, pixels, pixels, 3).
-
-        Raises:
-            ValueError: the patches have another type or shape.
-
-        """
-        if patches.dtype != np.uint8 or patches.shape[1:] != (self._pixels, self._pixels, 3):
-            raise ValueError(f"a shard of {self._pixels} px uint8 patches can't take {patches.shape}")
-        self._handle.write(np.ascontiguousarray(patches).data)
-        self.count += len(patches)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._handle.seek(0)
-        self._write_header()
-        self._aside.__exit__(kind, failure, trace)
-
-
-def open_shard(path: Path, pixels: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
-    """Map a shard into memory.
-
-    Args:
-        path: of the shard.
-        pixels: side of a patch.
-
-    Returns:
-        uint8, shape (patches, pixels, pixels, 3), read on access.
-
-    Raises:
-        StoreError: it is missing, too short, or holds something else.
-
-    """
-    try:
-        shard: np.memmap[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path}: can't be read: {error}; run dvc repro patches") from None
-    if shard.dtype != np.uint8 or shard.shape[1:] != (pixels, pixels, 3):
-        raise StoreError(f"{path}: holds no patches of {pixels} pixels; run dvc repro patches")
-    return shard
+    patches: int
+    sha256: str
 
 
 def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | None) -> None:
-    """Complete a store: write its index and, last, its manifest.
+    """Complete a store: write its index and, last, its manifest with the hashes of the shards, which it reads.
 
     Args:
         folder: of the store.
@@ -155,10 +72,15 @@ def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | Non
 
     """
     write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
-    _write_manifest(folder, len(index), pixels, mpp)
+    files = {name: folder / SHARDS / f"{name}.npy" for name in index["shard"].unique()}
+    counts = index["shard"].value_counts()
+    shards = {name: Shard(int(counts[name]), sha256(path)) for name, path in files.items() if path.is_file()}
+    _write_manifest(folder, len(index), pixels, mpp, shards)
 
 
-def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: float | None) -> int:
+def write_rows(
+    folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: float | None, shards: Mapping[str, Shard]
+) -> int:
     """Complete a store as `write_index` does, from the index row by row.
 
     Args:
@@ -166,6 +88,7 @@ def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: fl
         rows: of the index, cells as text, in the order of `INDEX_COLUMNS`.
         pixels: side of a patch.
         mpp: microns per patch pixel that were aimed at; None for tiles.
+        shards: by name, with the hashes that they had when they were written.
 
     Returns:
         The number of rows.
@@ -175,11 +98,11 @@ def write_rows(folder: Path, rows: Iterable[Sequence[str]], pixels: int, mpp: fl
     with table_writer(folder / INDEX, INDEX_COLUMNS) as writer:
         for count, row in enumerate(rows, 1):  # noqa: B007 (the last number is the number of rows)
             writer.writerow(row)
-    _write_manifest(folder, count, pixels, mpp)
+    _write_manifest(folder, count, pixels, mpp, shards)
     return count
 
 
-def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None) -> None:
+def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None, shards: Mapping[str, Shard]) -> None:
     manifest = {
         "format": "histocae patch store",
         "version": VERSION,
@@ -188,6 +111,8 @@ def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None) ->
         "dtype": "uint8",
         "mpp": mpp,
         "patches": count,
+        "index": sha256(folder / INDEX),
+        "shards": {name: shard._asdict() for name, shard in shards.items()},
     }
     write_json(manifest, folder / MANIFEST)
 
@@ -198,6 +123,7 @@ class PatchStore:
     Attributes:
         pixels: side of a patch.
         mpp: microns per patch pixel that were aimed at; None for tiles.
+        shards: by name.
 
     """
 
@@ -208,31 +134,79 @@ class PatchStore:
             folder: of the store.
 
         Raises:
-            StoreError: it is missing, or of a version that this code does not know.
+            StoreError: it is missing, damaged, or of a version that this code does not know.
 
         """
         self.folder = folder
         manifest = read_json_or_none(folder / MANIFEST)
         if not isinstance(manifest, dict):
-            raise StoreError(f"{folder}: no patch store here; run dvc repro patches")
+            raise StoreError(f"{folder}: no patch store here; {REMEDY}")
         if manifest.get("version") != VERSION:
             raise StoreError(
                 f"{folder}: patch store of version {manifest.get('version')}, this histocae reads "
-                f"version {VERSION}; run dvc repro patches"
+                f"version {VERSION}; {REMEDY}"
             )
-        self.pixels: int = manifest["pixels"]
-        self.mpp: float | None = manifest["mpp"]
-        self._patches: int = manifest["patches"]
+        try:
+            self.pixels: int = _count(manifest["pixels"])
+            self.mpp: float | None = None if manifest["mpp"] is None else float(manifest["mpp"])
+            self._patches: int = _count(manifest["patches"])
+            self._index: str = str(manifest["index"])
+            self.shards = {
+                name: Shard(_count(shard["patches"]), str(shard["sha256"]))
+                for name, shard in manifest["shards"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StoreError(f"{folder / MANIFEST}: damaged ({error!r}); {REMEDY}") from None
 
     def index(self) -> pd.DataFrame:
-        """Read the index: one row a patch, with the columns of `INDEX_COLUMNS`."""
+        """Read the index: one row a patch, with the columns of `INDEX_COLUMNS`.
+
+        Raises:
+            StoreError: it is not as it was written.
+
+        """
+        self._check_index()
         index = read_table(self.folder / INDEX, INDEX_TEXTS)
         self._check(len(index))
         return index
 
     def rows(self, columns: Sequence[str] = INDEX_COLUMNS) -> Iterator[tuple[str, ...]]:
-        """Read the index row by row, as text, in little memory whatever its length."""
+        """Read the index row by row, as text, in little memory whatever its length.
+
+        Raises:
+            StoreError: it is not as it was written.
+
+        """
+        self._check_index()
         return read_cells(self.folder / INDEX, columns)
+
+    def _check_index(self) -> None:
+        for path in integrity.differing({self.folder / INDEX: self._index}):
+            raise StoreError(f"{path}: {integrity.DIFFERS}; {REMEDY}")
+
+    def check_shards(self, names: Iterable[str]) -> dict[str, int]:
+        """Check shards against the manifest; each file is read once, then known by its size and times.
+
+        Args:
+            names: of shards.
+
+        Returns:
+            Where the first patch begins in each file, in bytes.
+
+        Raises:
+            StoreError: the manifest lacks one, or one is missing or not as it was written.
+
+        """
+        starts, files = dict[str, int](), dict[Path, str]()
+        for name in names:
+            path = self.folder / SHARDS / f"{name}.npy"
+            if name not in self.shards:
+                raise StoreError(f"{path}: {self.folder / MANIFEST} does not list it; {REMEDY}")
+            starts[name] = check_shard(path, self.shards[name].patches, self.pixels)
+            files[path] = self.shards[name].sha256
+        for path in integrity.differing(files):
+            raise StoreError(f"{path}: {integrity.DIFFERS}; {REMEDY}")
+        return starts
 
     def slides(self) -> pd.DataFrame:
         """Count the patches of each slide, in little memory whatever their number.
@@ -254,6 +228,13 @@ class PatchStore:
     def select(self, rows: pd.DataFrame) -> "PatchSelection":
         """Select the patches of some rows of the index (columns shard and position)."""
         return PatchSelection(self, rows)
+
+
+def _count(value: object) -> int:
+    """Return a count from the manifest."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 class _OpenShards(LRUCache[int, FileIO]):
@@ -297,7 +278,7 @@ class PatchSelection:
             rows: shard and position of each patch.
 
         Raises:
-            StoreError: a shard is missing or shorter than the rows say.
+            StoreError: a shard is missing, not as it was written, or has fewer patches than the rows say.
 
         """
         self.pixels = store.pixels
@@ -318,12 +299,11 @@ class PatchSelection:
             np.maximum.at(longest, self._shard[some], self._position[some])
         used = np.flatnonzero(longest >= 0).tolist()  # a selection of rows may leave out some of the categories
         self.shards = len(used)
+        starts = store.check_shards(names[used])
         for code in used:
-            path = self._paths[code]
-            shard = open_shard(path, self.pixels)
-            if longest[code] >= len(shard):
-                raise StoreError(f"{path}: has fewer patches than its index says; run dvc repro patches")
-            self._offsets[code] = shard.offset
+            if longest[code] >= store.shards[names[code]].patches:
+                raise StoreError(f"{self._paths[code]}: has fewer patches than its index says; {REMEDY}")
+            self._offsets[code] = starts[names[code]]
 
     def __len__(self) -> int:
         return len(self._position)
@@ -359,7 +339,7 @@ class PatchSelection:
                     file.seek(int(offsets[number]))
                     count = file.readinto(room[number * each : (number + 1) * each])
                 except OSError as error:
-                    raise StoreError(f"{self._paths[code]}: can't be read: {error}; run dvc repro patches") from None
+                    raise StoreError(f"{self._paths[code]}: can't be read: {error}; {REMEDY}") from None
                 if count != each:
-                    raise StoreError(f"{self._paths[code]}: ends too early; run dvc repro patches")
+                    raise StoreError(f"{self._paths[code]}: ends too early; {REMEDY}")
         return out

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Hashes:
         """
         try:
             now = state(path)
-            entry = self._former.get(os.path.abspath(path))
+            entry = self._known(path)
             if not entry or entry[:-1] != now:
                 with open(path, "rb") as handle:
                     entry = [*now, hashlib.file_digest(handle, self._algorithm).hexdigest()]
@@ -46,7 +47,7 @@ class Hashes:
     def remembered(self, path: Path) -> str | None:
         """Return the hash of a file if it is known without reading the file, else None."""
         try:
-            entry, now = self._former.get(os.path.abspath(path)), state(path)
+            entry, now = self._known(path), state(path)
         except OSError:
             return None
         return entry[-1] if entry and entry[:-1] == now else None
@@ -60,6 +61,16 @@ class Hashes:
 
         """
         self._current[os.path.abspath(path)] = [*state(path), digest]
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Forget the hashes of some files, so that they are read again."""
+        for path in map(os.path.abspath, paths):
+            self._current.pop(path, None)
+            self._former.pop(path, None)
+
+    def _known(self, path: Path) -> list[Any] | None:
+        name = os.path.abspath(path)
+        return self._current.get(name) or self._former.get(name)
 
     def save(self, only_used: bool = False) -> None:
         """Write the memory; `only_used` drops files whose hash was not used since the memory was read."""

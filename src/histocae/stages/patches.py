@@ -17,8 +17,8 @@ from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
-from histocae.patches import previews, store
-from histocae.patches.shards import ShardRecord, ShardTask, finished, make_shard
+from histocae.patches import integrity, previews, store
+from histocae.patches.shards import ShardRecord, ShardTask, finished, hashes_of_files, make_shard
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
@@ -31,8 +31,8 @@ CODE = (
     "patches/grid",
     "patches/previews",
     "patches/sampling",
+    "patches/shard_file",
     "patches/shards",
-    "patches/store",
     "patches/tiles",
     "patches/tissue",
     "slides/slide",
@@ -65,8 +65,13 @@ def run(params: Params) -> None:
     if not any(record.kept for record in records.values()):
         raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
     # up to here the former index and its shards are complete, whatever happened above
+    kept = [record for record in records.values() if record.kept]
     count = store.write_rows(
-        paths.PATCHES, _rows(records, metadata), params.patches.pixels, None if source.tiles else params.patches.mpp
+        paths.PATCHES,
+        _rows(kept, metadata),
+        params.patches.pixels,
+        None if source.tiles else params.patches.mpp,
+        {record.shard: store.Shard(record.kept, record.files["shard"]) for record in kept},
     )
     names = {record.shard for record in records.values()}
     _remove_others(paths.PATCHES / store.SHARDS, names)
@@ -74,7 +79,7 @@ def run(params: Params) -> None:
     _remove_others(paths.PREVIEWS, names)
     _report(records, metadata)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
-    log.info("%d patches of %d slides", count, sum(record.kept > 0 for record in records.values()))
+    log.info("%d patches of %d slides", count, len(kept))
 
 
 def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
@@ -96,6 +101,7 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
 
         remotes = [task.source.remote for task in todo]
         download.check_token(source.server, [remote for remote in remotes if remote is not None])
+    made: dict[Path, str] = {}
     missing, failures = list[str](), FailureCount(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
     threads = threads_each(len(todo), params.executor, fetching)
@@ -112,11 +118,13 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
                     slide_id=task.slide_id, shard=task.name, reason=str(result), failed=True, kept=0, counts={}
                 )
             records[task.slide_id] = result
+            made |= hashes_of_files(task, result)
             source.delete_fetched(task.files[0])
         if failures.too_many(result):
             log.warning("too many slides in a row can't be fetched: the rest is left to the next run")
             results.close()
             break
+    integrity.remember(made)  # the stages after this one need not read the shards for their hashes
     if missing:
         raise DataError(
             f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to resume, or name in "
@@ -160,14 +168,13 @@ def _tasks(
     return tasks
 
 
-def _rows(records: dict[str, ShardRecord], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+def _rows(records: list[ShardRecord], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the index one by one, as text: together they may not fit into memory."""
-    for record in records.values():
-        if record.kept:
-            slide = metadata.loc[record.slide_id]
-            common = (record.slide_id, slide["case_id"], slide["sample_type"], record.shard)
-            for row in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.POSITION_COLUMNS):
-                yield common + row
+    for record in records:
+        slide = metadata.loc[record.slide_id]
+        common = (record.slide_id, slide["case_id"], slide["sample_type"], record.shard)
+        for row in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.POSITION_COLUMNS):
+            yield common + row
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

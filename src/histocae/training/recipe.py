@@ -24,6 +24,7 @@ CODE = (
     "networks/linear",
     "networks/linear_start",
     "patches/images",
+    "patches/shard_file",
     "patches/store",
     "training/batches",
     "training/checkpoint",

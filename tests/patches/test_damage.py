@@ -1,0 +1,72 @@
+"""Damage to what the stage patches wrote: noticed by every stage that reads it, repaired when patches are made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.workspace import Workspace
+
+EXTRACTION = ("inventory", "metadata", "slides", "patches")
+
+
+@pytest.fixture
+def extracted(project) -> Workspace:
+    project.slides("a", "b")
+    project.make(*EXTRACTION)
+    return project
+
+
+def find(project: Workspace, pattern: str) -> Path:
+    (path,) = project.folder.glob(pattern)
+    return path
+
+
+def invert(path: Path, start: int, count: int = 1) -> None:
+    """Invert bytes; the file's length stays."""
+    data = bytearray(path.read_bytes())
+    data[start : start + count] = bytes(255 - value for value in data[start : start + count])
+    path.write_bytes(data)
+
+
+# what is changed, and where: the first byte inverted, and how many
+DAMAGES = {
+    "pixels": ("data/patches/shards/b.*.npy", 5000, 2000),
+    "one byte of the pixels": ("data/patches/shards/b.*.npy", 5000, 1),
+    "header": ("data/patches/shards/b.*.npy", 70, 1),
+    "rows": ("data/patches/shards/b.*.csv", 60, 1),
+    "record": ("data/patches/shards/b.*.json", 40, 1),
+    "overview": ("reports/patching/slides/b.*.png", 900, 1),
+    "thumbnail": ("reports/patching/thumbnails/b.*.jpg", 900, 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_slide_is_made_again(extracted, damage):
+    before = extracted.outputs()
+    pattern, start, count = DAMAGES[damage]
+    invert(find(extracted, pattern), start, count)
+    assert extracted.outputs() != before
+    result = extracted.run("patches")
+    log = " ".join(result.lines)
+    assert result.code == 0 and "patches of 1 slides to extract, 1 done before" in log
+    assert extracted.outputs() == before
+    if damage != "record":
+        assert "is not as it was written" in log and "the slide's patches are extracted again" in log
+
+
+def test_a_count_changed_in_a_record_is_noticed(extracted):
+    before = extracted.outputs()
+    path = find(extracted, "data/patches/shards/b.*.json")
+    record = json.loads(path.read_bytes())
+    record["counts"]["background"] = record["counts"].get("background", 0) + 1
+    path.write_text(json.dumps(record), encoding="utf-8")
+    extracted.make("patches")
+    assert extracted.outputs() == before
+
+
+def test_no_split_is_made_of_a_damaged_index(extracted):
+    invert(extracted.folder / "data/patches/index.csv", 200)
+    message = extracted.run("split").only_line
+    assert "data/patches/index.csv: is not as it was written" in message and "run dvc repro patches" in message
+    assert not (extracted.folder / "data/splits").exists()
