@@ -152,7 +152,7 @@ def test_no_changed_byte_of_a_store_passes_unnoticed(tmp_path_factory, data):
 def test_a_shard_is_read_once_for_its_hash(store_folder, monkeypatch):
     monkeypatch.chdir(store_folder.parent)
     read_all_patches(PatchStore(store_folder))
-    known = json.loads((store_folder.parent / ".histocae/hashes.json").read_bytes())
+    known = json.loads((store_folder.parent / ".histocae/checked.json").read_bytes())
     assert {Path(path).name for path in known} == {"index.csv", "0012.npy", "A%2FB~3b1b2c3d.npy"}
     monkeypatch.setattr(hashlib, "file_digest", None)
     read_all_patches(PatchStore(store_folder))

@@ -188,7 +188,7 @@ def test_code_that_shards_and_checkpoints_depend_on_is_in_their_lineage():
 
 
 def test_every_stage_is_a_command():
-    assert set(COMMANDS) == {*STAGES, *INVENTORY_STAGES, "publish"}
+    assert set(COMMANDS) == {*STAGES, *INVENTORY_STAGES, "publish", "verify"}
     for name, stage in {**INVENTORY_STAGES, **STAGES}.items():
         command = stage.get("do", stage)["cmd"].split()
         assert command[:2] == ["histocae", name]

@@ -2,10 +2,12 @@
 
 import html
 import json
+import os
 import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -304,6 +306,50 @@ def project_copy(project, tmp_path):
     project_copy = Project.__new__(Project)
     project_copy.folder = folder
     return project_copy
+
+
+def flip_byte(path: Path) -> None:
+    """Change one byte in the middle of a file; size and time of the last change stay."""
+    times, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_verify_names_each_file_that_is_not_as_it_was_written(project_copy):
+    assert "verify: all files are as they were written" in project_copy.run("histocae", "verify")
+    (shard, *_) = sorted((project_copy.folder / "data/patches/shards").glob("*.npy"))
+    damaged = [
+        shard.relative_to(project_copy.folder).as_posix(),
+        "data/splits/train.csv",
+        "models/trained/all/decoder.weights.h5",
+        "reports/index.html",
+        "reports/models/all/evaluation/errors.png",
+    ]
+    for path in damaged:
+        flip_byte(project_copy.folder / path)
+    output = project_copy.run("histocae", "verify", fails=True)
+    assert re.findall(r"verify: (\S+): (?:is not as it was written|differs)", output) == damaged
+    assert output.splitlines()[-1].startswith("histocae verify: not as written: ") and "Traceback" not in output
+    # the remedy that the message names
+    for path in damaged:
+        (project_copy.folder / path).unlink()
+    project_copy.run("dvc", "checkout")
+    project_copy.run("histocae", "verify")
+
+
+def test_a_damaged_shard_does_not_become_the_truth_of_dvc(project_copy):
+    """A stage refuses the damaged shard; the next repro extracts it again, and no later stage runs."""
+    before = project_copy.bytes("data", "models", "reports", "dvc.lock")
+    (shard, *_) = sorted((project_copy.folder / "data/patches/shards").glob("*.npy"))
+    data = bytearray(shard.read_bytes())
+    data[5000:7000] = bytes(255 - value for value in data[5000:7000])
+    shard.write_bytes(data)
+    message = project_copy.run("histocae", "evaluate", "all", fails=True).splitlines()[-1]
+    assert f"{shard.name}: is not as it was written" in message and "run dvc repro patches" in message
+    output = project_copy.run("dvc", "repro")
+    assert stages_run(output) == {"inventory", "patches"} and "patches of 1 slides to extract" in output
+    assert project_copy.bytes("data", "models", "reports", "dvc.lock") == before
 
 
 def test_a_restored_training_points_to_its_original_run(project_copy):

@@ -48,6 +48,7 @@ COMMANDS = {
     "compare": Command("write the table and the page that compare all models", False),
     "register": Command("register the best model of each cohort in MLflow's registry", False),
     "publish": Command("deliver runs of trained models that the tracking server lacks", False),
+    "verify": Command("read all outputs and name those that are not as they were written", False),
 }
 
 # of the pipeline of examples/mnist

@@ -15,7 +15,7 @@ from histocae.progress import bar
 from histocae.sources.hashes import Hashes
 
 DIFFERS = "is not as it was written (its SHA-256 differs)"
-MEMORY = paths.SCRATCH / "hashes.json"  # safe to delete
+MEMORY = paths.SCRATCH / "checked.json"  # safe to delete
 
 
 def remember(files: Mapping[Path, str]) -> None:

@@ -184,6 +184,14 @@ class PatchStore:
         for path in integrity.differing({self.folder / INDEX: self._index}):
             raise StoreError(f"{path}: {integrity.DIFFERS}; {REMEDY}")
 
+    def hashes(self) -> dict[Path, str]:
+        """Return the SHA-256 (hex) that the index and each shard had when they were written."""
+        shards = {self._path(name): shard.sha256 for name, shard in self.shards.items()}
+        return {self.folder / INDEX: self._index, **shards}
+
+    def _path(self, shard: str) -> Path:
+        return self.folder / SHARDS / f"{shard}.npy"
+
     def check_shards(self, names: Iterable[str]) -> dict[str, int]:
         """Check shards against the manifest; each file is read once, then known by its size and times.
 
@@ -199,7 +207,7 @@ class PatchStore:
         """
         starts, files = dict[str, int](), dict[Path, str]()
         for name in names:
-            path = self.folder / SHARDS / f"{name}.npy"
+            path = self._path(name)
             if name not in self.shards:
                 raise StoreError(f"{path}: {self.folder / MANIFEST} does not list it; {REMEDY}")
             starts[name] = check_shard(path, self.shards[name].patches, self.pixels)

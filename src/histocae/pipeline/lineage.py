@@ -30,6 +30,8 @@ EXEMPT_IN = {
         "networks/cae",
         "training/loop",
         "networks/backend",
+        "patches/integrity",
+        "patches/shard_file",
         "patches/store",
     ),
 }

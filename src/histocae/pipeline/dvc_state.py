@@ -1,0 +1,45 @@
+"""What DVC knows of the outputs on disk."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from histocae.errors import DataError
+
+
+def differing() -> list[Path]:
+    """List the outputs that differ from dvc.lock or are missing: every file is read, whatever its size and times.
+
+    Returns:
+        Their paths, relative to the working directory. Of a folder, the files in it, if DVC's cache has their list.
+
+    Raises:
+        DataError: this folder is no repository of DVC, or DVC is not installed.
+
+    """
+    # DVC too remembers hashes by size and times: with an empty memory it reads each file
+    with tempfile.TemporaryDirectory() as memory:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"],
+            env=os.environ | {"DVC_SITE_CACHE_DIR": memory, "DVC_NO_ANALYTICS": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise DataError(f"DVC can't compare the outputs with dvc.lock: {reason.removeprefix('ERROR: ')}")
+    changes = json.loads(done.stdout).get("uncommitted", {})
+    names = {name for kind in ("modified", "added", "deleted", "unknown") for name in _names(changes.get(kind, []))}
+    # a folder is named beside the files in it that differ
+    return sorted(
+        Path(name) for name in names if not any(other != name and other.startswith(name) for other in names)
+    )
+
+
+def _names(entries: list[str | dict[str, str]]) -> list[str]:
+    """Return the paths of a list of changes; a renamed file is listed with its former and its new name."""
+    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.values())]
