@@ -10,7 +10,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist test test-quick test-browser test-long test-remote test-jax coverage bench ui lint format lock \
+.PHONY: run study mnist test test-quick test-browser test-long test-remote test-faults test-jax coverage bench ui lint format lock \
 	environment clean
 
 environment: $(STAMP)
@@ -63,6 +63,11 @@ test-browser: $(STAMP)
 # the command installs and starts the services. As another user it leaves out Slurm and uses what is installed.
 test-remote: $(STAMP)
 	$(ACTIVATE) python tests/support/services.py python -m pytest -m "remote or not remote" tests/tracking/jobs tests/workers tests/test_remotes.py
+
+# Tests by force: kills, faults of servers and disks, random input. Prints its table and writes it into the document.
+# Takes less than 40 minutes on two cores.
+test-faults: $(STAMP)
+	$(ACTIVATE) FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m faults tests/faults
 
 # The longest tests: with them `make test` would take more than ten minutes on two cores.
 test-long: $(STAMP)

@@ -1,0 +1,38 @@
+"""Counts tests by force, and prints the table of docs/reliability.md."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import tries
+
+
+@pytest.fixture
+def new_tries(request: pytest.FixtureRequest) -> Callable[[str, str], tries.Tries]:
+    """Begin to count tries: `new_tries(kind, what is done)`."""
+    return lambda kind, done: tries.record(request.node, kind, done)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Put the counts of a test into its report, also where it fails."""
+    try:
+        return (yield)
+    finally:
+        tries.attach(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table; write it into the document that FAULTS_TABLE names."""
+    reports = [
+        report for word in ("passed", "failed") for report in terminalreporter.stats.get(word, ()) if report.when
+    ]
+    text = tries.table(reports)
+    if not text:
+        return
+    terminalreporter.section("tests by force")
+    terminalreporter.write_line(text)
+    if name := os.environ.get("FAULTS_TABLE"):
+        tries.write(text, Path(name))

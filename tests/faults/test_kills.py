@@ -1,0 +1,109 @@
+"""`dvc repro`, its stages and their workers are killed at any moment; the next `dvc repro` ends as if undisturbed."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.tries import Tries
+from support.undisturbed import DATABASE, SECONDS, Undisturbed, running_stages, start, wait_for_no_process
+
+KILLS = int(os.environ.get("FAULTS_KILLS", "50"))
+SEED = os.environ.get("FAULTS_SEED", "1")
+VICTIMS = ("all processes", "dvc alone", "one process of the stage")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """The whole pipeline, undisturbed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    yield Undisturbed(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def first_stages(tmp_path_factory):
+    """The pipeline up to its first training, undisturbed."""
+    folder = tmp_path_factory.mktemp("first_stages")
+    yield Undisturbed(folder, "train@tumor")
+    shutil.rmtree(folder)
+
+
+def kill(process: subprocess.Popen, victim: str, choice: random.Random) -> str:
+    """Kill the victim with SIGKILL, and wait for the end of dvc; return which process it was."""
+    victims = [process.pid]
+    if victim == "one process of the stage":
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        if children:
+            chosen = choice.choice(sorted(children, key=lambda child: child.pid))
+            try:
+                victim = f"{victim}: {' '.join(chosen.cmdline())}"
+                chosen.kill()
+            except psutil.NoSuchProcess:
+                pass  # it ended by itself meanwhile
+            process.wait(SECONDS)
+            return victim
+        victim = "all processes"
+    try:
+        (os.killpg if victim == "all processes" else os.kill)(victims[0], signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(SECONDS)
+    return victim
+
+
+def disturb(pipeline: Undisturbed, window: str, victim: str, choice: random.Random, log: Path) -> str:
+    """Set the pipeline back to a window, and kill it there at a random moment; return a description for messages."""
+    in_database = window == DATABASE
+    stage = pipeline.database_stage if in_database else window
+    again = [] if pipeline.target is None else pipeline.stages
+    pipeline.restore(stage, run_again=again)
+    moment = choice.random() * pipeline.seconds[window]
+    process = start(pipeline.project, *pipeline.command, log=log)
+    database = pipeline.project.folder / DATABASE
+    while process.poll() is None and not (database.exists() if in_database else stage in running_stages(log)):
+        time.sleep(0.005)
+    time.sleep(moment)
+    victim = kill(process, victim, choice)
+    return f"{moment:.3f} s into {window}, SIGKILL to {victim}"
+
+
+def survive(pipeline: Undisturbed, number: int, windows: list[str], tmp_path: Path, tries: Tries) -> None:
+    """Kill the pipeline once; then `dvc repro` must end with what the undisturbed pipeline has."""
+    choice = random.Random(f"{SEED} {number}")
+    window = windows[number % len(windows)]
+    victim = VICTIMS[(number + number // len(windows)) % len(VICTIMS)]
+    folder = pipeline.project.folder
+    with tries.one():
+        described = disturb(pipeline, window, victim, choice, tmp_path / "killed.txt")
+        # at once: the stage of a killed dvc may still be running
+        output = pipeline.project.run(*pipeline.command)
+        wait_for_no_process(folder)
+        faults = pipeline.faults(folder)
+        assert not faults, f"{described}: {faults}\n{(tmp_path / 'killed.txt').read_text()}\n{output}"
+        if number % 5 == 0:
+            again = pipeline.project.run(*pipeline.command)
+            assert again.count("Running stage '") == 1, f"{described}: {again}"  # the inventory
+
+
+def test_first_stages_that_are_killed_end_as_if_undisturbed(first_stages, tmp_path, new_tries):
+    tries = new_tries("kills", "`dvc repro` killed in its first stages, and while MLflow's database is made")
+    for number, window in enumerate(("patches", DATABASE)):
+        survive(first_stages, number, [window], tmp_path, tries)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_killed_pipeline_ends_as_if_undisturbed(pipeline, number, tmp_path, new_tries):
+    windows = [*pipeline.stages, DATABASE]
+    tries = new_tries("kills", f"`dvc repro` killed: {VICTIMS[(number + number // len(windows)) % len(VICTIMS)]}")
+    survive(pipeline, number, windows, tmp_path, tries)
