@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,6 @@ def first_stages(tmp_path_factory):
 
 def kill(process: subprocess.Popen, victim: str, choice: random.Random) -> str:
     """Kill the victim with SIGKILL, and wait for the end of dvc; return which process it was."""
-    victims = [process.pid]
     if victim == "one process of the stage":
         try:
             children = psutil.Process(process.pid).children(recursive=True)
@@ -53,10 +53,8 @@ def kill(process: subprocess.Popen, victim: str, choice: random.Random) -> str:
             process.wait(SECONDS)
             return victim
         victim = "all processes"
-    try:
-        (os.killpg if victim == "all processes" else os.kill)(victims[0], signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        (os.killpg if victim == "all processes" else os.kill)(process.pid, signal.SIGKILL)
     process.wait(SECONDS)
     return victim
 
