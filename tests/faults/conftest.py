@@ -1,18 +1,36 @@
 """Counts tests by force, and prints the table of docs/reliability.md."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from support import tries
+from support.undisturbed import Undisturbed
 
 
 @pytest.fixture
 def new_tries(request: pytest.FixtureRequest) -> Callable[[str, str], tries.Tries]:
     """Begin to count tries: `new_tries(kind, what is done)`."""
     return lambda kind, done: tries.record(request.node, kind, done)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """The whole pipeline, undisturbed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    yield Undisturbed(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def first_stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """The pipeline up to its first training, undisturbed."""
+    folder = tmp_path_factory.mktemp("first_stages")
+    yield Undisturbed(folder, "train@tumor")
+    shutil.rmtree(folder)
 
 
 @pytest.hookimpl(wrapper=True)

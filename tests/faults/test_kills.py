@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -18,22 +17,6 @@ from support.undisturbed import DATABASE, SECONDS, Undisturbed, running_stages, 
 KILLS = int(os.environ.get("FAULTS_KILLS", "50"))
 SEED = os.environ.get("FAULTS_SEED", "1")
 VICTIMS = ("all processes", "dvc alone", "one process of the stage")
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """The whole pipeline, undisturbed."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    yield Undisturbed(folder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def first_stages(tmp_path_factory):
-    """The pipeline up to its first training, undisturbed."""
-    folder = tmp_path_factory.mktemp("first_stages")
-    yield Undisturbed(folder, "train@tumor")
-    shutil.rmtree(folder)
 
 
 def kill(process: subprocess.Popen, victim: str, choice: random.Random) -> str:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 PACKAGES = {"sshd": "openssh-server", "slurmctld": "slurm-wlm", "munged": "munge", "make": "make"}
 SLURM = "HISTOCAE_TESTS_SLURM"  # an environment variable, set where Slurm runs: the folder of Slurm
 WAIT_SECONDS = 60
@@ -172,6 +174,14 @@ def tracking_with_users(folder: Path) -> Iterator[tuple[str, str]]:
         address = f"http://127.0.0.1:{port}"
         wait_for(lambda: _healthy(address), "examples/tracking_server.sh", process)
         yield address, (folder / "data/admin_password").read_text().strip()
+
+
+def group_at(port: int) -> int:
+    """Return the id of the group of processes that listens on a port, to kill or stop it."""
+    for connection in psutil.net_connections("tcp4"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            return os.getpgid(connection.pid)
+    raise RuntimeError(f"no server listens on port {port}")
 
 
 def _healthy(address: str) -> bool:

@@ -41,13 +41,13 @@ def running_stages(log: Path) -> list[str]:
     return re.findall(r"^Running stage '(?:inventory/dvc\.yaml:)?([^']+)'", log.read_text(), re.MULTILINE)
 
 
-def start(project: Project, *command: str, log: Path) -> subprocess.Popen:
+def start(project: Project, *command: str, log: Path, **env: str) -> subprocess.Popen:
     """Start a command in a session of its own; its output goes to a file."""
     with open(log, "wb") as out:
         return subprocess.Popen(
             command,
             cwd=project.folder,
-            env=project.environment | {"PYTHONUNBUFFERED": "1"},
+            env=project.environment | {"PYTHONUNBUFFERED": "1"} | env,
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
