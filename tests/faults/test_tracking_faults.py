@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from support.undisturbed import Undisturbed, start, tracked, wait_for_no_process
 pytestmark = pytest.mark.faults
 EPOCHS = 6
 MODEL = "tumor"
+START, LATER = "tensorflow on", f"epoch 2/{EPOCHS}"  # lines of the training's log at which the faults begin
 LONGER = 75  # seconds that a training may take longer: what it waits at most for the server at its end
 
 
@@ -95,8 +97,7 @@ def check(training: Training, process: subprocess.Popen, log: Path, began: float
 
 
 def check_published(training: Training, address: str, folder: Path) -> None:
-    """Publish twice; the server must have the run with each epoch of each metric once."""
-    training.publish(address)
+    """Publish; the server must have the run with each epoch of each metric once."""
     training.publish(address)
     found = tracked(folder)
     assert found["runs"] == [(MODEL, "FINISHED")]
@@ -120,8 +121,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("since", ["the start", "epoch 2"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "since"), [*zip(FAULTS, cycle((START, LATER)), strict=False), ("status 500", LATER)]
+)
 def test_a_training_does_not_notice_a_server_that_fails(training, fault, since, tmp_path, new_tries):
     with (
         new_tries("tracking server", fault).one(),
@@ -129,20 +131,29 @@ def test_a_training_does_not_notice_a_server_that_fails(training, fault, since, 
         proxy(address) as between,
     ):
         training.restore()
-        if since == "the start":
+        if since == START:
             FAULTS[fault](between)
         began = time.monotonic()
         process = training.start(between.address, tmp_path / "log.txt")
-        if since != "the start":
-            wait_for_line(process, tmp_path / "log.txt", f"epoch 2/{EPOCHS}")
+        if since != START:
+            wait_for_line(process, tmp_path / "log.txt", since)
             FAULTS[fault](between)
         check(training, process, tmp_path / "log.txt", began)
         between.heal()
         check_published(training, address, tmp_path / "server")
 
 
-@pytest.mark.parametrize("since", ["the start", "epoch 2"])
-@pytest.mark.parametrize("fault", ["killed", "killed and started again", "stopped", "stopped for 2 s"])
+@pytest.mark.parametrize(
+    ("fault", "since"),
+    [
+        ("killed", START),
+        ("killed", LATER),
+        ("killed and started again", LATER),
+        ("stopped", START),
+        ("stopped", LATER),
+        ("stopped for 2 s", LATER),
+    ],
+)
 def test_a_training_does_not_notice_a_server_that_is_killed_or_stops(training, fault, since, tmp_path, new_tries):
     port, folder, log = services.free_port(), tmp_path / "server", tmp_path / "log.txt"
     address = f"http://127.0.0.1:{port}"
@@ -152,7 +163,7 @@ def test_a_training_does_not_notice_a_server_that_is_killed_or_stops(training, f
         group = services.group_at(port)
         began = time.monotonic()
         process = training.start(address, log)
-        wait_for_line(process, log, "tensorflow on" if since == "the start" else f"epoch 2/{EPOCHS}")
+        wait_for_line(process, log, since)
         os.killpg(group, signal.SIGKILL if fault.startswith("killed") else signal.SIGSTOP)
         if lasts := fault in ("killed", "stopped"):
             check(training, process, log, began)
@@ -166,14 +177,14 @@ def test_a_training_does_not_notice_a_server_that_is_killed_or_stops(training, f
         check_published(training, address, folder)
 
 
-@pytest.mark.parametrize("since", ["the start", "epoch 2"])
+@pytest.mark.parametrize("since", [START, LATER])
 def test_a_training_does_not_notice_a_server_whose_disk_is_full(training, since, disk, tmp_path, new_tries):
     log = tmp_path / "log.txt"
     with new_tries("tracking server", "its disk is full").one(), services.tracking(disk / "server") as address:
         training.restore()
         began = time.monotonic()
         process = training.start(address, log)
-        wait_for_line(process, log, "tensorflow on" if since == "the start" else f"epoch 2/{EPOCHS}")
+        wait_for_line(process, log, since)
         fill(disk)
         check(training, process, log, began)
         assert "\n" not in training.publish(address, fails=True).rstrip().split("histocae publish: ")[1]
