@@ -13,7 +13,7 @@ from support.fuzzing import KINDS, Fuzzing
 
 SEED = os.environ.get("FAULTS_SEED", "1")
 SHORT = {"tables": 250, "params": 300, "stores": 250, "slides": 60, "tiles": 100, "requests": 300}
-LONG = {"tables": 30_000, "params": 36_000, "stores": 20_000, "slides": 4_000, "tiles": 6_000, "requests": 8_000}
+LONG = {"tables": 20_000, "params": 40_000, "stores": 20_000, "slides": 4_000, "tiles": 6_000, "requests": 12_000}
 WHAT = {
     "tables": "damaged tables of slides and tiles",
     "params": "damaged params.yaml",
