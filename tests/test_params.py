@@ -118,6 +118,16 @@ def test_several_faults_are_reported_in_one_line(project):
         ("data.max_failed_share", 1.5, "data.max_failed_share: "),
         ("data.max_failed_share", float("nan"), "data.max_failed_share: "),
         ("data.demo", 3, "data.demo: expected keys with values, got 3"),
+        ("data.mpp", 250, "data.mpp: expected 0.05 to 10 microns per pixel (a 40x scan has 0.25), or null, got 250"),
+        ("data.mpp", 0.00025, "data.mpp: expected 0.05 to 10"),
+        ("data.mpp", 0, "data.mpp: expected 0.05 to 10"),
+        ("data.mpp", -0.25, "data.mpp: expected 0.05 to 10"),
+        ("data.mpp", float("nan"), "data.mpp: expected 0.05 to 10"),
+        ("data.mpp", float("inf"), "data.mpp: expected 0.05 to 10"),
+        ("seed", int("9" * 900), "seed: input should be less than 4294967296, got 999"),
+        ("training.epochs", int("9" * 900), "training.epochs: input should be less than 2147483648, got 999"),
+        ("training.learning_rate", int("9" * 900), "training.learning_rate: expected a number, got 999"),
+        ("models.all.filters", [2**31], "models.all.filters.0: input should be less than 2147483648"),
         ("patches.pixels", 128.0, "patches.pixels: expected an integer, got 128.0"),
         ("patches.pixels", 0, "patches.pixels: "),
         ("patches.mpp", 0, "patches.mpp: "),
@@ -147,6 +157,34 @@ def test_a_wrong_value_is_reported_with_its_key(project, key, value, expected):
     write_params(project, values)
     assert f"params.yaml: {expected}" in project.run("metadata").only_line
     assert not project.outputs()
+
+
+def test_long_values_and_many_faults_are_shortened(project):
+    text = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    unknown = "".join(f"k{i}: 1\n" for i in range(1000))
+    for faulty in (
+        text + unknown,
+        text.replace("path: own", f"path: [{'x,' * 9000}]"),
+        f"{text}? {'k' * 5000}\n: 1\n",
+    ):
+        write_params(project, faulty)
+        assert len(project.run("metadata").only_line) < 600
+
+
+@pytest.mark.parametrize("text", ["1: 2", "1.5: 2", "null: 2", "true: 2", "2001-01-01: 2"])
+def test_a_key_that_is_no_text_is_reported(project, text):
+    write_params(project, (project.folder / "params.yaml").read_text(encoding="utf-8") + f"{text}\n")
+    assert "keys should be strings" in project.run("metadata").only_line
+
+
+def test_a_key_that_occurs_twice_is_reported_with_both_lines(project):
+    text = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    write_params(project, f"seed: 1\n{text}")
+    line = text.splitlines().index("seed: 20181003") + 2
+    assert (
+        f"params.yaml: not YAML: key 'seed' is in line 1 and again in line {line}"
+        in project.run("metadata").only_line
+    )
 
 
 @pytest.mark.parametrize("microns", [513.0, float("inf")])
@@ -240,6 +278,6 @@ def test_any_value_is_accepted_or_reported_with_its_key(tmp_path_factory, key, v
         loaded = params_file.load(file)
     except ParamsError as error:
         # the reported key may lie inside a wrong section, or be the other key of a pair
-        assert f": {'.'.join(key[:1])}" in str(error)
+        assert f": {'.'.join(key[:1])}" in str(error) or "has the character NUL" in str(error)
     else:
         assert isinstance(loaded, params.Params)

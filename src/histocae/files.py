@@ -148,25 +148,18 @@ def read_yaml(path: Path) -> Any:
     """Read a file of YAML 1.2, as DVC reads it: `1e-3` is a number, `on` is text, keys are unique.
 
     Raises:
-        YamlError: the file holds no such YAML.
+        YamlError: the file holds no such YAML, or is too large or too deeply nested.
         OSError: the file is missing or can't be read.
 
     """
-    from ruamel.yaml import YAML  # not there on a machine that only trains
-    from ruamel.yaml.error import YAMLError
+    from histocae import yaml_text  # its library is not there on a machine that only trains
 
+    with open(path, "rb") as handle:
+        content = handle.read(yaml_text.MOST_BYTES + 1)
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise YamlError(f"{path}: not YAML: {_yaml_problem(error)}") from None
-
-
-def _yaml_problem(error: Exception) -> str:
-    """Say in one line what is wrong and where, without the library's advice to its caller."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if problem is None or mark is None:
-        return " ".join(str(error).split()).replace('"<unicode string>"', "the file")
-    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+        return yaml_text.load(content)
+    except ValueError as error:
+        raise YamlError(f"{path}: {error}") from None
 
 
 def write_yaml(value: object, path: Path) -> None:

@@ -5,14 +5,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from histocae.address import url_problems
 from histocae.errors import ParamsError
+from histocae.scanners import MPP_EXPECTED, MPP_RANGE
+
+
+def _scanned(mpp: float) -> float:
+    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:  # NaN too
+        raise ValueError(f"expected {MPP_EXPECTED}, or null")
+    return mpp
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+TOO_LARGE = 2**31  # for any count
+Count = Annotated[int, Field(ge=1, lt=TOO_LARGE)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Schedule = Literal["constant", "cosine"]
@@ -35,7 +44,7 @@ class Section(BaseModel):
 class Demo(Section):
     """The demo cohort."""
 
-    cases: Annotated[int, Field(ge=6)]
+    cases: Annotated[int, Field(ge=6, lt=TOO_LARGE)]
     side_microns: Annotated[float, Field(ge=128, multiple_of=4, allow_inf_nan=False)]
 
 
@@ -63,7 +72,7 @@ class Data(Section):
     source: Literal["demo", "gdc", "slides", "tiles"]
     path: str
     table: str
-    mpp: float | None  # microns per pixel; out of range counts as missing, as in a slide's own header
+    mpp: Annotated[float, AfterValidator(_scanned)] | None  # microns per pixel
     max_failed_share: Share
     keep_slides: bool
     demo: Demo
@@ -73,7 +82,7 @@ class Data(Section):
 class Patches(Section):
     """How patches are extracted, and which of them are kept."""
 
-    pixels: Annotated[int, Field(ge=8)]
+    pixels: Annotated[int, Field(ge=8, lt=TOO_LARGE)]
     mpp: Positive
     tissue_share: Share
     max_per_slide: Count | None
@@ -132,7 +141,7 @@ class Network(Section):
     latent_features: Count | None = None
     kernel: Count = 3
     stride: Count = 1
-    pool: Annotated[int, Field(ge=1)] = 2
+    pool: Annotated[int, Field(ge=1, lt=TOO_LARGE)] = 2
     loss: Literal["mse", "mae", "binary_crossentropy"] = "mse"
     epochs: Count | None = None
     batch_size: Count | None = None
@@ -180,7 +189,7 @@ class Latent(Section):
     """How the latents of a model are studied."""
 
     sample: Count
-    clusters: Annotated[int, Field(ge=2)]
+    clusters: Annotated[int, Field(ge=2, lt=TOO_LARGE)]
     perplexity: Positive
     umap: bool
 
@@ -191,15 +200,15 @@ class Tissue(Section):
     tumor: str
     normal: str
     latents: str | None
-    bootstrap: Annotated[int, Field(ge=100)]
-    permutations: Annotated[int, Field(ge=100)]
+    bootstrap: Annotated[int, Field(ge=100, lt=TOO_LARGE)]
+    permutations: Annotated[int, Field(ge=100, lt=TOO_LARGE)]
     confidence: Fraction
 
 
 class Crossvalidation(Section):
     """Number of folds of cases: each fold is the test set once and the validation set once; null: one split only."""
 
-    folds: Annotated[int, Field(ge=3)] | None
+    folds: Annotated[int, Field(ge=3, lt=TOO_LARGE)] | None
 
 
 class SlurmWorkers(Section):

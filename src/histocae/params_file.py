@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from histocae.errors import ParamsError, YamlError
+from histocae.errors import ParamsError, YamlError, shortened
 from histocae.files import read_yaml
 from histocae.params import Params, Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+MOST_FAULTS = 10  # that a message lists
+SHOWN = 80  # characters of a wrong value that a message has
 AnyParams = TypeVar("AnyParams", bound=Section)
 _EXPECTED = {
     "int_type": "an integer",
@@ -50,7 +52,8 @@ def load_as(path: Path, kind: type[AnyParams]) -> AnyParams:
     try:
         params = kind.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("; ".join(f"{path}: {explain(fault, kind)}" for fault in error.errors())) from None
+        faults = [f"{path}: {explain(fault, kind)}" for fault in error.errors()]
+        raise ParamsError(shortened(faults, MOST_FAULTS)) from None
     for conflict in params.conflicts():
         raise ParamsError(f"{path}: {conflict}")
     return params
@@ -72,7 +75,7 @@ def read(path: Path) -> dict[str, Any]:
     except YamlError as error:
         raise ParamsError(str(error)) from None
     if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: expected sections of keys, got {raw!r}")
+        raise ParamsError(f"{path}: expected sections of keys, got {_shown(raw)}")
     return raw
 
 
@@ -87,7 +90,7 @@ def explain(error: "ErrorDetails", kind: type[Section]) -> str:
         A text of the form `key: expected ..., got ...`.
 
     """
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    key = ".".join(_cut(str(part)) for part in error["loc"] if part != "[key]")
     fault, got, context = error["type"], error["input"], error.get("ctx", {})
     if fault == "missing":
         return f"{key}: missing"
@@ -95,11 +98,20 @@ def explain(error: "ErrorDetails", kind: type[Section]) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), _siblings(error["loc"][:-1], kind), 1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     if fault == "literal_error":
-        return f"{key}: expected one of {context['expected']}, got {got!r}"
+        return f"{key}: expected one of {context['expected']}, got {_shown(got)}"
     if fault in _EXPECTED:
-        return f"{key}: expected {_EXPECTED[fault]}, got {got!r}"
+        return f"{key}: expected {_EXPECTED[fault]}, got {_shown(got)}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {got!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {_shown(got)}"
+
+
+def _shown(value: object) -> str:
+    """Return the `repr` of a value, which may be of any length, in so few characters that a line can have it."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
 
 def _siblings(location: tuple[int | str, ...], section: type[Section]) -> list[str]:

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histocae.errors import SlideError
+from histocae.scanners import MPP_RANGE
 from histocae.slides import tiled
 from histocae.slides.units import LevelPixels, MicronsPerPixel
 
-# Scanners range from 0.1 (100x oil) to 10 microns per pixel (1x). Values beyond are print
-# resolutions: 72 dots per inch read as microns per pixel is 352.8.
-MPP_RANGE = (0.05, 10.0)
 # microns per pixel of an objective of power 1, the convention behind "40x is 0.25"
 MICRONS_TIMES_POWER = 10.0
 # scanners' pixels are square; a header that differs from that by more than this is wrong
