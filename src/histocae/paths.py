@@ -20,6 +20,7 @@ METADATA = Path("data/slides_metadata.csv")
 ASKED = Path("data/gdc")  # the query to the GDC, and a manifest
 METADATA_SET_ASIDE = Path("data/set_aside/metadata.csv")
 SLIDES = Path("data/slides.csv")
+FIRST_SEEN = Path("data/first_seen.csv")  # hashes of the user's files when they were first read
 SLIDES_SET_ASIDE = Path("data/set_aside/slides.csv")
 SLIDE_FILES = Path("data/slides")  # the slides themselves; outside DVC, made or fetched again where missing
 PATCHES = Path("data/patches")

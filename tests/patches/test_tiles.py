@@ -213,6 +213,7 @@ def test_a_slide_fails_only_when_all_its_tiles_are_unreadable(project):
     (project.own / "1.png").write_bytes(b"no image")
     project.make(*EXTRACTION)  # the unreadable tile is reported, but its slide has another tile
     (project.own / "0.png").write_bytes(b"no image")
+    project.forget("0.png")
     message = project.run(*EXTRACTION).error
     assert "1 of 2 slides failed" in message and "data.max_failed_share" in message and "0.png" in message
 
@@ -227,6 +228,7 @@ def test_the_patches_of_a_changed_tile_are_extracted_again(project):
     for name, seed in (("a.png", 7), ("sub/b.png", 8)):
         images[name] = tissue(seed, 32, 32)
         write_tile(project.own / name, images[name])
+        project.forget(name)
         project.make(*EXTRACTION)
         np.testing.assert_array_equal(read_store(project)[1], list(images.values()))
 

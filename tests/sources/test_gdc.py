@@ -282,6 +282,34 @@ def test_a_percentage_out_of_range_and_a_second_file_are_set_aside(metadata, pro
     assert "there already: x.svs" in reasons[same_name[1].slide_id]
 
 
+def test_a_slide_with_the_bytes_of_another_is_set_aside(metadata, project):
+    twins = [GdcSlide(f"TCGA-AA-000{i}-01A-01-TS1", b"equal", file_name=f"{i}.svs") for i in (6, 7)]
+    with GdcServer(twins) as server:
+        assert metadata(server)["file_name"].tolist() == ["6.svs"]
+    assert (
+        read_set_aside(project)[twins[1].slide_id]
+        == "7.svs: has the same bytes (md5) as 6.svs; one slide can't be two"
+    )
+
+
+@pytest.mark.parametrize("slide_id", ["=CASE2()", "@SUM(1)", "-2+3", "+1", "a\x07"])
+def test_an_id_that_a_spreadsheet_would_run_never_stands_in_a_table(metadata, project, slide_id):
+    hostile = GdcSlide(slide_id, b"bad", file_name="bad.svs", sample_type="Primary Tumor")
+    with GdcServer([*make_slides(2), hostile]) as server:
+        assert len(metadata(server)) == 2
+        assert repr(slide_id) in read_set_aside(project)
+        configure(project, server, slides=[slide.slide_id for slide in make_slides(2)]).make("inventory", "metadata")
+    text = (project.folder / "data/set_aside/metadata.csv").read_text(encoding="utf-8")
+    assert not any(cell.startswith(tuple("=+-@")) for line in text.splitlines() for cell in line.split("|"))
+
+
+@pytest.mark.parametrize("key", ["case_id", "sample_id", "disease_type", "sample_type"])
+def test_other_texts_of_a_hostile_server_are_checked_too(key):
+    row = cohort._row(query.slide(GdcSlide("TCGA-AA-0001-01A-01-TS1", b"1").as_hit([])))
+    assert cohort._fault(row) is None
+    assert f"its {key} '=1' begins with '='" in cohort._fault(row | {key: "=1"})
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -94,6 +94,12 @@ class Workspace:
         self.table(rows)
         return rows
 
+    def forget(self, *files: str) -> None:
+        """Delete the rows of files in data/first_seen.csv, as a user does whose change is meant."""
+        path = self.folder / "data" / "first_seen.csv"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if line.split("|")[1] not in files), encoding="utf-8")
+
     def run(self, *commands: str) -> Result:
         """Run commands one after the other, up to the first that fails."""
         return command(*commands)

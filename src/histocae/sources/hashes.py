@@ -10,6 +10,21 @@ from histocae.errors import DataError
 from histocae.files import read_json_or_none, state, write_json
 
 
+def digest(path: Path, algorithm: str) -> str:
+    """Return the hash of a file in hex.
+
+    Args:
+        path: of the file.
+        algorithm: as hashlib names it.
+
+    Returns:
+        The hash.
+
+    """
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, algorithm).hexdigest()
+
+
 class Hashes:
     """Remembered hashes of files, in a JSON file that is safe to delete."""
 
@@ -37,8 +52,7 @@ class Hashes:
             now = state(path)
             entry = self._known(path)
             if not entry or entry[:-1] != now:
-                with open(path, "rb") as handle:
-                    entry = [*now, hashlib.file_digest(handle, self._algorithm).hexdigest()]
+                entry = [*now, digest(path, self._algorithm)]
         except OSError as error:
             raise DataError(f"{path}: can't be read: {error.strerror}") from None
         self._current[os.path.abspath(path)] = entry

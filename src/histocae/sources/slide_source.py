@@ -5,7 +5,7 @@ Stages after `patches` do not know which source the slides came from.
 
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from histocae.params import Data
 from histocae.sources import demo, tables
 from histocae.sources.gdc.remote import File, Server
 from histocae.sources.hashes import Hashes
+from histocae.sources.table_files import check_files
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
         return folder, tuple(Path(file) for file in (data.gdc.table, data.gdc.manifest) if file is not None)
     if data.source == "demo":
         return folder, ()
-    _, files, table = _own(data)
-    return folder, (table, *(folder / file for file in files["file"]))
+    own = own_files(data)
+    return folder, (own.table, *(folder / file for file in own.files["file"]))
 
 
 @dataclass(frozen=True)
@@ -193,17 +194,44 @@ def cohort(data: Data, seed: int) -> Cohort:
 
         selection = find(data.gdc, _server(data), seed)
         return Cohort(selection.slides, selection.aside, selection.query)
-    return Cohort(_own(data)[0])
+    return Cohort(own_files(data).slides)
 
 
-def tile_files(data: Data) -> pd.DataFrame:
-    """List the tiles: slide_id and file (relative to `data.path`) of each.
+class OwnFiles(NamedTuple):
+    """The user's table.
 
-    Raises:
-        TableError: the user's table breaks a rule.
+    Attributes:
+        table: its path.
+        slides: one row per slide with `tables.COLUMNS`.
+        files: slide_id and file (relative to `data.path`) of each slide or tile, and the hashes that the table has
+            of it (None for none); the index is the line number in the table.
 
     """
-    return _own(data)[1]
+
+    table: Path
+    slides: pd.DataFrame
+    files: pd.DataFrame
+
+
+def own_files(data: Data) -> OwnFiles:
+    """Read the user's table of slides or tiles.
+
+    Raises:
+        TableError: the table breaks a rule.
+
+    """
+    folder, tiles = Path(data.path), data.source == "tiles"
+    path = folder / data.table  # an absolute table stays absolute
+    column = "path" if tiles else "file_name"
+    table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
+    table = tables.check_types(table, path)
+    tables.check_texts(table, (column,), path)
+    if not tiles:
+        tables.check_unique(table, "slide_id", path)
+    table[column] = check_files(table, column, folder, path)
+    slides = tables.one_per_slide(table, path) if tiles else table
+    files = table[["slide_id", column, *tables.HASHES]].rename(columns={column: "file"})
+    return OwnFiles(path, slides[list(tables.COLUMNS)], files)
 
 
 def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
@@ -213,18 +241,3 @@ def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
 def _server(data: Data) -> Server:
     token_file = data.gdc.token_file
     return Server(data.gdc.url, data.gdc.streams, data.gdc.tries, None if token_file is None else Path(token_file))
-
-
-def _own(data: Data) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Read the user's table; return slides, files of the slides, and the path of the table."""
-    folder, tiles = Path(data.path), data.source == "tiles"
-    path = folder / data.table  # an absolute table stays absolute
-    column = "path" if tiles else "file_name"
-    table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
-    table = tables.check_types(table, path)
-    if not tiles:
-        tables.check_unique(table, "slide_id", path)
-    table[column] = tables.check_files(table, column, folder, path)
-    slides = tables.one_per_slide(table, path) if tiles else table
-    files = table[["slide_id", column]].rename(columns={column: "file"})
-    return slides[list(tables.COLUMNS)], files, path

@@ -2,14 +2,19 @@
 
 import csv
 import io
-import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from histocae.errors import TableError
 from histocae.identifiers import COMPARED, sample_of, sample_type
+from histocae.scanners import MPP_EXPECTED, MPP_RANGE
+from histocae.sources.table_text import read_text, split_separator
+from histocae.sources.texts import listed, problem, quoted
 
 # columns of data/slides_metadata.csv, in their order
 SEED_COLUMNS = (
@@ -28,11 +33,14 @@ TEXTS = ("case_id", "sample_id", "slide_id", "disease_type", "sample_type", "fil
 # text columns of the table that the stage metadata writes: an md5 may look like a number
 METADATA_TEXTS = (*TEXTS, "file_id", "md5", "state", "access")
 COLUMNS = (*SEED_COLUMNS, "file_name", "mpp")
+FILE_NAMES = ("file_name", "path")  # column of the files: of slides, of tiles
+HASHES = {"sha256": 64, "md5": 32}  # optional columns, and their numbers of hexadecimal digits
+MOST_COLUMNS = 16_384  # of a spreadsheet
 MISSING = frozenset(("", "--", "'--", "na", "nan", "null", "none", "n/a"))
 
 
 def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to a CSV in data.path") -> pd.DataFrame:
-    """Read a table separated by `,`, `|`, `;` or tabs.
+    """Read a table separated by `,`, `|`, `;` or tabs; a first line `sep=;` may name the separator.
 
     Args:
         path: of the table.
@@ -43,25 +51,20 @@ def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to
         The table: all cells are text, empty ones None; its index is the line number in the file, for messages.
 
     Raises:
-        TableError: no such file, not UTF-8, a missing or duplicate column, a row with too few or too many cells,
-            an empty cell in a required column, or no rows.
+        TableError: no such file, not a text of UTF-8 or UTF-16, a missing or duplicate column, too many columns, a
+            row with too few or too many cells, an empty cell in a required column, or no rows.
 
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise TableError(f"{path}: no such table; {remedy}") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise TableError(f"{path}: can't be read as a UTF-8 table: {error}") from None
-    head = text.split("\n", 1)[0]
-    separator = max(",|;\t", key=head.count)
-    header, rows, lines = _cells(text, separator, path)
+    separator, text, before = split_separator(read_text(path, remedy), path)
+    header, rows, lines = _cells(text, separator, path, before)
+    if len(header) > MOST_COLUMNS:
+        raise TableError(f"{path}: {len(header):,} columns, more than {MOST_COLUMNS:,}; is a line end missing?")
     for name in required:
         if name not in header:
-            raise TableError(f"{path}: no column {name!r}; it has {', '.join(header) or 'none'}")
-    duplicates = {name for name in header if name and header.count(name) > 1}
-    if duplicates:
-        raise TableError(f"{path}: two columns are called {sorted(duplicates)[0]!r}")
+            raise TableError(f"{path}: no column {name!r}; it has {listed(header) or 'none'}")
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise TableError(f"{path}: two columns are called {quoted(min(twice))}")
     for line, cells in zip(lines, rows, strict=True):
         if len(cells) != len(header):
             raise TableError(f"{path}: row {line}: {len(cells)} cells under {len(header)} columns")
@@ -75,8 +78,8 @@ def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to
     return table
 
 
-def _cells(text: str, separator: str, path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Split a text into its header, its rows and the line on which each row ends."""
+def _cells(text: str, separator: str, path: Path, before: int) -> tuple[list[str], list[list[str]], list[int]]:
+    """Split a text, after some lines, into its header, its rows and the line of the file on which each row ends."""
     # newline="": a cell may contain a line break, and only \n and \r end a row
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, lines = [], []
@@ -85,9 +88,9 @@ def _cells(text: str, separator: str, path: Path) -> tuple[list[str], list[list[
             cells = [" ".join(cell.strip().splitlines()) for cell in cells]
             if any(cells):
                 rows.append(cells)
-                lines.append(reader.line_num)
+                lines.append(before + reader.line_num)
     except csv.Error as error:
-        raise TableError(f"{path}: row {reader.line_num}: {error}; is a quote not closed?") from None
+        raise TableError(f"{path}: row {before + reader.line_num}: {error}; is a quote not closed?") from None
     return (rows[0] if rows else []), rows[1:], lines[1:]
 
 
@@ -102,8 +105,9 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         The table with all of `COLUMNS`; further columns stay as they are.
 
     Raises:
-        TableError: a sample type that the GDC does not have, a percentage that is no number from 0 to 100, or an
-            mpp that is no number.
+        TableError: a sample type that the GDC does not have, a percentage that is no number from 0 to 100, an mpp
+            that no scanner has, a text that a report must not have (`texts.problem`), or no hash in a column of
+            hashes.
 
     """
     table = table.copy()
@@ -111,7 +115,7 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     table["sample_type"] = words.map({word: sample_type(word) for word in words.unique()})
     for line in table.index[table["sample_type"].isna()][:1]:
         raise TableError(
-            f"{path}: row {line}: sample_type {words[line]!r} is not among the GDC's; use for example "
+            f"{path}: row {line}: sample_type {quoted(words[line])} is not among the GDC's; use for example "
             + " or ".join(map(repr, COMPARED))
         )
     for name in (*PERCENTS, "mpp"):
@@ -119,9 +123,18 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for name in PERCENTS:
         for line in table.index[(table[name] < 0) | (table[name] > 100)][:1]:
             raise TableError(f"{path}: row {line}: {name} is {table.at[line, name]:g}, not 0 to 100")
+    out = (table["mpp"] < MPP_RANGE[0]) | (table["mpp"] > MPP_RANGE[1])
+    for line in table.index[out][:1]:
+        raise TableError(
+            f"{path}: row {line}: mpp is {table.at[line, 'mpp']:g}, not {MPP_EXPECTED}; "
+            "leave the cell empty to use the slide's own"
+        )
     for name in TEXTS:
         if name not in table:
             table[name] = None
+    check_texts(table, TEXTS, path)
+    for name in HASHES:
+        table[name] = _hashes(table, name, path)
     derived = table["slide_id"].map(sample_of)
     table["sample_id"] = table["sample_id"].where(table["sample_id"].notna(), derived)
     return table
@@ -132,8 +145,41 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
         return pd.Series(np.nan, index=table.index)
     numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
     for line in table.index[(numbers.isna() & table[name].notna()) | np.isinf(numbers)][:1]:
-        raise TableError(f"{path}: row {line}: {name} is {table.at[line, name]!r}, not a number")
+        raise TableError(f"{path}: row {line}: {name} is {quoted(table.at[line, name])}, not a number")
     return numbers
+
+
+def _hashes(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    hashes: list[str | None] = [None] * len(table)
+    if name in table:
+        hashes = [None if text is None else text.lower() for text in table[name]]
+    for line, text in zip(table.index, hashes, strict=True):
+        if text is not None and not re.fullmatch(f"[0-9a-f]{{{HASHES[name]}}}", text):
+            raise TableError(
+                f"{path}: row {line}: {name} is {quoted(text)}, not {HASHES[name]} hexadecimal digits; leave the "
+                "cell empty where it is not known"
+            )
+    return pd.Series(hashes, index=table.index, dtype=object)
+
+
+def check_texts(table: pd.DataFrame, names: Iterable[str], path: Path) -> None:
+    """Check columns whose texts reports/*.csv and the report page show.
+
+    Args:
+        table: whose index is the line number in the file.
+        names: of the columns.
+        path: of the table, for messages.
+
+    Raises:
+        TableError: a text begins as a formula does, or has a control character.
+
+    """
+    for name in names:
+        problems = {text: problem(text) for text in table[name].dropna().unique()}
+        for line in table.index[table[name].map(problems).notna()][:1]:
+            text = table.at[line, name]
+            remedy = "rename the file" if name in FILE_NAMES else "change this cell"
+            raise TableError(f"{path}: row {line}: {name} {quoted(text)} {problems[text]}; {remedy}")
 
 
 def check_unique(table: pd.DataFrame, name: str, path: Path) -> None:
@@ -150,51 +196,7 @@ def check_unique(table: pd.DataFrame, name: str, path: Path) -> None:
     """
     for line in table.index[table[name].duplicated()][:1]:
         first = table.index[table[name] == table.at[line, name]][0]
-        raise TableError(f"{path}: rows {first} and {line}: {name} {table.at[line, name]!r} occurs twice")
-
-
-def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.Series:
-    """Check that a column names files inside a folder, each once.
-
-    A link inside the folder may lead outside: the owner of the folder made it. A path in a table must not.
-
-    Args:
-        table: whose index is the line number in the file.
-        name: of the column.
-        folder: of the files.
-        path: of the table, for messages.
-
-    Returns:
-        The files in normal form: `a/./b` becomes `a/b`.
-
-    Raises:
-        TableError: an absolute path, a path that leaves the folder, a missing file, or the same file in two rows.
-
-    """
-    if not folder.is_dir():
-        raise TableError(f"{folder}: no such folder; set data.path to the folder of your files")
-    listed: dict[Path, frozenset[str]] = {}
-    for line, file in table[name].items():
-        posix, windows = PurePosixPath(file), PureWindowsPath(file)
-        if posix.is_absolute() or windows.is_absolute() or ".." in (*posix.parts, *windows.parts):
-            raise TableError(f"{path}: row {line}: {name} {file!r} leads out of {folder}")
-        parent = folder / posix.parent
-        if parent not in listed:
-            listed[parent] = _files_in(parent)
-        if posix.name not in listed[parent]:
-            raise TableError(f"{path}: row {line}: {name} {file!r}: no such file in {folder}")
-    files = table[name].map(lambda file: PurePosixPath(file).as_posix())
-    check_unique(files.to_frame(), name, path)
-    return files
-
-
-def _files_in(folder: Path) -> frozenset[str]:
-    """List a folder's files at once: 100,000 single checks take minutes on a network drive."""
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except OSError:
-        return frozenset()
+        raise TableError(f"{path}: rows {first} and {line}: {name} {quoted(table.at[line, name])} occurs twice")
 
 
 def one_per_slide(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -216,5 +218,5 @@ def one_per_slide(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for slide_id, counts in differing.iterrows():
         for name in counts.index[counts > 1][:1]:
             line = table.index[table["slide_id"] == slide_id][0]
-            raise TableError(f"{path}: row {line}: the tiles of slide {slide_id!r} differ in {name}")
+            raise TableError(f"{path}: row {line}: the tiles of slide {quoted(slide_id)} differ in {name}")
     return table.drop_duplicates("slide_id")

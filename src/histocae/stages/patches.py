@@ -23,6 +23,7 @@ from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
 from histocae.sources.hashes import Hashes
+from histocae.sources.integrity import shared_tiles
 from histocae.sources.tables import METADATA_TEXTS
 from histocae.workers.processes import WorkerDiedError, spread, threads_each
 
@@ -35,12 +36,14 @@ CODE = (
     "patches/shards",
     "patches/tiles",
     "patches/tissue",
+    "scanners",
     "slides/slide",
     "slides/thumbnails",
     "slides/tiled",
     "slides/units",
 )
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
+SHARED_TILES = "shared_tiles.csv"
 log = logging.getLogger(__name__)
 
 
@@ -77,7 +80,7 @@ def run(params: Params) -> None:
     _remove_others(paths.PATCHES / store.SHARDS, names)
     _remove_others(paths.PATCHING_REPORT / "slides", names)
     _remove_others(paths.PREVIEWS, names)
-    _report(records, metadata)
+    _report(records, metadata, _shared(files, metadata) if source.tiles else None)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", count, len(kept))
 
@@ -184,8 +187,22 @@ def _remove_others(folder: Path, names: set[str]) -> None:
             file.unlink()
 
 
-def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame) -> None:
-    """Write the counts of each slide, all failures, and the totals."""
+def _shared(files: pd.DataFrame, metadata: pd.DataFrame) -> int:
+    """List tiles whose bytes occur under several cases or sample types; return their number."""
+    shared, path = shared_tiles(files, metadata), paths.PATCHING_REPORT / SHARED_TILES
+    write_table(shared, path, separator=",")
+    if len(shared):
+        log.warning(
+            "%d tiles have the same bytes as a tile of another case or sample type: blank tiles do no harm, copies "
+            "of tissue make results too good; %s lists them",
+            len(shared),
+            path,
+        )
+    return len(shared)
+
+
+def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame, shared: int | None) -> None:
+    """Write the counts of each slide, all failures, and the totals; of tiles also the number of `shared` ones."""
     rows = [
         {
             "slide_id": record.slide_id,
@@ -210,7 +227,9 @@ def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame) -> None:
     for record in records.values():
         counts.update(record.counts)
     totals = {name: counts.get(name, 0) for name in REASONS}
-    write_json(
-        {"slides": len(records), "cells": sum(totals.values()), **totals},
-        paths.PATCHING_REPORT / "summary.json",
-    )
+    summary = {"slides": len(records), "cells": sum(totals.values()), **totals}
+    if shared is None:
+        (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
+    else:
+        summary["shared_tiles"] = shared
+    write_json(summary, paths.PATCHING_REPORT / "summary.json")

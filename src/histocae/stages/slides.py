@@ -12,12 +12,13 @@ from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, SlideError, shortened
 from histocae.files import read_table, sha256, write_table
 from histocae.params import Params
-from histocae.slides.slide import Slide, in_range
+from histocae.slides.slide import Slide
 from histocae.slides.units import MicronsPerPixel
-from histocae.sources import slide_source
+from histocae.sources import first_seen, slide_source
 from histocae.sources.gdc.remote import Server
 from histocae.sources.hashes import Hashes
-from histocae.sources.tables import METADATA_TEXTS
+from histocae.sources.integrity import ExpectedHashes, check_bytes, check_copies
+from histocae.sources.tables import HASHES, METADATA_TEXTS
 from histocae.workers.processes import WorkerDiedError, spread
 
 COLUMNS = [
@@ -46,6 +47,7 @@ class SlideToCheck(NamedTuple):
         file: as its table names it.
         sha256: of the file, where the inventory has it.
         md5: of the file, where the GDC names it and it was checked.
+        expected: hashes of the file in the user's table.
         own_mpp: microns per level-0 pixel from its table.
         default_mpp: microns per level-0 pixel from data.mpp.
 
@@ -56,22 +58,22 @@ class SlideToCheck(NamedTuple):
     file: str
     sha256: str | None
     md5: str | None
+    expected: ExpectedHashes
     own_mpp: MicronsPerPixel | None
     default_mpp: MicronsPerPixel | None
 
 
 def run(params: Params) -> None:
-    """Fetch and check every slide; write one row per file and a row per slide that fails.
+    """Fetch and check every slide; write one row per file, a row per slide that fails, and the first hashes.
 
     Slides that are not kept are neither fetched nor checked here, but in the stage that extracts their patches.
     """
     metadata = read_table(paths.METADATA, METADATA_TEXTS)
     source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
+    own = slide_source.own_files(params.data) if params.data.source in ("slides", "tiles") else None
     aside: list[tuple[str, str, int]] = []
-    if source.tiles:
-        files = slide_source.tile_files(params.data)
-        files = files[files["slide_id"].isin(metadata["slide_id"])]
-        table = files.join(_inventory(), on="file").reindex(columns=COLUMNS)
+    if source.tiles and own is not None:
+        table, aside = _check_tiles(source, own.files[own.files["slide_id"].isin(metadata["slide_id"])])
     elif not source.keep:
         table = metadata.rename(columns={"file_name": "file", "size": "bytes"}).reindex(columns=COLUMNS)
         table["mpp"] = np.nan  # not known before the slide is fetched
@@ -79,10 +81,12 @@ def run(params: Params) -> None:
     else:
         if source.server is not None:
             _fetch(source, source.server, metadata)
-        table, aside = _check_all(params, source, metadata)
+        table, aside = _check_all(params, source, metadata, own)
     aside_table = set_aside("slides", aside)
     reasons = [f"{slide_id}: {reason}" for slide_id, reason, _ in aside]
     check_share(len(aside), len(metadata), params.data.max_failed_share, reasons)
+    first = _first_seen(params, own, table)
+    write_table(first, paths.FIRST_SEEN)
     write_table(table, paths.SLIDES)
     write_table(aside_table, paths.SLIDES_SET_ASIDE)
     source.forget_others(set(table["file"]))
@@ -117,12 +121,51 @@ def _fetch(source: slide_source.Source, server: Server, metadata: pd.DataFrame) 
         )
 
 
+def _expected(hashes: pd.DataFrame) -> dict[str, ExpectedHashes]:
+    """Return the hashes that the user's table has, by file."""
+    return dict(zip(hashes["file"], map(ExpectedHashes._make, hashes[list(HASHES)].to_numpy()), strict=True))
+
+
+def _check_tiles(source: slide_source.Source, files: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
+    """List the tiles; a slide is set aside if a tile has another hash than the table says."""
+    table = files.drop(columns=list(HASHES)).join(_inventory(), on="file").reindex(columns=COLUMNS)
+    sha256s = dict(zip(table["file"], table["sha256"], strict=True))
+    slide_ids = dict(zip(files["file"], files["slide_id"], strict=True))
+    reasons: dict[str, list[str]] = {}
+    stated = files[files[list(HASHES)].notna().any(axis=1)]
+    for file, expected in _expected(stated).items():
+        try:
+            check_bytes(source.folder / file, expected, sha256s[file])
+        except SlideError as error:
+            reasons.setdefault(slide_ids[file], []).append(f"{file}: {error}")
+    aside = [(slide_id, shortened(faults, 1), 0) for slide_id, faults in reasons.items()]
+    return table[~table["slide_id"].isin(reasons)], aside
+
+
+def _first_seen(params: Params, own: slide_source.OwnFiles | None, table: pd.DataFrame) -> pd.DataFrame:
+    """Check that no slide is a copy of another, and that no file changed; return the first hashes of all files.
+
+    Raises:
+        TableError: two slides have the same bytes.
+        DataError: a file is not the one that was first read.
+
+    """
+    if own is None:
+        return first_seen.update(paths.FIRST_SEEN, params.data.path, (), set())
+    if params.data.source == "slides":
+        lines = own.files.reset_index(names="line")[["line", "file"]]
+        check_copies(table[["slide_id", "file", "sha256"]].merge(lines, on="file").set_index("line"), own.table)
+    confirmed = set(own.files.loc[own.files[list(HASHES)].notna().any(axis=1), "file"])
+    return first_seen.update(
+        paths.FIRST_SEEN, params.data.path, zip(table["file"], table["sha256"], strict=True), confirmed
+    )
+
+
 def _check_all(
-    params: Params, source: slide_source.Source, metadata: pd.DataFrame
+    params: Params, source: slide_source.Source, metadata: pd.DataFrame, own: slide_source.OwnFiles | None
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
-    if params.data.mpp is not None and in_range(params.data.mpp) is None:
-        log.warning("data.mpp %g is out of a scanner's range; it counts as missing", params.data.mpp)
     sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
+    expected = {} if own is None else _expected(own.files)
     default = None if params.data.mpp is None else MicronsPerPixel(params.data.mpp)
     slides = [
         SlideToCheck(
@@ -131,6 +174,7 @@ def _check_all(
             row["file_name"],
             sha256s.get(row["file_name"]),
             row.get("md5"),
+            expected.get(row["file_name"], ExpectedHashes()),
             row["mpp"],
             default,
         )
@@ -147,6 +191,7 @@ def _check(task: SlideToCheck) -> tuple[Any, ...] | str:
     """Describe a slide by the values of `COLUMNS`, or return why it can't be used."""
     try:
         path: Path = task.source.fetch(task.slide_id, task.file)
+        check_bytes(path, task.expected, task.sha256)
         with Slide(path) as slide:
             mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
             size = slide.levels[0]

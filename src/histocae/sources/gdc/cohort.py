@@ -15,6 +15,7 @@ from histocae import identifiers
 from histocae.errors import DataError, FetchError, shortened
 from histocae.files import fingerprint, sha256
 from histocae.params import Gdc
+from histocae.sources import texts
 from histocae.sources.gdc import portal, query
 from histocae.sources.gdc.client import Client
 from histocae.sources.gdc.query import ListedSlide
@@ -77,7 +78,8 @@ def find(params: Gdc, server: Server, seed: int) -> Selection:
         reasons = Counter(reason for _, reason in aside)
         summary = "; ".join(f"{count} slides: {reason}" for reason, count in reasons.most_common(3))
         raise DataError(f"data.gdc: no slide is left of {listed}; {summary or 'there is no image of a slide at all'}")
-    return Selection(chosen.reset_index(drop=True), sorted(aside), origin)
+    aside = [(texts.harmless(slide_id), reason) for slide_id, reason in sorted(aside)]
+    return Selection(chosen.reset_index(drop=True), aside, origin)
 
 
 def _gather(params: Gdc, server: Server) -> tuple[list[ListedSlide], Aside, dict[str, Any]]:
@@ -150,7 +152,7 @@ def _join(files: list[ListedSlide], listed: list[ListedSlide], aside: Aside) -> 
 
 
 def _one_each(rows: Sequence[dict[str, Any]], aside: Aside) -> list[dict[str, Any]]:
-    """Keep the first file of each slide, and the first slide of each file name."""
+    """Keep the first file of each slide, and the first slide of each file name and of equal bytes."""
     taken: dict[str, str] = {}
     kept = []
     for row in rows:
@@ -159,7 +161,10 @@ def _one_each(rows: Sequence[dict[str, Any]], aside: Aside) -> list[dict[str, An
         if (first := taken.get(slide_id) or taken.get(name.lower())) is not None:
             aside.append((slide_id, f"{name}: the slide, or a file of this name, is there already: {first}"))
             continue
-        taken[slide_id] = taken[name.lower()] = name
+        if (first := taken.get(row["md5"])) is not None:
+            aside.append((slide_id, f"{name}: has the same bytes (md5) as {first}; one slide can't be two"))
+            continue
+        taken[slide_id] = taken[name.lower()] = taken[row["md5"]] = name
         kept.append(row)
     return kept
 
@@ -199,6 +204,9 @@ def _fault(row: dict[str, Any]) -> str | None:
     name, size = row["file_name"], row["size"]
     if not row["slide_id"] or any(sign in row["slide_id"] for sign in '|\n\r"'):
         return "has no name, or a name that a table can't hold"
+    for key in TEXTS:
+        if isinstance(row[key], str) and (problem := texts.problem(row[key])) is not None:
+            return f"its {key} {texts.quoted(row[key])} {problem}"
     if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.()+ -]*", name):
         return f"its file name is {name!r}, which is no plain name"
     if not isinstance(row["file_id"], str) or not re.fullmatch(UUID, row["file_id"]):
