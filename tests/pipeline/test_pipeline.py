@@ -426,6 +426,16 @@ def test_the_run_shows_the_latest_evaluation(project_copy):
     assert run.data.metrics["test_mse"] == evaluation["metrics"]["test_mse"]
 
 
+def test_the_page_warns_of_tiles_that_are_copies(project_copy):
+    path = project_copy.folder / "reports/patching/summary.json"
+    page, words = project_copy.folder / "reports/index.html", "tiles have the same bytes as a tile of another case"
+    for number, shown in ((1234, True), (0, False)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shared_tiles": number}))
+        project_copy.run("histocae", "compare")
+        assert (f"1,234 {words}" in page.read_text(encoding="utf-8")) == shown
+    assert words not in page.read_text(encoding="utf-8")
+
+
 def test_publish_delivers_trained_models_to_the_experiment_in_params(project_copy):
     project_copy.set(**{"tracking.experiment": "another", "models.later": {"filters": [4]}})
     output = project_copy.run("histocae", "publish")

@@ -204,9 +204,6 @@ def _fault(row: dict[str, Any]) -> str | None:
     name, size = row["file_name"], row["size"]
     if not row["slide_id"] or any(sign in row["slide_id"] for sign in '|\n\r"'):
         return "has no name, or a name that a table can't hold"
-    for key in TEXTS:
-        if isinstance(row[key], str) and (problem := texts.problem(row[key])) is not None:
-            return f"its {key} {texts.quoted(row[key])} {problem}"
     if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.()+ -]*", name):
         return f"its file name is {name!r}, which is no plain name"
     if not isinstance(row["file_id"], str) or not re.fullmatch(UUID, row["file_id"]):
@@ -215,6 +212,9 @@ def _fault(row: dict[str, Any]) -> str | None:
         return f"its md5 is {row['md5']!r}: a download could not be checked"
     if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**63:
         return f"its size is {size!r}: a download could not be checked"
+    for key in TEXTS:
+        if isinstance(row[key], str) and (problem := texts.problem(row[key])) is not None:
+            return f"its {key} {texts.quoted(row[key])} {problem}"
     if not row["case_id"]:
         return "its case is unknown"
     if not row["sample_type"]:
