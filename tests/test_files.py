@@ -56,11 +56,11 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
     ("text", "problem"),
     [
         ("a: [1\n", "line 2"),
-        ("a: 1\na: 2\n", 'duplicate key "a"'),
+        ("a: 1\na: 2\n", "key 'a' is in line 1 and again in line 2"),
         ("a: 1\n\tb: 2\n", "line 2, column 1"),
         ("a: 2020-99-99\n", "month"),
         ("a: \x00\n", "control characters"),
-        ("a: *b\n", "line 1, column 4"),
+        ("a: *b\n", "line 1: no value before *b"),
     ],
 )
 def test_invalid_yaml_is_reported_in_one_line(tmp_path, text, problem):

@@ -77,7 +77,16 @@ def split_separator(text: str, path: Path) -> tuple[str, str, int]:
 
 
 def remedy_here(path: Path, remedy: str) -> str:
-    """Return the remedy of a missing file or folder, which is another one inside a temporary experiment of DVC."""
+    """Return the remedy of a missing file or folder, which is another one inside a temporary experiment of DVC.
+
+    Args:
+        path: of the file or folder.
+        remedy: outside of such an experiment.
+
+    Returns:
+        The remedy.
+
+    """
     parts = Path.cwd().parts
     copied = any(parts[i : i + 3] == (".dvc", "tmp", "exps") for i in range(len(parts)))
     if path.is_absolute() or not copied:

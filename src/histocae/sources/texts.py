@@ -34,6 +34,15 @@ def quoted(value: object) -> str:
 
 
 def listed(names: list[str], most: int = 10) -> str:
-    """Join the first names of a list, each shortened, and count the rest."""
+    """Join the first names of a list, each shortened, and count the rest.
+
+    Args:
+        names: any number of them.
+        most: of them that are listed.
+
+    Returns:
+        A text of some hundred characters.
+
+    """
     first = ", ".join(name if len(name) <= QUOTED else f"{name[:QUOTED]}…" for name in names[:most])
     return f"{first} and {len(names) - most:,} more" if len(names) > most else first
