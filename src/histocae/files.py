@@ -316,14 +316,6 @@ def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         raise DataError(f"{path}: row {rows.line_num} can't be read: {error}; {_REMEDY}") from None
 
 
-def parts_of(path: Path) -> list[Path]:
-    """List the files of a slide: the file itself, and for MIRAX those of the folder beside it."""
-    beside = path.with_suffix("")
-    if path.suffix.lower() == ".mrxs" and beside.is_dir():
-        return [path, *sorted(file for file in beside.rglob("*") if file.is_file())]
-    return [path]
-
-
 def state(path: Path) -> list[int]:
     """Return size (bytes) and times (ns) of a file, which show that it changed without reading it."""
     stat = path.stat()

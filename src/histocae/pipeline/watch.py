@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from histocae import paths
-from histocae.files import parts_of, read_json_or_none, sha256, state, write_json
+from histocae.files import read_json_or_none, sha256, state, write_json
 from histocae.paths import PACKAGE
+from histocae.slides.parts import parts_of
 
 MEMORY = paths.SCRATCH / "inventory.json"  # safe to delete
 # the coarsest clock of a file system: a file that changed less than this before may change again with the same time

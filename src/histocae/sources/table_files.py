@@ -1,5 +1,6 @@
 """The files that a user's table names: each must be inside the folder, there, and named once."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -118,10 +119,11 @@ class _Names:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_file():
-                        self.files.add(entry.name)
-                    elif entry.is_dir():
-                        self.folders.add(entry.name)
+                    with contextlib.suppress(OSError):  # a link to itself
+                        if entry.is_file():
+                            self.files.add(entry.name)
+                        elif entry.is_dir():
+                            self.folders.add(entry.name)
         except (OSError, ValueError):  # ValueError: a path with a NUL
             return
 

@@ -7,10 +7,11 @@ import pandas as pd
 
 from histocae import paths
 from histocae.errors import DataError
-from histocae.files import fingerprint, parts_of, write_table
+from histocae.files import fingerprint, write_table
 from histocae.params import Params
 from histocae.pipeline import lineage
 from histocae.progress import bar
+from histocae.slides.parts import parts_of
 from histocae.sources import slide_source
 from histocae.sources.hashes import Hashes
 
