@@ -79,6 +79,15 @@ class Data(Section):
     gdc: Gdc
 
 
+class Bounds(Section):
+    """What one slide may take; a slide that takes more is set aside."""
+
+    seconds: Positive
+    gigabytes: Positive
+    patches: Count
+    expansion: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
 class Patches(Section):
     """How patches are extracted, and which of them are kept."""
 
@@ -89,6 +98,7 @@ class Patches(Section):
     tiles: Literal["reduce", "cut"]
     on_read_error: Literal["keep", "drop"]
     color: Literal["rgb", "grey", "macenko"]
+    bounds: Bounds
 
 
 class Split(Section):

@@ -3,9 +3,11 @@
 import io
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -162,14 +164,95 @@ def test_every_usual_kind_of_image_becomes_rgb(project):
     assert (patches["gray alpha.png"][:, :16] == 255).all()
 
 
-@pytest.mark.parametrize("kind", ["16-bit.png", "16-bit.tif", "float.tif", "32-bit.tif"])
-def test_images_of_more_than_eight_bits_are_refused_and_not_truncated(project, kind):
-    dtype = {"1": np.uint16, "f": np.float32, "3": np.int32}[kind[0]]
-    values = (np.arange(32 * 32).reshape(32, 32) * 60).astype(dtype)
-    add_tiles(project, {"a.png": tissue(1, 32, 32), kind: Image.fromarray(values)})
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    tifffile.imwrite(handle := io.BytesIO(), pixels, metadata=None, **options)
+    return handle.getvalue()
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    image.save(handle := io.BytesIO(), kind, **options)
+    return handle.getvalue()
+
+
+RGB = tissue(1, 32, 32)
+DEEP = RGB.astype(np.uint16) << 4  # 12 of 16 bits, as cameras deliver them
+OTHER = Image.fromarray(tissue(2, 32, 32))
+UNUSABLE = {
+    "rgb.png": (imagecodecs.png_encode(DEEP), "has 16 bits a channel; convert it to 8 bits"),
+    "gray.png": (imagecodecs.png_encode(DEEP[..., 0].copy()), "has 16 bits a channel"),
+    "rgba.png": (imagecodecs.png_encode(np.dstack([DEEP, DEEP[..., :1]])), "has 16 bits a channel"),
+    "rgb.tif": (tiff(DEEP, photometric="rgb"), "has 16 bits a channel"),
+    "deflate.tif": (tiff(DEEP, photometric="rgb", compression="deflate"), "has 16 bits a channel"),
+    "bigendian.tif": (tiff(DEEP, photometric="rgb", byteorder=">"), "has 16 bits a channel"),
+    "gray.tif": (tiff(DEEP[..., 0]), "has 16 bits a channel"),
+    "fractions.tif": (tiff(RGB.astype(np.float32), photometric="rgb"), "has 32 bits a channel"),
+    "integers.tif": (tiff(RGB[..., 0].astype(np.int32)), "has 32 bits a channel"),
+    "signed.tif": (tiff(RGB[..., 0].astype(np.int8)), "has signed integers as pixels"),
+    "12.jpg": (imagecodecs.jpeg_encode(DEEP >> 4 << 4, bitspersample=12), "has 12 bits a channel"),
+    "lab.tif": (tiff(RGB, photometric="cielab"), "has colors of the kind CIELAB"),
+    "five.tif": (tiff(np.dstack([RGB, RGB[..., :2]]), photometric="rgb"), "has 5 channels, of which 3"),
+    "pages.tif": (tiff(np.stack([RGB, RGB]), photometric="rgb"), "has 2 pages, of which one"),
+    "animated.png": (saved(OTHER, "PNG", save_all=True, append_images=[OTHER.rotate(90)]), "is animated"),
+    "2000.jp2": (saved(OTHER, "JPEG2000"), "can't be read as an image (PNG, JPEG, TIFF)"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_pixels_that_would_be_reduced_silently_are_refused(project, name):
+    add_tiles(project, {"a.png": tissue(1, 32, 32)}, patches__on_read_error="keep")
+    data, problem = UNUSABLE[name]
+    (project.own / name).write_bytes(data)
+    project.table([tile_row("a.png"), tile_row(name)])
     project.make(*EXTRACTION)
     reason, kept = read_set_aside(project)
-    assert kind in reason and "8 bits" in reason and kept == 1
+    assert f"{name}: {problem}" in reason and kept == 1 and len(project.index) == 1
+
+
+def test_a_tile_that_is_read_but_not_used_does_not_drop_the_others(project):
+    add_tiles(project, {"a.png": tissue(1, 32, 32), "small.png": tissue(2, 20, 32)}, patches__on_read_error="drop")
+    (project.own / "deep.png").write_bytes(UNUSABLE["rgb.png"][0])
+    project.table([tile_row(name) for name in ("a.png", "small.png", "deep.png")])
+    project.make(*EXTRACTION)
+    reason, kept = read_set_aside(project)
+    assert "small.png" in reason and "1 more" in reason and kept == 1 and counts(project)["unread"] == 2
+    assert "deep.png" in project.read("reports/patching/failures.csv")["reason"][1]
+
+
+def test_smaller_copies_and_masks_in_a_tiff_are_no_further_pages(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(RGB, photometric="rgb", metadata=None)
+        writer.write(RGB[::2, ::2].copy(), photometric="rgb", subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(read_tile(path), RGB)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiles_are_turned_as_their_orientation_says(tmp_path, kind, orientation):
+    upright = np.kron([[200, 150, 100], [50, 0, 250]], np.ones((16, 16)))[..., None].repeat(3, 2).astype(np.uint8)
+    # TIFF's orientation: where the first row and the first column of the stored pixels are
+    stored = upright.swapaxes(0, 1) if orientation > 4 else upright
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (0,), 7: (0, 1), 8: (1,)}
+    stored = np.flip(stored, flips.get(orientation, ()))
+    exif = Image.Exif()
+    exif[274] = orientation
+    quality = {"quality": 95} if kind == "JPEG" else {}
+    (tmp_path / "a").write_bytes(saved(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **quality))
+    image = np.asarray(read_tile(tmp_path / "a")).astype(int)
+    assert image.shape == upright.shape and np.abs(image - upright).mean() < 3
+
+
+def test_gray_tiles_are_reduced_but_not_cut(project):
+    gray = np.repeat(tissue(2, 64, 64)[..., :1], 3, axis=2)
+    images = {"a.png": tissue(1, 64, 64), "gray.png": Image.fromarray(gray), "l.png": Image.fromarray(gray[..., 0])}
+    add_tiles(project, images)
+    assert len(project.make(*EXTRACTION).index) == 3
+    project.params(data__source="tiles", patches__tiles="cut")
+    project.make(*EXTRACTION)
+    reason, kept = read_set_aside(project)
+    assert "gray.png: is gray: tissue is found by its color" in reason and "1 more" in reason and kept == 4
+    project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.0)
+    assert len(project.make("patches").index) == 12
 
 
 DAMAGED = {
@@ -200,7 +283,7 @@ def test_an_unreadable_tile_is_reported_and_the_others_kept_or_dropped(project, 
 
 
 def test_an_unreadable_tile_is_counted(project):
-    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)})
+    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, patches__on_read_error="keep")
     (project.own / "1.png").write_bytes(b"no image")
     project.make(*EXTRACTION)
     cells = counts(project)
@@ -208,7 +291,8 @@ def test_an_unreadable_tile_is_counted(project):
 
 
 def test_a_slide_fails_only_when_all_its_tiles_are_unreadable(project):
-    add_tiles(project, {f"{i}.png": tissue(i, 32, 32) for i in range(4)}, data__max_failed_share=0.4)
+    images = {f"{i}.png": tissue(i, 32, 32) for i in range(4)}
+    add_tiles(project, images, data__max_failed_share=0.4, patches__on_read_error="keep")
     project.table([tile_row(f"{i}.png", f"s{i // 2}", i // 2) for i in range(4)])
     (project.own / "1.png").write_bytes(b"no image")
     project.make(*EXTRACTION)  # the unreadable tile is reported, but its slide has another tile

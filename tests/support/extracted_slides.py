@@ -1,12 +1,15 @@
 """A slide that a test writes, and the report on the extraction of its patches."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from histocae.params import Bounds
 from histocae.patches import shards
+from histocae.slides.budget import Budget
 from support.make_data import write_slide
 from support.workspace import Workspace, slide_row
 
@@ -23,6 +26,12 @@ def only_slide(project: Workspace, image: np.ndarray, mpp: float | None, **optio
 
 def counts(project: Workspace) -> pd.DataFrame:
     return project.read("reports/patching/counts.csv").set_index("slide_id")
+
+
+def hang(seconds: float) -> None:
+    """Hang as a decoder may, within a slide's time of so many seconds."""
+    with Budget(Bounds(seconds=seconds, gigabytes=1, patches=1, expansion=1)):
+        time.sleep(600)
 
 
 def extract_or_die(task: shards.ShardTask) -> shards.ShardRecord:

@@ -124,6 +124,60 @@ def _encoded(image: np.ndarray, side: int, kind: str) -> Iterable[bytes]:
                 yield imagecodecs.jpeg2k_encode(tile, level=35, codecformat="j2k", mct=kind == "33005")
 
 
+def write_shared_tiles(
+    path: Path, side: int, tile: int, data: bytes, mpp: float = 0.5, there: int | None = None
+) -> Path:
+    """Write a small TIFF that states many pixels: all its tiles are the same bytes of the file.
+
+    Args:
+        path: the slide's file.
+        side: of the slide, in pixels.
+        tile: side of a compressed tile, in pixels.
+        data: a JPEG of a tile, without chroma subsampling.
+        mpp: microns per pixel.
+        there: the number of tiles that have data, in row order; None: all.
+
+    """
+    count = (-(-side // tile)) ** 2
+    present = count if there is None else there
+    body = data + bytes(len(data) % 2)
+    tables = struct.pack(f"<{count}I", *[8] * present, *[0] * (count - present))
+    tables += struct.pack(f"<{count}I", *[len(data)] * present, *[0] * (count - present))
+    offsets = 8 + len(body)
+    resolution = offsets + len(tables)
+    rest = struct.pack("<2I3H", round(1e7 / mpp), 1000, 8, 8, 8) + bytes(2)
+    entries = [
+        *((WIDTH, 4, 1, side), (257, 4, 1, side), (258, 3, 3, resolution + 8), (259, 3, 1, 7), (262, 3, 1, 6)),
+        *(
+            (277, 3, 1, 3),
+            (282, 5, 1, resolution),
+            (283, 5, 1, resolution),
+            (284, 3, 1, 1),
+            (RESOLUTION_UNIT, 3, 1, 3),
+        ),
+        *((322, 4, 1, tile), (323, 4, 1, tile), (TILE_OFFSETS, 4, count, offsets)),
+        *((TILE_BYTES, 4, count, offsets + 4 * count), (530, 3, 2, 1 | 1 << 16)),
+    ]
+    directory = (
+        struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    )
+    path.write_bytes(b"II*\0" + struct.pack("<I", resolution + len(rest)) + body + tables + rest + directory)
+    return path
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Encode an image as JPEG without chroma subsampling."""
+    Image.fromarray(image).save(data := io.BytesIO(), "JPEG", quality=90, subsampling=0)
+    return data.getvalue()
+
+
+def write_plain_tiff(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    """Write any pixels as an uncompressed, tiled TIFF of 0.5 microns per pixel."""
+    resolution = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, tile=(64, 64), metadata=None, **resolution, **options)
+    return path
+
+
 def directories(path: Path) -> list[dict]:
     """Read a little-endian TIFF's directories: tag -> (position of its value, type, count)."""
     data = path.read_bytes()

@@ -12,11 +12,14 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from histocae.errors import SlideError
 from histocae.patches.sampling import draw
-from histocae.patches.tissue import cell_shares, tissue_mask
-from histocae.slides.slide import Reading, Slide, choose_level, reduce_box
+from histocae.patches.tissue import GRAY, cell_shares, is_gray, tissue_mask
+from histocae.slides.budget import OverBudgetError
+from histocae.slides.reading import Reading, reduce_box
+from histocae.slides.slide import Slide, choose_level
 from histocae.slides.units import Level0Pixels, LevelPixels, MicronsPerPixel, to_level0
 
 MASK_PIXELS = 8  # mask pixels along a patch's side: 8 microns each at the default 64 microns
@@ -112,11 +115,13 @@ class Overview:
     Attributes:
         image: uint8, shape (rows * 8, columns * 8, 3).
         unread: bool, shape (rows, columns): cells that the image does not show.
+        empty: bool, shape (rows, columns): cells of which the file has no pixel.
 
     """
 
     image: NDArray[np.uint8]
     unread: NDArray[np.bool_]
+    empty: NDArray[np.bool_]
 
 
 def read_overview(slide: Slide, grid: Grid) -> Overview:
@@ -129,11 +134,14 @@ def read_overview(slide: Slide, grid: Grid) -> Overview:
     Returns:
         The overview, with the cells that could not be read.
 
+    Raises:
+        OverBudgetError: the slide takes too long.
+
     """
     level = slide.level_for(grid.side / MASK_PIXELS)
     cell = grid.side / slide.levels[level].downsample
     image = np.full((grid.rows * MASK_PIXELS, grid.columns * MASK_PIXELS, 3), 255, np.uint8)
-    unread = np.zeros((grid.rows, grid.columns), bool)
+    unread, empty = (np.zeros((grid.rows, grid.columns), bool) for _ in range(2))
     per_block = max(1, int(BLOCK_PIXELS / cell))
     for top, bottom in _spans(grid.rows, per_block):
         for left, right in _spans(grid.columns, per_block):
@@ -142,12 +150,18 @@ def read_overview(slide: Slide, grid: Grid) -> Overview:
             area = np.s_[top * MASK_PIXELS : bottom * MASK_PIXELS, left * MASK_PIXELS : right * MASK_PIXELS]
             width, height = (right - left) * MASK_PIXELS, (bottom - top) * MASK_PIXELS
             try:
-                image[area] = slide.read_scaled(level, box, width, height)
+                part, opacity = slide.read_scaled(level, box, width, height)
+                image[area] = np.asarray(part)
+                if opacity is not None:
+                    per_cell = opacity.resize((right - left, bottom - top), Image.Resampling.BOX)
+                    empty[top:bottom, left:right] = np.asarray(per_cell) == 0
+            except OverBudgetError:
+                raise
             except SlideError:
                 # the tissue of these cells is measured on their own pixels when they are read,
                 # and if those fail too the slide is set aside with the reason
                 unread[top:bottom, left:right] = True
-    return Overview(image, unread)
+    return Overview(image, unread, empty)
 
 
 def _spans(length: int, step: int) -> list[tuple[int, int]]:
@@ -163,7 +177,7 @@ class PatchPlan:
         columns: int64, shape (n,), of the chosen cells.
         shares: float64, shape (n,), the tissue share of each.
         unsure: bool, shape (n,), cells whose share is unknown until they are read.
-        counts: cells by reason: kept, background, border, capped.
+        counts: cells by reason: kept, background, border, capped; unread: those of which the file has no pixel.
 
     """
 
@@ -189,13 +203,22 @@ def plan_patches(
     Returns:
         The chosen cells, with the number of those left out for each reason.
 
+    Raises:
+        SlideError: there are none, because the file has no pixels, or none that have a color.
+
     """
     shares = cell_shares(tissue_mask(overview.image), grid.rows, grid.columns)
     enough = (shares >= tissue_share) | overview.unread
     rows, columns = np.nonzero(enough)
+    if overview.empty.all() and not len(rows):
+        raise SlideError("has no pixels: the file lacks all tiles that its header states; is it complete?")
+    if not len(rows) and is_gray(overview.image):
+        raise SlideError(f"{GRAY}; scan it in color, or set patches.tissue_share to 0 to keep all of it")
+    unread = int((overview.empty & ~enough).sum())
     chosen = draw(len(rows), cap, seed)
     counts = {
-        "background": int(enough.size - len(rows)),
+        "background": int(enough.size - len(rows)) - unread,
+        "unread": unread,
         "border": grid.partial,
         "capped": len(rows) - len(chosen),
         "kept": len(chosen),

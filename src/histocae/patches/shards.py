@@ -33,8 +33,10 @@ from histocae.patches.grid import (
 )
 from histocae.patches.sampling import draw
 from histocae.patches.shard_file import ShardWriter, open_shard, shard_name
-from histocae.patches.tiles import TilePatches, divide_tile, read_tile, reduce_tile
+from histocae.patches.tiles import TilePatches, UnusableTileError, divide_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
+from histocae.slides.budget import Budget, OverBudgetError
+from histocae.slides.parts import parts_of
 from histocae.slides.slide import Slide, in_range
 from histocae.slides.thumbnails import LONGEST, thumbnail
 from histocae.slides.units import MicronsPerPixel
@@ -42,6 +44,7 @@ from histocae.sources.slide_source import Source
 
 log = logging.getLogger(__name__)
 NO_TISSUE = "shows no tissue"
+CELL_BYTES = 1000  # of memory for each cell of a grid: its part of the overview, and the tissue mask's arrays
 OVERVIEW_PIXELS = 1200  # longest side of an overview image
 # columns of the index (a value counts for all rows; `row` is an array) and the patches
 Extracted = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
@@ -90,7 +93,7 @@ class ShardTask:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that the shard depends on."""
-        params = self.params.model_dump()
+        params = self.params.model_dump(exclude={"bounds"})  # which decide whether there is a shard, not what it is
         mpp = [in_range(self.own_mpp), self.default_mpp if self.by_default else None]
         return fingerprint([self.slide_id, self.files, mpp, params, self.seed, self.made_from])
 
@@ -137,6 +140,7 @@ class ShardRecord:
         height: level-0 pixels of the slide.
         failures: every failure; a slide has at most one, its tiles may have many.
         files: SHA-256 of each file made of the slide, hex; see `hashes_of_files`.
+        bounds: `patches.bounds`, where the slide is over one of them.
 
     """
 
@@ -154,6 +158,7 @@ class ShardRecord:
     height: int | None = None
     failures: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, float] | None = None
 
 
 @dataclass
@@ -162,6 +167,8 @@ class _Notes:
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    drop: bool = False  # reading failed, and no patch of the slide is kept
+    over: bool = False  # a bound of `patches.bounds`; no patch is kept
     level: int | None = None
     mpp: MicronsPerPixel | None = None
     patch_mpp: MicronsPerPixel | None = None
@@ -184,6 +191,8 @@ def _finished(task: ShardTask) -> ShardRecord | None:
     if record.reason and record.reason != NO_TISSUE and task.source.keep:
         # the failure may have been the disk's: the slide is tried again, unless it had to be fetched again for that
         return None
+    if record.bounds not in (None, task.params.bounds.model_dump()):
+        return None  # the slide may be within the present bounds
     if (record.mpp_from == "data.mpp") != task.by_default:
         return None
     if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
@@ -224,8 +233,8 @@ def make_shard(task: ShardTask) -> ShardRecord:
     """Write one slide's shard, index rows, overview, previews and, last, its record.
 
     A slide that fails midway keeps the patches read before or none, as
-    `patches.on_read_error` says. A slide whose stains can't be estimated keeps none, where normalized
-    stains are requested. The error is in the record; none is raised.
+    `patches.on_read_error` says. A slide over a bound of `patches.bounds` keeps none, nor does one whose stains
+    can't be estimated, where normalized stains are requested. The error is in the record; none is raised.
     """
     task = task.settled()
     path = task.shards / f"{task.name}.npy"
@@ -240,7 +249,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
             rows.append(columns)
             shard.append(color.apply(patches, first))
     kept = shard.count
-    dropped = bool(notes.failures) and task.params.on_read_error == "drop"
+    dropped = notes.drop or notes.over
     if kept and not dropped and task.params.color == "macenko":
         try:
             _normalize(path, kept, task.params.pixels)
@@ -272,6 +281,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
         height=notes.height,
         failures=tuple(notes.failures),
         files={name: sha256(path) for name, path in _files(task, task.name).items() if path.is_file()},
+        bounds=task.params.bounds.model_dump() if notes.over else None,
     )
     values = {**vars(record), "fingerprint": task.fingerprint}
     write_json({**values, "sha256": fingerprint(values)}, task.shards / f"{task.name}.json")
@@ -308,14 +318,18 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
     counts = notes.counts
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
-        with Slide(path, task.threads) as slide:
+        with Budget(task.params.bounds) as budget, Slide(path, task.threads, budget) as slide:
             notes.width, notes.height = slide.levels[0].width, slide.levels[0].height
             notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
             grid = make_grid(slide, notes.mpp, task.params.pixels, MicronsPerPixel(task.params.mpp))
             notes.level, notes.patch_mpp = grid.level, grid.mpp
+            budget.check_memory(grid.rows * grid.columns * CELL_BYTES, f"a grid of {grid.rows * grid.columns} cells")
             overview = read_overview(slide, grid)
             plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sample_seed)
             counts.update(plan.counts)
+            budget.check_patches(len(plan.rows))
+            in_files = sum(part.stat().st_size for part in parts_of(path))
+            budget.check_expansion(len(plan.rows) * 3 * task.params.pixels**2, in_files)
             _draw(overview, plan, task.overview_file)
             with replacing(previews.thumbnail_file(task.previews, task.name)) as handle:
                 Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
@@ -323,8 +337,10 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
                 _keep_truth(path, task)
             yield from _planned(task, slide, grid, plan, counts)
     except SlideError as error:
-        counts["unread"] = counts["kept"] - counts["read"]
+        counts["unread"] += counts["kept"] - counts["read"]
         notes.failures.append(str(error))
+        notes.drop = task.params.on_read_error == "drop"
+        notes.over = isinstance(error, OverBudgetError)
     finally:
         counts.pop("read", None)
 
@@ -365,16 +381,27 @@ def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts:
 
 
 def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
+    try:
+        with Budget(task.params.bounds) as budget:
+            for columns, patches in _planned_tiles(task, notes, budget):
+                budget.check_patches(notes.counts["kept"] - notes.counts["capped"])
+                yield columns, patches
+    except OverBudgetError as error:
+        notes.failures.append(str(error))
+        notes.over = True
+
+
+def _planned_tiles(task: ShardTask, notes: _Notes, budget: Budget) -> Extracted:
     params = task.params
     chosen = None
     if params.tiles == "cut" and params.max_per_slide is not None:
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, _Notes()))
+        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, _Notes(), budget))
         chosen = set(draw(total, params.max_per_slide, task.sample_seed))
     previews.remove_tiles(task.previews, task.name)
     shown: list[previews.TilePreview] = []
     number = 0  # of the tile's first patch among all of the slide's
-    for file, tile, patches in _each_tile(task, notes):
+    for file, tile, patches in _each_tile(task, notes, budget):
         notes.counts.update(patches.counts)
         take = np.ones(len(patches.rows), bool)
         if chosen is not None:
@@ -404,10 +431,11 @@ def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
         previews.write_tiles(task.previews, task.name, shown)
 
 
-def _each_tile(task: ShardTask, notes: _Notes) -> Iterator[tuple[str, Image.Image, TilePatches]]:
+def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple[str, Image.Image, TilePatches]]:
     """Yield each tile's file, the tile and its patches; failures are noted."""
     params = task.params
     for file in task.files:
+        budget.check_time()
         try:
             tile = read_tile(task.source.fetch(task.slide_id, file))
             if params.tiles == "reduce":
@@ -417,7 +445,8 @@ def _each_tile(task: ShardTask, notes: _Notes) -> Iterator[tuple[str, Image.Imag
         except SlideError as error:
             notes.failures.append(str(error))
             notes.counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
-            if params.on_read_error == "drop":
+            if params.on_read_error == "drop" and not isinstance(error, UnusableTileError):
+                notes.drop = True
                 return
 
 
@@ -426,11 +455,12 @@ def _draw(overview: Overview, plan: PatchPlan, path: Path) -> None:
     height, width = overview.image.shape[:2]
     scale = min(OVERVIEW_PIXELS / max(height, width), 6.0)
     image = Image.fromarray(overview.image)
-    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    image = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
     canvas = ImageDraw.Draw(image)
     side = MASK_PIXELS * scale
+    inner = max(0.0, side - 1)  # a cell may be smaller than a pixel
     for row, column in zip(plan.rows.tolist(), plan.columns.tolist(), strict=True):
         x, y = column * side, row * side
-        canvas.rectangle((x, y, x + side - 1, y + side - 1), outline=(0, 120, 60))
+        canvas.rectangle((x, y, x + inner, y + inner), outline=(0, 120, 60))
     with replacing(path) as handle:
         image.save(handle, "PNG", compress_level=1)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from histocae.errors import SlideError
 from histocae.patches.grid import MASK_PIXELS
-from histocae.patches.tissue import cell_shares, tissue_mask
+from histocae.patches.stored import find_problem
+from histocae.patches.tissue import GRAY, cell_shares, is_gray, tissue_mask
 from histocae.slides.slide import TOLERANCE
 
 # the errors of Pillow on files that are no images, too short or damaged
@@ -30,7 +31,10 @@ _BROKEN = (
     Image.DecompressionBombWarning,
 )
 FORMATS = ("PNG", "JPEG", "TIFF")
-_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnusableTileError(SlideError):
+    """A tile can be read, but not used; the other tiles of its slide are kept whatever `on_read_error` says."""
 
 
 @dataclass
@@ -54,10 +58,13 @@ class TilePatches:
 
 
 def read_tile(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB; transparent areas become white.
+    """Read an image as 8-bit RGB, turned as its orientation says; transparent areas become white.
+
+    Color profiles are ignored, as they are for slides.
 
     Raises:
-        SlideError: it can't be decoded, or has more than 8 bits a channel.
+        UnusableTileError: the file has pixels that 8-bit RGB can't show, or several images.
+        SlideError: it can't be decoded.
 
     """
     try:
@@ -65,13 +72,15 @@ def read_tile(path: Path) -> Image.Image:
             # oddities of a file do no harm; an image that is too large to be a tile does
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if (problem := find_problem(path)) is not None:
+                raise UnusableTileError(f"{path.name}: {problem}")
             with Image.open(path, formats=FORMATS) as image:
-                if image.mode in _DEEP:
-                    raise SlideError(f"{path.name}: has more than 8 bits a channel; convert it to 8-bit RGB")
+                if image.format == "PNG" and getattr(image, "is_animated", False):
+                    raise UnusableTileError(f"{path.name}: is animated; save one image of it as a file of its own")
                 image.load()
-                return _as_rgb(image)
+                return _as_rgb(ImageOps.exif_transpose(image))
     except _BROKEN as error:
-        raise SlideError(f"{path.name}: can't be read as an image: {error}") from None
+        raise SlideError(f"{path.name}: can't be read as an image ({', '.join(FORMATS)}): {error}") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -95,12 +104,12 @@ def reduce_tile(tile: Image.Image, name: str, pixels: int) -> TilePatches:
         The one patch.
 
     Raises:
-        SlideError: the tile is more than 10 % smaller than a patch.
+        UnusableTileError: the tile is more than 10 % smaller than a patch.
 
     """
     side = min(tile.size)
     if side * (1 + TOLERANCE) < pixels:
-        raise SlideError(_too_small(tile, name))
+        raise UnusableTileError(_too_small(tile, name))
     left, top = (tile.width - side) / 2, (tile.height - side) / 2
     box = (left, top, left + side, top + side)
     if tile.size != (pixels, pixels):
@@ -123,14 +132,17 @@ def divide_tile(tile: Image.Image, name: str, pixels: int, tissue_share: float) 
         The patches that are kept, row by row.
 
     Raises:
-        SlideError: the tile is smaller than one patch.
+        UnusableTileError: the tile is smaller than one patch, or gray.
 
     """
     rows, columns = tile.height // pixels, tile.width // pixels
     if rows == 0 or columns == 0:
-        raise SlideError(_too_small(tile, name))
-    shares = cell_shares(tissue_mask(_overview(tile, rows, columns, pixels)), rows, columns)
+        raise UnusableTileError(_too_small(tile, name))
+    overview = _overview(tile, rows, columns, pixels)
+    shares = cell_shares(tissue_mask(overview), rows, columns)
     kept_rows, kept_columns = np.nonzero(shares >= tissue_share)
+    if not len(kept_rows) and is_gray(overview):
+        raise UnusableTileError(f"{name}: {GRAY}; use tiles in color, or set patches.tissue_share to 0")
     whole = np.asarray(tile)[: rows * pixels, : columns * pixels]
     cells = whole.reshape(rows, pixels, columns, pixels, 3).swapaxes(1, 2)
     partial = -(-tile.height // pixels) * -(-tile.width // pixels) - rows * columns

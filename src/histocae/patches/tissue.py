@@ -11,6 +11,9 @@ CHROMA_BOUNDS = (12, 30)
 # Both stains of H&E let more red through than green. Green and blue ink do not: a pixel with this
 # much more green than red is ink (color does not distinguish red or violet ink from tissue).
 MOST_GREEN = 12
+# an image whose pixels differ by more than MOST_FLAT, but whose channels by no more than MOST_GRAY, lost its color
+MOST_GRAY, MOST_FLAT = 2, 30
+GRAY = "is gray: tissue is found by its color, and there is none"
 
 
 def tissue_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -26,14 +29,30 @@ def tissue_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         Otsu 1979, IEEE Trans. Syst. Man Cybern. 9(1):62-66.
 
     """
-    red, green, blue = (image[..., i] for i in range(3))
-    # in pairs: the maximum over an axis of three takes numpy several times as long
-    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    red, green = image[..., 0], image[..., 1]
     # the median removes the colored fringes that JPEG leaves along dust and edges
-    chroma = np.asarray(Image.fromarray(spread).filter(ImageFilter.MedianFilter(3)))
+    chroma = np.asarray(Image.fromarray(_spread(image)).filter(ImageFilter.MedianFilter(3)))
     ink = green.astype(np.int16) - red > MOST_GREEN
     mask: NDArray[np.bool_] = (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink
     return mask
+
+
+def is_gray(image: NDArray[np.uint8]) -> bool:
+    """Return whether an image shows something, but without any color; empty glass shows nothing.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+
+    """
+    return bool(_spread(image).max() <= MOST_GRAY and np.ptp(image[..., 1]) > MOST_FLAT)
+
+
+def _spread(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Compute the chroma of each pixel."""
+    red, green, blue = (image[..., i] for i in range(3))
+    # in pairs: the maximum over an axis of three takes numpy several times as long
+    spread: NDArray[np.uint8] = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return spread
 
 
 def cell_shares(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ Three units of length never mix here: microns, level-0 pixels and pixels of a le
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from PIL import Image
 from histocae.errors import SlideError
 from histocae.scanners import MPP_RANGE
 from histocae.slides import tiled
+from histocae.slides.budget import TILE_BYTES, Budget
+from histocae.slides.reading import Reading
 from histocae.slides.units import LevelPixels, MicronsPerPixel
 
 # microns per pixel of an objective of power 1, the convention behind "40x is 0.25"
@@ -65,18 +67,21 @@ class Slide:
 
     """
 
-    def __init__(self, path: Path, threads: int = 1):
+    def __init__(self, path: Path, threads: int = 1, budget: Budget | None = None):
         """Open a slide.
 
         Args:
             path: of the slide.
             threads: that decode; pixels do not depend on their number.
+            budget: what reading may take; None: anything.
 
         Raises:
-            SlideError: it can't be opened.
+            SlideError: it can't be opened, or its pixels are not what OpenSlide would make of them.
+            OverBudgetError: its tiles are too large.
 
         """
         self.path = path
+        self._budget = budget
         self._threads = threads
         self._reopening = Lock()
         self._handle = self._open()
@@ -86,6 +91,11 @@ class Slide:
             for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
         )
         properties = handle.properties
+        try:
+            self._check()
+        except SlideError:
+            handle.close()
+            raise
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.objective_power = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.mpp = _stated_mpp(properties, self.objective_power)
@@ -95,6 +105,31 @@ class Slide:
             return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f"can't be opened as a slide: {error}") from None
+
+    def _check(self) -> None:
+        """Refuse pixels that OpenSlide would change silently, and tiles that are too large."""
+        if (problem := tiled.find_problem(self.path)) is not None:
+            raise SlideError(problem)
+        if self._budget is None:
+            return
+        for number in range(len(self.levels)):
+            sides = [
+                self._handle.properties.get(f"openslide.level[{number}].tile-{side}") for side in ("width", "height")
+            ]
+            width, height = (_number(side) or 0 for side in sides)
+            self._budget.check_memory(
+                width * height * TILE_BYTES, f"a tile of {width:.0f} x {height:.0f} pixels at level {number}"
+            )
+
+    def check_time(self) -> None:
+        """Refuse to go on once the slide's time is over.
+
+        Raises:
+            OverBudgetError: it is over.
+
+        """
+        if self._budget is not None:
+            self._budget.check_time()
 
     def __enter__(self) -> "Slide":
         return self
@@ -145,6 +180,7 @@ class Slide:
         height: int,
         *,
         into: NDArray[np.uint8] | None = None,
+        opacity: NDArray[np.uint8] | None = None,
         end: tuple[LevelPixels, LevelPixels] = NO_END,
     ) -> "Reading":
         """Begin to read boxes of one size in the slide's threads; areas that the slide does not cover are white.
@@ -159,18 +195,27 @@ class Slide:
             width: of each box, in pixels of the level.
             height: of each box, in pixels of the level.
             into: uint8, shape (n or more, height, width, 3): where to put the boxes, instead of a new array.
+            opacity: uint8, shape (n, height, width), filled with 255: where to put 0 for pixels that the file lacks.
             end: x and y at which boxes begin that are read later: tiles that reach beyond are kept for them.
 
         Returns:
             The boxes, being read.
 
+        Raises:
+            OverBudgetError: the slide's time is over.
+
         """
+        self.check_time()
         boxes = np.empty((len(x), height, width, 3), np.uint8) if into is None else into[: len(x)]
         corners = list(zip(x.tolist(), y.tolist(), strict=True))
 
         def by_openslide(numbers: Sequence[int]) -> None:
             for number in numbers:
-                boxes[number] = self._read(level, *corners[number], width, height)
+                self.check_time()
+                region = self._read(level, *corners[number], width, height)
+                if opacity is not None:
+                    opacity[number] = np.asarray(region.getchannel("A"))
+                boxes[number] = _on_white(region)
 
         size = self._tiles.levels[level]
         if size is None:
@@ -189,22 +234,18 @@ class Slide:
         each = max(1, min(most, -(-len(work) // self._threads)))
         return [self.pool.submit(function, work[i : i + each]) for i in range(0, len(work), each)]
 
-    def _read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read a region by OpenSlide; after a failure its handle stays in error, and the slide is opened again."""
+    def _read(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
+        """Read a region, RGBA, by OpenSlide; after a failure its handle stays in error, and is opened again."""
         scale = self.levels[level].downsample
         handle = self._handle
         try:
-            region = handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
+            return handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except (openslide.OpenSlideError, OSError) as error:
             with self._reopening:
                 # other threads may still read by the former handle; it is closed when the last of them is done
                 if self._handle is handle:
                     self._handle = self._open()
             raise SlideError(f"can't be read at level {level}, x {x}, y {y}: {error}") from None
-        alpha = region.getchannel("A").getextrema()
-        if alpha[0] < 255:  # type: ignore[operator]  # Pillow's type covers images of several channels too
-            region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
-        return np.asarray(region.convert("RGB"))
 
     def microns(self, own: MicronsPerPixel | None, default: MicronsPerPixel | None) -> tuple[MicronsPerPixel, str]:
         """Decide how many microns a level-0 pixel has; a number that no scanner produces counts as missing.
@@ -228,29 +269,8 @@ class Slide:
             "give it in the table's column mpp, or set data.mpp"
         )
 
-    def read_around(self, level: int, box: Box) -> tuple[NDArray[np.uint8], int, int]:
-        """Read the whole pixels that a box overlaps.
-
-        Args:
-            level: of the slide.
-            box: left, top, right and bottom in pixels of the level; fractions allowed.
-
-        Returns:
-            uint8, shape (height, width, 3), RGB; and x and y of its corner in pixels of the level.
-
-        Raises:
-            SlideError: the region can't be decoded.
-
-        """
-        size = self.levels[level]
-        x, y = math.floor(box[0]), math.floor(box[1])
-        # a hair over the border is rounding, not another pixel
-        width = min(math.ceil(box[2]), max(size.width, x + 1)) - x
-        height = min(math.ceil(box[3]), max(size.height, y + 1)) - y
-        return self.read(level, x, y, width, height), x, y
-
-    def read_scaled(self, level: int, box: Box, width: int, height: int) -> NDArray[np.uint8]:
-        """Read a box as `read_around` does, and resize it by the mean of pixels.
+    def read_scaled(self, level: int, box: Box, width: int, height: int) -> tuple[Image.Image, Image.Image | None]:
+        """Read the whole pixels that a box overlaps, and resize the box by the mean of pixels.
 
         Args:
             level: of the slide.
@@ -259,16 +279,25 @@ class Slide:
             height: of the result, in pixels.
 
         Returns:
-            uint8, shape (height, width, 3), RGB.
+            The image, RGB, and its opacity (0: the file has no such pixels); None: the file has all pixels.
 
         Raises:
             SlideError: the region can't be decoded.
 
         """
-        pixels, x, y = self.read_around(level, box)
-        inner = (box[0] - x, box[1] - y, min(box[2] - x, pixels.shape[1]), min(box[3] - y, pixels.shape[0]))
-        image = Image.fromarray(pixels)
-        return np.asarray(image.resize((width, height), Image.Resampling.BOX, box=inner))
+        size = self.levels[level]
+        x, y = math.floor(box[0]), math.floor(box[1])
+        # a hair over the border is rounding, not another pixel
+        across = min(math.ceil(box[2]), max(size.width, x + 1)) - x
+        down = min(math.ceil(box[3]), max(size.height, y + 1)) - y
+        inner = (box[0] - x, box[1] - y, min(box[2] - x, across), min(box[3] - y, down))
+        opacity = np.full((1, down, across), 255, np.uint8)
+        pixels = self.start(level, np.array([x]), np.array([y]), across, down, opacity=opacity).result()
+
+        def resize(values: NDArray[np.uint8]) -> Image.Image:
+            return Image.fromarray(values).resize((width, height), Image.Resampling.BOX, box=inner)
+
+        return resize(pixels[0]), None if opacity.min() == 255 else resize(opacity[0])
 
     def level_for(self, downsample: float) -> int:
         """Find the coarsest level that is at least as fine as `downsample`; 0 if no level is."""
@@ -276,81 +305,14 @@ class Slide:
         return max(fine, key=lambda i: self.levels[i].downsample, default=0)
 
 
-class Reading:
-    """Boxes that are being read.
-
-    Attributes:
-        boxes: uint8, shape (n, height, width, 3); complete once `result` has returned.
-
-    """
-
-    def __init__(
-        self,
-        boxes: NDArray[np.uint8],
-        parts: list[Future[set[int] | None]],
-        by_openslide: Callable[[Sequence[int]], None],
-    ):
-        """Take over what `Slide.start` has begun.
-
-        Args:
-            boxes: uint8, shape (n, height, width, 3).
-            parts: the work of the threads; each returns the positions of boxes that it could not complete.
-            by_openslide: reads the boxes at some positions by OpenSlide.
-
-        """
-        self.boxes = boxes
-        self._parts = parts
-        self._by_openslide = by_openslide
-
-    def wait(self) -> None:
-        """Wait until no thread reads for it any more, whether that succeeded or not."""
-        wait(self._parts)
-
-    def result(self) -> NDArray[np.uint8]:
-        """Wait for the boxes.
-
-        Returns:
-            uint8, shape (n, height, width, 3).
-
-        Raises:
-            SlideError: a box can't be decoded.
-
-        """
-        self.wait()
-        lacking: set[int] = set()
-        for part in self._parts:
-            lacking |= part.result() or set()
-        self._by_openslide(sorted(lacking))
-        return self.boxes
-
-
-def reduce_box(
-    image: NDArray[np.uint8], corner: tuple[LevelPixels, LevelPixels], side: LevelPixels, pixels: int
-) -> NDArray[np.uint8]:
-    """Crop a square from an image and reduce it: every output pixel is the mean of the pixels that it covers.
-
-    Pixels outside of the square do not contribute.
-
-    Args:
-        image: uint8, shape (height, width, 3).
-        corner: x and y of the square in pixels of the image, fractions allowed.
-        side: of the square in pixels of the image.
-        pixels: side of the result.
-
-    Returns:
-        uint8, shape (pixels, pixels, 3).
-
-    """
-    x, y = (max(0, math.floor(position + 1e-6)) for position in corner)
-    x_end, y_end = (math.ceil(position + side - 1e-6) for position in corner)
-    part = Image.fromarray(image[y:y_end, x:x_end])
-    inner = (
-        max(0.0, corner[0] - x),
-        max(0.0, corner[1] - y),
-        min(corner[0] + side - x, part.width),
-        min(corner[1] + side - y, part.height),
-    )
-    return np.asarray(part.resize((pixels, pixels), Image.Resampling.BOX, box=inner))
+def _on_white(region: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a region, RGB; areas that the slide does not cover are white."""
+    least, most = region.getchannel("A").getextrema()
+    if most == 0:  # far faster than composing
+        return np.full((region.height, region.width, 3), 255, np.uint8)
+    if least < 255:  # type: ignore[operator]  # Pillow's type covers images of several channels too
+        region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
+    return np.asarray(region.convert("RGB"))
 
 
 def in_range(mpp: float | None) -> MicronsPerPixel | None:

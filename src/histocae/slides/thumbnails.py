@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histocae.errors import SlideError
+from histocae.slides.budget import OverBudgetError
 from histocae.slides.slide import Box, Slide
 from histocae.slides.units import LevelPixels
 
@@ -16,6 +17,9 @@ def thumbnail(slide: Slide) -> NDArray[np.uint8]:
 
     Returns:
         uint8, shape (height, width, 3), RGB.
+
+    Raises:
+        OverBudgetError: the slide's time is over.
 
     """
     full = slide.levels[0]
@@ -31,7 +35,10 @@ def thumbnail(slide: Slide) -> NDArray[np.uint8]:
             right = min(left + columns, width)
             box = _box(left * across, top * down, right * across, bottom * down)
             try:
-                image[top:bottom, left:right] = slide.read_scaled(level, box, right - left, bottom - top)
+                part, _ = slide.read_scaled(level, box, right - left, bottom - top)
+                image[top:bottom, left:right] = np.asarray(part)
+            except OverBudgetError:
+                raise
             except SlideError:
                 continue  # reported where the patches are extracted
     return image

@@ -9,8 +9,10 @@ or an error.
 import logging
 import os
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, NamedTuple
@@ -35,7 +37,79 @@ SCAN, RESTARTS, END = b"\xff\xda", b"\xff\xdd\x00\x04", b"\xff\xd9"  # other mar
 # the value of pixels in blocks for which libjpeg had no data
 UNREACHED = 128
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# by TIFF's photometric interpretation: gray (dark or bright is 0), RGB, palette, CMYK, YCbCr
+COLORS = (0, 1, 2, 3, 5, 6)
+COPIES = (1, 4, 5)  # by TIFF's NewSubfileType: a smaller copy, a mask, a mask of a smaller copy
+SAMPLE_FORMATS = {2: "signed integers", 3: "fractions"}
+# tifffile asserts on, divides by and looks up values of a header
+INVALID = (
+    tifffile.TiffFileError,
+    OSError,
+    struct.error,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    NotImplementedError,
+)
+
 tifffile.logger().setLevel(logging.CRITICAL)  # OpenSlide reports damage to a file
+
+
+def too_deep(bits: int) -> str | None:
+    """Return the problem of pixels with more than 8 bits a channel, and its remedy; None for others.
+
+    Decoders keep the upper 8 of 16 bits: the pixels are nearly black where a camera used 12.
+    """
+    if bits <= 8:
+        return None
+    return f"has {bits} bits a channel; convert it to 8 bits a channel, scaled to the range that its values use"
+
+
+def find_problem(path: Path, *, one_page: bool = False) -> str | None:
+    """Find out whether a TIFF's pixels are none that 8-bit RGB can show, as its header states.
+
+    Decoders reduce such pixels silently, such as five channels to three.
+
+    Args:
+        path: of a file of any format.
+        one_page: refuse further pages too, other than smaller copies and masks of the first.
+
+    Returns:
+        The problem and its remedy; None where there is none, or the file is no TIFF, or its header is damaged.
+
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) not in TIFF_STARTS:
+                return None
+            file.seek(0)
+            with tifffile.TiffFile(file) as tiff:
+                pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+                if one_page and any(page.subfiletype not in COPIES for page in pages[1:]):
+                    return f"has {len(pages)} pages, of which one would be read; save that page as a file of its own"
+                return next((problem for page in pages if (problem := _page_problem(page)) is not None), None)
+    except INVALID:
+        return None
+
+
+def _page_problem(page: tifffile.TiffPage) -> str | None:
+    bits = page.bitspersample
+    most = max(bits) if isinstance(bits, tuple) else bits
+    if most > 8:
+        return too_deep(most)
+    if page.sampleformat in SAMPLE_FORMATS:
+        return f"has {SAMPLE_FORMATS[page.sampleformat]} as pixels; convert it to 8-bit RGB"
+    if page.photometric not in COLORS:
+        kind = getattr(page.photometric, "name", page.photometric)
+        return f"has colors of the kind {kind}; convert it to 8-bit RGB"
+    colors = {0: 1, 1: 1, 3: 1, 5: 4}.get(page.photometric, 3)
+    if page.samplesperpixel > colors + 1:  # one may be opacity
+        return f"has {page.samplesperpixel} channels, of which {colors} would be read; convert it to 8-bit RGB"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +143,11 @@ class TiledLevel:
     def columns(self) -> int:
         """Tiles in a row."""
         return -(-self.width // self.tile_width)
+
+    @cached_property
+    def shared(self) -> frozenset[int]:
+        """The offsets that several tiles have."""
+        return frozenset(offset for offset, tiles in Counter(self.offsets).items() if tiles > 1)
 
     @property
     def frame(self) -> bytes:
@@ -119,7 +198,8 @@ class Tiles:
 
         """
         self.levels: tuple[TiledLevel | None, ...] = (None,) * len(sizes)
-        self._kept: LRUCache[tuple[int, int], NDArray[np.uint8]] = LRUCache(KEPT_BYTES, lambda tile: tile.nbytes)
+        # by level and position in the file: some writers store equal tiles, of empty glass, once
+        self._kept: LRUCache[tuple[int, int, int], NDArray[np.uint8]] = LRUCache(KEPT_BYTES, lambda tile: tile.nbytes)
         self._lock = Lock()
         self._file: BinaryIO | None = None
         if vendor not in VENDORS or os.name == "nt":  # Windows has no `os.pread`
@@ -129,19 +209,7 @@ class Tiles:
             self._length = os.fstat(self._file.fileno()).st_size
             levels = _find_levels(self._file, sizes)
             self.levels = tuple(level if level and self._is_plain(level) else None for level in levels)
-        # tifffile asserts on, divides by and looks up values of the header: OpenSlide reads files with invalid ones
-        except (
-            tifffile.TiffFileError,
-            OSError,
-            struct.error,
-            LookupError,
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            NotImplementedError,
-        ):
+        except INVALID:  # OpenSlide reads files with invalid headers
             return
 
     def close(self) -> None:
@@ -178,25 +246,26 @@ class Tiles:
             return {paste.box for use in tiles for paste in use.pastes}
         buffer = level.buffer()
         for tile, pastes, again in tiles:
-            pixels = self._get(number, tile)
+            key = number, level.offsets[tile], level.sizes[tile]
+            pixels = self._get(key)
             if pixels is None and (pixels := _decode(level, self._raw(level, tile), buffer)) is None:
                 lacking.update(paste.box for paste in pastes)
                 continue
             for paste in pastes:
                 boxes[paste.box][paste.to] = pixels[paste.part]
-            if again and pixels.base is buffer:
-                self._keep(number, tile, pixels)
+            if (again or level.offsets[tile] in level.shared) and pixels.base is buffer:
+                self._keep(key, pixels)
         return lacking
 
-    def _get(self, number: int, tile: int) -> NDArray[np.uint8] | None:
+    def _get(self, key: tuple[int, int, int]) -> NDArray[np.uint8] | None:
         with self._lock:
-            return self._kept.get((number, tile))
+            return self._kept.get(key)
 
-    def _keep(self, number: int, tile: int, pixels: NDArray[np.uint8]) -> None:
+    def _keep(self, key: tuple[int, int, int], pixels: NDArray[np.uint8]) -> None:
         """Keep a tile for later boxes; the least recently used ones make room for it."""
         if pixels.nbytes <= KEPT_BYTES:
             with self._lock:
-                self._kept[number, tile] = pixels.copy()
+                self._kept[key] = pixels.copy()
 
 
 def plan_tiles(

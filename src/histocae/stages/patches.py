@@ -34,9 +34,12 @@ CODE = (
     "patches/sampling",
     "patches/shard_file",
     "patches/shards",
+    "patches/stored",
     "patches/tiles",
     "patches/tissue",
     "scanners",
+    "slides/budget",
+    "slides/reading",
     "slides/slide",
     "slides/thumbnails",
     "slides/tiled",
@@ -66,7 +69,8 @@ def run(params: Params) -> None:
     reasons = [f"{record.slide_id}: {record.reason}" for record in records.values() if record.failed]
     check_share(len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons)
     if not any(record.kept for record in records.values()):
-        raise DataError("no slide has a patch with enough tissue; lower patches.tissue_share?")
+        remedy = shortened(reasons) if reasons else "lower patches.tissue_share?"
+        raise DataError(f"no slide has a patch with enough tissue; {remedy}")
     # up to here the former index and its shards are complete, whatever happened above
     kept = [record for record in records.values() if record.kept]
     count = store.write_rows(

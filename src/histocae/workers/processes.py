@@ -21,11 +21,11 @@ from histocae.progress import bar
 if TYPE_CHECKING:
     from histocae.progress import Bar
 
-DIED = "the process that read it died"
+DIED = "the process that read it died: memory ran out, or a decoder crashed or hung"
 
 
 class WorkerDiedError(Exception):
-    """A worker process died on this task (memory ran out, or a decoder crashed)."""
+    """A worker process died on this task (memory ran out, or a decoder crashed or hung)."""
 
 
 def spread(

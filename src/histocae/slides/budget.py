@@ -1,0 +1,107 @@
+"""What the patches of one slide may take: seconds, memory, patches.
+
+A small file can ask for much: tiles that share the same bytes, or a header that states more pixels than there are.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+
+from histocae.errors import SlideError
+from histocae.params import Bounds
+
+# of a decoded tile: four bytes a pixel that OpenSlide keeps, and as many in its decoder
+TILE_BYTES = 8
+# a worker ends after so many times `seconds`: a decoder may hang in one call, which only the end of its process stops
+HANGS = 2
+
+
+class OverBudgetError(SlideError):
+    """A slide is over a bound of `patches.bounds`; no patch of it is kept."""
+
+
+class Budget:
+    """The bounds of one slide; use it in a `with` block. Its time begins when this object is made."""
+
+    def __init__(self, bounds: Bounds):
+        """Begin to measure the time.
+
+        Args:
+            bounds: the section `patches.bounds` of params.yaml.
+
+        """
+        self._bounds = bounds
+        self._end = time.monotonic() + bounds.seconds
+        self._hangs = threading.Timer(HANGS * bounds.seconds, os._exit, (1,))
+        self._hangs.daemon = True
+
+    def __enter__(self) -> "Budget":
+        if multiprocessing.parent_process() is not None:  # in a worker, whose death is reported
+            self._hangs.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hangs.cancel()
+
+    def check_time(self) -> None:
+        """Refuse to go on once the slide's time is over.
+
+        Raises:
+            OverBudgetError: it is over.
+
+        """
+        if time.monotonic() > self._end:
+            raise OverBudgetError(
+                f"was not read in {self._bounds.seconds:g} seconds; see the file, or raise patches.bounds.seconds"
+            )
+
+    def check_memory(self, size: float, what: str) -> None:
+        """Refuse what takes too much memory.
+
+        Args:
+            size: in bytes.
+            what: takes it.
+
+        Raises:
+            OverBudgetError: it is more than allowed.
+
+        """
+        if size > self._bounds.gigabytes * 1e9:
+            raise OverBudgetError(
+                f"{what} would take {size / 1e9:.1f} GB of memory, more than the {self._bounds.gigabytes:g} of "
+                "patches.bounds.gigabytes"
+            )
+
+    def check_patches(self, count: int) -> None:
+        """Refuse too many patches.
+
+        Args:
+            count: of the slide's patches.
+
+        Raises:
+            OverBudgetError: there are more than allowed.
+
+        """
+        if count > self._bounds.patches:
+            raise OverBudgetError(
+                f"has {count} patches, more than the {self._bounds.patches} of patches.bounds.patches; "
+                "set patches.max_per_slide to draw a sample"
+            )
+
+    def check_expansion(self, patches: int, file: int) -> None:
+        """Refuse a file that is far smaller than its patches: its tiles share their bytes, or show nothing.
+
+        Args:
+            patches: bytes of the slide's patches.
+            file: bytes of the slide's files.
+
+        Raises:
+            OverBudgetError: the ratio is larger than allowed.
+
+        """
+        if patches > file * self._bounds.expansion:
+            raise OverBudgetError(
+                f"has {file} bytes that would become {patches} bytes of patches, more than "
+                f"{self._bounds.expansion:g} times as many (patches.bounds.expansion); is the file a slide?"
+            )
