@@ -23,9 +23,10 @@ from scale_fit import ROUNDS, Fit, Sample, in_turn, timed
 
 from histocae import params_file
 from histocae.files import sha256, write_json
+from histocae.networks.sizes import Size
 from histocae.params import Network
 from histocae.planning import model
-from histocae.planning.networks import Size, size
+from histocae.planning.networks import size
 from histocae.sources import demo
 from histocae.training.batches import Batches
 

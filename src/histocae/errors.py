@@ -22,6 +22,21 @@ def shortened(reasons: Sequence[str], most: int = 3) -> str:
     return "; ".join(reasons[:most]) + rest
 
 
+def one_line(text: object, most: int = 300) -> str:
+    """Make one line of a library's error or of another text, cut where it is long.
+
+    Args:
+        text: anything with a text.
+        most: of its characters that are kept.
+
+    Returns:
+        The text without line ends.
+
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
 class HistocaeError(Exception):
     """Base of all errors that are reported in one line."""
 

@@ -132,7 +132,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: not there yet; {_REMEDY}") from None
-    except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
 
 

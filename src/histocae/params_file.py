@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from histocae.errors import ParamsError, YamlError, shortened
+from histocae.errors import ParamsError, YamlError, one_line, shortened
 from histocae.files import read_yaml
 from histocae.params import Params, Section
 
@@ -112,6 +112,20 @@ def _shown(value: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+
+
+def explain_all(error: ValidationError, kind: type[Section]) -> str:
+    """Word the first errors of pydantic.
+
+    Args:
+        error: of pydantic.
+        kind: the params that were checked.
+
+    Returns:
+        One line.
+
+    """
+    return shortened([one_line(explain(fault, kind).removeprefix(": ")) for fault in error.errors(include_url=False)])
 
 
 def _siblings(location: tuple[int | str, ...], section: type[Section]) -> list[str]:

@@ -521,16 +521,16 @@ def evaluation(template):
         folder, reports = template / "models/trained" / name, template / "reports/models" / name / "evaluation"
         cae = CAE((32, 32, 3), model.get("latent_features"), model["filters"])
         cae.save(folder)
-        description = {
-            "weights": f"weights of {name}",
-            "cohort": model["cohort"],
-            "latent_features": model.get("latent_features"),
-            "latent_size": math.prod(cae.encoder.output_shape[1:]),
-            "params": {"seed": 20181003, "training": {"balance": "patches", "min_percent_tumor_nuclei": None}},
-        }
-        (folder / "training.json").write_text(json.dumps(description))
+        description = make_data.training_record(
+            folder,
+            name,
+            cohort=model["cohort"],
+            latent_features=model.get("latent_features"),
+            latent_size=math.prod(cae.encoder.output_shape[1:]),
+        )
         reports.mkdir(parents=True)
-        (reports / "metrics.json").write_text(json.dumps({"weights": description["weights"], "metrics": {}}))
+        evaluated = {"weights": description["weights"], "metrics": make_data.METRICS}
+        (reports / "metrics.json").write_text(json.dumps(evaluated))
         encoded = template / "models/latents" / name
         encoded.mkdir(parents=True)
         encoding = {"model": name, "weights": description["weights"], "features": description["latent_features"]}
@@ -625,15 +625,14 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
 def test_the_stage_refuses_evaluations_of_other_weights_or_patches(evaluated):
     reports = evaluated.folder / "reports/models/tumor/evaluation"
     latents = evaluated.folder / "models/latents/all/latents.json"
-    text = latents.read_text()
-    latents.write_text(text.replace("weights of all", "others"))
+    latents.write_text(json.dumps(json.loads(latents.read_text()) | {"weights": "others"}))
     assert "run dvc repro evaluate@all" in evaluated.run("tissue").error
     latents.unlink()
     assert "run dvc repro evaluate@all" in evaluated.run("tissue").error
     table = pd.read_csv(reports / "per_patch_validation.csv")
     table[::-1].to_csv(reports / "per_patch_validation.csv", index=False)
     assert "errors of the tumor model are of other patches" in evaluated.run("tissue").error
-    (reports / "metrics.json").write_text(json.dumps({"weights": "others", "metrics": {}}))
+    (reports / "metrics.json").write_text(json.dumps({"weights": "others", "metrics": make_data.METRICS}))
     assert "run dvc repro evaluate@tumor" in evaluated.run("tissue").error
     assert not (evaluated.folder / "reports/tissue").exists() and not evaluated.leftovers()
 

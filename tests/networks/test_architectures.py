@@ -215,6 +215,7 @@ def test_residual_and_pca_are_saved_and_loaded_without_a_changed_byte(tmp_path, 
         np.testing.assert_array_equal(reconstructed, expected)
     assert save(loaded, tmp_path / "c") == contents
     params_path = tmp_path / "a/params.yaml"
+    (tmp_path / "a/SHA256SUMS").unlink()  # as versions saved that wrote no hashes
     params_path.write_text(params_path.read_text().replace(architecture, "unheard-of"))
     with pytest.raises(HistocaeError, match="unheard-of"):
         CAE(path=tmp_path / "a", load=True)
@@ -753,6 +754,7 @@ def test_stages_train_and_evaluate_every_architecture(project: Workspace, monkey
         description = json.loads((latents / "latents.json").read_text())
         assert description == {"model": name, "weights": record["weights"], "features": features[name]}
         assert {file.name for file in latents.iterdir()} == {
+            "SHA256SUMS",
             "latents.json",
             *(f"{split}.npy" for split in SPLITS if features[name]),
         }

@@ -59,6 +59,7 @@ def test_a_cae_learns_is_saved_and_loads_from_its_path_alone(tmp_path, digit_ima
     assert cae.model.evaluate(digit_images, digit_images, verbose=0) < before
     cae.save()
     assert sorted(p.name for p in path.iterdir()) == [
+        "SHA256SUMS",
         "decoder.weights.h5",
         "encoder.weights.h5",
         "params.yaml",
@@ -89,10 +90,12 @@ def test_loading_a_folder_without_a_valid_cae_is_an_error(tmp_path):
     with pytest.raises(HistocaeError, match=r"no saved CAE here"):
         CAE(path=tmp_path, load=True)
     CAE((32, 32, 1), 8, [4]).save(tmp_path / "whole")
+    (tmp_path / "whole/SHA256SUMS").unlink()  # as versions saved that wrote no hashes
     (tmp_path / "whole/decoder.weights.h5").write_bytes(b"not weights")
     with pytest.raises(HistocaeError, match=r"decoder\.weights\.h5: not the weights"):
         CAE(path=tmp_path / "whole", load=True)
     CAE((32, 32, 1), 8, [4]).save(tmp_path / "other")
+    (tmp_path / "other/SHA256SUMS").unlink()
     params_file = tmp_path / "other/params.yaml"
     params_file.write_text(params_file.read_text().replace("latent_features: 8", "latent_features: 9"))
     with pytest.raises(HistocaeError, match=r"not the weights"):

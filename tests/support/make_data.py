@@ -18,6 +18,9 @@ import pyvips
 import tifffile
 from PIL import Image
 
+from histocae import checksums
+from histocae.networks import saved
+
 DATA = Path(__file__).parents[1] / "data"
 GLASS = 243
 TUMOR, NORMAL = "Primary Tumor", "Solid Tissue Normal"
@@ -270,6 +273,37 @@ def table_text(rows: Sequence[dict], separator: str = ",", end: str = "\n", quot
     writer.writerow(columns)
     writer.writerows([["" if row.get(name) is None else row[name] for name in columns] for row in rows])
     return handle.getvalue()
+
+
+METRICS = dict.fromkeys(("train_mse", "validation_mse", "test_mse", "test_mean_color_mse"), 0.01) | {
+    "test_psnr": 20.0,
+    "test_patches": 3,
+}
+
+
+def training_record(folder: Path, name: str, cohort: str = "all", **sizes: int | None) -> dict:
+    """Write training.json of a saved CAE, as a training of one epoch would, and return its content."""
+    content = {
+        "cohort": cohort,
+        "made_from": "a fingerprint",
+        "weights": saved.weights_fingerprint(folder),
+        "model": {"architecture": "plain", "init_from": None},
+        "params": {
+            "seed": 20181003,
+            "data": {"source": "slides"},
+            "model": {"name": name},
+            "training": {"epochs": 1, "balance": "patches", "min_percent_tumor_nuclei": None},
+        },
+        "splits": dict.fromkeys(("train", "validation", "test"), "a hash"),
+        "patches": {"train": 2, "validation": 1},
+        "epochs": 1,
+        "best_epoch": 1,
+        "parameters": 1,
+        **sizes,
+    }
+    (folder / "training.json").write_text(json.dumps(content))
+    checksums.write(folder)
+    return content
 
 
 def die_on_odd(number: int) -> int:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histocae import checksums
 from histocae.files import replacing, replacing_folder, write_json
+from histocae.latent import stored
 from histocae.networks import fused
 from histocae.networks.cae import CAE
 from histocae.patches.images import Images, batches
@@ -69,7 +71,7 @@ def write_latents(
     splits: dict[str, Any],
     write: Callable[[Any, str, Path], None] | None = None,
 ) -> None:
-    """Write the latents of the patches, one array per part of the split, and the fingerprint of the weights.
+    """Write the latents of the patches, one array per part of the split, the fingerprint of the weights, and hashes.
 
     A model without a latent layer gets no arrays.
 
@@ -91,7 +93,8 @@ def write_latents(
                     np.save(path, encode(cae, patches, label))
                 else:
                     write(patches, label, path)
-        write_json(description, aside / "latents.json")
+        write_json(description, aside / stored.FILE)
+        checksums.write(aside)
 
 
 def mosaic(

@@ -1,16 +1,14 @@
 """The study of one set of features: every probe, applied alike to latents and to the baseline of pixels."""
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histocae.errors import DataError
 from histocae.latent import probes
 from histocae.latent.clusters import PairsTogether, cluster, impurity, share_together
 from histocae.latent.maps import LEAST_POINTS, tsne, umap
@@ -135,38 +133,6 @@ def one_thread() -> Iterator[None]:
 
     with threadpool_limits(1):
         yield
-
-
-def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[str, NDArray[np.float32]]:
-    """Read the latents of the patches of each split.
-
-    Args:
-        folder: of the model's latents.
-        rows: of the splits, of which only the number counts.
-        count: latents per patch.
-
-    Returns:
-        float32, shape (rows, count), by split.
-
-    Raises:
-        DataError: a file is missing, broken or of other rows, or has numbers that are not finite.
-
-    """
-    features, remedy = {}, f"run dvc repro evaluate@{folder.name}"
-    for split, split_rows in rows.items():
-        path = folder / f"{split}.npy"
-        try:
-            latents = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
-        if latents.shape != (len(split_rows), count):
-            expected = f"({len(split_rows)}, {count}): rows of {split}.csv and latents"
-            raise DataError(f"{path}: has shape {latents.shape}, expected {expected}; {remedy}")
-        if not np.isfinite(latents).all():
-            row = int(np.flatnonzero(~np.isfinite(latents).all(axis=1))[0])
-            raise DataError(f"{path}: row {row} has latents that are not finite numbers; {remedy}")
-        features[split] = latents
-    return features
 
 
 def study_features(

@@ -23,6 +23,12 @@ class MnistRecord(TrainingRecord):
             else f"histocae mnist train {self.name}"
         )
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file of this training."""
+        stage = "classes" if self.layout == mnist_paths.CLASSES_LAYOUT else f"train@{self.name}"
+        return f"run dvc repro {stage}"
+
     def summarize(self, path: Path, split: str) -> TableSummary:
         """Summarize the images of a part that the model is trained or tested on.
 

@@ -5,28 +5,13 @@ Every layer has a fixed name, so that equal weights are saved as equal bytes.
 
 import math
 from collections.abc import Callable
-from typing import TypedDict
 
 import keras
 from keras import layers
 
-from histocae.networks.blocks import COARSE, FINE, block_side
+from histocae.networks.blocks import COARSE, FINE, NetworkParams, block_side, check, latent_count
 
 EncoderDecoder = tuple[keras.Model, keras.Model]
-
-
-class NetworkParams(TypedDict):
-    """The arguments of a CAE as plain values; see `CAE.__init__`."""
-
-    architecture: str
-    input_shape: list[int]
-    latent_features: int | None
-    filters: list[int]
-    kernel: list[int]
-    stride: int
-    pool: list[int]
-    optimizer: str
-    lossfn: str
 
 
 def plain(params: NetworkParams) -> EncoderDecoder:
@@ -44,15 +29,10 @@ def plain(params: NetworkParams) -> EncoderDecoder:
         ValueError: the layers do not divide the height or the width.
 
     """
+    check(params)
     height, width, channels = params["input_shape"]
     filters, kernel, pool = params["filters"], tuple(params["kernel"]), tuple(params["pool"])
     step = [side * params["stride"] for side in pool]
-    total = [side ** len(filters) for side in step]
-    if height % total[0] or width % total[1]:
-        raise ValueError(
-            f"{len(filters)} layers that each divide the sides by {step[0]} x {step[1]} need a height and a width "
-            f"that are multiples of {total[0]} x {total[1]}, got {height} x {width}"
-        )
     inputs = keras.Input((height, width, channels), name="patch")
     x = inputs
     for i, count in enumerate(filters):
@@ -101,12 +81,9 @@ def residual(params: NetworkParams) -> EncoderDecoder:
             missing; or there are not two filters.
 
     """
+    check(params)
     height, width, channels = params["input_shape"]
-    if height != width or height % COARSE:
-        raise ValueError(f"residual needs square patches of a side that is a multiple of {COARSE}")
-    count = params["latent_features"]
-    if count is None or len(params["filters"]) != 2:
-        raise ValueError("residual needs latent_features and two filters")
+    count = latent_count(params)
     block = block_side(height, count)
     grid = height // block
     per_block = count // grid**2
@@ -195,12 +172,9 @@ def compact(params: NetworkParams) -> EncoderDecoder:
             missing; or there are not two filters.
 
     """
+    check(params)
     height, width, channels = params["input_shape"]
-    if height != width or height % 4:
-        raise ValueError("compact needs square images of a side that is a multiple of 4")
-    count = params["latent_features"]
-    if count is None or len(params["filters"]) != 2:
-        raise ValueError("compact needs latent_features and two filters")
+    count = latent_count(params)
     fine, coarse = params["filters"]
     quarter = height // 4
     inputs = keras.Input((height, width, channels), name="patch")
@@ -234,9 +208,8 @@ def pca(params: NetworkParams) -> EncoderDecoder:
         ValueError: latent_features is missing.
 
     """
-    shape, count = tuple(params["input_shape"]), params["latent_features"]
-    if count is None:
-        raise ValueError("pca needs latent_features")
+    check(params)
+    shape, count = tuple(params["input_shape"]), latent_count(params)
     inputs = keras.Input(shape, name="patch")
     x = layers.Flatten(name="flatten")(inputs)
     x = layers.Dense(count, name="latent", trainable=False)(x)

@@ -1,21 +1,15 @@
 """The convolutional autoencoder (CAE): Keras 3, any backend."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import keras
 
-from histocae.errors import HistocaeError
-from histocae.files import read_yaml, replacing_folder, write_yaml
-from histocae.networks.architectures import BUILDERS, NetworkParams
-from histocae.networks.blocks import FILTERS
-
-PARAMS_FILE = "params.yaml"
-ENCODER_FILE = "encoder.weights.h5"
-DECODER_FILE = "decoder.weights.h5"
-KEYS = tuple(NetworkParams.__annotations__)
+from histocae import checksums
+from histocae.files import replacing_folder, write_yaml
+from histocae.networks import saved
+from histocae.networks.architectures import BUILDERS
+from histocae.networks.blocks import FILTERS, NetworkParams
 
 
 class CAE:
@@ -89,7 +83,8 @@ class CAE:
                 uses kernel, stride and pool.
 
         Raises:
-            HistocaeError: there is no usable CAE at `path`.
+            HistocaeError: there is no CAE at `path`; or a file of it is damaged, of another CAE or training, or holds
+                numbers that are not finite. The line names the file and the remedy.
             ValueError: input_shape is missing, architecture is unknown, or the layers do not divide
                 the height or the width.
 
@@ -108,7 +103,7 @@ class CAE:
         if load:
             if self.path is None:
                 raise ValueError("CAE(load=True) needs a path")
-            self.params = _read_params(self.path)
+            self.params = saved.read(self.path)
         else:
             if input_shape is None:
                 raise ValueError("CAE needs input_shape (height, width, channels), or load=True and a path")
@@ -130,22 +125,21 @@ class CAE:
         self.encoder, self.decoder = BUILDERS[self.params["architecture"]](self.params)
         inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
         self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
-        self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
+        try:
+            keras.losses.get(self.params["lossfn"])  # compile looks the name up only when the model is used
+            self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
+        except ValueError as error:
+            if load and self.path is not None:
+                raise saved.unbuilt(self.path, error) from None
+            raise
         if load and self.path is not None:
-            self._load_weights(self.path)
-
-    def _load_weights(self, folder: Path) -> None:
-        for part, name in ((self.encoder, ENCODER_FILE), (self.decoder, DECODER_FILE)):
-            try:
-                with warnings.catch_warnings():
-                    # Keras only warns about layers that the file lacks, and keeps their initial weights
-                    warnings.simplefilter("error", UserWarning)
-                    part.load_weights(folder / name)
-            except (OSError, ValueError, KeyError, UserWarning) as error:
-                raise HistocaeError(f"{folder / name}: not the weights of this CAE: {error}") from None
+            saved.load_weights(self.encoder, self.path / saved.ENCODER_FILE)
+            saved.load_weights(self.decoder, self.path / saved.DECODER_FILE)
 
     def save(self, path: str | Path | None = None) -> None:
-        """Save params.yaml and the weights of encoder and decoder; an interrupted call leaves no partial folder.
+        """Save params.yaml, the weights of encoder and decoder, and the hashes of these files.
+
+        Loading compares the files with the hashes. An interrupted call leaves no partial folder.
 
         Args:
             path: the folder; None for the `path` that the CAE was made with.
@@ -168,12 +162,13 @@ class CAE:
             raise ValueError("save needs a path")
         with replacing_folder(folder) as aside:
             self.save_into(aside)
+            checksums.write(aside)
 
     def save_into(self, folder: Path) -> None:
-        """Write the three files into an existing folder."""
-        write_yaml(dict(self.params), folder / PARAMS_FILE)
-        self.encoder.save_weights(folder / ENCODER_FILE)
-        self.decoder.save_weights(folder / DECODER_FILE)
+        """Write params.yaml and the weights into an existing folder, without their hashes."""
+        write_yaml(dict(self.params), folder / saved.PARAMS_FILE)
+        self.encoder.save_weights(folder / saved.ENCODER_FILE)
+        self.decoder.save_weights(folder / saved.DECODER_FILE)
 
 
 def with_rescaling(cae: CAE) -> keras.Model:
@@ -190,18 +185,3 @@ def with_rescaling(cae: CAE) -> keras.Model:
 def _pair(value: Sequence[int] | int) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value)
     return [int(n) for n in pair]
-
-
-def _read_params(path: Path) -> NetworkParams:
-    try:
-        params = read_yaml(path / PARAMS_FILE)
-    except FileNotFoundError:
-        raise HistocaeError(f"{path}: no saved CAE here ({PARAMS_FILE} is missing)") from None
-    missing = [key for key in KEYS if not isinstance(params, dict) or key not in params]
-    if missing:
-        raise HistocaeError(f"{path / PARAMS_FILE}: {', '.join(missing)} missing; is this a saved CAE?")
-    if params["architecture"] not in BUILDERS:
-        raise HistocaeError(
-            f"{path / PARAMS_FILE}: architecture is one of {', '.join(BUILDERS)}, not {params['architecture']!r}"
-        )
-    return cast(NetworkParams, {key: params[key] for key in KEYS})

@@ -6,7 +6,7 @@ Times are core-seconds: seconds x busy cores. benchmarks/scale.py fits the coeff
 import math
 from collections.abc import Mapping
 
-from histocae.planning.networks import LayerSums, Size
+from histocae.networks.sizes import LayerSums, Size
 
 Terms = dict[str, float]  # coefficient: amount
 PIXELS = 128  # side of the patches on which coefficients were measured

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from histocae.networks.sizes import Size
 from histocae.params import Fit, Params
 from histocae.planning import model
 from histocae.planning.cohort import CohortSize
-from histocae.planning.networks import Size, size
+from histocae.planning.networks import size
 from histocae.planning.stage import HOUR, Machine, Plan, Stage
 
 FLOAT = 4  # bytes

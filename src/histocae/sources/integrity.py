@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from histocae.errors import SlideError, TableError
-from histocae.files import parts_of
+from histocae.slides.parts import parts_of
 from histocae.sources.hashes import digest
 from histocae.sources.texts import quoted
 

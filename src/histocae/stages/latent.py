@@ -6,9 +6,8 @@ from typing import Any
 from histocae import paths
 from histocae.cohort.balance import read_split
 from histocae.cohort.split import SPLITS
-from histocae.errors import DataError
-from histocae.files import read_json_or_none, replacing_folder, write_json, write_table
-from histocae.latent import probes, summary
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.latent import probes, stored, summary
 from histocae.latent import study as latent_study
 from histocae.params import Params
 from histocae.patches.store import PatchStore
@@ -24,19 +23,16 @@ def run(params: Params, name: str) -> None:
         name: of the model.
 
     Raises:
-        DataError: the model has not been evaluated yet.
+        DataError: the model has not been evaluated yet, or its latents are damaged.
 
     """
     folder = paths.LATENTS / name
-    description = read_json_or_none(folder / "latents.json")
-    if description is None:
-        raise DataError(f"{folder / 'latents.json'}: not there yet; run dvc repro evaluate@{name}")
-    description = {key: description[key] for key in ("model", "weights", "features")}
+    description = stored.read_description(folder)
     if description["features"] is None:
         _write_reason(name, description, "the model has no latent layer")
         return
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
-    features = latent_study.read_features(folder, tables, description["features"])
+    features = stored.read_features(folder, tables, description["features"])
     if probes.constant(features["train"]).all():
         _write_reason(name, description, "every latent is constant on the training patches")
         return

@@ -15,11 +15,12 @@ from histocae.cohort.split import SPLITS
 from histocae.contrast import baselines, comparison, truth, verdicts
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
-from histocae.files import read_json_or_none, read_table, replacing_folder, write_json, write_table
-from histocae.latent import study as latent_study
+from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.latent import stored
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
+from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -136,7 +137,11 @@ def _errors(record: TrainingRecord, name: str) -> pd.DataFrame:
     if record.evaluation is None:
         remedy = f"run dvc repro evaluate@{record.name}"
         raise DataError(f"{paths.evaluation(record.name)}: missing, or of other weights; {remedy}")
-    return read_table(paths.evaluation(record.name) / f"{name}.csv", ("shard",), separator=",")
+    file, remedy = paths.evaluation(record.name) / f"{name}.csv", f"run dvc repro evaluate@{record.name}"
+    table = documents.read_numbers(file, ("position", "mse"), ",", remedy)
+    if "shard" not in table:
+        raise DataError(f"{file}: no column 'shard'; {remedy}")
+    return table
 
 
 def _latents(
@@ -146,10 +151,9 @@ def _latents(
     if name is None:
         return None, {"latents": "tissue.latents names no model"}
     folder = paths.LATENTS / name
-    file = folder / "latents.json"
-    description = read_json_or_none(file)
-    if description is None or description["weights"] != TrainingRecord(name).training["weights"]:
-        raise DataError(f"{file}: missing, or of other weights; run dvc repro evaluate@{name}")
+    description = stored.read_description(folder)
+    if description["weights"] != TrainingRecord(name).training["weights"]:
+        raise DataError(f"{folder / stored.FILE}: of other weights; run dvc repro evaluate@{name}")
     if description["features"] is None:
         return None, {"latents": f"{name} has no latent layer"}
-    return latent_study.read_features(folder, tables, description["features"]), {}
+    return stored.read_features(folder, tables, description["features"]), {}

@@ -12,6 +12,7 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+from histocae import checksums
 from histocae.contrast import pair as scoring
 from histocae.files import write_json
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
@@ -36,6 +37,9 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
     Yields:
         Arguments for `Model.log` with `mlflow.pyfunc`; the files in them are deleted afterwards.
 
+    Raises:
+        HistocaeError: a model's files are damaged, or not those of its training.
+
     """
     backend.start()
     from histocae.networks.cae import CAE
@@ -52,6 +56,7 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
             "normal": SOLID_TISSUE_NORMAL,
         }
         write_json(description, here / "pair" / "pair.json")
+        checksums.write(here / "pair")
         shutil.copyfile(scoring.__file__, here / "histocae_pair.py")
         yield {
             "python_model": str(SERVED),

@@ -1,6 +1,5 @@
 """A training on disk, from which its MLflow run is made: models/trained/<model> and models/runs/<model>.json."""
 
-import json
 import logging
 import math
 import os
@@ -13,12 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histocae import git, paths
+from histocae import checksums, git, paths
 from histocae.cohort.balance import read_rows_for_model
-from histocae.errors import TrackingError
-from histocae.files import fingerprint, read_table, read_yaml, sha256_once
+from histocae.errors import HistocaeError, TrackingError
+from histocae.files import SEPARATOR, fingerprint, read_yaml, sha256_once
 from histocae.identifiers import COHORTS
+from histocae.networks import saved
+from histocae.networks.saved_params import read_params
 from histocae.sources.tables import TEXTS
+from histocae.tracking import documents
 from histocae.tracking.split_tables import TableSummary, summarize
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ TRAINING_ID = "histocae.training_id"
 # its parent: in a tag of ours, since MLflow's own (mlflow.parentRunId) would fold the trainings away in its table
 PARENT = "parent"
 _LOCKS = ":(exclude,top,glob)**/dvc.lock"  # every pipeline changes them while it runs
+_TISSUE_REMEDY = "run dvc repro tissue"
 SPLIT_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 
@@ -52,13 +55,25 @@ class TrainingRecord:
         """The command that trains this model."""
         return f"histocae train {self.name}"
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file of this training."""
+        stage = f"train@{self.name}" if self.layout.fold is None else "crossvalidate"
+        return f"run dvc repro {stage}"
+
     def is_of(self, description: dict[str, Any]) -> bool:
-        """Check whether the training is complete and has this description (`recipe.describe`)."""
-        try:
-            # a training that was killed between the two has weights without a run
-            return bool(self.training["made_from"] == description["made_from"] and self.run)
-        except TrackingError:
+        """Check whether the training is complete and whole, and has this description (`recipe.describe`)."""
+        # a training that was killed between the two has weights without a run
+        if not (self.folder / saved.RECORD_FILE).exists() or not self._run_file.exists():
             return False
+        try:
+            if self.training["made_from"] != description["made_from"] or not self.run:
+                return False
+            saved.check(self.folder)
+        except HistocaeError as error:
+            log.warning("%s is trained again: %s", self.label, error)
+            return False
+        return True
 
     @property
     def label(self) -> str:
@@ -72,49 +87,80 @@ class TrainingRecord:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """Settings and data of the training: training.json, the same for equal input."""
-        return _read(self.folder / "training.json")
+        """Settings and data of the training: training.json, the same for equal input.
+
+        Raises:
+            HistocaeError: the file is missing, damaged or of another model.
+
+        """
+        file = self.folder / saved.RECORD_FILE
+        if not file.exists():
+            raise TrackingError(f"{file}: no such file; run dvc repro (or dvc pull) first")
+        checksums.check(file, self.remedy)
+        content = documents.read(file, documents.Training, self.remedy)
+        if (name := content["params"]["model"]["name"]) != self.name:
+            raise TrackingError(f"{file} is of the model {name}; {self.remedy}")
+        return content
 
     @cached_property
     def filters(self) -> list[int]:
         """The number of convolutions of each layer; empty for principal components."""
-        params = read_yaml(self.folder / "params.yaml")
-        return list(params["filters"])
+        file = self.folder / saved.PARAMS_FILE
+        checksums.check(file, self.remedy)
+        return read_params(file)["filters"]
 
     @cached_property
     def run(self) -> dict[str, Any]:
         """When and where the model was trained: run id, times, commit.
 
         Raises:
-            TrackingError: the file is missing, or belongs to a training with other weights.
+            TrackingError: the file is missing or damaged, or belongs to a training with other weights.
 
         """
-        file = self.layout.runs / f"{self.name}.json"
-        content = _read(file)
+        content = documents.read(self._run_file, documents.TrainingRun, self.remedy)
         if content["weights"] != self.training["weights"]:
-            raise TrackingError(f"{file} belongs to a training with other weights; run {self.command}")
+            raise TrackingError(f"{self._run_file} belongs to a training with other weights; run {self.command}")
+        if len(content["stamps"]) != self.training["epochs"]:
+            epochs = self.training["epochs"]
+            raise TrackingError(
+                f"{self._run_file}: stamps: {len(content['stamps'])} for {epochs} epochs; {self.remedy}"
+            )
         return content
+
+    @property
+    def _run_file(self) -> Path:
+        return self.layout.runs / f"{self.name}.json"
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row per epoch."""
-        return read_table(self.folder / "history.csv")
+        """One row per epoch: epoch, loss, validation_loss.
+
+        Raises:
+            HistocaeError: the table is missing or damaged.
+
+        """
+        file = self.folder / "history.csv"
+        checksums.check(file, self.remedy)
+        table = documents.read_numbers(file, ("epoch", "loss", "validation_loss"), SEPARATOR, self.remedy)
+        if len(table) != self.training["epochs"]:
+            raise TrackingError(f"{file}: {len(table)} rows for {self.training['epochs']} epochs; {self.remedy}")
+        return table
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """Results of the evaluation of these weights; None where there are none (yet)."""
-        return self._results(paths.evaluation(self.name))
+        return self._results(paths.evaluation(self.name), documents.Evaluation, "evaluate")
 
     @property
     def latent(self) -> dict[str, Any] | None:
         """Results of the study of these weights' latents; None where there are none (yet)."""
-        return self._results(paths.latent(self.name))
+        return self._results(paths.latent(self.name), documents.Study, "latent")
 
-    def _results(self, folder: Path) -> dict[str, Any] | None:
-        try:
-            content = _read(folder / "metrics.json")
-        except TrackingError:
+    def _results(self, folder: Path, kind: type[documents.Document], stage: str) -> dict[str, Any] | None:
+        file = folder / "metrics.json"
+        if not file.exists():
             return None
+        content = documents.read(file, kind, f"run dvc repro {stage}@{self.name}")
         return content if content["weights"] == self.training["weights"] else None
 
     @property
@@ -226,18 +272,19 @@ def read_pair(delivered: Collection[str]) -> PairRecord | None:
         The pair; None, with the reason logged, where there is no pair to deliver.
 
     Raises:
-        TrackingError: the stage compared models that have been trained again since.
+        HistocaeError: the stage compared models that have been trained again since, or a file is damaged.
 
     """
     file = paths.TISSUE / "metrics.json"
-    try:
-        tissue = _read(file)
-    except TrackingError:
+    if not file.exists():
         log.info("%s: not there; no pair to deliver", file)
         return None
+    tissue = documents.read(file, documents.AnyComparison, _TISSUE_REMEDY)
     if tissue["pair"] is None:
+        documents.check(file, tissue, documents.NoComparison, _TISSUE_REMEDY)
         log.info("no pair to deliver: %s", tissue["reason"])
         return None
+    documents.check(file, tissue, documents.Comparison, _TISSUE_REMEDY)
     if missing := set(tissue["pair"].values()) - set(delivered):
         log.info("no pair to deliver: its model %s is not delivered", " and ".join(sorted(missing)))
         return None
@@ -250,13 +297,6 @@ def read_pair(delivered: Collection[str]) -> PairRecord | None:
         if not math.isclose(compared, record.metrics["test_mse"], rel_tol=1e-6):
             raise TrackingError(f"{file} is of another {record.name}; run dvc repro tissue")
     return pair
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise TrackingError(f"{path}: no such file; run dvc repro (or dvc pull) first") from None
 
 
 def provenance() -> dict[str, str]:

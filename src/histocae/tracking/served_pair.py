@@ -8,6 +8,7 @@ The model has no input schema on purpose. With one, MLflow would turn fractions 
 a word, so that values in [0, 1] would become black patches. `checked` decides instead.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -25,11 +26,17 @@ class Pair(PythonModel):
     """Score patches by which of two autoencoders reconstructs them better."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load both autoencoders and the threshold."""
+        """Load both autoencoders and the threshold.
+
+        Raises:
+            MlflowException: a file is missing, or is not the one that was registered.
+
+        """
         import tensorflow as tf
         from histocae_pair import score  # type: ignore[import-not-found]  # the copy that lies beside this file
 
         folder = Path(context.artifacts["pair"])
+        check(folder)
         self._models = tf.saved_model.load(str(folder / "errors"))
         self._score = score
         self._settings = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
@@ -91,6 +98,29 @@ def checked(data: object, pixels: int) -> NDArray[np.uint8]:
     if patches.size and not (patches.min() >= 0 and patches.max() <= 255):
         raise _refused(f"expected {expected}; got numbers from {patches.min()} to {patches.max()}")
     return patches.astype(np.uint8)
+
+
+def check(folder: Path) -> None:
+    """Compare the files of a folder with their hashes in its SHA256SUMS, where it has one.
+
+    Args:
+        folder: that `tracking.pairs` saved; pairs of earlier versions have no hashes.
+
+    Raises:
+        MlflowException: a file is missing, or is not the one that was saved.
+
+    """
+    sums = folder / "SHA256SUMS"
+    if not sums.exists():
+        return
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except (OSError, ValueError) as error:
+            raise MlflowException(f"{folder / name}: can't be read: {error}; register the pair again") from None
+        if found != digest:
+            raise MlflowException(f"{folder / name}: changed since the pair was registered; register it again")
 
 
 def _refused(line: str) -> MlflowException:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from histocae import checksums
 from histocae.errors import TrackingError
-from histocae.files import fingerprint, replacing_folder, sha256, write_json, write_table
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.networks import saved
 from histocae.networks.cae import CAE
 from histocae.params import Fit
 from histocae.patches.images import Images
@@ -89,8 +91,9 @@ def fit_and_keep(
         cae.save_into(folder)
         write_table(pd.DataFrame(state.rows), folder / "history.csv")
         shutil.copytree(checkpoint / "samples", folder / "samples")
-        weights = fingerprint([sha256(file) for file in sorted(folder.glob("*.weights.h5"))])
+        weights = saved.weights_fingerprint(folder)
         write_json({**training, "weights": weights}, folder / recipe.FILE)
+        checksums.write(folder)
     write_json({**run, "weights": weights}, layout.runs / f"{name}.json")
     _deliver(record, experiment)
     shutil.rmtree(checkpoint)

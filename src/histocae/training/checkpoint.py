@@ -1,16 +1,25 @@
-"""The checkpoint from which a killed training resumes."""
+"""The checkpoint from which a killed training resumes.
+
+Its state lists the hashes of its other files, and has a hash of itself. A damaged checkpoint is deleted, and the
+training starts anew.
+"""
 
 import logging
 import math
 import os
 import shutil
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from histocae.files import read_json_or_none, write_json
+from histocae.errors import HistocaeError, TrainingError, one_line
+from histocae.files import fingerprint as hash_of
+from histocae.files import read_json, sha256_once, write_json
 
+_STATE = "state.json"
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +46,16 @@ class State:
     best_epoch: int = 0
     seconds: float = 0.0
 
+    @property
+    def last_file(self) -> str:
+        """Name of the file with the weights of the last epoch and the optimizer's state."""
+        return f"last-{len(self.rows)}.weights.h5"
+
+    @property
+    def best_file(self) -> str:
+        """Name of the file with those of the best epoch."""
+        return f"best-{self.best_epoch}.weights.h5"
+
 
 def save(model: keras.Model, state: State, folder: Path, fingerprint: str, better: bool) -> None:
     """Write the weights and the optimizer's state of an epoch, then the state that names their file.
@@ -50,23 +69,25 @@ def save(model: keras.Model, state: State, folder: Path, fingerprint: str, bette
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    epoch = len(state.rows)
+    last, best = folder / state.last_file, folder / state.best_file
     aside = folder / "aside.weights.h5"
     model.save_weights(aside)
     with open(aside, "rb") as handle:
         os.fsync(handle.fileno())
-    os.replace(aside, folder / f"last-{epoch}.weights.h5")
+    os.replace(aside, last)
     if better:
-        shutil.copyfile(folder / f"last-{epoch}.weights.h5", folder / f"best-{epoch}.weights.h5")
-    write_json({"fingerprint": fingerprint, **asdict(state)}, folder / "state.json")
-    needed = {f"last-{epoch}.weights.h5", f"best-{state.best_epoch}.weights.h5"}
+        shutil.copyfile(last, best)
+    files = [last, best, *sorted(folder.glob("samples/*"))]
+    hashes = {file.relative_to(folder).as_posix(): sha256_once(file) for file in files}
+    content = {"fingerprint": fingerprint, "files": hashes, "state": asdict(state)}
+    write_json({**content, "sha256": hash_of(content)}, folder / _STATE)
     for old in folder.glob("*.weights.h5"):
-        if old.name not in needed:
+        if old not in (last, best):
             old.unlink()
 
 
 def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
-    """Load the checkpoint of the same training, and delete that of any other.
+    """Load the checkpoint of the same training, and delete that of any other, or one that is damaged.
 
     Args:
         model: compiled with the optimizer; gets weights and the optimizer's state.
@@ -74,19 +95,76 @@ def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
         fingerprint: of all that the training depends on.
 
     Returns:
-        The state of the training, or None where there is no usable checkpoint.
+        The state of the training, or None where there is no usable checkpoint; the model is unchanged then.
 
     """
-    saved = read_json_or_none(folder / "state.json") or {}
-    if saved.pop("fingerprint", None) != fingerprint:
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    state = State(**saved)
+    state = None
     try:
-        model.load_weights(folder / f"last-{len(state.rows)}.weights.h5")
-    except (OSError, ValueError) as error:
-        log.warning("%s: checkpoint not usable (%s); the training starts from the first epoch", folder, error)
-        shutil.rmtree(folder)
-        return None
-    log.info("resuming after epoch %d, from %s", len(state.rows), folder)
+        if (folder / _STATE).exists():
+            content = _read(folder)
+            if content["fingerprint"] == fingerprint:
+                _check(folder, content["files"])
+                state = State(**content["state"])
+                _load(model, folder / state.last_file)
+    except HistocaeError as error:
+        log.warning("%s; the training starts from the first epoch", error)
+        state = None
+    if state is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        log.info("resuming after epoch %d, from %s", len(state.rows), folder)
     return state
+
+
+def load_best(model: keras.Model, state: State, folder: Path) -> None:
+    """Load the weights of the best epoch of a training that ends.
+
+    Args:
+        model: gets the weights.
+        state: of the training.
+        folder: of its checkpoint.
+
+    Raises:
+        HistocaeError: the checkpoint is damaged.
+
+    """
+    _check(folder, _read(folder)["files"])
+    _load(model, folder / state.best_file)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read the state's file, if it is what was saved."""
+    file = folder / _STATE
+    try:
+        content = read_json(file)
+        whole = content.pop("sha256") == hash_of(content)
+    except (HistocaeError, AttributeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{file}: checkpoint not usable: {one_line(error)}") from None
+    if not whole:
+        raise TrainingError(f"{file}: checkpoint not usable: changed since it was saved")
+    return dict(content)
+
+
+def _check(folder: Path, hashes: dict[str, str]) -> None:
+    """Check that the files of a checkpoint are those that were saved."""
+    for name, expected in hashes.items():
+        try:
+            found = sha256_once(folder / name)
+        except OSError as error:
+            raise TrainingError(f"{folder / name}: checkpoint not usable: {error.strerror}") from None
+        if found != expected:
+            raise TrainingError(f"{folder / name}: checkpoint not usable: changed since it was saved")
+
+
+def _load(model: keras.Model, file: Path) -> None:
+    """Load weights and the optimizer's state; where that fails, the model stays as it was."""
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [variable.numpy() for variable in variables]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # about layers that the file lacks
+            model.load_weights(file)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise TrainingError(f"{file}: checkpoint not usable: {one_line(error)}") from None

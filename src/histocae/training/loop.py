@@ -130,7 +130,8 @@ def train(
         The state at the training's end.
 
     Raises:
-        TrainingError: a loss is not finite; the message names epoch and step.
+        TrainingError: a loss is not finite; the message names epoch and step. Or the checkpoint is damaged while
+            the training runs.
 
     """
     model = fused_on_bytes(cae, options.precision)
@@ -182,7 +183,7 @@ def train(
         callbacks.on_saved(state)
         if board is not None:
             board.write(row)
-    model.load_weights(folder / f"best-{state.best_epoch}.weights.h5")
+    checkpoint.load_best(model, state, folder)
     return state
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from histocae.cohort.split import SPLITS
 from histocae.errors import TrainingError
 from histocae.files import code_fingerprint, fingerprint, read_json_or_none, sha256_once
+from histocae.networks import saved
 from histocae.params import Fit, Network, Params
 from histocae.patches.images import Images
 from histocae.patches.store import PatchStore
@@ -13,7 +14,7 @@ from histocae.patches.store import PatchStore
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.networks.cae import CAE
 
-FILE = "training.json"
+FILE = saved.RECORD_FILE
 CODE = (
     "cohort/balance",
     "networks/architectures",
@@ -52,7 +53,7 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path, trained
         of it with the patches, the code and, with `init_from`, the weights of the first model.
 
     Raises:
-        TrainingError: the model to start from is not trained, or was trained with other params or data.
+        HistocaeError: the model to start from is not trained, was trained with other params or data, or is damaged.
 
     """
     model = params.model(name)
@@ -80,12 +81,12 @@ def _first_weights(params: Params, first: str, name: str, store: PatchStore, spl
     """Return the fingerprint of the weights that a model starts from, if they fit today's params and data."""
     message, remedy = f"models.{name}.init_from: {first}", f"run dvc repro train@{first} first"
     record = read_json_or_none(trained / first / FILE)
-    if record is None:
+    if not isinstance(record, dict):
         raise TrainingError(f"{message} is not trained; {remedy}")
-    if record["made_from"] != describe(params, first, store, splits, trained)["made_from"]:
+    if record.get("made_from") != describe(params, first, store, splits, trained)["made_from"]:
         raise TrainingError(f"{message} was trained with other params or data; {remedy}")
-    weights: str = record["weights"]
-    return weights
+    saved.check(trained / first)
+    return str(record["weights"])  # as the check has found them
 
 
 def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":

@@ -6,7 +6,7 @@ import numpy as np
 
 from histocae import paths
 from histocae.files import replacing_folder, write_json, write_table
-from histocae.latent import probes
+from histocae.latent import probes, stored
 from histocae.latent import study as latent_study
 from histocae.mnist import figures, images, study
 from histocae.mnist.params import Params
@@ -46,7 +46,7 @@ def run(params: Params, name: str) -> None:
     measured = reconstruction.measure(cae, held["test"], f"{name} on test")
     metrics |= {f"test_{key}": value for key, value in reconstruction.summarize(measured).items()}
     write_latents(cae, paths.LATENTS / name, trained["weights"], held)
-    features = latent_study.read_features(paths.LATENTS / name, digits, trained["latent_features"])
+    features = stored.read_features(paths.LATENTS / name, digits, trained["latent_features"])
     with latent_study.one_thread():
         result = study.classify(features, digits, params.seed, classifier.STRENGTHS)
         metrics["one_vs_rest_accuracy"] = study.one_vs_rest(features, digits)

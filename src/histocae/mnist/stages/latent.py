@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pandas as pd
 
 from histocae import paths
-from histocae.files import read_json, replacing_folder, write_json, write_table
-from histocae.latent import probes
+from histocae.files import replacing_folder, write_json, write_table
+from histocae.latent import probes, stored
 from histocae.latent import study as latent_study
 from histocae.mnist import figures, images, study
 from histocae.mnist.params import Params
@@ -24,10 +24,10 @@ def run(params: Params, name: str) -> None:
         name: of the model.
 
     """
-    description = read_json(paths.LATENTS / name / "latents.json")
+    description = stored.read_description(paths.LATENTS / name)
     parts = images.load()
     digits = {name: part.labels for name, part in parts.items()}
-    features = latent_study.read_features(paths.LATENTS / name, digits, description.pop("features"))
+    features = stored.read_features(paths.LATENTS / name, digits, description.pop("features"))
     options = params.study
     if any(probes.constant(features[part]).all() for part in ("train", "test")):
         with replacing_folder(paths.latent(name)) as folder:

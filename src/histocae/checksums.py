@@ -1,0 +1,63 @@
+"""SHA256SUMS: the hashes of a folder's files, so that a damaged or foreign file is noticed before it is used.
+
+The format is that of the command `sha256sum`, which checks a folder as well: `sha256sum -c SHA256SUMS`.
+"""
+
+import re
+from pathlib import Path
+
+from histocae.errors import DataError
+from histocae.files import sha256_once, write_text
+
+FILE = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+
+
+def write(folder: Path) -> None:
+    """Write the hashes of all files of a folder and its subfolders into it."""
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    lines = [f"{sha256_once(folder / file)}  {file}\n" for file in files if file != FILE]
+    write_text("".join(lines), folder / FILE)
+
+
+def check(path: Path, remedy: str) -> None:
+    """Check a file against the hashes of its folder; a folder without hashes is of an earlier version, and passes.
+
+    A file is hashed once per process while its size and times stay.
+
+    Args:
+        path: of the file.
+        remedy: end of the error's line.
+
+    Raises:
+        DataError: the file is missing, can't be read, or is not the one that was saved.
+
+    """
+    expected = _read(path.parent / FILE, remedy)
+    if expected is None:
+        return
+    if path.name not in expected:
+        raise DataError(f"{path.parent / FILE}: has no line for {path.name}; {remedy}")
+    try:
+        found = sha256_once(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}; {remedy}") from None
+    if found != expected[path.name]:
+        raise DataError(f"{path}: changed since it was saved (its SHA-256 is not that in {FILE}); {remedy}")
+
+
+def _read(path: Path, remedy: str) -> dict[str, str] | None:
+    """Read the hashes by the name of the file; None where there are none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
+    hashes = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise DataError(f"{path}: line {number} is not a SHA-256 and a file's name; {remedy}")
+        hashes[match[2]] = match[1]
+    return hashes
