@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sized
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from histocae.files import read_json
 from histocae.params import Count, Section
 
 FILE = "latents.json"
+# of numpy about a damaged file or header
+_FAULTS = (OSError, ValueError, EOFError, TypeError, KeyError, OverflowError, SyntaxError, TokenError)
 
 
 class _Description(Section):
@@ -69,17 +72,17 @@ def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[s
     features, remedy = {}, _remedy(folder)
     for split, split_rows in rows.items():
         path = folder / f"{split}.npy"
+        checksums.check(path, remedy)
         try:
             # mapped: a damaged header that claims more than the file holds takes no memory; and it never unpickles
             mapped = np.lib.format.open_memmap(path, "r")
-        except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
+        except _FAULTS as error:
             raise DataError(f"{path}: can't be read: {one_line(error)}; {remedy}") from None
         if mapped.shape != (len(split_rows), count):
             expected = f"({len(split_rows)}, {count}): rows of {split}.csv and latents"
             raise DataError(f"{path}: has shape {mapped.shape}, expected {expected}; {remedy}")
         if mapped.dtype != np.float32:
             raise DataError(f"{path}: has numbers of type {mapped.dtype}, expected float32; {remedy}")
-        checksums.check(path, remedy)
         latents = np.array(mapped)
         if not np.isfinite(latents).all():
             row = int(np.flatnonzero(~np.isfinite(latents).all(axis=1))[0])

@@ -77,10 +77,7 @@ def read(folder: Path) -> NetworkParams:
     if not (folder / PARAMS_FILE).exists():
         raise DataError(f"{folder}: no saved CAE here ({PARAMS_FILE} is missing)")
     check(folder)
-    try:
-        params = read_params(folder / PARAMS_FILE)
-    except DataError as error:
-        raise DataError(f"{error}; {_remedy(folder)}") from None
+    params = read_params(folder / PARAMS_FILE, _remedy(folder))
     try:
         layers = size(params)
     except ValueError as error:

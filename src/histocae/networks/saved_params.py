@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from histocae import params_file
-from histocae.errors import DataError
+from histocae.errors import DataError, YamlError
 from histocae.files import read_yaml
 from histocae.networks.blocks import NetworkParams
 from histocae.params import Section
@@ -32,11 +32,12 @@ class _SavedParams(Section):
     lossfn: str
 
 
-def read_params(file: Path) -> NetworkParams:
+def read_params(file: Path, remedy: str) -> NetworkParams:
     """Read params.yaml of a saved CAE.
 
     Args:
         file: params.yaml.
+        remedy: end of the error's line.
 
     Returns:
         The params, each of its type; whether the architecture allows them together is not checked.
@@ -48,12 +49,14 @@ def read_params(file: Path) -> NetworkParams:
     try:
         content = read_yaml(file)
     except (OSError, RecursionError) as error:
-        raise DataError(f"{file}: can't be read: {error}") from None
+        raise DataError(f"{file}: can't be read: {error}; {remedy}") from None
+    except YamlError as error:
+        raise DataError(f"{error}; {remedy}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{file}: not the params of a CAE: expected keys with values")
+        raise DataError(f"{file}: not the params of a CAE: expected keys with values; {remedy}")
     try:
         params = _SavedParams.model_validate(content)
     except ValidationError as error:
         faults = params_file.explain_all(error, _SavedParams)
-        raise DataError(f"{file}: not the params of a CAE: {faults}") from None
+        raise DataError(f"{file}: not the params of a CAE: {faults}; {remedy}") from None
     return cast(NetworkParams, params.model_dump())

@@ -292,6 +292,8 @@ def read_numbers(path: Path, columns: Sequence[str], separator: str, remedy: str
         raise TrackingError(str(error)) from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise TrackingError(f"{path}: can't be read: {one_line(error)}; {remedy}") from None
+    if table.empty:
+        raise TrackingError(f"{path}: has no rows; {remedy}")
     for name in columns:
         if name not in table:
             raise TrackingError(f"{path}: no column {name!r}; {remedy}")

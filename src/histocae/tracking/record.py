@@ -107,7 +107,7 @@ class TrainingRecord:
         """The number of convolutions of each layer; empty for principal components."""
         file = self.folder / saved.PARAMS_FILE
         checksums.check(file, self.remedy)
-        return read_params(file)["filters"]
+        return read_params(file, self.remedy)["filters"]
 
     @cached_property
     def run(self) -> dict[str, Any]:
