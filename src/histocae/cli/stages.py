@@ -122,8 +122,11 @@ def run_stage(arguments: argparse.Namespace) -> int:
             stage.run(params)
         return 0
     params.model(arguments.model)
-    with _locked(f"{arguments.command}@{arguments.model}"):
-        stage.run(params, arguments.model)
+    with _locked(f"{arguments.command}@{arguments.model}") as since:
+        if since is not None and hasattr(stage, "is_done") and stage.is_done(params, arguments.model, since):
+            log.info("the other process made the same meanwhile; its result is used")
+        else:
+            stage.run(params, arguments.model)
     return 0
 
 
@@ -142,11 +145,16 @@ def _module(arguments: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """Hold the lock of a stage, and log how long the stage took if it went well."""
+def _locked(name: str) -> Iterator[float | None]:
+    """Hold the lock of a stage, and log how long the stage took if it went well.
+
+    Yields:
+        Since when this process waited for another one to end the same stage; None where it did not wait.
+
+    """
     from histocae.pipeline.locks import stage_lock
 
     start = time.perf_counter()
-    with stage_lock(name):
-        yield
+    with stage_lock(name) as since:
+        yield since
     log.info("done in %.1f s", time.perf_counter() - start)

@@ -30,6 +30,25 @@ def run(params: Params, name: str) -> None:
     train(params, name, paths.MAIN)
 
 
+def is_done(params: Params, name: str, since: float) -> bool:
+    """Check whether another process has trained this model, with these params and data, after a time.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        since: seconds since 1970.
+
+    Returns:
+        Whether there is such a training.
+
+    """
+    from histocae.tracking.record import TrainingRecord
+
+    record, layout = TrainingRecord(name), paths.MAIN
+    description = recipe.describe(params, name, PatchStore(paths.PATCHES), layout.splits, layout.trained)
+    return record.is_of(description) and record.run["end"] >= 1000 * since
+
+
 def train(params: Params, name: str, layout: paths.Layout, description: dict[str, Any] | None = None) -> "CAE":
     """Train a model on a split, write its record and deliver its run; the backend is started.
 

@@ -36,3 +36,23 @@ def run(params: Params, name: str) -> None:
         record=MnistRecord(name),
         experiment=params.tracking.experiment,
     )
+
+
+def is_done(params: Params, name: str, since: float) -> bool:
+    """Check whether another process has trained this model, with these params and data, after a time.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        since: seconds since 1970.
+
+    Returns:
+        Whether there is such a training.
+
+    """
+    from histocae.mnist.recipe import describe
+    from histocae.mnist.record import MnistRecord
+
+    model, record = params.model(name), MnistRecord(name)
+    description = describe(params, name, model, params.seed if model.seed is None else model.seed)
+    return record.is_of(description) and record.run["end"] >= 1000 * since
