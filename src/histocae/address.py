@@ -1,8 +1,16 @@
-"""Addresses of servers: which are allowed."""
+"""Addresses of servers: which are allowed, and how messages show them without credentials."""
 
 import ipaddress
+import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+HIDDEN = "***"
+_SENSITIVE = "password|passwd|pwd|token|secret|credential|signature|access_?key|api_?key|connection_string"
+# the value of a variable or of a parameter in an address: password=..., X-Amz-Signature=..., "token": "..."
+_ASSIGNED = re.compile(rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*(?:=["']?|["']\s*:\s*["']))([^\s&"',;]+)""", re.IGNORECASE)
+_URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
+_SHORTEST = 4  # characters of a secret that is replaced wherever it appears
 
 
 def url_problems(url: str) -> list[str]:
@@ -34,3 +42,58 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def origin(url: str) -> str:
+    """Return scheme, host and port of an address; all else in it may be secret.
+
+    A password that contains / ? # or @ as they are can't be told from the rest. Then the host is hidden too.
+
+    >>> origin("https://user:password@server.example:5000/mlflow?token=secret")
+    'https://server.example:5000'
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme.startswith("sqlite"):
+        return url.partition("?")[0]  # a path
+    if not separator:
+        return HIDDEN if "@" in url or "?" in url else url
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    host = authority.rpartition("@")[2]
+    is_clear = "@" not in rest[len(authority) :] and re.fullmatch(r"([\w.-]*|\[[0-9A-Fa-f:.%]+\])(:\d*)?", host)
+    return f"{scheme}://{host if is_clear else HIDDEN}"
+
+
+def without_credentials(text: str) -> str:
+    """Hide credentials in a message: user and password of addresses, and values of secret variables.
+
+    Args:
+        text: may have several lines.
+
+    Returns:
+        The text with *** in place of what is secret.
+
+    """
+    text = _URL.sub(lambda url: origin(url[0]) if "@" in url[0] and "://" in url[0] else url[0], text)
+    for secret in _secrets():
+        text = text.replace(secret, HIDDEN)
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+
+
+def _secrets() -> list[str]:
+    """List the secrets that this process got by its environment, the longest first."""
+    secrets = set()
+    for name, value in os.environ.items():
+        if re.search(_SENSITIVE, name, re.IGNORECASE) and not name.endswith(("_FILE", "_PATH", "_DIR")):
+            secrets.add(value)
+        elif "://" in value:
+            secrets |= _in_address(value)
+    return sorted((secret for secret in secrets if len(secret) >= _SHORTEST), key=len, reverse=True)
+
+
+def _in_address(url: str) -> set[str]:
+    """List the passwords and the values of secret parameters in an address."""
+    rest = url.partition("://")[2]
+    user, at, _ = rest.rpartition("@")
+    found = {user.partition(":")[2] or user} if at else set()
+    found |= {match[2] for match in _ASSIGNED.finditer(rest.partition("?")[2])}
+    return found | {unquote(secret) for secret in found}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from histocae.workers import processes
 from support.workspace import ALL_STAGES, Workspace
@@ -91,8 +92,8 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
 
 
 def copy(project: Registered, folder: Path, patch: pytest.MonkeyPatch) -> Registered:
-    """Copy a project, so that a test can change it; delivered artifacts are not copied."""
-    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns("mlruns", ".histocae"))
+    """Copy a project with its database and artifacts, so that a test can change it."""
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns(".histocae"))
     project_copy = Registered.__new__(Registered)
     project_copy.folder, project_copy.own = folder, folder / "own"
     enter(project_copy, patch)
@@ -102,4 +103,5 @@ def copy(project: Registered, folder: Path, patch: pytest.MonkeyPatch) -> Regist
 def enter(project: Registered, patch: pytest.MonkeyPatch) -> None:
     """Make a project the working directory, and its database the server."""
     patch.chdir(project.folder)
+    _artifact_repos_cache.clear()  # by run: those of a copy have the same ids
     patch.setenv("MLFLOW_TRACKING_URI", project.uri)

@@ -1,42 +1,36 @@
 """Deliver a training, or a pair of them, to its MLflow run: whatever the server lacks of the outputs on disk."""
 
 import contextlib
-import io
 import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
-import numpy as np
 from filelock import FileLock
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Run
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow.models import Model
 
 from histocae import paths
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
-from histocae.networks import backend
-from histocae.tracking import pairs, runs, views
+from histocae.tracking import logged_models, pairs, runs, views
+from histocae.tracking.environment import project_folder
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
 from histocae.tracking.server import FAILURES, MlflowClient, call_limits, client, experiment, failure_message
 from histocae.tracking.split_tables import TableSummary
 
 log = logging.getLogger(__name__)
-MODEL = "model"
 EVALUATION = "histocae.evaluation"
 LATENT = "histocae.latent"
 RESULTS = "histocae.results"
 WEIGHTS = "histocae.weights"
 COLOR = "mlflow.runColor"
-PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
 RETRIES, SECONDS = 3, 60
 
 
@@ -84,7 +78,7 @@ class Results:
 @contextlib.contextmanager
 def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, str]]:
     """Yield a client and the experiment's id; failures of the server become a TrackingError."""
-    folder = paths.SCRATCH / "locks"
+    folder = project_folder() / paths.SCRATCH / "locks"  # of all pipelines and experiments that share a database
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # two deliveries at once would create two runs
@@ -145,7 +139,7 @@ def deliver(record: TrainingRecord, experiment_name: str, color: str | None = No
         _files(api, run_id, record, known)
         _samples(api, run_id, record)
         _reports(api, run_id, record, known)
-        model_id = _autoencoder(api, experiment_id, run_id, record) if record.is_candidate else None
+        model_id = logged_models.autoencoder(api, experiment_id, run_id, record) if record.is_candidate else None
         run = _end(api, run_id, own["end"])
     log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
     return run, model_id
@@ -195,9 +189,10 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
 
         def save(model_id: str) -> None:
             with pairs.as_python_model(pair) as arguments:
-                Model.log(None, mlflow.pyfunc, name=MODEL, model_id=model_id, run_id=run_id, **arguments)
+                model = logged_models.MODEL
+                Model.log(None, mlflow.pyfunc, name=model, model_id=model_id, run_id=run_id, **arguments)
 
-        model_id = _logged(api, experiment_id, run_id, pair.state, {"cohort": "pair"}, save)
+        model_id = logged_models.logged(api, experiment_id, run_id, pair.state, {"cohort": "pair"}, save)
         run = _end(api, run_id, end)
     log.info("pair: run %s is complete, %.1f s", run_id, time.perf_counter() - start)
     return run, model_id
@@ -239,7 +234,8 @@ def _results(api: MlflowClient, experiment_id: str, results: Results) -> str:
     stamp = run.info.start_time
     runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in results.metrics.items()])
     state = _hash(results.files)
-    if run.data.tags.get(RESULTS) != state:
+    names = [name for path in results.files for name in _names(path, path.name)]
+    if run.data.tags.get(RESULTS) != state or not runs.has_files(api, run_id, names):
         for path in results.files:
             if path.is_dir():
                 api.log_artifacts(run_id, str(path), path.name)
@@ -252,6 +248,13 @@ def _results(api: MlflowClient, experiment_id: str, results: Results) -> str:
 def _hash(files: Iterable[Path]) -> str:
     entries = [entry for path in files for entry in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     return fingerprint([[entry.as_posix(), sha256(entry)] for entry in entries if entry.is_file()])
+
+
+def _names(path: Path, artifacts: str) -> list[str]:
+    """List the artifacts that a file, or a folder of files, is uploaded as."""
+    if path.is_file():
+        return [artifacts]
+    return [f"{artifacts}/{file.relative_to(path).as_posix()}" for file in path.rglob("*") if file.is_file()]
 
 
 def _end(api: MlflowClient, run_id: str, end: int) -> Run:
@@ -321,11 +324,13 @@ def _dataset(record: TrainingRecord, split: str, table: TableSummary) -> Dataset
 
 def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[str, str]) -> None:
     """Upload the saved autoencoder. The tag comes last: with it, the upload is complete."""
-    if tags.get(WEIGHTS) != record.training["weights"]:
-        for path in sorted(record.folder.iterdir()):
-            # principal components are large, and computed again in little time
-            if path.is_file() and not (record.is_linear and path.suffix == ".h5"):
-                api.log_artifact(run_id, str(path), "cae")
+    # principal components are large, and computed again in little time
+    skipped = ".h5" if record.is_linear else None
+    files = [path for path in sorted(record.folder.iterdir()) if path.is_file() and path.suffix != skipped]
+    names = [f"cae/{path.name}" for path in files]
+    if tags.get(WEIGHTS) != record.training["weights"] or not runs.has_files(api, run_id, names):
+        for path in files:
+            api.log_artifact(run_id, str(path), "cae")
         api.set_tag(run_id, WEIGHTS, record.training["weights"])
 
 
@@ -336,12 +341,11 @@ def _reports(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[
         (LATENT, "latent", record.latent, paths.latent(record.name)),
     )
     for stamp, artifacts, report, folder in reports:
-        if report is None or tags.get(stamp) == (state := fingerprint(report)):
+        if report is None:
             continue
-        api.log_artifacts(run_id, str(folder), artifacts)
-        # with the present time: of several values at one step the UI shows the latest
-        now, last = int(time.time() * 1000), record.training["epochs"]
-        runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in report["metrics"].items()])
+        is_new = tags.get(stamp) != (state := fingerprint(report))
+        if is_new or not runs.has_files(api, run_id, _names(folder, artifacts)):
+            api.log_artifacts(run_id, str(folder), artifacts)
         if stamp == EVALUATION:  # an image at the same step of every model, whatever its number of epochs
             runs.log_image(
                 api,
@@ -350,9 +354,13 @@ def _reports(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[
                 key="test_reconstruction",
                 step=0,
                 stamp=record.run["end"],
-                known=set(),
+                known=set() if is_new else runs.artifacts(api, run_id, "images"),
             )
-        api.set_tag(run_id, stamp, state)
+        if is_new:
+            # with the present time: of several values at one step the UI shows the latest
+            now, last = int(time.time() * 1000), record.training["epochs"]
+            runs.log_metrics(api, run_id, [(key, value, now, last) for key, value in report["metrics"].items()])
+            api.set_tag(run_id, stamp, state)
 
 
 def _samples(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
@@ -363,69 +371,6 @@ def _samples(api: MlflowClient, run_id: str, record: TrainingRecord) -> None:
         runs.log_image(api, run_id, path, key="reconstruction", step=step, stamp=stamp, known=known)
 
 
-def _logged(
-    api: MlflowClient, experiment_id: str, run_id: str, state: str, tags: dict[str, str], save: Callable[[str], None]
-) -> str:
-    """Find the run's logged model of this state, or have it saved under a new id; return the id."""
-    for model in api.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
-        if model.status == LoggedModelStatus.READY and model.tags.get("weights") == state:
-            return str(model.model_id)
-        if model.status != LoggedModelStatus.READY:
-            api.delete_logged_model(model.model_id)
-    logged = api.create_logged_model(experiment_id, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags})
-    # MLflow's check of the input example prints Keras' progress bar
-    with contextlib.redirect_stdout(io.StringIO()):
-        save(logged.model_id)
-    return str(logged.model_id)
-
-
-class _KerasFlavor:
-    """The flavor mlflow.tensorflow, logged without a check of the input example.
-
-    The check loads the model and serves it, which takes longer than to log it. `Model.log` has a switch for it
-    (validate_serving_input), but `mlflow.tensorflow.log_model` does not pass it on (MLflow 3.17), and its
-    `save_model` does not take it. That the model can be served is tested in the tests.
-    """
-
-    name = "mlflow.tensorflow"
-
-    @staticmethod
-    def save_model(validate_serving_input: bool, **arguments: Any) -> None:
-        mlflow.tensorflow.save_model(**arguments)
-
-
 def load() -> None:
-    """Import the modules that MLflow otherwise imports when a model is first logged."""
-    for module in (mlflow.pyfunc, mlflow.tensorflow):
-        module.save_model  # noqa: B018 (a lazy module is imported when one of its names is looked up)
-
-
-def _autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: TrainingRecord) -> str:
-    """Log the autoencoder with signature, input example and pinned requirements, once."""
-
-    def save(model_id: str) -> None:
-        backend.start()
-        from histocae.networks.cae import CAE, with_rescaling
-
-        cae = CAE(path=record.folder, load=True)
-        shape = tuple(cae.params["input_shape"])
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
-        )
-        Model.log(
-            None,
-            _KerasFlavor,
-            name=MODEL,
-            model_id=model_id,
-            run_id=run_id,
-            model=with_rescaling(cae),
-            signature=signature,
-            input_example=np.zeros((1, *shape), np.uint8),
-            validate_serving_input=False,
-            flavor_name=_KerasFlavor.name,
-            pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
-        )
-
-    tags = {"cohort": record.training["cohort"]}
-    return _logged(api, experiment_id, run_id, record.training["weights"], tags, save)
+    """Import the modules that the end of a training needs."""
+    logged_models.load()

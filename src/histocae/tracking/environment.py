@@ -5,6 +5,7 @@ lock, and would read a variable that another thread is changing.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,24 +19,43 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 def address() -> str:
     """Return the address of the server that MLFLOW_TRACKING_URI names, else of the project's mlflow.db."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_address()
-
-
-def home() -> Path | None:
-    """Return the project's folder where the pipeline lies deeper in it, as examples/mnist does; else None.
-
-    So all pipelines of a project use one database.
-    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return default_address()
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?):///([^/:?].*)", uri)
     here = Path.cwd()
-    if (here / "MLproject").is_file():
-        return None
-    return next((folder for folder in here.parents if (folder / "MLproject").is_file()), None)
+    if relative is None or (workspace := _workspace(here)) == here:
+        return uri
+    return f"{relative[1]}:///{workspace / relative[2]}"
+
+
+def project_folder() -> Path:
+    """Return the folder with the project's mlflow.db: that of MLproject, here or above, else this folder.
+
+    So all pipelines of a project use one database, also those that lie deeper, as examples/mnist does.
+    """
+    here = _workspace(Path.cwd())
+    return next((folder for folder in (here, *here.parents) if (folder / "MLproject").is_file()), here)
+
+
+def _workspace(folder: Path) -> Path:
+    """Return the folder whose copy DVC runs an experiment in; a folder outside such copies itself.
+
+    `dvc exp run --temp` and `--queue` work in a copy of the repository below .dvc/tmp/exps, and delete it afterwards.
+    """
+    dvc_root = next((above for above in (folder, *folder.parents) if (above / ".dvc").is_dir()), None)
+    if dvc_root is None:
+        return folder
+    for above in dvc_root.parents:
+        if above.parts[-3:] == (".dvc", "tmp", "exps"):
+            return above.parents[2] / folder.relative_to(dvc_root)
+    return folder
 
 
 def default_address() -> str:
     """Return the address of the project's mlflow.db."""
-    above = home()
-    return DEFAULT_URI if above is None else f"sqlite:///{above}/mlflow.db"
+    folder = project_folder()
+    return DEFAULT_URI if folder == Path.cwd() else f"sqlite:///{folder}/mlflow.db"
 
 
 @contextmanager

@@ -1,43 +1,110 @@
 """The tracking server: its client, its experiments, and what its failures mean."""
 
+import importlib.metadata
 import logging
-import os
-import re
+from json import JSONDecodeError
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # it has no types
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from histocae.tracking.environment import address, call_limits, default_address, home
+from histocae.address import origin, without_credentials
+from histocae.tracking import database
+from histocae.tracking.environment import address, call_limits, default_address, project_folder
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+# failures are reported in one line, not with MLflow's traceback
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # all retries are reported as one failure
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it checks an example
 # what an unreachable, full or broken server can raise: uploads raise errors of requests (which are OSErrors), a
-# database those of SQLAlchemy
-FAILURES = (MlflowException, OSError, SQLAlchemyError)
+# database those of SQLAlchemy, and an answer that is not MLflow's those of its parsers
+FAILURES = (MlflowException, OSError, SQLAlchemyError, ParseError, JSONDecodeError)
+DATABASES = {
+    "sqlite": "",
+    "postgresql": "psycopg2-binary",
+    "mysql": "pymysql, with mysql+pymysql:// in the address",
+    "mssql": "pyodbc",
+}
+SHOWN = 500  # characters of a message; an answer may be a page of HTML
 __all__ = ["FAILURES", "MlflowClient", "MlflowException", "call_limits", "client", "experiment", "failure_message"]
 
 
 def failure_message(error: Exception) -> str:
-    """Describe a failure of the server in one line, without the password that its address may contain."""
+    """Describe a failure of the server in one line, without the credentials that its address may contain."""
     if isinstance(error.__context__ or error, RequestException):
-        uri = re.sub(r"//[^/@]*@", "//", mlflow.get_tracking_uri())
-        return f"tracking server {uri} can't be reached, or fails"
-    return f"tracking server: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return f"tracking server {origin(mlflow.get_tracking_uri())} can't be reached, or fails"
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = without_credentials(line)  # before it is cut, else a half secret would not be found
+    return f"tracking server: {line if len(line) <= SHOWN else line[:SHOWN] + ' ...'}"
 
 
 def client() -> MlflowClient:
     """Return a client of the server that MLFLOW_TRACKING_URI names, or of the project's mlflow.db.
 
     Making it may call the server or create the database.
+
+    Raises:
+        FAILURES: the address is invalid, a driver is missing, or the server is unreachable.
+
     """
     uri = address()
+    if (problem := _problem(uri)) is not None:
+        raise MlflowException(f"MLFLOW_TRACKING_URI: {problem}")
+    database.prepare(uri)
     mlflow.set_tracking_uri(uri)
-    return MlflowClient(uri)
+    try:
+        return MlflowClient(uri)
+    except ModuleNotFoundError as error:
+        package = DATABASES[_database(uri)]
+        raise MlflowException(
+            f"MLFLOW_TRACKING_URI: {origin(uri)} needs the Python module {error.name}, which is not installed; "
+            f"install a driver: pip install {package}"
+        ) from None
+
+
+def _database(uri: str) -> str:
+    """Return the kind of database in an address: postgresql of postgresql+psycopg2://..."""
+    return uri.partition("://")[0].partition("+")[0]
+
+
+def _problem(uri: str) -> str | None:
+    """Say what is wrong with the address of a tracking server; None if it may be right."""
+    kind, separator, rest = uri.partition("://")
+    if kind in ("http", "https") and separator:
+        return _url_problem(uri, rest)
+    if _database(uri) in DATABASES and separator:
+        if _database(uri) == "sqlite" and database.file_of(uri) is None and "file:" not in uri:
+            return f"{uri} is a database in memory, which ends with the command; name a file: sqlite:///mlflow.db"
+        return None
+    # those of plugins, and Databricks, whose address may be the name alone
+    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="mlflow.tracking_store")}
+    if kind in {"databricks", *plugins}:
+        return None
+    return (
+        f"{origin(uri)} names no tracking server; expected https://host, http://host:port, sqlite:///file, "
+        "or the address of a PostgreSQL, MySQL or MSSQL database"
+    )
+
+
+def _url_problem(uri: str, rest: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port  # a port that is no number shows here
+    except ValueError:
+        host = None
+    if "@" in rest and origin(uri).endswith("***"):
+        return "a user or password with @ / ? or # in it; write %40 %2F %3F %23 in their place"
+    if not host or any(character.isspace() for character in uri):
+        return f"{origin(uri)} is no address; expected https://host or http://host:port"
+    if parts.query or parts.fragment:
+        return f"{origin(uri)}: expected an address without ? and #; a token goes into MLFLOW_TRACKING_TOKEN"
+    return None
 
 
 def experiment(api: MlflowClient, name: str) -> str:
@@ -71,8 +138,6 @@ def experiment(api: MlflowClient, name: str) -> str:
 
 def _artifacts(name: str) -> str | None:
     """Return the folder of an experiment's files; None for the default of the server or of MLflow here."""
-    above = home()
-    # MLflow itself puts the address it uses into the environment
-    if above is None or os.environ.get("MLFLOW_TRACKING_URI", default_address()) != default_address():
+    if address() != default_address() or (folder := project_folder()) == Path.cwd():
         return None
-    return (above / "mlruns" / name).as_uri()
+    return (folder / database.ARTIFACTS / name).as_uri()
