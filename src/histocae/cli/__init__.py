@@ -9,11 +9,19 @@ import sys
 from collections.abc import Callable, Sequence
 
 from histocae import __version__
+from histocae.address import without_credentials
 from histocae.cli import completion, jobs, plan, stages
 from histocae.cli.stages import COMMANDS, MNIST
 from histocae.errors import HistocaeError
 
 __all__ = ["COMMANDS", "MNIST", "main", "parser"]
+
+
+class _Formatter(logging.Formatter):
+    """Formats messages without credentials; those of libraries may have the address of a server."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,14 +53,17 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(words)
     # INFO of this package, warnings of all libraries
-    logging.basicConfig(format=f"%(asctime)s {arguments.command}: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"%(asctime)s {arguments.command}: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("histocae").setLevel(logging.INFO)
-    handler: Callable[[argparse.Namespace], int] = arguments.handler
+    run: Callable[[argparse.Namespace], int] = arguments.handler
     try:
-        return handler(arguments)
+        return run(arguments)
     except HistocaeError as error:
         # one line, also where a library's message inside it has several
-        print(f"histocae {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        message = without_credentials(" ".join(str(error).split()))
+        print(f"histocae {arguments.command}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"histocae {arguments.command}: interrupted", file=sys.stderr)

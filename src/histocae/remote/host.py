@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import IO, cast
 
+from histocae.address import without_credentials
 from histocae.errors import RemoteError
 
 _UNREACHABLE = 255  # ssh's own exit code: the failure is not the command's
@@ -77,7 +78,7 @@ class Host:
         if code:
             last = (message.decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1]
             kind = UnreachableError if self.name and code == _UNREACHABLE else RemoteError
-            raise kind(f"{self}: {last}")
+            raise kind(without_credentials(f"{self}: {last}"))
         return out.decode(errors="replace")
 
 

@@ -46,7 +46,7 @@ def is_done(params: Params, name: str, since: float) -> bool:
 
     record, layout = TrainingRecord(name), paths.MAIN
     description = recipe.describe(params, name, PatchStore(paths.PATCHES), layout.splits, layout.trained)
-    return record.is_of(description) and record.run["end"] >= 1000 * since
+    return record.is_of(description) and record.run["end"] >= int(1000 * since)
 
 
 def train(params: Params, name: str, layout: paths.Layout, description: dict[str, Any] | None = None) -> "CAE":

@@ -55,4 +55,4 @@ def is_done(params: Params, name: str, since: float) -> bool:
 
     model, record = params.model(name), MnistRecord(name)
     description = describe(params, name, model, params.seed if model.seed is None else model.seed)
-    return record.is_of(description) and record.run["end"] >= 1000 * since
+    return record.is_of(description) and record.run["end"] >= int(1000 * since)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from mlflow.entities import Run, RunStatus, RunTag
 
+from histocae.address import origin, without_credentials
 from histocae.errors import RemoteError, TrackingError
 from histocae.remote import dvc_locks, places
 from histocae.tracking.environment import address
@@ -81,7 +82,7 @@ def conclude(run_id: str, status: str, reason: str | None, changed: dvc_locks.Ch
         if run.info.status == "RUNNING":
             api.set_terminated(run.info.run_id, status)
     if reason is not None:
-        api.set_tag(run_id, REASON, reason[:REASON_LENGTH])
+        api.set_tag(run_id, REASON, without_credentials(reason)[:REASON_LENGTH])
     api.set_terminated(run_id, status)
 
 
@@ -166,7 +167,10 @@ def mark_scheduled(run_id: str, tags: Mapping[str, str], name: str | None = None
 
     """
     api = client()
-    _set_tags(api, run_id, tags)
+    # MLflow's own tags have the address of the git remote, which may have a token in it
+    known = api.get_run(run_id).data.tags
+    clean = {key: text for key, value in known.items() if (text := without_credentials(value)) != value}
+    _set_tags(api, run_id, clean | dict(tags))
     api.update_run(run_id, status="SCHEDULED", name=name)
     return read(run_id)
 
@@ -241,7 +245,7 @@ def environment_of_job(names: Sequence[str], uri: str | None) -> dict[str, str]:
     uri = uri or address()
     if not uri.startswith(("http://", "https://")):
         raise RemoteError(
-            f"MLFLOW_TRACKING_URI is {uri}, which another machine can't reach; name a server (docs/remote.md)"
+            f"MLFLOW_TRACKING_URI is {origin(uri)}, which another machine can't reach; name a server (docs/remote.md)"
         )
     from mlflow.utils.credentials import read_mlflow_creds
 
