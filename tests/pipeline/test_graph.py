@@ -147,7 +147,7 @@ def test_no_module_is_left_out_of_the_lineage_by_mistake():
         "progress.py",
         "stages/inventory.py",
         "report/templates/mnist.html",
-        "tracking/environment.py",
+        "tracking/database.py",
         "tracking/live.py",
         "tracking/server.py",
         "workers/dask_cluster.py",

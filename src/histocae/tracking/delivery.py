@@ -187,10 +187,10 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
         )
         run_id = _results(api, experiment_id, results)
 
-        def save(model_id: str) -> None:
+        def save(model_id: str, of_run: str | None) -> None:
             with pairs.as_python_model(pair) as arguments:
                 model = logged_models.MODEL
-                Model.log(None, mlflow.pyfunc, name=model, model_id=model_id, run_id=run_id, **arguments)
+                Model.log(None, mlflow.pyfunc, name=model, model_id=model_id, run_id=of_run, **arguments)
 
         model_id = logged_models.logged(api, experiment_id, run_id, pair.state, {"cohort": "pair"}, save)
         run = _end(api, run_id, end)

@@ -21,7 +21,12 @@ PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
 
 
 def logged(
-    api: MlflowClient, experiment_id: str, run_id: str, state: str, tags: dict[str, str], save: Callable[[str], None]
+    api: MlflowClient,
+    experiment_id: str,
+    run_id: str,
+    state: str,
+    tags: dict[str, str],
+    save: Callable[[str, str | None], None],
 ) -> str:
     """Find the run's logged model of this state, or have it saved under a new id.
 
@@ -33,7 +38,7 @@ def logged(
         run_id: of the run.
         state: of the model: a fingerprint of its weights and whatever else is saved.
         tags: of a new logged model.
-        save: saves the model under an id.
+        save: saves the model; it takes the logged model's id, and the id of the run that gets it as an output.
 
     Returns:
         The logged model's id.
@@ -42,21 +47,21 @@ def logged(
     for model in api.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
         if model.status == LoggedModelStatus.READY and model.tags.get("weights") == state:
             if not _has_model_files(api, model.model_id):
-                _save(save, model.model_id)
+                _save(save, model.model_id, None)  # the run already has it as an output
             return str(model.model_id)
         if model.status != LoggedModelStatus.READY:
             api.delete_logged_model(model.model_id)
     created = api.create_logged_model(
         experiment_id, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags}
     )
-    _save(save, created.model_id)
+    _save(save, created.model_id, run_id)
     return str(created.model_id)
 
 
-def _save(save: Callable[[str], None], model_id: str) -> None:
+def _save(save: Callable[[str, str | None], None], model_id: str, run_id: str | None) -> None:
     # MLflow's check of the input example prints Keras' progress bar
     with contextlib.redirect_stdout(io.StringIO()):
-        save(model_id)
+        save(model_id, run_id)
 
 
 def _has_model_files(api: MlflowClient, model_id: str) -> bool:
@@ -102,7 +107,7 @@ def autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Trai
 
     """
 
-    def save(model_id: str) -> None:
+    def save(model_id: str, of_run: str | None) -> None:
         backend.start()
         from histocae.networks.cae import CAE, with_rescaling
 
@@ -117,7 +122,7 @@ def autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: Trai
             _KerasFlavor,
             name=MODEL,
             model_id=model_id,
-            run_id=run_id,
+            run_id=of_run,
             model=with_rescaling(cae),
             signature=signature,
             input_example=np.zeros((1, *shape), np.uint8),
