@@ -1,10 +1,79 @@
 """The errors that a user can remedy. Each is one line: the problem, where it is, the remedy.
 
-The command line prints them without a traceback and exits with 1. Any other exception
-is a bug and keeps its traceback.
+The command line prints them without a traceback and exits with 1. It does the same with errors of the operating
+system, such as a full disk. Any other exception is a bug and keeps its traceback.
 """
 
-from collections.abc import Sequence
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# A full disk, too few file handles and the like: no fault of the file that is read, nor of its slide.
+MACHINE = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+    )
+)
+_ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM)
+# libraries in C report these by the system's text, or by `errno = 28`, in an exception of another type
+_IN_TEXT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
+_PARTLY_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # numpy
+
+
+def system_errno(error: BaseException) -> int | None:
+    """Return the number of the operating system's error that an exception reports; None if it reports none.
+
+    >>> import errno
+    >>> errno.errorcode[system_errno(RuntimeError("write failed: errno = 28, error message = 'No space left'"))]
+    'ENOSPC'
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if isinstance(error, OSError) and _PARTLY_WRITTEN.search(text):
+        return errno.ENOSPC
+    texts = (number for number in _IN_TEXT if f"errno = {number}," in text or os.strerror(number) in text)
+    return next(texts, None)
+
+
+def blames_machine(error: BaseException) -> bool:
+    """Return whether an error met with a file is the machine's: another file would fare no better."""
+    return system_errno(error) in MACHINE
+
+
+@contextmanager
+def naming(path: Path, aside: Path) -> Iterator[None]:
+    """Let the system's errors name a file: writing to an open file names none.
+
+    Args:
+        path: to be named.
+        aside: where the file is written first, which says nothing to a user.
+
+    Yields:
+        Nothing.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        number = system_errno(error)
+        if error.errno is None and number is not None:  # numpy
+            raise OSError(number, os.strerror(number), str(path)) from error
+        if error.filename is None and number in _ON_DISK:
+            error.filename = str(path)
+        elif isinstance(error.filename, str | Path):
+            error.filename = str(error.filename).replace(str(aside), str(path))
+        raise
 
 
 def shortened(reasons: Sequence[str], most: int = 3) -> str:

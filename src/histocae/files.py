@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from histocae.errors import DataError, YamlError
+from histocae.errors import DataError, YamlError, naming
 
 if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
     import pandas as pd
@@ -44,6 +44,26 @@ def _runs(process: int) -> bool:
     return psutil.pid_exists(process)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Check that the disk takes a file, for libraries that crash where it does not (h5py, memory maps).
+
+    Args:
+        path: of the file, which must not be there.
+        size: of the file in bytes.
+
+    Raises:
+        OSError: the disk is full, or takes no file of this size.
+
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with naming(path, path), open(path, "xb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, max(1, size))
+    finally:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that replaces `path` only if the block ends without an error.
@@ -60,11 +80,12 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     aside = _aside(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
-        with open(aside, mode, encoding=encoding, newline=newline) as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(aside, path)
+        with naming(path, aside):
+            with open(aside, mode, encoding=encoding, newline=newline) as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -74,13 +95,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Make an empty folder that replaces `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
-    aside.mkdir()
     try:
-        yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+        with naming(path, aside):
+            aside.mkdir()
+            yield aside
+            for file in aside.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
         former = aside.with_suffix(".former.part")
         if path.exists():
             os.replace(path, former)

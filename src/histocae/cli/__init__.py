@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 from histocae import __version__
 from histocae.address import without_credentials
-from histocae.cli import completion, jobs, plan, stages
+from histocae.cli import completion, jobs, plan, signals, stages, streams, system_errors
 from histocae.cli.stages import COMMANDS, MNIST
 from histocae.errors import HistocaeError
 
+# killed by SIGTERM or a closed terminal, they leave the jobs on other machines running; Ctrl-C cancels these
+_LEAVE_JOBS = ("jobs", "sweep")
 __all__ = ["COMMANDS", "MNIST", "main", "parser"]
 
 
@@ -48,23 +50,50 @@ def main(words: Sequence[str] | None = None) -> int:
         words: of the command line, without the program; None: those of this process.
 
     Returns:
-        The exit code: 0, 1 after one line about an error that a user can fix, or 130 after Ctrl-C.
+        The exit code: 0, or 1 after one line about an error that a user can fix. A signal gives 128 and its number,
+        after one line: 130 after Ctrl-C, 143 after SIGTERM. 141: nobody reads the output any more.
 
     """
-    arguments = parser().parse_args(words)
+    streams.prepare()
+    name, line = "histocae", None
+    try:
+        with signals.raised(signals.INTERRUPT):
+            arguments = _parsed(words)
+        name = f"histocae {arguments.command}"
+        with signals.raised(signals.INTERRUPT if arguments.command in _LEAVE_JOBS else signals.ALL):
+            code = _run(arguments)
+            streams.flush()
+    except HistocaeError as error:
+        # one line, also where a library's message inside it has several
+        line, code = " ".join(str(error).split()), 1
+    except signals.Ended as end:
+        line, code = end.words, 128 + end.number
+    except KeyboardInterrupt:
+        line, code = "interrupted", 130
+    except Exception as error:  # libraries have own types for a full disk; a bug is raised again
+        if streams.is_unread(error):
+            return 141
+        line, code = system_errors.explain(error), 1
+        if line is None:
+            raise
+    if line is not None:
+        streams.report(f"{name}: {without_credentials(line)}")
+    return code
+
+
+def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return parser().parse_args(words)
+    except SystemExit:
+        streams.flush()  # --help
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> int:
     # INFO of this package, warnings of all libraries
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"%(asctime)s {arguments.command}: %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("histocae").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], int] = arguments.handler
-    try:
-        return run(arguments)
-    except HistocaeError as error:
-        # one line, also where a library's message inside it has several
-        message = without_credentials(" ".join(str(error).split()))
-        print(f"histocae {arguments.command}: {message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"histocae {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+    return run(arguments)

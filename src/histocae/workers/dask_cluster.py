@@ -3,9 +3,11 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import islice
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask_jobqueue.slurm import SLURMCluster
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security, wait
 
 from histocae.errors import DataError
@@ -22,6 +23,8 @@ from histocae.params import Executor as ExecutorParams
 from histocae.paths import PACKAGE, SCRATCH
 
 if TYPE_CHECKING:
+    from dask_jobqueue.slurm import SLURMCluster
+
     from histocae.progress import Bar
 
 log = logging.getLogger(__name__)
@@ -128,14 +131,15 @@ def _ended(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:
         except TimeoutError:
             if client.scheduler_info()["n_workers"]:
                 continue
-        if isinstance(client.cluster, SLURMCluster) and not _queued(client.cluster, polls):
+        # no cluster: of a running scheduler
+        if not isinstance(client.cluster, LocalCluster | None) and not _queued(client.cluster, polls):
             raise DataError(f"all jobs of Slurm have ended before the work was done: see {LOGS}; then run this again")
         if not polls:
             log.info("waiting for workers")
         polls += 1
 
 
-def _queued(cluster: SLURMCluster, polls: int) -> bool:
+def _queued(cluster: "SLURMCluster", polls: int) -> bool:
     """Return whether a job of the cluster waits or runs; True where Slurm does not answer."""
     ids = [job.job_id for job in cluster.workers.values() if getattr(job, "job_id", None)]
     if not ids:
@@ -198,9 +202,9 @@ def held(params: ExecutorParams, cores: int) -> Iterator[None]:
 
 @contextmanager
 def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
-    for name in ("", ".client", ".worker", ".nanny", ".scheduler"):
+    for name in ("asyncio", *(f"distributed{part}" for part in ("", ".client", ".worker", ".nanny", ".scheduler"))):
         # the death of a worker or of the scheduler is reported by `spread`
-        logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(SETTINGS):
         if params.scheduler is not None:
             try:
@@ -212,7 +216,7 @@ def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
                 yield client
             return
         LOGS.mkdir(parents=True, exist_ok=True)
-        with _keys(Path.cwd() / LOGS) as keys, _cluster(params, cores, keys) as cluster, Client(cluster) as client:
+        with _keys(Path.cwd() / LOGS) as keys, _start(params, cores, keys) as cluster, Client(cluster) as client:
             yield client
 
 
@@ -230,9 +234,34 @@ def _keys(folder: Path) -> Iterator[Security]:
         yield Security(require_encryption=True, tls_ca_file=files["ca_file"], **roles)
 
 
-def _cluster(params: ExecutorParams, cores: int, keys: Security) -> LocalCluster | SLURMCluster:
+def _start(params: ExecutorParams, cores: int, keys: Security) -> "LocalCluster | SLURMCluster":
+    """Start a cluster. A signal that comes meanwhile waits: nothing closes a cluster that is half started."""
+    kind = LocalCluster if params.slurm is None else _slurm_class()
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(_cluster, kind, params, cores, keys)
+        try:
+            return starting.result()
+        except KeyboardInterrupt:
+            if starting.exception() is None:
+                starting.result().close()
+            raise
+        except RuntimeError as error:
+            problem = error.__cause__ or error
+            raise DataError(f"executor: Dask's workers did not start: {problem}; run this again") from None
+
+
+def _slurm_class() -> "type[SLURMCluster]":
+    """Import the class. Its package would let Ctrl-C end this process as if the work were done: with exit code 0."""
+    former = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue.slurm import SLURMCluster
+
+    signal.signal(signal.SIGINT, former)
+    return SLURMCluster
+
+
+def _cluster(kind: Any, params: ExecutorParams, cores: int, keys: Security) -> Any:
     if params.slurm is None:
-        return LocalCluster(
+        return kind(
             n_workers=params.workers or cores,
             threads_per_worker=1,
             processes=True,
@@ -242,7 +271,7 @@ def _cluster(params: ExecutorParams, cores: int, keys: Security) -> LocalCluster
             protocol="tls://",
         )
     slurm, folder = params.slurm, Path.cwd()
-    cluster = SLURMCluster(
+    cluster = kind(
         queue=slurm.partition,
         account=slurm.account,
         cores=slurm.cores,
