@@ -51,6 +51,26 @@ def blames_machine(error: BaseException) -> bool:
     return system_errno(error) in MACHINE
 
 
+def check_opens(path: Path) -> None:
+    """Check, after a library failed to read a file, that the failure is the file's.
+
+    OpenSlide calls a slide unsupported where this process has too many open files.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: this process can open no file.
+
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        if blames_machine(error):
+            raise
+
+
 @contextmanager
 def naming(path: Path, aside: Path) -> Iterator[None]:
     """Let the system's errors name a file: writing to an open file names none.
@@ -61,6 +81,9 @@ def naming(path: Path, aside: Path) -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Raises:
+        OSError: of the block, with the name.
 
     """
     try:

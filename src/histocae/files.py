@@ -44,12 +44,12 @@ def _runs(process: int) -> bool:
     return psutil.pid_exists(process)
 
 
-def reserve(path: Path, size: int) -> None:
-    """Check that the disk takes a file, for libraries that crash where it does not (h5py, memory maps).
+def reserve(path: Path, size: int | None = None) -> None:
+    """Let the disk set space for a file aside, for writers that crash on a full disk (HDF5, memory maps).
 
     Args:
-        path: of the file, which must not be there.
-        size: of the file in bytes.
+        path: of the file; it is made if it is not there.
+        size: of the file in bytes; None: the size that it has, with holes.
 
     Raises:
         OSError: the disk is full, or takes no file of this size.
@@ -58,10 +58,11 @@ def reserve(path: Path, size: int) -> None:
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
-        with naming(path, path), open(path, "xb") as handle:
-            os.posix_fallocate(handle.fileno(), 0, max(1, size))
-    finally:
+        with naming(path, path), open(path, "ab") as handle:
+            os.posix_fallocate(handle.fileno(), 0, size or handle.tell())
+    except OSError:
         path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from histocae.errors import DataError
 from histocae.evaluation import reconstruction, samples
+from histocae.files import reserve
 from histocae.networks import backend
 from histocae.networks.cae import CAE
 from histocae.params import Params
@@ -107,6 +108,8 @@ class Passes:
         shape = (len(rows), *self._cae.encoder.output_shape[1:])
         # the file gets its full size first, because many workers write into it; the latents may exceed the memory
         np.lib.format.open_memmap(out, "w+", np.float32, shape).flush()
+        # a full disk would end a process that writes into a memory map, without an error
+        reserve(out)
         if self._local(rows):
             _encode(self._cae, self._store.select(rows), label, out)
         else:

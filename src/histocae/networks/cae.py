@@ -7,7 +7,7 @@ import keras
 
 from histocae import checksums
 from histocae.files import replacing_folder, write_yaml
-from histocae.networks import saved
+from histocae.networks import saved, weights
 from histocae.networks.architectures import BUILDERS
 from histocae.networks.blocks import FILTERS, NetworkParams
 
@@ -167,8 +167,8 @@ class CAE:
     def save_into(self, folder: Path) -> None:
         """Write params.yaml and the weights into an existing folder, without their hashes."""
         write_yaml(dict(self.params), folder / saved.PARAMS_FILE)
-        self.encoder.save_weights(folder / saved.ENCODER_FILE)
-        self.decoder.save_weights(folder / saved.DECODER_FILE)
+        weights.save(self.encoder, folder / saved.ENCODER_FILE)
+        weights.save(self.decoder, folder / saved.DECODER_FILE)
 
 
 def with_rescaling(cae: CAE) -> keras.Model:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocae import checksums
-from histocae.errors import DataError, HistocaeError, one_line
+from histocae.errors import DataError, HistocaeError, blames_machine, one_line
 from histocae.files import fingerprint, read_json, sha256_once
 from histocae.networks.blocks import NetworkParams
 from histocae.networks.sizes import size
@@ -111,6 +111,8 @@ def load_weights(part: "keras.Model", file: Path) -> None:
             warnings.simplefilter("error", UserWarning)
             part.load_weights(file)
     except _FAULTS as error:
+        if blames_machine(error):
+            raise
         raise _refused(file, error) from None
     for weight in part.weights:
         if not np.isfinite(weight.numpy()).all():
@@ -160,6 +162,8 @@ def _count(file: Path) -> int:
                 taken += int(item.nbytes)
         whole = taken <= file.stat().st_size
     except _FAULTS as error:
+        if blames_machine(error):
+            raise
         raise _refused(file, error) from None
     if not whole:  # compressed, or claimed without being there: reading it might take any amount of memory
         raise DataError(f"{file}: claims {sum(sizes):,} numbers, more than it has room for; {_remedy(file.parent)}")

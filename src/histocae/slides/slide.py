@@ -17,7 +17,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from histocae.errors import SlideError
+from histocae.errors import SlideError, check_opens
 from histocae.scanners import MPP_RANGE
 from histocae.slides import tiled
 from histocae.slides.budget import TILE_BYTES, Budget
@@ -104,6 +104,7 @@ class Slide:
         try:
             return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
+            check_opens(self.path)
             raise SlideError(f"can't be opened as a slide: {error}") from None
 
     def _check(self) -> None:
@@ -241,6 +242,7 @@ class Slide:
         try:
             return handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except (openslide.OpenSlideError, OSError) as error:
+            check_opens(self.path)
             with self._reopening:
                 # other threads may still read by the former handle; it is closed when the last of them is done
                 if self._handle is handle:

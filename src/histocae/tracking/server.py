@@ -11,14 +11,13 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from histocae.address import origin, without_credentials
 from histocae.tracking import database
 from histocae.tracking.environment import address, call_limits, default_address, project_folder
 
-# failures are reported in one line, not with MLflow's traceback
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors are raised, too
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # all retries are reported as one failure
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it checks an example
@@ -39,7 +38,10 @@ def failure_message(error: Exception) -> str:
     """Describe a failure of the server in one line, without the credentials that its address may contain."""
     if isinstance(error.__context__ or error, RequestException):
         return f"tracking server {origin(mlflow.get_tracking_uri())} can't be reached, or fails"
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    cause = error.__cause__ or error
+    # the database's own message: SQLAlchemy's begins with advice to its caller
+    problem = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else error
+    line = (str(problem).splitlines() or [type(problem).__name__])[0]
     line = without_credentials(line)  # before it is cut, else a half secret would not be found
     return f"tracking server: {line if len(line) <= SHOWN else line[:SHOWN] + ' ...'}"
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import keras
 
-from histocae.errors import HistocaeError, TrainingError, one_line
+from histocae.errors import HistocaeError, TrainingError, blames_machine, one_line
 from histocae.files import fingerprint as hash_of
 from histocae.files import read_json, sha256_once, write_json
+from histocae.networks import weights
 
 _STATE = "state.json"
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def save(model: keras.Model, state: State, folder: Path, fingerprint: str, bette
     folder.mkdir(parents=True, exist_ok=True)
     last, best = folder / state.last_file, folder / state.best_file
     aside = folder / "aside.weights.h5"
-    model.save_weights(aside)
+    weights.save(model, aside)
     with open(aside, "rb") as handle:
         os.fsync(handle.fileno())
     os.replace(aside, last)
@@ -165,6 +166,8 @@ def _load(model: keras.Model, file: Path) -> None:
             warnings.simplefilter("error", UserWarning)  # about layers that the file lacks
             model.load_weights(file)
     except (OSError, ValueError, KeyError, UserWarning) as error:
+        if blames_machine(error):
+            raise
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         raise TrainingError(f"{file}: checkpoint not usable: {one_line(error)}") from None

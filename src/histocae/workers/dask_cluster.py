@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -238,7 +239,7 @@ def _start(params: ExecutorParams, cores: int, keys: Security) -> "LocalCluster 
     """Start a cluster. A signal that comes meanwhile waits: nothing closes a cluster that is half started."""
     kind = LocalCluster if params.slurm is None else _slurm_class()
     with ThreadPoolExecutor(1) as thread:
-        starting = thread.submit(_cluster, kind, params, cores, keys)
+        starting: ThreadFuture[LocalCluster | SLURMCluster] = thread.submit(_cluster, kind, params, cores, keys)
         try:
             return starting.result()
         except KeyboardInterrupt:
