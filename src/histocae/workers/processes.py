@@ -130,7 +130,8 @@ def _until_death(
             while True:
                 # no more tasks than workers: when a worker dies, few tasks are suspects
                 for position in islice(waiting, workers - len(running)):
-                    running[pool.submit(function, tasks[position])] = position
+                    with _signals_wait():  # submit starts processes
+                        running[pool.submit(function, tasks[position])] = position
                 if not running:
                     return ended, set()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -149,6 +150,26 @@ def _until_death(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals wait: a process that is half started can't be ended, and would print a traceback of its own."""
+    came: list[int] = []
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
+        former = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in former:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def count_cores() -> int:
