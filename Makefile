@@ -10,8 +10,8 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist test test-quick test-browser test-long test-remote test-faults test-jax coverage bench ui lint format lock \
-	environment clean
+.PHONY: run study mnist test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
+	lint format lock audit environment clean
 
 environment: $(STAMP)
 
@@ -48,7 +48,7 @@ test: lint
 
 # Under two minutes on two cores: no server and no process that runs a whole pipeline (tests/conftest.py).
 test-quick: $(STAMP)
-	$(ACTIVATE) python -m pytest -n 2 --dist loadfile -m "not slow and not browser and not long and not remote"
+	$(ACTIVATE) python -m pytest -n 2 --dist loadfile -m "not slow and not browser and not long and not remote and not faults"
 
 # Measures which lines of src the tests run, also in the processes that they start. Takes longer than `make test`.
 coverage: $(STAMP)
@@ -120,6 +120,11 @@ lock: $(STAMP)
 	$(ACTIVATE) uv pip compile benchmarks/requirements.in --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--upgrade --quiet --output-file benchmarks/requirements.lock
+
+# Checks the locked versions for known vulnerabilities; fails where it finds one, and where no vulnerability service is
+# reachable. requirements-gpu.lock has all packages of requirements.lock, in the same versions.
+audit: $(STAMP)
+	$(ACTIVATE) python tests/support/audit.py requirements-gpu.lock benchmarks/requirements.lock
 
 clean:
 	rm -rf $(VENV) $(JAX)

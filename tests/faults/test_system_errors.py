@@ -30,12 +30,13 @@ from support.workspace import ROOT, Result, Workspace, command, slide_row
 
 MODELS = {
     "all": {"filters": [4], "latent_features": 8},
-    "tumor": {"cohort": "tumor", "filters": [4]},
-    "normal": {"cohort": "normal", "filters": [4]},
+    "tumor": {"cohort": "tumor", "filters": [4], "latent_features": 8},
+    "normal": {"cohort": "normal", "filters": [4], "latent_features": 8},
 }
 SHORT = ("metadata", "slides", "patches", "split")
 LONG = ("train all", "evaluate all", "latent all", "tissue", "compare", "register")
-BEFORE = ("train tumor", "train normal", "evaluate tumor", "evaluate normal")  # what tissue reads
+# what the later ones read
+BEFORE = ("train tumor", "train normal", "evaluate tumor", "evaluate normal", "crossvalidate")
 # these differ from run to run: run ids and times
 OWN = ("models/runs", "models/registered.json")
 

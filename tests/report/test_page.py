@@ -1,11 +1,16 @@
 """Figures and the report page, with unusual names and sizes."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from histocae.report import page, plots
+
+TEMPLATES = Path(page.__file__).parent / "templates"
 
 
 @pytest.mark.parametrize("name", ["S$^$3", "a $ b $ c", "<slide> & \\frac", "x" * 300])
@@ -14,6 +19,27 @@ def test_any_name_can_be_a_title(tmp_path, name):
     plots.save(figure, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 100
+
+
+@pytest.mark.parametrize("template", sorted(file.name for file in TEMPLATES.glob("*.html")))
+def test_templates_escape_all_that_tables_say(template):
+    """Values are escaped, and stand in text or in quoted attributes: never in a script, a style or a link."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    assert not re.search(r"\|\s*safe\b|\bautoescape\b|<script|\bon\w+=|<!--|javascript:", text)
+    assert not re.search(r"=\s*'?\{\{", text)  # an attribute without double quotes
+    assert set(re.findall(r'(\w+)="[^"]*\{\{', text)) <= {"src", "alt"}
+    assert all(source.startswith("{{ ") and "embedded" in source for source in re.findall(r'src="([^"]*)"', text))
+    assert not any("{{" in style for style in re.findall(r"(?s)<style>.*?</style>", text))
+
+
+def test_render_escapes_markup_and_quotes():
+    hostile = "\"><img src=x onerror='alert(1)'>"
+    environment = page.environment()
+    macro = (
+        "{% macro f(x) %}<p title=\"{{ x }}\">{{ x }}</p>{% endmacro %}{{ f(x) }}{{ [x] | join(', ') }}{{ x ~ 'a' }}"
+    )
+    text = environment.from_string(macro).render(x=hostile)
+    assert "<img" not in text and "'" not in text.replace("&#39;", "") and text.count('"') == 2
 
 
 def test_an_image_too_tall_for_webp_is_made_smaller(tmp_path):

@@ -137,6 +137,21 @@ def test_workers_evaluate_and_encode_with_a_model_as_one_process_does(trained_pr
     assert project.outputs("models/latents", "reports/models") == before
 
 
+def test_ctrl_c_ends_work_on_dask_as_interrupted_not_as_done(project):
+    """A library that Dask's jobs need would end the process with exit code 0."""
+    project.slides("a", "b", "c", "d")
+    project.make(*ALL_STAGES[:-2])
+    project.params(executor__kind="dask", executor__workers=2)
+    command = [sys.executable, "-c", "import sys; from histocae.cli import main; sys.exit(main())", "patches"]
+    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    with subprocess.Popen(command, cwd=project.folder, stderr=subprocess.PIPE, text=True, **interruptible) as stage:
+        services.wait_for(lambda: list((project.folder / ".histocae/dask").glob("keys-*")), "dask")
+        stage.send_signal(signal.SIGINT)
+        lines = stage.communicate(timeout=60)[1].splitlines()
+    assert stage.returncode == 130 and lines[-1] == "histocae patches: interrupted", lines
+    assert not [line for line in lines[:-1] if "patches of 4 slides to extract" not in line]
+
+
 def test_conflicting_params_are_reported(project):
     project.params(executor__kind="dask", executor__scheduler="tcp://127.0.0.1:1", executor__slurm=SLURM)
     assert "executor: scheduler names a running cluster, slurm starts one" in project.run("metadata").only_line

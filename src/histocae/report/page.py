@@ -156,15 +156,20 @@ def render(template: str, **values: object) -> str:
         HTML that needs no other file.
 
     """
-    environment = jinja2.Environment(
+    return environment().get_template(template).render(**values)
+
+
+def environment() -> jinja2.Environment:
+    """Make the environment of the templates: it escapes all values, so that no table can put markup on the page."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("histocae.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"embedded": _embedded, "interval": _interval, "number": _number, "p": _p}
-    return environment.get_template(template).render(**values)
+    made.filters |= {"embedded": _embedded, "interval": _interval, "number": _number, "p": _p}
+    return made
 
 
 def _spread(files: list[Path], most: int) -> list[Path]:
