@@ -36,7 +36,10 @@ MODELS = {
 SHORT = ("metadata", "slides", "patches", "split")
 LONG = ("train all", "evaluate all", "latent all", "tissue", "compare", "register")
 # what the later ones read
-BEFORE = ("train tumor", "train normal", "evaluate tumor", "evaluate normal", "crossvalidate")
+BEFORE = (
+    *(f"{stage} {model}" for model in ("tumor", "normal") for stage in ("train", "evaluate", "latent")),
+    "crossvalidate",
+)
 # these differ from run to run: run ids and times
 OWN = ("models/runs", "models/registered.json")
 

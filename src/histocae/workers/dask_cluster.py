@@ -22,6 +22,7 @@ from histocae.errors import DataError
 from histocae.files import code_fingerprint, write_text
 from histocae.params import Executor as ExecutorParams
 from histocae.paths import PACKAGE, SCRATCH
+from histocae.workers.processes import spared_ctrl_c
 
 if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
@@ -239,7 +240,8 @@ def _start(params: ExecutorParams, cores: int, keys: Security) -> "LocalCluster 
     """Start a cluster. A signal that comes meanwhile waits: nothing closes a cluster that is half started."""
     kind = LocalCluster if params.slurm is None else _slurm_class()
     with ThreadPoolExecutor(1) as thread:
-        starting: ThreadFuture[LocalCluster | SLURMCluster] = thread.submit(_cluster, kind, params, cores, keys)
+        with spared_ctrl_c():
+            starting: ThreadFuture[LocalCluster | SLURMCluster] = thread.submit(_cluster, kind, params, cores, keys)
         try:
             return starting.result()
         except KeyboardInterrupt:

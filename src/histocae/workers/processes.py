@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def _until_death(
             while True:
                 # no more tasks than workers: when a worker dies, few tasks are suspects
                 for position in islice(waiting, workers - len(running)):
-                    with _signals_wait():  # submit starts processes
+                    with spared_ctrl_c(), _signals_wait():  # submit starts processes
                         running[pool.submit(function, tasks[position])] = position
                 if not running:
                     return ended, set()
@@ -150,6 +151,20 @@ def _until_death(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def spared_ctrl_c() -> Iterator[None]:
+    """Let processes and threads that start in this block leave Ctrl-C to this one, from their first moment on."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else the first process starts it, which lets the signal through again
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # they inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 @contextmanager
