@@ -31,7 +31,7 @@ from memory_training import anonymous
 from histocae import params_file, paths
 from histocae.files import fingerprint, read_table, write_json
 from histocae.patches import integrity
-from histocae.patches.shards import ShardRecord, hashes_of_files
+from histocae.patches.shard_record import ShardRecord, hashes_of_files
 from histocae.patches.store import SHARDS
 from histocae.sources import slide_source
 from histocae.sources.tables import METADATA_TEXTS

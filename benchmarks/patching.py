@@ -13,7 +13,8 @@ import yaml
 from harness import in_turn, record
 
 from histocae.params import Patches
-from histocae.patches.shards import ShardRecord, ShardTask, make_shard
+from histocae.patches.shard_record import ShardRecord, ShardTask
+from histocae.patches.shards import make_shard
 
 SIDE = 8192  # of the slide in pixels
 ROUNDS = 2

@@ -18,8 +18,8 @@ from PIL import Image
 from histocae.errors import SlideError
 from histocae.params import Patches
 from histocae.patches import grid as grid_module
-from histocae.patches import shards
 from histocae.patches.grid import Grid, PatchPlan, read_patches
+from histocae.patches.shard_record import ShardTask
 from histocae.slides import tiled
 from histocae.slides.slide import Slide
 from histocae.workers import processes
@@ -298,7 +298,7 @@ def test_no_patch_is_lost_where_openslide_reads_a_damaged_tile(project):
 
 def test_the_number_of_threads_does_not_change_a_fingerprint():
     params = Patches(**yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["patches"])
-    task = shards.ShardTask(
+    task = ShardTask(
         slide_id="a",
         files=("a.tif",),
         source=None,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from histocae.params import Bounds
 from histocae.patches import shards
+from histocae.patches.shard_record import ShardRecord, ShardTask
 from histocae.slides.budget import Budget
 from support.make_data import write_slide
 from support.workspace import Workspace, slide_row
@@ -34,7 +35,7 @@ def hang(seconds: float) -> None:
         time.sleep(600)
 
 
-def extract_or_die(task: shards.ShardTask) -> shards.ShardRecord:
+def extract_or_die(task: ShardTask) -> ShardRecord:
     """Extract the patches of a slide; at the slide `bad` the process dies, as if a decoder crashed."""
     if task.slide_id == "bad":
         os._exit(11)

@@ -34,7 +34,8 @@ from histocae import params_file
 from histocae.errors import HistocaeError
 from histocae.files import read_table, write_table
 from histocae.patches import tiles
-from histocae.patches.shards import ShardTask, make_shard
+from histocae.patches.shard_record import ShardTask
+from histocae.patches.shards import make_shard
 from histocae.patches.store import PatchStore
 from histocae.sources import slide_source
 from histocae.sources.tables import METADATA_TEXTS

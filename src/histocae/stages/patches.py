@@ -18,7 +18,8 @@ from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
 from histocae.patches import integrity, previews, store
-from histocae.patches.shards import ShardRecord, ShardTask, finished, hashes_of_files, make_shard
+from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files
+from histocae.patches.shards import make_shard
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
@@ -33,6 +34,7 @@ CODE = (
     "patches/previews",
     "patches/sampling",
     "patches/shard_file",
+    "patches/shard_record",
     "patches/shards",
     "patches/stored",
     "patches/tiles",

@@ -1,0 +1,196 @@
+"""The task of extracting a slide's patches, and the record of its outcome.
+
+A shard is complete when its record is there, has the fingerprint of its inputs, and the files made of the slide are
+as they were written. A run after one that was killed resumes with the slides whose shards are not complete.
+"""
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from histocae.errors import SlideError
+from histocae.files import fingerprint, read_json_or_none, sha256, write_json
+from histocae.params import Patches as PatchParams
+from histocae.patches import integrity, previews
+from histocae.patches.shard_file import shard_name
+from histocae.slides.slide import Slide, in_range
+from histocae.slides.units import MicronsPerPixel
+from histocae.sources.slide_source import Source
+
+log = logging.getLogger(__name__)
+NO_TISSUE = "shows no tissue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """A slide whose patches become a shard.
+
+    Attributes:
+        slide_id: of the slide.
+        files: its files as its table names them: one slide, or many tiles.
+        source: of the files.
+        own_mpp: microns per level-0 pixel from the slide's table; None: as the slide states.
+        default_mpp: microns per level-0 pixel where the slide states none. Both None for tiles.
+        params: the section `patches` of params.yaml.
+        seed: of the sample, where there is a cap.
+        shards: folder of the shards.
+        overviews: folder of the overview images.
+        previews: folder of previews for later figures; see `patches.previews`.
+        made_from: fingerprint of the slide's bytes and the code that reads them.
+        by_default: the slide states nothing, so that default_mpp counts: known once it has been opened.
+        threads: that decode; the shard does not depend on their number.
+
+    """
+
+    slide_id: str
+    files: tuple[str, ...]
+    source: Source
+    own_mpp: MicronsPerPixel | None
+    default_mpp: MicronsPerPixel | None
+    params: PatchParams
+    seed: int
+    shards: Path
+    overviews: Path
+    previews: Path
+    made_from: str
+    by_default: bool = False
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """The shard's name: a new one for other input, so that it never replaces the former shard."""
+        return f"{shard_name(self.slide_id)}.{self.fingerprint[:8]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that the shard depends on."""
+        params = self.params.model_dump(exclude={"bounds"})  # which decide whether there is a shard, not what it is
+        mpp = [in_range(self.own_mpp), self.default_mpp if self.by_default else None]
+        return fingerprint([self.slide_id, self.files, mpp, params, self.seed, self.made_from])
+
+    @property
+    def overview_file(self) -> Path:
+        """The overview image."""
+        return self.overviews / f"{self.name}.png"
+
+    def settled(self) -> "ShardTask":
+        """Find out whether default_mpp counts; a slide that can't be opened leaves the task as it is."""
+        if self.default_mpp is None:
+            return self
+        try:
+            with Slide(self.source.fetch(self.slide_id, self.files[0])) as slide:
+                _, origin = slide.microns(self.own_mpp, self.default_mpp)
+        except SlideError:
+            return self
+        # the file was checked when it was fetched here; it is not read a second time for that
+        return replace(self, by_default=origin == "data.mpp", source=replace(self.source, checked=True))
+
+    @property
+    def sample_seed(self) -> list[int]:
+        """The seed of this slide's sample; it does not depend on the other slides."""
+        return [self.seed, int(fingerprint(self.slide_id)[:8], 16)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """The outcome of extracting a slide's patches.
+
+    Attributes:
+        slide_id: of the slide.
+        shard: its name.
+        reason: why the slide or a part of it was set aside; None where nothing was.
+        failed: the reason is a failure of the slide: not that it shows no tissue, nor that
+            some of its tiles are damaged.
+        kept: patches in the shard.
+        counts: cells by reason.
+        level: that was read; None for tiles.
+        mpp: microns per level-0 pixel; None for tiles.
+        patch_mpp: microns per patch pixel; None for tiles.
+        mpp_from: where mpp comes from: table, slide or data.mpp.
+        width: level-0 pixels of the slide.
+        height: level-0 pixels of the slide.
+        failures: every failure; a slide has at most one, its tiles may have many.
+        files: SHA-256 of each file made of the slide, hex; see `hashes_of_files`.
+        bounds: `patches.bounds`, where the slide is over one of them.
+
+    """
+
+    slide_id: str
+    shard: str
+    reason: str | None
+    failed: bool
+    kept: int
+    counts: dict[str, int]
+    level: int | None = None
+    mpp: MicronsPerPixel | None = None
+    patch_mpp: MicronsPerPixel | None = None
+    mpp_from: str | None = None
+    width: int | None = None
+    height: int | None = None
+    failures: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, float] | None = None
+
+
+def finished(task: ShardTask) -> ShardRecord | None:
+    """Return the record of a shard that an earlier run completed from the same input; None if there is none."""
+    # the slide may have been deleted; without opening it, the shard may be of either name
+    either = [_finished(task)] + [_finished(replace(task, by_default=True))] * (task.default_mpp is not None)
+    return next((record for record in either if record is not None), None)
+
+
+def _finished(task: ShardTask) -> ShardRecord | None:
+    record = _read_record(task)
+    if record is None:
+        return None
+    if record.reason and record.reason != NO_TISSUE and task.source.keep:
+        # the failure may have been the disk's: the slide is tried again, unless it had to be fetched again for that
+        return None
+    if record.bounds not in (None, task.params.bounds.model_dump()):
+        return None  # the slide may be within the present bounds
+    if (record.mpp_from == "data.mpp") != task.by_default:
+        return None
+    if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
+        return None  # the slide lacked microns per pixel, which data.mpp has now
+    for path in integrity.differing(hashes_of_files(task, record)):
+        if path.exists():
+            log.warning("%s: %s; the slide's patches are extracted again", path, integrity.DIFFERS)
+        return None
+    return record
+
+
+def _read_record(task: ShardTask) -> ShardRecord | None:
+    """Read the record of a shard; None where it is missing, damaged, or of other input."""
+    values = read_json_or_none(task.shards / f"{task.name}.json")
+    if not isinstance(values, dict) or values.pop("sha256", None) != fingerprint(values):
+        return None
+    if values.pop("fingerprint") != task.fingerprint:
+        return None
+    return ShardRecord(**values)
+
+
+def _files(task: ShardTask, shard: str) -> dict[str, Path]:
+    """Name all files that may be made of a slide, but for the record."""
+    return {
+        "shard": task.shards / f"{shard}.npy",
+        "rows": task.shards / f"{shard}.csv",
+        "overview": task.overviews / f"{shard}.png",
+        **previews.files(task.previews, shard),
+    }
+
+
+def hash_files(task: ShardTask) -> dict[str, str]:
+    """Return the SHA-256 (hex) of each file that was made of a slide, by what it is."""
+    return {name: sha256(path) for name, path in _files(task, task.name).items() if path.is_file()}
+
+
+def write_record(task: ShardTask, record: ShardRecord) -> None:
+    """Write the record of a shard, the last of its files: with it, the shard is complete."""
+    values = {**vars(record), "fingerprint": task.fingerprint}
+    write_json({**values, "sha256": fingerprint(values)}, task.shards / f"{task.name}.json")
+
+
+def hashes_of_files(task: ShardTask, record: ShardRecord) -> dict[Path, str]:
+    """Return the SHA-256 (hex) that each file made of a slide had when it was written."""
+    return {path: record.files[name] for name, path in _files(task, record.shard).items() if name in record.files}
