@@ -7,24 +7,28 @@
 | DICOM | the files of its folder that have the same SeriesInstanceUID |
 """
 
+import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
-from struct import Struct, error
 
 MOST_TEXT = 2**20  # bytes of a VMS or VMU file that are read; they have a few lines
-# a DICOM file begins with 128 bytes of any content and this mark; then its elements are in the order of their tags
-DICOM_START = 128
-DICOM_MARK = b"DICM"
-SERIES = (0x0020, 0x000E)  # tag of the SeriesInstanceUID
-MOST_DICOM = 2**20  # bytes in which that tag is looked for
-# value representations whose length has four bytes, after two that are reserved
-LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-ELEMENT = Struct("<HH2sH")  # group, number, value representation, length
-LENGTH = Struct("<I")
-# items of a sequence have no value representation: group and number, length
-ITEM_HEAD = Struct("<II")
-ITEM, ITEM_END, SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
-UNDEFINED = 0xFFFFFFFF  # a length: up to the mark of the end
+DICOM_START, DICOM_MARK = 128, b"DICM"  # where the mark of a DICOM file begins
+SERIES = 0x0020000E  # tag of the SeriesInstanceUID; elements are in the order of their tags
+# of pydicom about files that are damaged
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    struct.error,
+)
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -77,47 +81,15 @@ def _series(path: Path, *_state: int) -> str | None:
     """Read the SeriesInstanceUID of a DICOM file; empty where it can't be found, None for other files."""
     try:
         with open(path, "rb") as handle:
-            head = handle.read(DICOM_START + len(DICOM_MARK))
-            if head[DICOM_START:] != DICOM_MARK:
+            handle.seek(DICOM_START)
+            if handle.read(len(DICOM_MARK)) != DICOM_MARK:
                 return None
-            data = handle.read(MOST_DICOM)
-    except OSError:  # OpenSlide does not read it either
-        return None
-    tag, position = (0, 0), 0
-    try:
-        while tag < SERIES:
-            tag, start, end = _element(data, position)
-            position = end
-        return data[start:end].rstrip(b"\0 ").decode("ascii") if tag == SERIES else ""
-    # not with explicit value representations, or too long, or damaged
-    except (ValueError, error, RecursionError):
+            handle.seek(0)
+            from pydicom.filereader import read_partial  # takes a while to load, and most slides are not DICOM
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about values that do no harm here
+                found = read_partial(handle, stop_when=lambda tag, vr, length: tag > SERIES, specific_tags=[SERIES])
+                return str(found.get(SERIES).value)
+    except _DAMAGED:
         return ""
-
-
-def _element(data: bytes, position: int) -> tuple[tuple[int, int], int, int]:
-    """Return the tag of an element, and where its value begins and ends."""
-    group, number, kind, length = ELEMENT.unpack_from(data, position)
-    start = position + ELEMENT.size
-    if not kind.isalpha():
-        raise ValueError(kind)
-    if kind in LONG:
-        (length,) = LENGTH.unpack_from(data, start)
-        start += LENGTH.size
-    return (group, number), start, start + length if length != UNDEFINED else _end_of_items(data, start)
-
-
-def _end_of_items(data: bytes, position: int) -> int:
-    """Return where a sequence of undefined length ends."""
-    while True:
-        mark, length = ITEM_HEAD.unpack_from(data, position)
-        position += ITEM_HEAD.size
-        if mark == SEQUENCE_END:
-            return position
-        if mark != ITEM:
-            raise ValueError(mark)
-        if length != UNDEFINED:
-            position += length
-            continue
-        while ITEM_HEAD.unpack_from(data, position)[0] != ITEM_END:
-            _, _, position = _element(data, position)
-        position += ITEM_HEAD.size
