@@ -243,6 +243,8 @@ def running(project: Path, *words: str, until: str) -> Iterator[subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # even if the tests run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     for line in process.stderr:
         if until in line:
@@ -251,7 +253,13 @@ def running(project: Path, *words: str, until: str) -> Iterator[subprocess.Popen
     process.communicate(timeout=60)
 
 
-def test_sigterm_ends_worker_processes_and_leaves_no_semaphore(short, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "group", "code", "words"),
+    [(signal.SIGTERM, False, 143, "terminated"), (signal.SIGINT, True, 130, "interrupted")],
+)
+def test_a_signal_ends_worker_processes_and_leaves_no_semaphore(
+    short, tmp_path, monkeypatch, number, group, code, words
+):
     project = copy_of(short, tmp_path / "project", monkeypatch)
     expected = contents(project)
     project.params(models=MODELS, patches__max_per_slide=12, executor__workers=2)
@@ -260,10 +268,9 @@ def test_sigterm_ends_worker_processes_and_leaves_no_semaphore(short, tmp_path, 
         deadline = time.monotonic() + 30
         while len(workers := psutil.Process(process.pid).children()) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)  # as `timeout` does
+        os.killpg(process.pid, number) if group else process.send_signal(number)
         lines = process.stderr.read().splitlines()
-    assert (process.returncode, lines) == (143, ["histocae patches: terminated"])
+    assert (process.returncode, lines) == (code, [f"histocae patches: {words}"])
     assert psutil.wait_procs(workers, timeout=10)[1] == []
     assert command("patches").code == 0
     assert contents(project) == expected
@@ -291,7 +298,7 @@ def test_a_later_second_signal_ends_the_process_at_once():
         "with signals.raised(signals.ALL):\n"
         "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    except KeyboardInterrupt:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.2)\n        print('here', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does\n        time.sleep(0.2)\n        print('here', flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -60,7 +60,8 @@ def main(words: Sequence[str] | None = None) -> int:
         with signals.raised(signals.INTERRUPT):
             arguments = _parsed(words)
         name = f"histocae {arguments.command}"
-        with signals.raised(signals.INTERRUPT if arguments.command in _LEAVE_JOBS else signals.ALL):
+        names = signals.INTERRUPT if arguments.command in _LEAVE_JOBS else signals.ALL
+        with signals.raised(names, ends=words is None):
             code = _run(arguments)
             streams.flush()
     except HistocaeError as error:

@@ -30,11 +30,12 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def raised(names: Sequence[str]) -> Iterator[None]:
+def raised(names: Sequence[str], ends: bool = False) -> Iterator[None]:
     """Let signals raise `Ended` in the main thread. One that follows later, while the command cleans up, kills it.
 
     Args:
         names: of signals; one that is ignored (nohup, a job in the background) stays ignored.
+        ends: the process ends after the block, and a signal that is repeated then must not change its exit code.
 
     Yields:
         Nothing.
@@ -58,5 +59,5 @@ def raised(names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in () if ends and first else former.items():
             signal.signal(number, handler)
