@@ -298,7 +298,7 @@ def test_a_later_second_signal_ends_the_process_at_once():
         "with signals.raised(signals.ALL):\n"
         "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    except KeyboardInterrupt:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does\n        time.sleep(0.2)\n        print('here', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.2)\n        print('here', flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
