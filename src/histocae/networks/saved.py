@@ -75,7 +75,8 @@ def read(folder: Path) -> NetworkParams:
     from histocae.networks.saved_params import read_params  # pydantic, which a machine that only trains may lack
 
     if not (folder / PARAMS_FILE).exists():
-        raise DataError(f"{folder}: no saved CAE here ({PARAMS_FILE} is missing)")
+        remedy = _remedy(folder) if (folder / ENCODER_FILE).exists() else "check the path"
+        raise DataError(f"{folder}: no saved CAE here ({PARAMS_FILE} is missing); {remedy}")
     check(folder)
     params = read_params(folder / PARAMS_FILE, _remedy(folder))
     try:
