@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -137,6 +137,25 @@ def stale_locks(folder: Path) -> list[str]:
         else:
             lock.release()
     return held
+
+
+def repair_dvc(folder: Path) -> bool:
+    """Delete what a kill left half-written of DVC's own files; return whether there was anything.
+
+    DVC writes its list of paths in use in place, and refuses to run while it holds no JSON. It makes a folder before
+    the entry of its cache of runs, and fails where the folder is empty. docs/reliability.md names both remedies.
+    """
+    found = [path for path in (folder / ".dvc/cache/runs").glob("*/*") if not any(path.iterdir())]
+    for path in found:
+        path.rmdir()
+    rwlock = folder / ".dvc/tmp/rwlock"
+    with suppress(FileNotFoundError):
+        try:
+            json.loads(rwlock.read_text())
+        except ValueError:
+            rwlock.unlink()
+            found.append(rwlock)
+    return bool(found)
 
 
 def tracked(folder: Path) -> dict[str, list]:
