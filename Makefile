@@ -67,7 +67,8 @@ test-remote: $(STAMP)
 # Tests by force: kills, faults of servers and disks, random input. Prints its table and writes it into the document.
 # Takes less than 40 minutes on two cores.
 test-faults: $(STAMP)
-	$(ACTIVATE) FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m faults tests/faults
+	$(ACTIVATE) FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m faults tests/faults
 
 # The longest tests: with them `make test` would take more than ten minutes on two cores.
 test-long: $(STAMP)

@@ -19,6 +19,7 @@ settings.load_profile("repeatable")
 LONGEST = (
     "test_jobs_ssh",
     "test_pipeline",
+    "test_kills",
     "test_real_data",
     "test_cluster",
     "test_crossvalidation",
@@ -29,7 +30,8 @@ LONGEST = (
     "test_remotes",
 )
 # parts of tests/support that start servers or run whole pipelines as processes
-STARTERS = {f"support.{name}" for name in ("gdc_server", "laboratory", "project", "registered", "services")}
+STARTING = ("fuzzing", "gdc_server", "laboratory", "project", "registered", "services", "undisturbed")
+STARTERS = {f"support.{name}" for name in STARTING}
 
 
 def is_slow(module: ModuleType) -> bool:
