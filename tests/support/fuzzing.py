@@ -393,6 +393,14 @@ class Failure(NamedTuple):
     number: int
     error: str
 
+    @property
+    def is_refused_memory(self) -> bool:
+        """Whether OpenSlide's library ended the process since it got less memory than the slide claims to need.
+
+        The pipeline reads slides in workers, survives the death of a worker, and sets the slide aside.
+        """
+        return "GLib-ERROR" in self.error and "failed to allocate" in self.error
+
 
 @dataclass(frozen=True)
 class Fuzzing:
