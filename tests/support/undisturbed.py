@@ -100,6 +100,8 @@ def _masked(value: object) -> object:
         return value
     masked = {}
     for key, inner in value.items():
+        if key == "dvc.stage":  # a stage may also run without DVC
+            continue
         number = len(inner) if isinstance(inner, list) else None
         masked[key] = [key, number, inner is None] if key in _TIMES else _masked(inner)
     return masked
