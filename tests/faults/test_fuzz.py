@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from histocae import params_file
 from histocae.errors import HistocaeError
 from histocae.sources import tables
-from support.fuzzing import KINDS, Fuzzing
+from support.fuzzed import KINDS
+from support.fuzzing import Fuzzing
 
 SEED = os.environ.get("FAULTS_SEED", "1")
 SHORT = {"tables": 250, "params": 300, "stores": 250, "slides": 60, "tiles": 100, "requests": 300}
