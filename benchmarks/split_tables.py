@@ -85,10 +85,20 @@ def draw(folder: Path, rows: int) -> None:
                 handle.writelines(_lines(slides, count, rng))
                 remaining -= count
                 slides += 1
-    settings = {"training": {"balance": "patches", "min_percent_tumor_nuclei": None}, "seed": 1}
+    training_params = {"epochs": 1, "balance": "patches", "min_percent_tumor_nuclei": None}
+    settings = {"seed": 1, "data": {"source": "slides"}, "training": training_params}
     splits = {split: sha256(folder / paths.SPLITS / f"{split}.csv") for split in SPLITS}
     for model in MODELS:
-        training = {"cohort": model, "splits": splits, "params": settings}
+        training = {
+            "cohort": model,
+            "made_from": "a fingerprint",
+            "weights": "a fingerprint",
+            "model": {"architecture": "plain"},
+            "params": {**settings, "model": {"name": model}},
+            "splits": splits,
+            "patches": {"train": 1, "validation": 1},
+            **dict.fromkeys(("epochs", "best_epoch", "parameters", "latent_features", "latent_size"), 1),
+        }
         write_json(training, folder / paths.TRAINED / model / "training.json")
 
 

@@ -38,9 +38,24 @@ def write_tables(cohort: str, balanced: str) -> None:
             }
         )
         write_table(table, MAIN.splits / f"{split}.csv")
-    settings = {"seed": 1, "training": {"balance": balanced, "min_percent_tumor_nuclei": None}}
+    settings = {
+        "seed": 1,
+        "data": {"source": "slides"},
+        "model": {"name": "a"},
+        "training": {"epochs": 1, "balance": balanced, "min_percent_tumor_nuclei": None},
+    }
     splits = {split: sha256(MAIN.splits / f"{split}.csv") for split in ("train", "validation", "test")}
-    write_json({"cohort": cohort, "splits": splits, "params": settings}, MAIN.trained / "a" / "training.json")
+    training = {
+        "cohort": cohort,
+        "made_from": "a fingerprint",
+        "weights": "a fingerprint",
+        "model": {"architecture": "plain"},
+        "params": settings,
+        "splits": splits,
+        "patches": {"train": 1000, "validation": 300},
+        **dict.fromkeys(("epochs", "best_epoch", "parameters", "latent_features", "latent_size"), 1),
+    }
+    write_json(training, MAIN.trained / "a" / "training.json")
 
 
 def select_rows(record: TrainingRecord, split: str) -> pd.DataFrame:

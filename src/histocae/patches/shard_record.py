@@ -181,16 +181,39 @@ def _files(task: ShardTask, shard: str) -> dict[str, Path]:
 
 
 def hash_files(task: ShardTask) -> dict[str, str]:
-    """Return the SHA-256 (hex) of each file that was made of a slide, by what it is."""
+    """Hash the files that were made of a slide.
+
+    Args:
+        task: of the slide.
+
+    Returns:
+        SHA-256 (hex) by what the file is.
+
+    """
     return {name: sha256(path) for name, path in _files(task, task.name).items() if path.is_file()}
 
 
 def write_record(task: ShardTask, record: ShardRecord) -> None:
-    """Write the record of a shard, the last of its files: with it, the shard is complete."""
+    """Write the record of a shard, the last of its files: with it, the shard is complete.
+
+    Args:
+        task: of the slide.
+        record: of its shard.
+
+    """
     values = {**vars(record), "fingerprint": task.fingerprint}
     write_json({**values, "sha256": fingerprint(values)}, task.shards / f"{task.name}.json")
 
 
 def hashes_of_files(task: ShardTask, record: ShardRecord) -> dict[Path, str]:
-    """Return the SHA-256 (hex) that each file made of a slide had when it was written."""
+    """Return the hash that each file made of a slide had when it was written.
+
+    Args:
+        task: of the slide.
+        record: of its shard.
+
+    Returns:
+        SHA-256 (hex) by path.
+
+    """
     return {path: record.files[name] for name, path in _files(task, record.shard).items() if name in record.files}

@@ -50,7 +50,8 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
             raise TableError(f"{path}: row {line}: {name} {quoted(file)} leads out of {folder}")
         found = posix if listing.has(posix) else listing.same(windows)
         if found is None:
-            similar = listing.similar(windows)
+            # another row's file is no typing error: slides are often called by numbers
+            similar = listing.similar(windows, set(table[name]))
             hint = f"; did you mean {quoted(similar)}?" if similar else ""
             raise TableError(f"{path}: row {line}: {name} {quoted(file)}: no such file in {folder}{hint}")
         if found != posix:
@@ -94,8 +95,8 @@ class _Listing:
             found /= matches[0]
         return found if file.parts else None
 
-    def similar(self, file: PureWindowsPath) -> str | None:
-        """Return the path of a file whose name differs in capitals or by a typing error."""
+    def similar(self, file: PureWindowsPath, others: set[str]) -> str | None:
+        """Return the path of a file whose name differs in capitals or by a typing error, and is none of `others`."""
         found = PurePosixPath()
         for position, part in enumerate(file.parts, start=1):
             names = self._in(found)
@@ -107,7 +108,7 @@ class _Listing:
                     return None
                 part = lower[near[0]]
             found /= part
-        return found.as_posix() if file.parts else None
+        return found.as_posix() if file.parts and found.as_posix() not in others else None
 
 
 class _Names:

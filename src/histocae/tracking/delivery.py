@@ -19,6 +19,7 @@ from mlflow.models import Model
 from histocae import paths
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
+from histocae.networks import saved
 from histocae.tracking import logged_models, pairs, runs, views
 from histocae.tracking.environment import project_folder
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
@@ -329,6 +330,7 @@ def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[st
     files = [path for path in sorted(record.folder.iterdir()) if path.is_file() and path.suffix != skipped]
     names = [f"cae/{path.name}" for path in files]
     if tags.get(WEIGHTS) != record.training["weights"] or not runs.has_files(api, run_id, names):
+        saved.check(record.folder)
         for path in files:
             api.log_artifact(run_id, str(path), "cae")
         api.set_tag(run_id, WEIGHTS, record.training["weights"])
