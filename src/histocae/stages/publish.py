@@ -1,4 +1,4 @@
-"""Command publish: deliver the runs of all trained models to the tracking server that is set now."""
+"""Command publish: deliver the runs of all trained models, and the registry, to the tracking server."""
 
 import logging
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from histocae import paths
 from histocae.params import Params
 from histocae.report.plots import model_colors
+from histocae.tracking import registry
 from histocae.tracking.delivery import Delivered, deliver, deliver_pair
 from histocae.tracking.record import PairRecord, TrainingRecord, read_pair
 
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Complete the runs on the server from the outputs; complete ones stay as they are."""
+    """Complete the runs on the server from the outputs, and the registry where the stage register has run."""
     trained = [name for name in params.models if (paths.TRAINED / name).is_dir()]
     for name in params.models:
         if name not in trained:
@@ -21,6 +22,11 @@ def run(params: Params) -> None:
     delivered, pair = deliver_all(params, trained)
     count = len(delivered) + (pair is not None)
     log.info("%d runs are complete in experiment %s", count, params.tracking.experiment)
+    ready = [entry for entry in delivered if entry.record.evaluation is not None]
+    if paths.REGISTERED.is_file() and len(ready) == len(params.models):
+        registry.register_all(delivered, pair, params.tracking.experiment)
+    else:
+        log.info("the registry stays as it is; the stage register fills it")
 
 
 def deliver_all(params: Params, names: Iterable[str]) -> tuple[list[Delivered], tuple[PairRecord, str, str] | None]:

@@ -10,12 +10,4 @@ from histocae.tracking import registry
 def run(params: Params) -> None:
     """Register all models; their order is by validation error, and test errors have no influence."""
     delivered, pair = deliver_all(params, params.models)
-    registered = {}
-    for cohort in dict.fromkeys(entry.record.training["cohort"] for entry in delivered):
-        entries = [entry for entry in delivered if entry.record.training["cohort"] == cohort]
-        if aliases := registry.register_cohort(cohort, entries):
-            registered[registry.registered_name(cohort)] = aliases
-    if pair is not None:
-        registered[registry.PAIR] = registry.register_pair(*pair)
-    registry.remove_aliases(set(registered), params.tracking.experiment)
-    write_json(registered, paths.REGISTERED)
+    write_json(registry.register_all(delivered, pair, params.tracking.experiment), paths.REGISTERED)

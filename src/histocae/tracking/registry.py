@@ -69,6 +69,34 @@ def registered_name(cohort: str) -> str:
     return f"histocae-{cohort}"
 
 
+def register_all(
+    delivered: Sequence[Delivered], pair: tuple[PairRecord, str, str] | None, experiment: str
+) -> dict[str, Any]:
+    """Register the models of each cohort, and the pair; their order is by validation error.
+
+    Args:
+        delivered: all models of the pipeline.
+        pair: with the ids of its run and of its logged model; None where there is no pair.
+        experiment: with the pipeline's runs.
+
+    Returns:
+        What `register_cohort` and `register_pair` return, by registered model.
+
+    Raises:
+        TrackingError: the server is unreachable or refuses, or a model is not evaluated.
+
+    """
+    registered = {}
+    for cohort in dict.fromkeys(entry.record.training["cohort"] for entry in delivered):
+        entries = [entry for entry in delivered if entry.record.training["cohort"] == cohort]
+        if aliases := register_cohort(cohort, entries):
+            registered[registered_name(cohort)] = aliases
+    if pair is not None:
+        registered[PAIR] = register_pair(*pair)
+    remove_aliases(set(registered), experiment)
+    return registered
+
+
 def register_cohort(cohort: str, entries: Sequence[Delivered]) -> dict[str, Any]:
     """Make versions of a cohort's models; the best on validation is champion, the second challenger.
 

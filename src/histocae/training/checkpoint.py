@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import keras
 
 from histocae.errors import HistocaeError, TrainingError, blames_machine, one_line
 from histocae.files import fingerprint as hash_of
-from histocae.files import read_json, sha256_once, write_json
+from histocae.files import read_json, read_json_or_none, sha256_once, write_json
 from histocae.networks import weights
 
 _STATE = "state.json"
+_BEGUN = "begun.json"  # the name of the training, before its first epoch is complete
 log = logging.getLogger(__name__)
 
 
@@ -115,6 +116,34 @@ def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
     else:
         log.info("resuming after epoch %d, from %s", len(state.rows), folder)
     return state
+
+
+def resume(model: keras.Model, fresh: State, folder: Path, fingerprint: str) -> State:
+    """Return the state with which a training goes on: of its checkpoint, else a new one.
+
+    A training that was killed in its first epoch keeps its name. Else its run would be left behind as RUNNING.
+
+    Args:
+        model: compiled with the optimizer; gets weights and the optimizer's state of the checkpoint.
+        fresh: state of a new training.
+        folder: of the checkpoint.
+        fingerprint: of all that the training depends on.
+
+    Returns:
+        The state.
+
+    """
+    begun = None if (folder / _STATE).exists() else read_json_or_none(folder / _BEGUN)
+    state = restore(model, folder, fingerprint)
+    if state is not None:
+        return state
+    if isinstance(begun, dict) and begun.get("fingerprint") == fingerprint:
+        name, start = begun.get("training_id"), begun.get("start")
+        if isinstance(name, str) and isinstance(start, int):
+            fresh = replace(fresh, training_id=name, start=start)
+    begun = {"fingerprint": fingerprint, "training_id": fresh.training_id, "start": fresh.start}
+    write_json(begun, folder / _BEGUN)
+    return fresh
 
 
 def load_best(model: keras.Model, state: State, folder: Path) -> None:

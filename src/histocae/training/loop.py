@@ -138,7 +138,7 @@ def train(
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
     model.compile(optimizer=optimizer)  # Keras saves the optimizer's state with the weights
     optimizer.build(model.trainable_variables)
-    state = checkpoint.restore(model, folder, fingerprint) or state
+    state = checkpoint.resume(model, state, folder, fingerprint)
     engine = _engine(cae, model, optimizer, options)
     callbacks.on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
