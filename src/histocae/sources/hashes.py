@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from histocae.errors import DataError
-from histocae.files import read_json_or_none, state, write_json
+from histocae.files import fingerprint, read_json_or_none, state, write_json
+from histocae.slides.parts import parts_of
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -57,6 +58,16 @@ class Hashes:
             raise DataError(f"{path}: can't be read: {error.strerror}") from None
         self._current[os.path.abspath(path)] = entry
         return now[0], entry[-1]
+
+    def of_slide(self, path: Path) -> tuple[int, str]:
+        """Return size (bytes) and hash (hex) of a slide, of all its files together.
+
+        Raises:
+            DataError: a file can't be read.
+
+        """
+        parts = [self.of(part) for part in parts_of(path)]
+        return sum(size for size, _ in parts), parts[0][1] if len(parts) == 1 else fingerprint(parts)
 
     def remembered(self, path: Path) -> str | None:
         """Return the hash of a file if it is known without reading the file, else None."""

@@ -11,7 +11,6 @@ from histocae.files import fingerprint, write_table
 from histocae.params import Params
 from histocae.pipeline import lineage
 from histocae.progress import bar
-from histocae.slides.parts import parts_of
 from histocae.sources import slide_source
 from histocae.sources.hashes import Hashes
 
@@ -47,9 +46,8 @@ def _list(params: Params) -> tuple[Path, ...]:
     rows = []
     try:
         for path in bar(inputs, "inventory", "files"):
-            parts = [hashes.of(part) for part in parts_of(path)]
-            digest = parts[0][1] if len(parts) == 1 else fingerprint(parts)
-            rows.append((_name(path, folder), sum(size for size, _ in parts), digest))
+            size, digest = hashes.of_slide(path)
+            rows.append((_name(path, folder), size, digest))
     finally:
         # so that an interrupted first pass over a large cohort resumes from there
         hashes.save(only_used=len(rows) == len(inputs))
