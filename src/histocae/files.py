@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any
 
 from histocae.errors import DataError, YamlError, naming
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with 
 
 # the separator of every table in data/, as in the notebooks this began with; tables in reports/ use a comma
 SEPARATOR = "|"
+# of numpy about files that are no arrays, are damaged, or hold something else
+ARRAY_FAULTS = (OSError, ValueError, EOFError, TypeError, KeyError, OverflowError, SyntaxError, TokenError)
 _REMEDY = "run the stages before this one: dvc repro"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sized
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from pydantic import ConfigDict, ValidationError
 
 from histocae import checksums, params_file
 from histocae.errors import DataError, one_line
-from histocae.files import read_json
+from histocae.files import ARRAY_FAULTS, read_json
 from histocae.params import Count, Section
 
 FILE = "latents.json"
-# of numpy about a damaged file or header
-_FAULTS = (OSError, ValueError, EOFError, TypeError, KeyError, OverflowError, SyntaxError, TokenError)
 
 
 class _Description(Section):
@@ -76,7 +73,7 @@ def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[s
         try:
             # mapped: a damaged header that claims more than the file holds takes no memory; and it never unpickles
             mapped = np.lib.format.open_memmap(path, "r")
-        except _FAULTS as error:
+        except ARRAY_FAULTS as error:
             raise DataError(f"{path}: can't be read: {one_line(error)}; {remedy}") from None
         if mapped.shape != (len(split_rows), count):
             expected = f"({len(split_rows)}, {count}): rows of {split}.csv and latents"

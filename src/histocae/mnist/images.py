@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError, ParamsError
-from histocae.files import read_table
+from histocae.files import ARRAY_FAULTS, read_table
 from histocae.mnist import paths as mnist_paths
 from histocae.patches.images import Images, InMemory
 
@@ -176,7 +176,7 @@ def load() -> dict[str, LabeledImages]:
         table = read_table(paths.SPLITS / f"{name}.csv")
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except ARRAY_FAULTS as error:
             raise DataError(f"{path}: can't be read: {error}; run dvc repro data") from None
         if len(images) != len(table):
             raise DataError(f"{path}: has {len(images)} images, but {len(table)} labels; run dvc repro data")
@@ -230,17 +230,8 @@ def _npz(path: Path) -> tuple[NDArray[Any], ...]:
             return tuple(arrays[name] for name in NAMES)
     except FileNotFoundError:
         raise DataError(f"data.path: {path} does not exist; {REMEDY}") from None
-    # AttributeError and TypeError: the file is a single array (.npy), not an archive of arrays
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        AttributeError,
-        TypeError,
-    ):
+    # AttributeError: the file is a single array (.npy), not an archive of arrays
+    except (*ARRAY_FAULTS, zipfile.BadZipFile, zlib.error, AttributeError):
         raise DataError(f"{path}: not an .npz with {', '.join(NAMES)}; {REMEDY}") from None
 
 
