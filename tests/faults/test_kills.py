@@ -17,6 +17,7 @@ from support.undisturbed import (
     DATABASE,
     SECONDS,
     Undisturbed,
+    database_begun,
     repair_dvc,
     running_stages,
     start,
@@ -60,8 +61,8 @@ def disturb(pipeline: Undisturbed, window: str, victim: str, choice: random.Rand
     pipeline.restore(stage, run_again=again)
     moment = choice.random() * pipeline.seconds[window]
     process = start(pipeline.project, *pipeline.command, log=log)
-    database = pipeline.project.folder / DATABASE
-    while process.poll() is None and not (database.exists() if in_database else stage in running_stages(log)):
+    folder = pipeline.project.folder
+    while process.poll() is None and not (database_begun(folder) if in_database else stage in running_stages(log)):
         time.sleep(0.005)
     time.sleep(moment)
     victim = kill(process, victim, choice)

@@ -207,7 +207,7 @@ class Undisturbed:
         stages: list[str] = []
         while process.poll() is None:
             time.sleep(0.005)
-            if made is None and (self.project.folder / DATABASE).exists():
+            if made is None and database_begun(self.project.folder):
                 made = time.monotonic()
             if made is not None and DATABASE not in self.seconds and _is_complete(self.project.folder / DATABASE):
                 self.seconds[DATABASE] = time.monotonic() - made
@@ -267,6 +267,11 @@ class Undisturbed:
             "mlflow": {key: value for key, value in tracked(folder).items() if value != self.tracked[key]},
         }
         return {name: value for name, value in found.items() if value}
+
+
+def database_begun(folder: Path) -> bool:
+    """Whether MLflow's database is there or being made: it is made aside."""
+    return (folder / DATABASE).exists() or any(folder.glob(f".{DATABASE}.*.part"))
 
 
 def _is_complete(database: Path) -> bool:
