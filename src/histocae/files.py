@@ -219,7 +219,11 @@ def write_table(table: "pd.DataFrame", path: Path, separator: str = SEPARATOR) -
 
 
 def read_table(
-    path: Path, text: Iterable[str] = (), separator: str = SEPARATOR, columns: dict[str, str] | None = None
+    path: Path,
+    text: Iterable[str] = (),
+    separator: str = SEPARATOR,
+    columns: dict[str, str] | None = None,
+    remedy: str = _REMEDY,
 ) -> "pd.DataFrame":
     """Read a table that a stage wrote; an empty cell is missing.
 
@@ -228,6 +232,7 @@ def read_table(
         text: columns that stay strings: a slide may be called 0012.
         separator: of columns.
         columns: the only columns to read, each with its dtype; the rest takes no memory. None for all.
+        remedy: end of an error's line.
 
     Returns:
         The table.
@@ -238,7 +243,7 @@ def read_table(
     """
     import pandas as pd
 
-    with _table_errors(path):
+    with _table_errors(path, remedy):
         return pd.read_csv(
             path,
             sep=separator,
@@ -250,14 +255,14 @@ def read_table(
 
 
 @contextmanager
-def _table_errors(path: Path) -> Iterator[None]:
+def _table_errors(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Raise a DataError where pandas can't read a table of ours: no such file, or other bytes than a stage wrote."""
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
+        raise DataError(f"{path}: not there yet; {remedy}") from None
     except ValueError as error:  # also pandas' errors of parsing, and bytes that are no UTF-8
-        raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
+        raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
 
 
 def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":

@@ -3,6 +3,7 @@
 A file is read for this once: its hash is remembered with its size and times. `histocae verify` reads all again.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from histocae import paths
 from histocae.errors import DataError
-from histocae.progress import bar
 from histocae.sources.hashes import Hashes
 
+log = logging.getLogger(__name__)
+LARGE = 2e9  # bytes that take seconds to read
 DIFFERS = "is not as it was written (its SHA-256 differs)"
 MEMORY = paths.SCRATCH / "checked.json"  # safe to delete
 
@@ -66,8 +68,11 @@ def _read(hashes: Hashes, files: list[Path]) -> list[str | None]:
         except DataError:
             return None
 
+    size = sum(path.stat().st_size for path in files if path.exists())
+    if size > LARGE:
+        log.info("reading %d files (%.1f GB) to compare them with their hashes", len(files), size / 1e9)
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1), "hash") as pool:
-        return list(bar(pool.map(digest, files), "checking", "files", len(files)))
+        return list(pool.map(digest, files))
 
 
 @lru_cache(maxsize=4)

@@ -287,7 +287,7 @@ def read_numbers(path: Path, columns: Sequence[str], separator: str, remedy: str
 
     """
     try:
-        table = read_table(path, ("shard",), separator=separator)
+        table = read_table(path, ("shard",), separator=separator, remedy=remedy)
     except DataError as error:
         raise TrackingError(str(error)) from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors

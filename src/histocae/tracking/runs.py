@@ -68,6 +68,9 @@ def create(
     Returns:
         The run.
 
+    Raises:
+        MlflowException: the server refuses, or is none of MLflow.
+
     """
     all_tags = {
         TRAINING_ID: training_id,
@@ -75,7 +78,10 @@ def create(
         "mlflow.source.type": "LOCAL",
         **tags,
     }
-    return api.create_run(experiment_id, start_time=start, run_name=name, tags=all_tags)
+    run = api.create_run(experiment_id, start_time=start, run_name=name, tags=all_tags)
+    if not run.info.run_id:  # what answers is no server of MLflow
+        raise MlflowException("the answer to a new run has no id")
+    return run
 
 
 def _user() -> str:
