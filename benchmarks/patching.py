@@ -53,6 +53,7 @@ def extract_patches(path: Path, folder: Path, threads: int) -> ShardRecord:
         shards=folder / "shards",
         overviews=folder / "overviews",
         previews=folder / "previews",
+        hashes={},
         made_from="",
         threads=threads,
     )

@@ -9,6 +9,7 @@ HIDDEN = "***"
 _SENSITIVE = "password|passwd|pwd|token|secret|credential|signature|access_?key|api_?key|connection_string"
 # the value of a variable or of a parameter in an address: password=..., X-Amz-Signature=..., "token": "..."
 _ASSIGNED = re.compile(rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*(?:=["']?|["']\s*:\s*["']))([^\s&"',;]+)""", re.IGNORECASE)
+_SECRET_WORDS = {"PASSWORD", "PASSWD", "TOKEN", "SECRET", "SECRETS", "CREDENTIAL", "CREDENTIALS", "SIGNATURE"}
 _URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
 _SHORTEST = 4  # characters of a secret that is replaced wherever it appears
 
@@ -83,11 +84,19 @@ def _secrets() -> list[str]:
     """List the secrets that this process got by its environment, the longest first."""
     secrets = set()
     for name, value in os.environ.items():
-        if re.search(_SENSITIVE, name, re.IGNORECASE) and not name.endswith(("_FILE", "_PATH", "_DIR")):
+        if _is_secret(name) and value.lower() not in ("true", "false"):
             secrets.add(value)
         elif "://" in value:
             secrets |= _in_address(value)
     return sorted((secret for secret in secrets if len(secret) >= _SHORTEST), key=len, reverse=True)
+
+
+def _is_secret(name: str) -> bool:
+    """Return whether the name of a variable says that its value is secret; PWD is the working folder."""
+    words = name.upper().split("_")
+    if words[-1] in ("FILE", "PATH", "DIR"):
+        return False
+    return bool(_SECRET_WORDS & set(words)) or any(name.upper().endswith(end) for end in ("ACCESS_KEY", "API_KEY"))
 
 
 def _in_address(url: str) -> set[str]:

@@ -32,7 +32,8 @@ _REMEDY = "run the stages before this one: dvc repro"
 
 def _aside(path: Path) -> Path:
     """Return a path beside `path` to write to, and delete what killed processes left there."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    # also what a database writes beside itself: name.part-journal
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part*"):
         owner = stale.name.removeprefix(f".{path.name}.").split(".")[0]
         if owner == str(os.getpid()) or not (owner.isdecimal() and _runs(int(owner))):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from histocae.address import origin
 from histocae.errors import ParamsError, YamlError, one_line, shortened
 from histocae.files import read_yaml
 from histocae.params import Params, Section
@@ -107,6 +108,8 @@ def explain(error: "ErrorDetails", kind: type[Section]) -> str:
 
 def _shown(value: object) -> str:
     """Return the `repr` of a value, which may be of any length, in so few characters that a line can have it."""
+    if isinstance(value, str) and ("://" in value or "@" in value):
+        value = origin(value)  # the rest of an address may be secret
     return _cut(repr(value))
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent  # the code
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".histocae")  # locks and remembered hashes; safe to delete
 
+HASHES = SCRATCH / "hashes.json"  # SHA-256 of the user's files
 FETCHED = SCRATCH / "fetched.json"  # md5s of fetched slides that were checked
 
 INVENTORY = Path("data/inventory.csv")

@@ -70,3 +70,20 @@ def test_no_split_is_made_of_a_damaged_index(extracted):
     message = extracted.run("split").only_line
     assert "data/patches/index.csv: is not as it was written" in message and "run dvc repro patches" in message
     assert not (extracted.folder / "data/splits").exists()
+
+
+def test_a_slide_that_changes_after_it_was_checked_gives_no_patches(extracted):
+    """Neither its own patches nor those of the file that took its place become those of the slide."""
+    before = extracted.outputs("data/patches")
+    whole = (extracted.own / "b.tif").read_bytes()
+    shard = find(extracted, "data/patches/shards/b.*.npy")
+    shard.unlink()
+    (extracted.own / "b.tif").write_bytes((extracted.own / "a.tif").read_bytes())
+    result = extracted.run("patches")
+    assert result.code == 0 and not shard.exists()
+    aside = extracted.read("reports/set_aside.csv")
+    assert list(aside["slide_id"]) == ["b"]
+    assert aside["reason"][0] == "b.tif: changed since the stage slides read it; run dvc repro again"
+    (extracted.own / "b.tif").write_bytes(whole)
+    extracted.make("patches")
+    assert extracted.outputs("data/patches") == before

@@ -309,6 +309,7 @@ def test_the_number_of_threads_does_not_change_a_fingerprint():
         shards=Path(),
         overviews=Path(),
         previews=Path(),
+        hashes={},
         made_from="x",
     )
     assert replace(task, threads=7).fingerprint == task.fingerprint

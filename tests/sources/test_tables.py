@@ -463,3 +463,13 @@ def test_a_table_of_tiles_needs_valid_paths(project):
     assert "own/table.csv: no column 'path'" in project.run("metadata").only_line
     project.table([tile_row("../a.png", "s", 0)])
     assert "row 2: path '../a.png' leads out of own" in project.run("metadata").only_line
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_table_without_the_mark_of_its_encoding_is_refused(project, encoding):
+    project.table([slide_row("a")])
+    path = project.own / "table.csv"
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    message = project.run("metadata").only_line
+    assert "own/table.csv: is not UTF-8 (perhaps UTF-16 or UTF-32 without its mark)" in message
+    assert 'save it as "CSV UTF-8"' in message and "\0" not in message

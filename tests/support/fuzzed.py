@@ -257,6 +257,7 @@ class Slides:
                 shards=out / "shards",
                 overviews=out / "overviews",
                 previews=out / "previews",
+                hashes={},
                 made_from="",
             )
         )

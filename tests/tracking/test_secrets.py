@@ -203,3 +203,26 @@ def test_a_message_of_a_library_is_logged_without_credentials(project, with_secr
     result = project.run("publish")
     assert result.code == 1 and len(result.lines) == 2 and CANARY not in "".join(result.lines)
     assert "http://host" in result.lines[0] and "http://host" in result.error
+
+
+def test_the_working_folder_is_no_secret(monkeypatch):
+    """Shells set PWD and OLDPWD, in which messages name files."""
+    for name, value in (("PWD", "/home/me"), ("OLDPWD", "/home"), ("TOKENIZERS_PARALLELISM", "true")):
+        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"):
+        monkeypatch.setenv(name, f"canary-{name}")
+    text = "/home/me/table.csv: expected true or false"
+    assert address.without_credentials(text) == text
+    assert "canary" not in address.without_credentials(
+        "canary-MLFLOW_TRACKING_TOKEN canary-AWS_SECRET_ACCESS_KEY canary-DB_PASSWORD"
+    )
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://u:canary@h:port/db", "mysql+nodriver://u:canary@h/db", "mssql://u:canary@[h/db"]
+)
+def test_a_database_that_cannot_be_named_so_is_reported_in_one_line(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(server.FAILURES, match="MLFLOW_TRACKING_URI") as error:
+        server.client()
+    assert "canary" not in str(error.value) and "\n" not in str(error.value)

@@ -7,6 +7,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from histocae import __version__
 from histocae.address import without_credentials
@@ -60,8 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
         with signals.raised(signals.INTERRUPT):
             arguments = _parsed(words)
         name = f"histocae {arguments.command}"
-        names = signals.INTERRUPT if arguments.command in _LEAVE_JOBS else signals.ALL
-        with signals.raised(names, ends=words is None):
+        with ExitStack() as stack:
+            leaves = arguments.command in _LEAVE_JOBS
+            stack.enter_context(signals.raised(signals.INTERRUPT if leaves else signals.ALL, ends=words is None))
+            if leaves:
+                stack.enter_context(signals.leaving(name))
             code = _run(arguments)
             streams.flush()
     except HistocaeError as error:

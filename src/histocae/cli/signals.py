@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -30,6 +30,26 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
+def leaving(name: str) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the process at once, after one line: what it started elsewhere goes on.
+
+    Args:
+        name: of the command, with which the line begins.
+
+    Yields:
+        Nothing.
+
+    """
+
+    def handle(number: int, _: FrameType | None) -> None:
+        os.write(2, f"{name}: {Ended(number).words}; its jobs go on\n".encode())
+        os._exit(128 + number)
+
+    with _handled([name for name in ALL if name not in INTERRUPT], handle):
+        yield
+
+
+@contextmanager
 def raised(names: Sequence[str], ends: bool = False) -> Iterator[None]:
     """Let signals raise `Ended` in the main thread. One that follows later, while the command cleans up, kills it.
 
@@ -51,6 +71,15 @@ def raised(names: Sequence[str], ends: bool = False) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    with _handled(names, handle, keep=lambda: ends and bool(first)):
+        yield
+
+
+@contextmanager
+def _handled(
+    names: Sequence[str], handle: Callable[[int, FrameType | None], None], keep: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Handle signals in the block, and afterwards as before, unless `keep` says otherwise."""
     former = {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
@@ -59,5 +88,5 @@ def raised(names: Sequence[str], ends: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in () if ends and first else former.items():
+        for number, handler in () if keep() else former.items():
             signal.signal(number, handler)

@@ -5,6 +5,7 @@ The array grows while it is written, so it never has to be in memory as a whole.
 
 import hashlib
 import io
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,11 +58,13 @@ class ShardWriter:
         """
         self.count = 0
         self._pixels = pixels
-        self._aside = replacing(path)
+        self._path = path
 
     def __enter__(self) -> "ShardWriter":
-        self._handle = self._aside.__enter__()
-        self._write_header()
+        with ExitStack() as stack:
+            self._handle = stack.enter_context(replacing(self._path))
+            self._write_header()
+            self._stack = stack.pop_all()
         return self
 
     def _write_header(self) -> None:
@@ -85,9 +88,12 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.seek(0)
-        self._write_header()
-        self._aside.__exit__(kind, failure, trace)
+        if failure is not None:
+            self._stack.__exit__(kind, failure, trace)
+            return
+        with self._stack:
+            self._handle.seek(0)
+            self._write_header()
 
 
 def _header(count: int, pixels: int) -> bytes:

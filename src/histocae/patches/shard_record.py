@@ -5,6 +5,7 @@ as they were written. A run after one that was killed resumes with the slides wh
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ class ShardTask:
         shards: folder of the shards.
         overviews: folder of the overview images.
         previews: folder of previews for later figures; see `patches.previews`.
+        hashes: SHA-256 of each file as the stage slides read it, hex; none where only the GDC's MD5 is known.
         made_from: fingerprint of the slide's bytes and the code that reads them.
         by_default: the slide states nothing, so that default_mpp counts: known once it has been opened.
         threads: that decode; the shard does not depend on their number.
@@ -54,6 +56,7 @@ class ShardTask:
     overviews: Path
     previews: Path
     made_from: str
+    hashes: Mapping[str, str]
     by_default: bool = False
     threads: int = 1
 

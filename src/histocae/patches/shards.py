@@ -29,11 +29,13 @@ from histocae.patches.shard_file import ShardWriter, open_shard
 from histocae.patches.shard_record import NO_TISSUE, ShardRecord, ShardTask, hash_files, write_record
 from histocae.patches.tiles import TilePatches, UnusableTileError, divide_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
+from histocae.paths import HASHES
 from histocae.slides.budget import Budget, OverBudgetError
 from histocae.slides.parts import parts_of
 from histocae.slides.slide import Slide
 from histocae.slides.thumbnails import LONGEST, thumbnail
 from histocae.slides.units import MicronsPerPixel
+from histocae.sources.integrity import ChangedFileError, check_unchanged
 
 CELL_BYTES = 1000  # of memory for each cell of a grid: its part of the overview, and the tissue mask's arrays
 OVERVIEW_PIXELS = 1200  # longest side of an overview image
@@ -145,6 +147,7 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
     counts = notes.counts
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
+        before = check_unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute())
         with Budget(task.params.bounds) as budget, Slide(path, task.threads, budget) as slide:
             notes.width, notes.height = slide.levels[0].width, slide.levels[0].height
             notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
@@ -163,10 +166,12 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
             if task.source.demo_spec is not None:
                 _keep_truth(path, task)
             yield from _planned(task, slide, grid, plan, counts)
+        if check_unchanged(path, None) != before:
+            raise ChangedFileError(f"{path.name}: changed while it was read; run dvc repro again")
     except SlideError as error:
         counts["unread"] += counts["kept"] - counts["read"]
         notes.failures.append(str(error))
-        notes.drop = task.params.on_read_error == "drop"
+        notes.drop = task.params.on_read_error == "drop" or isinstance(error, ChangedFileError)
         notes.over = isinstance(error, OverBudgetError)
     finally:
         counts.pop("read", None)
@@ -264,7 +269,9 @@ def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple
     for file in task.files:
         budget.check_time()
         try:
-            tile = read_tile(task.source.fetch(task.slide_id, file))
+            path = task.source.fetch(task.slide_id, file)
+            check_unchanged(path, task.hashes.get(file))
+            tile = read_tile(path)
             if params.tiles == "reduce":
                 yield file, tile, reduce_tile(tile, file, params.pixels)
             else:
@@ -272,7 +279,8 @@ def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple
         except SlideError as error:
             notes.failures.append(str(error))
             notes.counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
-            if params.on_read_error == "drop" and not isinstance(error, UnusableTileError):
+            dropped = params.on_read_error == "drop" and not isinstance(error, UnusableTileError)
+            if dropped or isinstance(error, ChangedFileError):
                 notes.drop = True
                 return
 

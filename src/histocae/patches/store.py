@@ -23,6 +23,8 @@ from histocae.patches import integrity
 from histocae.patches.shard_file import REMEDY, check_shard
 
 VERSION = 2
+FORMAT = "histocae patch store"
+MOST = 2**48  # of any count
 MANIFEST = "store.json"
 INDEX = "index.csv"
 SHARDS = "shards"
@@ -104,7 +106,7 @@ def write_rows(
 
 def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None, shards: Mapping[str, Shard]) -> None:
     manifest = {
-        "format": "histocae patch store",
+        "format": FORMAT,
         "version": VERSION,
         "pixels": pixels,
         "channels": 3,
@@ -147,7 +149,7 @@ class PatchStore:
                 f"version {VERSION}; {REMEDY}"
             )
         try:
-            self.pixels: int = _count(manifest["pixels"])
+            self.pixels: int = _count(manifest["pixels"], 1)
             self.mpp: float | None = None if manifest["mpp"] is None else float(manifest["mpp"])
             self._patches: int = _count(manifest["patches"])
             self._index: str = str(manifest["index"])
@@ -155,8 +157,12 @@ class PatchStore:
                 name: Shard(_count(shard["patches"]), str(shard["sha256"]))
                 for name, shard in manifest["shards"].items()
             }
+            if any(Path(name).name != name for name in self.shards):
+                raise ValueError("a shard lies in another folder")
+            if manifest["format"] != FORMAT:
+                raise ValueError("the format is another one")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise StoreError(f"{folder / MANIFEST}: damaged ({error!r}); {REMEDY}") from None
+            raise StoreError(f"{folder / MANIFEST}: is damaged: {_problem(error)}; {REMEDY}") from None
 
     def index(self) -> pd.DataFrame:
         """Read the index: one row a patch, with the columns of `INDEX_COLUMNS`.
@@ -238,11 +244,17 @@ class PatchStore:
         return PatchSelection(self, rows)
 
 
-def _count(value: object) -> int:
+def _count(value: object, least: int = 0) -> int:
     """Return a count from the manifest."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < MOST:
+        raise ValueError("a number is out of its range")
     return value
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}"
+    return str(error) if type(error) is ValueError else "a value is of another kind"
 
 
 class _OpenShards(LRUCache[int, FileIO]):

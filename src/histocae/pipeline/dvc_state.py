@@ -9,17 +9,28 @@ from pathlib import Path
 
 from histocae.errors import DataError
 
+LOCK = Path("dvc.lock")
+KINDS = {
+    "modified": "differs from dvc.lock",
+    "deleted": "is missing",
+    "added": "is not in dvc.lock",
+    "unknown": "is not in DVC's cache, so that it can't be compared",
+}
 
-def differing() -> list[Path]:
+
+def differing() -> dict[Path, str]:
     """List the outputs that differ from dvc.lock or are missing: every file is read, whatever its size and times.
 
     Returns:
-        Their paths, relative to the working directory. Of a folder, the files in it, if DVC's cache has their list.
+        What is wrong, by path relative to the working directory. Of a folder, the files in it, if DVC's cache has
+        their list.
 
     Raises:
-        DataError: this folder is no repository of DVC, or DVC is not installed.
+        DataError: there is no dvc.lock, this folder is no repository of DVC, or DVC is not installed.
 
     """
+    if not LOCK.is_file():
+        raise DataError(f"there is no {LOCK}, with which outputs are compared; git checkout {LOCK} restores it")
     # DVC too remembers hashes by size and times: with an empty memory it reads each file
     with tempfile.TemporaryDirectory() as memory:
         done = subprocess.run(
@@ -33,11 +44,10 @@ def differing() -> list[Path]:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise DataError(f"DVC can't compare the outputs with dvc.lock: {reason.removeprefix('ERROR: ')}")
     changes = json.loads(done.stdout).get("uncommitted", {})
-    names = {name for kind in ("modified", "added", "deleted", "unknown") for name in _names(changes.get(kind, []))}
+    reasons = {name: reason for kind, reason in KINDS.items() for name in _names(changes.get(kind, []))}
     # a folder is named beside the files in it that differ
-    return sorted(
-        Path(name) for name in names if not any(other != name and other.startswith(name) for other in names)
-    )
+    folders = {name for name in reasons if any(other != name and other.startswith(name) for other in reasons)}
+    return {Path(name): reason for name, reason in reasons.items() if name not in folders}
 
 
 def _names(entries: list[str | dict[str, str]]) -> list[str]:

@@ -1,13 +1,16 @@
 """Whether the user's files have the right bytes: those that the table's hashes name, and no other slide's."""
 
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from histocae.errors import SlideError, TableError
+from histocae.errors import DataError, SlideError, TableError
+from histocae.files import state
 from histocae.slides.parts import parts_of
-from histocae.sources.hashes import digest
+from histocae.sources.hashes import Hashes, digest
 from histocae.sources.texts import quoted
 
 SHOWN = 12  # digits of a hash in messages
@@ -40,6 +43,41 @@ def check_bytes(path: Path, expected: ExpectedHashes, sha256: str | None = None)
         found = known.get(name) or digest(path, name)
         if found != wanted:
             raise SlideError(f"its {name} is {found[:SHOWN]}… and in the table {wanted[:SHOWN]}…: {_OTHER}")
+
+
+class ChangedFileError(SlideError):
+    """A file is not the one that the stage slides read."""
+
+
+def check_unchanged(path: Path, sha256: str | None, memory: Path | None = None) -> list[list[int]]:
+    """Check that a file still is the one that the stage slides read.
+
+    Args:
+        path: of the file.
+        sha256: that it had then, hex; None where it is not known.
+        memory: remembered hashes: a file whose size and times are as in it is not read. None for none.
+
+    Returns:
+        Sizes and times of the slide's files, which show whether they change from now on.
+
+    Raises:
+        ChangedFileError: it has other bytes.
+        SlideError: it can't be read.
+
+    """
+    try:
+        states = [state(part) for part in parts_of(path)]
+        changed = sha256 is not None and _hashes(memory).of_slide(path)[1] != sha256
+    except (OSError, DataError) as error:
+        raise SlideError(f"{path.name}: can't be read: {error}") from None
+    if changed:
+        raise ChangedFileError(f"{path.name}: changed since the stage slides read it; run dvc repro again")
+    return states
+
+
+@lru_cache(maxsize=2)
+def _hashes(memory: Path | None) -> Hashes:
+    return Hashes(Path(os.devnull) if memory is None else memory)
 
 
 def check_copies(files: pd.DataFrame, table: Path) -> None:

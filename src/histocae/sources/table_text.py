@@ -43,13 +43,17 @@ def read_text(path: Path, remedy: str) -> str:
     try:
         if content.startswith(_UTF16):
             return content.decode("utf-16")
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if content.startswith(_UTF16):
             raise TableError(f"{path}: is damaged: its UTF-16 ends or breaks midway; {_SAVE}") from None
         line = content.count(b"\n", 0, error.start) + 1
         guess = "UTF-16" if b"\0" in content[:200] else "perhaps cp1252, as spreadsheets save a plain CSV"
         raise TableError(f"{path}: row {line} is not UTF-8 ({guess}); {_SAVE}") from None
+    # plain letters in UTF-16 or UTF-32 are valid UTF-8 too: each beside a NUL
+    if text[:200].count("\0") > 0.2 * len(text[:200]):
+        raise TableError(f"{path}: is not UTF-8 (perhaps UTF-16 or UTF-32 without its mark); {_SAVE}")
+    return text
 
 
 def split_separator(text: str, path: Path) -> tuple[str, str, int]:

@@ -15,7 +15,6 @@ from histocae.sources import slide_source
 from histocae.sources.hashes import Hashes
 
 FILES, ELSEWHERE = "HISTOCAE_FILES", "elsewhere"
-REMEMBERED = paths.SCRATCH / "hashes.json"
 
 
 def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
@@ -42,7 +41,7 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
 def _list(params: Params) -> tuple[Path, ...]:
     """Write the inventory; return the files that it lists."""
     folder, inputs = slide_source.inputs(params.data)
-    hashes = Hashes(REMEMBERED)
+    hashes = Hashes(paths.HASHES)
     rows = []
     try:
         for path in bar(inputs, "inventory", "files"):

@@ -171,6 +171,7 @@ def _tasks(
                 shards=paths.PATCHES / store.SHARDS,
                 overviews=paths.PATCHING_REPORT / "slides",
                 previews=paths.PREVIEWS,
+                hashes=rows.dropna(subset="sha256").set_index("file")["sha256"].to_dict(),
                 made_from=fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
             )
         )

@@ -18,8 +18,8 @@ from histocae.sources.hashes import Hashes, digest
 
 log = logging.getLogger(__name__)
 REMEDY = (
-    "delete such outputs, and dvc checkout restores them from DVC's cache, or dvc repro makes them again; restore "
-    "your own slides from where they came"
+    "if an output is damaged, delete it, and dvc checkout restores it from DVC's cache, or dvc repro makes it again; "
+    "restore your own slides from where they came"
 )
 
 
@@ -30,7 +30,11 @@ def run(params: Params) -> None:
         DataError: there are such files.
 
     """
-    reasons = dict.fromkeys(dvc_state.differing(), "differs from dvc.lock")
+    try:
+        reasons = dvc_state.differing()
+    except DataError as error:
+        log.warning("%s; without it, only the patch store, the models and the slides are compared", error)
+        reasons = {}
     reasons |= dict.fromkeys(integrity.read_again(_store()), integrity.DIFFERS)
     reasons |= dict(_models(reasons)) | dict(_slides(params))
     for path, reason in sorted(reasons.items()):
@@ -66,7 +70,11 @@ def _slides(params: Params) -> Iterator[tuple[Path, str]]:
     """Yield the slides, or tiles, that are not those that were read; deleted ones are made or fetched again."""
     if not paths.SLIDES.is_file():
         return
-    table = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5"))
+    try:
+        table = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5"))
+    except DataError as error:
+        yield paths.SLIDES, str(error)
+        return
     folder = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES).folder
     hashes = Hashes(paths.SCRATCH / "nothing is remembered")
     expected = [(folder / file, sha256, md5) for file, sha256, md5 in table[["file", "sha256", "md5"]].to_numpy()]

@@ -235,8 +235,8 @@ def _results(api: MlflowClient, experiment_id: str, results: Results) -> str:
     stamp = run.info.start_time
     runs.log_metrics(api, run_id, [(key, value, stamp, 0) for key, value in results.metrics.items()])
     state = _hash(results.files)
-    names = [name for path in results.files for name in _names(path, path.name)]
-    if run.data.tags.get(RESULTS) != state or not runs.has_files(api, run_id, names):
+    sizes = {name: size for path in results.files for name, size in _sizes(path, path.name).items()}
+    if run.data.tags.get(RESULTS) != state or not runs.has_files(api, run_id, sizes):
         for path in results.files:
             if path.is_dir():
                 api.log_artifacts(run_id, str(path), path.name)
@@ -251,11 +251,12 @@ def _hash(files: Iterable[Path]) -> str:
     return fingerprint([[entry.as_posix(), sha256(entry)] for entry in entries if entry.is_file()])
 
 
-def _names(path: Path, artifacts: str) -> list[str]:
-    """List the artifacts that a file, or a folder of files, is uploaded as."""
+def _sizes(path: Path, artifacts: str) -> dict[str, int]:
+    """Return the bytes of each artifact that a file, or a folder of files, is uploaded as."""
     if path.is_file():
-        return [artifacts]
-    return [f"{artifacts}/{file.relative_to(path).as_posix()}" for file in path.rglob("*") if file.is_file()]
+        return {artifacts: path.stat().st_size}
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {f"{artifacts}/{file.relative_to(path).as_posix()}": file.stat().st_size for file in files}
 
 
 def _end(api: MlflowClient, run_id: str, end: int) -> Run:
@@ -328,8 +329,8 @@ def _files(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[st
     # principal components are large, and computed again in little time
     skipped = ".h5" if record.is_linear else None
     files = [path for path in sorted(record.folder.iterdir()) if path.is_file() and path.suffix != skipped]
-    names = [f"cae/{path.name}" for path in files]
-    if tags.get(WEIGHTS) != record.training["weights"] or not runs.has_files(api, run_id, names):
+    sizes = {f"cae/{path.name}": path.stat().st_size for path in files}
+    if tags.get(WEIGHTS) != record.training["weights"] or not runs.has_files(api, run_id, sizes):
         saved.check(record.folder)
         for path in files:
             api.log_artifact(run_id, str(path), "cae")
@@ -346,7 +347,7 @@ def _reports(api: MlflowClient, run_id: str, record: TrainingRecord, tags: dict[
         if report is None:
             continue
         is_new = tags.get(stamp) != (state := fingerprint(report))
-        if is_new or not runs.has_files(api, run_id, _names(folder, artifacts)):
+        if is_new or not runs.has_files(api, run_id, _sizes(folder, artifacts)):
             api.log_artifacts(run_id, str(folder), artifacts)
         if stamp == EVALUATION:  # an image at the same step of every model, whatever its number of epochs
             runs.log_image(

@@ -4,7 +4,7 @@ import getpass
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run
@@ -179,19 +179,20 @@ def artifacts(api: MlflowClient, run_id: str, folder: str) -> set[str]:
     return {entry.path for entry in api.list_artifacts(run_id, folder) if not entry.is_dir}
 
 
-def has_files(api: MlflowClient, run_id: str, paths: Iterable[str]) -> bool:
+def has_files(api: MlflowClient, run_id: str, sizes: Mapping[str, int]) -> bool:
     """Check whether files are among the artifacts of a run; a tag that says so may be older than their loss.
 
     Args:
         api: client of the server.
         run_id: of the run.
-        paths: of the files, relative to the run's artifacts.
+        sizes: of the files in bytes, by path relative to the run's artifacts.
 
     Returns:
-        Whether all are there.
+        Whether all are there, with these sizes.
 
     """
-    folders: dict[str, set[str]] = {}
-    for path in paths:
-        folders.setdefault(path.rpartition("/")[0], set()).add(path)
-    return all(names <= artifacts(api, run_id, folder) for folder, names in folders.items())
+    folders = {path.rpartition("/")[0] for path in sizes}
+    found = {
+        entry.path: entry.file_size for folder in folders for entry in api.list_artifacts(run_id, folder or None)
+    }
+    return all(path in found and found[path] in (size, None) for path, size in sizes.items())

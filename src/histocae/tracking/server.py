@@ -11,7 +11,8 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from histocae.address import origin, without_credentials
 from histocae.tracking import database
@@ -25,10 +26,10 @@ logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it checks a
 # database those of SQLAlchemy, and an answer that is not MLflow's those of its parsers
 FAILURES = (MlflowException, OSError, SQLAlchemyError, ParseError, JSONDecodeError)
 DATABASES = {
-    "sqlite": "",
-    "postgresql": "psycopg2-binary",
-    "mysql": "pymysql, with mysql+pymysql:// in the address",
-    "mssql": "pyodbc",
+    "sqlite": "sqlite:///mlflow.db needs none",
+    "postgresql": "pip install psycopg2-binary, and write postgresql+psycopg2:// in the address",
+    "mysql": "pip install pymysql, and write mysql+pymysql:// in the address",
+    "mssql": "pip install pyodbc, and write mssql+pyodbc:// in the address",
 }
 SHOWN = 500  # characters of a message; an answer may be a page of HTML
 __all__ = ["FAILURES", "MlflowClient", "MlflowException", "call_limits", "client", "experiment", "failure_message"]
@@ -62,11 +63,12 @@ def client() -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     try:
         return MlflowClient(uri)
-    except ModuleNotFoundError as error:
-        package = DATABASES[_database(uri)]
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        lacks = "names a driver that SQLAlchemy does not know"
+        if isinstance(error, ModuleNotFoundError):
+            lacks = f"needs the Python module {error.name}, which is not installed"
         raise MlflowException(
-            f"MLFLOW_TRACKING_URI: {origin(uri)} needs the Python module {error.name}, which is not installed; "
-            f"install a driver: pip install {package}"
+            f"MLFLOW_TRACKING_URI: {origin(uri)} {lacks}; use for example: {DATABASES[_database(uri)]}"
         ) from None
 
 
@@ -81,6 +83,12 @@ def _problem(uri: str) -> str | None:
     if kind in ("http", "https") and separator:
         return _url_problem(uri, rest)
     if _database(uri) in DATABASES and separator:
+        try:
+            make_url(uri), urlsplit(uri)  # as SQLAlchemy and MLflow read it
+        except (ValueError, SQLAlchemyError):
+            return (
+                f"{origin(uri)} is no address of a database; expected postgresql://host:port/name, or sqlite:///file"
+            )
         if _database(uri) == "sqlite" and database.file_of(uri) is None and "file:" not in uri:
             return f"{uri} is a database in memory, which ends with the command; name a file: sqlite:///mlflow.db"
         return None

@@ -133,8 +133,18 @@ class _Sweep:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise RemoteError(f"{file}: {error.strerror}") from None
+    except RecursionError:
+        raise RemoteError(f"{file}: not JSON: nested too deeply") from None
     except ValueError as error:
         raise RemoteError(f"{file}: not JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that occurs twice, of which Python would take the last one."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return dict(pairs)
