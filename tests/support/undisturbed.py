@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
+import yaml
 from filelock import FileLock
 
 from support.project import Project
@@ -144,8 +145,9 @@ def stale_locks(folder: Path) -> list[str]:
 def repair_dvc(folder: Path) -> bool:
     """Delete what a kill left half-written of DVC's own files; return whether there was anything.
 
-    DVC writes its list of paths in use in place, and refuses to run while it holds no JSON. It makes a folder before
-    the entry of its cache of runs, and fails where the folder is empty. docs/reliability.md names both remedies.
+    DVC writes dvc.lock and its list of paths in use in place, and refuses to run while it holds no JSON. It makes
+    a folder before the entry of its cache of runs, and fails where the folder is empty. docs/reliability.md names
+    both remedies.
     """
     found = [path for path in (folder / ".dvc/cache/runs").glob("*/*") if not any(path.iterdir())]
     for path in found:
@@ -157,7 +159,18 @@ def repair_dvc(folder: Path) -> bool:
         except ValueError:
             rwlock.unlink()
             found.append(rwlock)
+    for lock in (folder / "dvc.lock", folder / "inventory/dvc.lock"):
+        if lock.is_file() and not _is_lock(lock):
+            lock.unlink()  # DVC restores the outputs of finished stages from its cache
+            found.append(lock)
     return bool(found)
+
+
+def _is_lock(path: Path) -> bool:
+    try:
+        return "stages" in yaml.safe_load(path.read_text())
+    except (TypeError, yaml.YAMLError):
+        return False
 
 
 def tracked(folder: Path) -> dict[str, list]:

@@ -108,8 +108,9 @@ def load_weights(part: "keras.Model", file: Path) -> None:
 
     try:
         with warnings.catch_warnings():
-            # Keras only warns about layers that the file lacks, and keeps their initial weights
-            warnings.simplefilter("error", UserWarning)
+            # Keras only warns about layers that the file lacks, and keeps their initial weights. Filters are of all
+            # threads, and another one may be importing MLflow
+            warnings.filterwarnings("error", category=UserWarning, module="keras")
             part.load_weights(file)
     except _FAULTS as error:
         if blames_machine(error):

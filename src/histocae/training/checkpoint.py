@@ -192,7 +192,8 @@ def _load(model: keras.Model, file: Path) -> None:
     before = [variable.numpy() for variable in variables]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # about layers that the file lacks
+            # about layers that the file lacks; only Keras', since another thread may be importing MLflow
+            warnings.filterwarnings("error", category=UserWarning, module="keras")
             model.load_weights(file)
     except (OSError, ValueError, KeyError, UserWarning) as error:
         if blames_machine(error):
