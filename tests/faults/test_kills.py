@@ -11,16 +11,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from support.tries import Tries
 from support.undisturbed import (
     DATABASE,
     SECONDS,
     Undisturbed,
+    contents,
     database_begun,
     repair_dvc,
     running_stages,
     start,
+    tracked,
     wait_for_no_process,
 )
 
@@ -92,6 +95,30 @@ def survive(pipeline: Undisturbed, number: int, windows: list[str], tmp_path: Pa
 def test_first_stages_that_are_killed_end_as_if_undisturbed(first_stages, tmp_path, new_tries):
     for number, window in enumerate(("patches", DATABASE)):
         survive(first_stages, number, [window], tmp_path, new_tries)
+
+
+def test_a_training_that_ended_just_before_dvc_was_killed_is_kept(first_stages):
+    project, stage = first_stages.project, "train@tumor"
+    first_stages.restore(stage)
+    project.run("dvc", "repro", stage)
+    before, run = contents(project.folder), (project.folder / "models/runs/tumor.json").read_bytes()
+
+    # as if dvc had been killed before it wrote dvc.lock
+    lock = project.folder / "dvc.lock"
+    locked = yaml.safe_load(lock.read_text())
+    del locked["stages"][stage]
+    lock.write_text(yaml.safe_dump(locked))
+    first_stages.forget_runs(stage)
+
+    assert "epoch" not in project.run("dvc", "repro", stage)
+    assert contents(project.folder) == before
+    assert (project.folder / "models/runs/tumor.json").read_bytes() == run
+    assert tracked(project.folder) == first_stages.tracked
+
+    # recorded by now: who asks for another training gets one
+    project.run("dvc", "repro", "--single-item", "--force", stage)
+    assert contents(project.folder) == before
+    assert [name for name, _ in tracked(project.folder)["runs"]] == ["tumor", "tumor"]
 
 
 @pytest.mark.faults

@@ -265,8 +265,12 @@ class Undisturbed:
         # DVC never changes a file of its cache: hard links save time
         cache = self.project.folder / ".dvc/cache"
         shutil.copytree(self.top / "cache", cache, copy_function=os.link)
-        commands = {f"cmd: histocae {name.replace('@', ' ')}" for name in (stage, *run_again)}
-        for folder in (cache / "runs").glob("*/*"):
+        self.forget_runs(stage, *run_again)
+
+    def forget_runs(self, *stages: str) -> None:
+        """Delete stages from DVC's cache of runs, from which it restores outputs."""
+        commands = {f"cmd: histocae {name.replace('@', ' ')}" for name in stages}
+        for folder in (self.project.folder / ".dvc/cache/runs").glob("*/*"):
             if any(commands & set(path.read_text().splitlines()) for path in folder.iterdir()):
                 shutil.rmtree(folder)  # the folder too: DVC fails if it is empty
 

@@ -123,8 +123,8 @@ def run_stage(arguments: argparse.Namespace) -> int:
         return 0
     params.model(arguments.model)
     with _locked(f"{arguments.command}@{arguments.model}") as since:
-        if since is not None and hasattr(stage, "is_done") and stage.is_done(params, arguments.model, since):
-            log.info("the other process made the same meanwhile; its result is used")
+        if hasattr(stage, "is_done") and stage.is_done(params, arguments.model, since):
+            log.info("done already, by another process or before dvc was killed; that result is used")
         else:
             stage.run(params, arguments.model)
     return 0

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from histocae.errors import DataError
+from histocae.files import read_yaml
 
 LOCK = Path("dvc.lock")
 KINDS = {
@@ -48,6 +49,29 @@ def differing() -> dict[Path, str]:
     # a folder is named beside the files in it that differ
     folders = {name for name in reasons if any(other != name and other.startswith(name) for other in reasons)}
     return {Path(name): reason for name, reason in reasons.items() if name not in folders}
+
+
+def recorded_md5(stage: str) -> dict[Path, str]:
+    """Read the MD5s of a stage's outputs when DVC last recorded them.
+
+    Args:
+        stage: its name in dvc.lock.
+
+    Returns:
+        MD5s by path; empty where the stage is not in dvc.lock, or there is no dvc.lock.
+
+    Raises:
+        YamlError: dvc.lock is damaged.
+
+    """
+    if not LOCK.is_file():
+        return {}
+    content = read_yaml(LOCK)
+    try:
+        outputs = content["stages"][stage]["outs"]
+        return {Path(output["path"]): str(output["md5"]) for output in outputs if "md5" in output}
+    except (KeyError, TypeError):
+        return {}
 
 
 def _names(entries: list[str | dict[str, str]]) -> list[str]:

@@ -16,7 +16,18 @@ from histocae.paths import PACKAGE
 
 # These decide where and how fast a stage runs and what it logs, not its outputs. DVC itself compares the values of
 # params.yaml; models/lineage has the defaults of values that an entry of `models` leaves out.
-EXEMPT = ("__init__", "cli", "errors", "params", "params_file", "paths", "pipeline/locks", "progress", "workers")
+EXEMPT = (
+    "__init__",
+    "cli",
+    "errors",
+    "params",
+    "params_file",
+    "paths",
+    "pipeline/dvc_state",
+    "pipeline/locks",
+    "progress",
+    "workers",
+)
 EXEMPT_IN = {
     # a change in how a training is reported must not retrain the model
     "train": ("tracking",),

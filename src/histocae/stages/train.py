@@ -30,23 +30,25 @@ def run(params: Params, name: str) -> None:
     train(params, name, paths.MAIN)
 
 
-def is_done(params: Params, name: str, since: float) -> bool:
-    """Check whether another process has trained this model, with these params and data, after a time.
+def is_done(params: Params, name: str, since: float | None) -> bool:
+    """Check whether this training is done already; see `finished.is_done`.
 
     Args:
         params: of the pipeline.
         name: of the model.
-        since: seconds since 1970.
+        since: when this process began to wait for another one, in seconds since 1970; None where there was none.
 
     Returns:
-        Whether there is such a training.
+        Whether the outputs are those of this training.
 
     """
+    from histocae.tracking import finished
     from histocae.tracking.record import TrainingRecord
 
-    record, layout = TrainingRecord(name), paths.MAIN
-    description = recipe.describe(params, name, PatchStore(paths.PATCHES), layout.splits, layout.trained)
-    return record.is_of(description) and record.run["end"] >= int(1000 * since)
+    def describe() -> dict[str, Any]:
+        return recipe.describe(params, name, PatchStore(paths.PATCHES), paths.SPLITS, paths.TRAINED)
+
+    return finished.is_done(TrainingRecord(name), describe, since)
 
 
 def train(params: Params, name: str, layout: paths.Layout, description: dict[str, Any] | None = None) -> "CAE":

@@ -15,10 +15,11 @@ import pandas as pd
 from histocae import checksums, git, paths
 from histocae.cohort.balance import read_rows_for_model
 from histocae.errors import HistocaeError, TrackingError
-from histocae.files import SEPARATOR, fingerprint, read_yaml, sha256_once
+from histocae.files import SEPARATOR, fingerprint, sha256_once
 from histocae.identifiers import COHORTS
 from histocae.networks import saved
 from histocae.networks.saved_params import read_params
+from histocae.pipeline import dvc_state
 from histocae.sources.tables import TEXTS
 from histocae.tracking import documents
 from histocae.tracking.split_tables import TableSummary, summarize
@@ -64,7 +65,7 @@ class TrainingRecord:
     def is_of(self, description: dict[str, Any]) -> bool:
         """Check whether the training is complete and whole, and has this description (`recipe.describe`)."""
         # a training that was killed between the two has weights without a run
-        if not (self.folder / saved.RECORD_FILE).exists() or not self._run_file.exists():
+        if not (self.folder / saved.RECORD_FILE).exists() or not self.file.exists():
             return False
         try:
             if self.training["made_from"] != description["made_from"] or not self.run:
@@ -117,18 +118,17 @@ class TrainingRecord:
             TrackingError: the file is missing or damaged, or belongs to a training with other weights.
 
         """
-        content = documents.read(self._run_file, documents.TrainingRun, self.remedy)
+        content = documents.read(self.file, documents.TrainingRun, self.remedy)
         if content["weights"] != self.training["weights"]:
-            raise TrackingError(f"{self._run_file} belongs to a training with other weights; run {self.command}")
+            raise TrackingError(f"{self.file} belongs to a training with other weights; run {self.command}")
         if len(content["stamps"]) != self.training["epochs"]:
             epochs = self.training["epochs"]
-            raise TrackingError(
-                f"{self._run_file}: stamps: {len(content['stamps'])} for {epochs} epochs; {self.remedy}"
-            )
+            raise TrackingError(f"{self.file}: stamps: {len(content['stamps'])} for {epochs} epochs; {self.remedy}")
         return content
 
     @property
-    def _run_file(self) -> Path:
+    def file(self) -> Path:
+        """The file of its run."""
         return self.layout.runs / f"{self.name}.json"
 
     @cached_property
@@ -326,16 +326,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def _locked_md5() -> dict[str, str]:
-    try:
-        locked = read_yaml(Path("dvc.lock")) or {}
-    except FileNotFoundError:
-        return {}
-    tags = {}
-    for stage, path in (("patches", paths.PATCHES), ("split", paths.SPLITS)):
-        for out in locked.get("stages", {}).get(stage, {}).get("outs", []):
-            if out["path"] == path.as_posix():
-                tags[f"dvc.{stage}.md5"] = out["md5"]
-    return tags
+    stages = (("patches", paths.PATCHES), ("split", paths.SPLITS))
+    found = {f"dvc.{stage}.md5": dvc_state.recorded_md5(stage).get(path) for stage, path in stages}
+    return {tag: md5 for tag, md5 in found.items() if md5 is not None}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

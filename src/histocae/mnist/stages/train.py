@@ -38,21 +38,22 @@ def run(params: Params, name: str) -> None:
     )
 
 
-def is_done(params: Params, name: str, since: float) -> bool:
-    """Check whether another process has trained this model, with these params and data, after a time.
+def is_done(params: Params, name: str, since: float | None) -> bool:
+    """Check whether this training is done already; see `finished.is_done`.
 
     Args:
         params: of the pipeline.
         name: of the model.
-        since: seconds since 1970.
+        since: when this process began to wait for another one, in seconds since 1970; None where there was none.
 
     Returns:
-        Whether there is such a training.
+        Whether the outputs are those of this training.
 
     """
     from histocae.mnist.recipe import describe
     from histocae.mnist.record import MnistRecord
+    from histocae.tracking import finished
 
-    model, record = params.model(name), MnistRecord(name)
-    description = describe(params, name, model, params.seed if model.seed is None else model.seed)
-    return record.is_of(description) and record.run["end"] >= int(1000 * since)
+    model = params.model(name)
+    seed = params.seed if model.seed is None else model.seed
+    return finished.is_done(MnistRecord(name), lambda: describe(params, name, model, seed), since)
