@@ -22,6 +22,7 @@ from histocae.files import fingerprint, sha256
 from histocae.networks import saved
 from histocae.tracking import logged_models, pairs, runs, views
 from histocae.tracking.environment import project_folder
+from histocae.tracking.impatient import impatient
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
 from histocae.tracking.server import FAILURES, MlflowClient, call_limits, client, experiment, failure_message
 from histocae.tracking.split_tables import TableSummary
@@ -32,7 +33,7 @@ LATENT = "histocae.latent"
 RESULTS = "histocae.results"
 WEIGHTS = "histocae.weights"
 COLOR = "mlflow.runColor"
-RETRIES, SECONDS = 3, 60
+RETRIES, SECONDS = 3, 60  # of each call
 
 
 class Delivered(NamedTuple):
@@ -77,15 +78,15 @@ class Results:
 
 
 @contextlib.contextmanager
-def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, str]]:
+def _delivery(experiment_name: str, view: str, patient: bool = True) -> Iterator[tuple[MlflowClient, str]]:
     """Yield a client and the experiment's id; failures of the server become a TrackingError."""
     folder = project_folder() / paths.SCRATCH / "locks"  # of all pipelines and experiments that share a database
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # two deliveries at once would create two runs
-        with FileLock(folder / "delivery.lock"), call_limits(RETRIES, SECONDS):
+        with FileLock(folder / "delivery.lock"), call_limits(RETRIES if patient else 1, SECONDS):
             with call_limits(retries=1, timeout=10):  # an unreachable server is noticed soon
-                api = client()
+                api = client() if patient else impatient(client())
                 experiment_id = experiment(api, experiment_name)
             views.save(api, experiment_id, views.VIEWS[view])
             yield api, experiment_id
@@ -93,23 +94,26 @@ def _delivery(experiment_name: str, view: str) -> Iterator[tuple[MlflowClient, s
         raise TrackingError(failure_message(error)) from None
 
 
-def deliver(record: TrainingRecord, experiment_name: str, color: str | None = None) -> tuple[Run, str | None]:
+def deliver(
+    record: TrainingRecord, experiment_name: str, color: str | None = None, patient: bool = True
+) -> tuple[Run, str | None]:
     """Complete a training's run on the server; repeating it changes nothing.
 
     Args:
         record: of the training.
         experiment_name: of MLflow.
         color: of the run in charts, as #rrggbb.
+        patient: whether to wait for a slow server as long as it takes.
 
     Returns:
         The run, and the id of its logged model; None where the model is never registered, and so not logged.
 
     Raises:
-        TrackingError: the server is unreachable or refuses.
+        TrackingError: the server is unreachable or refuses, or is too slow.
 
     """
     start = time.perf_counter()
-    with _delivery(experiment_name, record.view) as (api, experiment_id):
+    with _delivery(experiment_name, record.view, patient) as (api, experiment_id):
         tags = {
             **record.run["tags"],
             "mlflow.source.name": record.command,

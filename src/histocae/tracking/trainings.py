@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from histocae import checksums
+from histocae import checksums, paths
 from histocae.errors import TrackingError
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.networks import saved
 from histocae.networks.cae import CAE
 from histocae.params import Fit
 from histocae.patches.images import Images
+from histocae.tracking import finished
 from histocae.tracking.live import train_live
 from histocae.tracking.record import TrainingRecord
 from histocae.training import recipe
@@ -96,15 +97,17 @@ def fit_and_keep(
         checksums.write(folder)
     write_json({**run, "weights": weights}, layout.runs / f"{name}.json")
     _deliver(record, experiment)
+    if layout == paths.MAIN:  # DVC keeps those of other layouts
+        finished.keep(record)
     shutil.rmtree(checkpoint)
 
 
 def _deliver(record: TrainingRecord, experiment: str) -> None:
-    """Complete the run; where the server is unreachable, register or publish does it later."""
+    """Complete the run; where the server is unreachable or slow, register or publish does it later."""
     from histocae.tracking.delivery import deliver  # it needs MLflow, which the live run imports during the training
 
     try:
-        run, _ = deliver(record, experiment)
+        run, _ = deliver(record, experiment, patient=False)
     except TrackingError as error:
         log.warning("%s; the training is saved under models/, and `%s` delivers it later", error, record.publishes)
         return
