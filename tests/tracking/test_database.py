@@ -199,8 +199,9 @@ def delivered(folder: Path) -> tuple[str, str, dict[str, bytes]]:
     return run_id, model.model_id, files
 
 
-@pytest.mark.parametrize("depth", ["", "examples/small"])
-def test_artifacts_follow_a_project_that_was_moved_or_copied(folder, monkeypatch, depth):
+@pytest.mark.parametrize(("depth", "name"), [("", "mlflow.db"), ("examples/small", "mlflow.db"), ("", "own.db")])
+def test_artifacts_follow_a_project_that_was_moved_or_copied(folder, monkeypatch, depth, name):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / name}")
     (folder / depth).mkdir(parents=True, exist_ok=True)
     if depth:  # above, the address is absolute, since MLflow keeps connections by address
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -211,12 +212,12 @@ def test_artifacts_follow_a_project_that_was_moved_or_copied(folder, monkeypatch
         shutil.copytree(folder, place) if number == 1 else folder.rename(place)
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
         if not depth:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / name}")
         monkeypatch.chdir(place / depth)
         api = server.client()
         _artifact_repos_cache.clear()  # as in a new process
-        name = "histocae" if depth else "1"
-        assert api.get_run(run_id).info.artifact_uri.endswith(f"{place}/mlruns/{name}/{run_id}/artifacts")
+        experiment = "histocae" if depth else "1"
+        assert api.get_run(run_id).info.artifact_uri.endswith(f"{place}/mlruns/{experiment}/{run_id}/artifacts")
         assert [file.path for file in api.list_artifacts(run_id)] == ["note.txt"]
         assert "MLmodel" in {file.path for file in api.list_logged_model_artifacts(model_id)}
         assert mlflow.pyfunc.load_model("models:/registered/1").predict([1.0, 2.0]) == [1, 2]

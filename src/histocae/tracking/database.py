@@ -73,7 +73,7 @@ def prepare(uri: str) -> None:
         if _state(path).revision != _revisions().get_current_head():
             _create(uri, path.resolve())
         folder = project_folder()
-        if path.resolve() == (folder / "mlflow.db").resolve():
+        if path.resolve().parent == folder.resolve():  # whatever its name
             _follow_folder(path, folder)
     except sqlite3.Error as error:
         raise MlflowException(f"{path}: {error}") from None
