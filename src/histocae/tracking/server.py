@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import re
 from json import JSONDecodeError
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,8 +38,15 @@ __all__ = ["FAILURES", "MlflowClient", "MlflowException", "call_limits", "client
 
 def failure_message(error: Exception) -> str:
     """Describe a failure of the server in one line, without the credentials that its address may contain."""
-    if isinstance(error.__context__ or error, RequestException):
-        return f"tracking server {origin(mlflow.get_tracking_uri())} can't be reached, or fails"
+    request = error.__context__ or error
+    if isinstance(request, RequestException):
+        server = f"tracking server {origin(mlflow.get_tracking_uri())}"
+        if refused := re.search(r"certificate verify failed: (.+?) \(_ssl", str(request)):
+            return (
+                f"{server}: certificate not accepted: {refused[1]}; MLFLOW_TRACKING_SERVER_CERT_PATH may name a "
+                "file with the certificate of its authority"
+            )
+        return f"{server} can't be reached, or fails"
     cause = error.__cause__ or error
     # the database's own message: SQLAlchemy's begins with advice to its caller
     problem = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else error
