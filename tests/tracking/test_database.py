@@ -236,4 +236,16 @@ def test_artifacts_in_a_place_that_somebody_chose_stay_there(folder, tmp_path):
     server.client().create_experiment("histocae", str(chosen))
     assert server.client().get_experiment_by_name("histocae").artifact_location == str(chosen)
     for location in (None, "s3://bucket/mlruns/1", "mlflow-artifacts:/1", "relative/mlruns/1"):
-        assert database._new_location(location, folder, "mlflow.db") is None
+        assert database._new_location(location, {"1", "histocae"}, folder, "mlflow.db") is None
+
+
+@pytest.mark.parametrize(("mounted", "name"), [(True, "histocae"), (False, "mine")])
+def test_artifacts_on_a_drive_that_is_not_there_stay_where_they_are(folder, tmp_path, mounted, name):
+    drive = tmp_path / "drive"  # the mount point is there while the drive is not, or the folder has its own name
+    (drive / "mlruns").mkdir(parents=True)
+    location = str(drive / "mlruns" / name)
+    server.client().create_experiment("histocae", location)
+    (drive / "mlruns").rmdir()
+    if not mounted:
+        drive.rmdir()
+    assert server.client().get_experiment_by_name("histocae").artifact_location == location

@@ -201,8 +201,12 @@ def _follow_folder(path: Path, folder: Path) -> None:
     The files of the folder that the project came from are neither read nor changed any more.
     """
     with _connection(path) as connection:
-        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        moved = [(id_, old, new) for id_, old in experiments if (new := _new_location(old, folder, path.name))]
+        experiments = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+        moved = [
+            (id_, old, new)
+            for id_, name, old in experiments
+            if (new := _new_location(old, {str(id_), name}, folder, path.name))
+        ]
         if not moved:
             return
         connection.execute("BEGIN IMMEDIATE")
@@ -214,11 +218,12 @@ def _follow_folder(path: Path, folder: Path) -> None:
     log.info("%s: the project's folder was moved or copied; artifacts are now in %s", path, folder / ARTIFACTS)
 
 
-def _new_location(location: str | None, folder: Path, database: str) -> str | None:
+def _new_location(location: str | None, names: set[str], folder: Path, database: str) -> str | None:
     """Return where the artifacts of an experiment belong, if its location is in the folder that the project left.
 
     Args:
         location: of the experiment, a path or an address.
+        names: id and name of the experiment; one of them is the folder's name, unless somebody chose another.
         folder: of the project.
         database: name of the database's file in it.
 
@@ -235,7 +240,8 @@ def _new_location(location: str | None, folder: Path, database: str) -> str | No
     here = folder / ARTIFACTS / name
     if origin == folder or (origin.exists() and origin.samefile(folder)):
         return None
-    was_project = (origin / database).exists() or not (origin / ARTIFACTS).exists()
+    # a folder that somebody chose may be on a drive that is not there now; its mount point is
+    was_project = str(name) in names and ((origin / database).exists() or not origin.exists())
     if not was_project and not here.exists():
         return None
     return here.as_uri() if is_address else str(here)
