@@ -6,10 +6,25 @@ import re
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
-_SENSITIVE = "password|passwd|pwd|token|secret|credential|signature|access_?key|api_?key|connection_string"
-# the value of a variable or of a parameter in an address: password=..., X-Amz-Signature=..., "token": "..."
-_ASSIGNED = re.compile(rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*(?:=["']?|["']\s*:\s*["']))([^\s&"',;]+)""", re.IGNORECASE)
-_SECRET_WORDS = {"PASSWORD", "PASSWD", "TOKEN", "SECRET", "SECRETS", "CREDENTIAL", "CREDENTIALS", "SIGNATURE"}
+_SENSITIVE = (
+    "password|passwd|pwd|token|secret|credential|signature|access_?key|api_?key|account_?key|connection_string"
+)
+# the value of a variable or of a parameter in an address: password=..., X-Amz-Signature=..., "token": "..."; that of
+# an Azure address: sig=...; of a header: Authorization: Bearer ...; of YAML: password: ...
+_ASSIGNED = re.compile(
+    rf"""([\w.-]*(?:{_SENSITIVE})[\w.-]*(?:=["']?|["']\s*:\s*["'])
+    |(?<![\w.-])sig=
+    |authorization["']?:\s*["']?(?:(?:basic|bearer)\s+)?
+    |(?<![\w.-])bearer\s+(?=[\w.+/-]{{12}})
+    |(?<![\w.-])(?:password|passwd|pwd):\s+)([^\s&"',;]+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# variables whose value is secret: PGPASSWORD, MYSQL_PWD, DB_PASSWORD_2; but not CREDENTIAL_HELPER, PWD or TOKEN_FILE
+_SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|(^|_)(TOKEN|SECRETS?)(_|$)|_PWD$|(^|_)(CREDENTIALS?|SIGNATURE)$"
+    r"|(ACCESS|API|ACCOUNT|PRIVATE|SECRET)_?KEY$|CONNECTION_STRING$"
+)
+_NO_SECRETS = {"true", "false", "none", "null", "yes", "off"}
 _URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
 _SHORTEST = 4  # characters of a secret that is replaced wherever it appears
 
@@ -76,7 +91,8 @@ def without_credentials(text: str) -> str:
     """
     text = _URL.sub(lambda url: origin(url[0]) if "@" in url[0] and "://" in url[0] else url[0], text)
     for secret in _secrets():
-        text = text.replace(secret, HIDDEN)
+        # a short secret may be part of other words
+        text = re.sub(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])", HIDDEN, text)
     return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
 
 
@@ -84,7 +100,7 @@ def _secrets() -> list[str]:
     """List the secrets that this process got by its environment, the longest first."""
     secrets = set()
     for name, value in os.environ.items():
-        if _is_secret(name) and value.lower() not in ("true", "false"):
+        if _is_secret(name) and value.lower() not in _NO_SECRETS:
             secrets.add(value)
         elif "://" in value:
             secrets |= _in_address(value)
@@ -93,10 +109,8 @@ def _secrets() -> list[str]:
 
 def _is_secret(name: str) -> bool:
     """Return whether the name of a variable says that its value is secret; PWD is the working folder."""
-    words = name.upper().split("_")
-    if words[-1] in ("FILE", "PATH", "DIR"):
-        return False
-    return bool(_SECRET_WORDS & set(words)) or any(name.upper().endswith(end) for end in ("ACCESS_KEY", "API_KEY"))
+    upper = name.upper()
+    return _SECRET_NAME.search(upper) is not None and not upper.endswith(("_FILE", "_PATH", "_DIR"))
 
 
 def _in_address(url: str) -> set[str]:

@@ -23,6 +23,8 @@ VARIABLES = {
     "HTTPS_PROXY": f"http://somebody:{CANARY}-proxy@127.0.0.1:9",
     "DVC_STUDIO_TOKEN": f"{CANARY}-studio",
     "AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={CANARY}-azure",
+    "PGPASSWORD": f"{CANARY}-pg",
+    "MYSQL_PWD": f"{CANARY}-my",
 }
 ADDRESSES = (
     f"http://somebody:{CANARY}@127.0.0.1:9",
@@ -79,6 +81,13 @@ def test_an_address_is_shown_as_scheme_host_and_port(url, shown):
         f"connection to host failed: user=a password={CANARY} host=b",
         f'answered {{"token": "{CANARY}"}}',
         f"proxy {CANARY}-proxy, key {CANARY}/aws+secret",
+        f"GET https://store.example/container/x?sv=2024&sig={CANARY}%2B&se=2026",
+        f"headers: {{'Authorization': 'Bearer {CANARY}.abc'}}",
+        f"Authorization: Basic {CANARY}",
+        f"sent Bearer {CANARY}-0123456789",
+        f"password: {CANARY}",
+        f"DefaultEndpointsProtocol=https;AccountKey={CANARY}==",
+        f"role somebody, password {CANARY}-pg; user somebody, {CANARY}-my",
     ],
 )
 def test_credentials_in_a_text_are_hidden(text, with_secrets):
@@ -207,7 +216,14 @@ def test_a_message_of_a_library_is_logged_without_credentials(project, with_secr
 
 def test_the_working_folder_is_no_secret(monkeypatch):
     """Shells set PWD and OLDPWD, in which messages name files."""
-    for name, value in (("PWD", "/home/me"), ("OLDPWD", "/home"), ("TOKENIZERS_PARALLELISM", "true")):
+    for name, value in (
+        ("PWD", "/home/me"),
+        ("OLDPWD", "/home"),
+        ("TOKENIZERS_PARALLELISM", "true"),
+        ("CREDENTIAL_HELPER", "table"),
+        ("DISABLE_TOKEN", "true"),
+        ("DATABASE_PASSWORD", "able"),
+    ):
         monkeypatch.setenv(name, value)
     for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"):
         monkeypatch.setenv(name, f"canary-{name}")
