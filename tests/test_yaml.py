@@ -12,6 +12,8 @@ from histocae.errors import YamlError
 from histocae.files import read_yaml
 from support.workspace import ROOT
 
+# each anchor of 90 levels has the one before in its middle
+NESTED = "\n".join(f"- &a{i} {'[' * 90}{f'*a{i - 1}' if i else ''}{']' * 90}" for i in range(15))
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
 )
@@ -33,6 +35,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: 1\nb: " + "9" * 5000, "line 2: a number of 5,000 digits"),
         ("a: -" + "9" * 5000, "line 1: a number of 5,001 digits"),
         ("a: 0x" + "f" * 5000, "line 1: a number of 5,002 digits"),
+        (NESTED, "line 2: *a0 is nested deeper than 100 levels"),
         (BOMB, "line 5: aliases (*a3) repeat more than 100,000 values"),
         ("a: &a [*a]", "line 1: no value before *a has this name"),
         ("a: &a 1\nb: &a 2\n", "not YAML: second occurrence in line 2"),

@@ -60,6 +60,7 @@ class _Open:
     mapping: bool
     anchor: str | None
     before: int  # values before it, each repetition by an alias counted
+    levels: int = 1  # of lists and mappings, itself included
     items: int = 0  # of a mapping: keys and values
     lines: dict[str, int] = field(default_factory=dict)  # of a mapping's keys
 
@@ -69,6 +70,7 @@ class _Anchored:
     """A value that aliases may repeat."""
 
     values: int
+    levels: int
     text: str | None  # of a scalar
 
 
@@ -80,8 +82,10 @@ def _check(text: str) -> None:
     for event in YAML(typ="safe").parse(text):
         if isinstance(event, CollectionEndEvent):
             closed = stack.pop()
+            if stack:
+                stack[-1].levels = max(stack[-1].levels, closed.levels + 1)
             if closed.anchor:
-                anchors[closed.anchor] = _Anchored(values - closed.before, None)
+                anchors[closed.anchor] = _Anchored(values - closed.before, closed.levels, None)
         if not isinstance(event, NodeEvent):
             continue
         line = event.start_mark.line + 1
@@ -92,6 +96,11 @@ def _check(text: str) -> None:
         if isinstance(event, AliasEvent):
             if event.anchor not in anchors:
                 raise ValueError(f"not YAML: line {line}: no value before *{event.anchor} has this name")
+            levels = anchors[event.anchor].levels
+            if stack:
+                stack[-1].levels = max(stack[-1].levels, levels + 1)
+            if len(stack) + levels > MOST_LEVELS:
+                raise ValueError(f"line {line}: *{event.anchor} is nested deeper than {MOST_LEVELS} levels")
             values += anchors[event.anchor].values - 1
             repeated += anchors[event.anchor].values
             if repeated > MOST_REPEATED:
@@ -111,7 +120,7 @@ def _check(text: str) -> None:
             if event.implicit[0] and digits > MOST_DIGITS and _INTEGER.fullmatch(event.value):
                 raise ValueError(f"line {line}: a number of {digits:,} digits; at most {MOST_DIGITS:,} are read")
             if event.anchor:
-                anchors[event.anchor] = _Anchored(1, word)
+                anchors[event.anchor] = _Anchored(1, 0, word)
 
 
 def _word(event: NodeEvent, anchors: dict[str, _Anchored]) -> str | None:

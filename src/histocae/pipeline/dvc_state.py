@@ -1,15 +1,17 @@
 """What DVC knows of the outputs on disk."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from histocae.errors import DataError
+from histocae.errors import DataError, YamlError
 from histocae.files import read_yaml
 
+log = logging.getLogger(__name__)
 LOCK = Path("dvc.lock")
 KINDS = {
     "modified": "differs from dvc.lock",
@@ -58,20 +60,19 @@ def recorded_md5(stage: str) -> dict[Path, str]:
         stage: its name in dvc.lock.
 
     Returns:
-        MD5s by path; empty where the stage is not in dvc.lock, or there is no dvc.lock.
-
-    Raises:
-        YamlError: dvc.lock is damaged.
+        MD5s by path; empty where the stage is not in dvc.lock, or dvc.lock is missing or damaged.
 
     """
     if not LOCK.is_file():
         return {}
-    content = read_yaml(LOCK)
     try:
-        outputs = content["stages"][stage]["outs"]
+        outputs = read_yaml(LOCK)["stages"][stage]["outs"]
         return {Path(output["path"]): str(output["md5"]) for output in outputs if "md5" in output}
-    except (KeyError, TypeError):
-        return {}
+    except YamlError as error:
+        log.warning("%s; its hashes are not used", error)
+    except (KeyError, TypeError):  # the stage is not in it
+        pass
+    return {}
 
 
 def _names(entries: list[str | dict[str, str]]) -> list[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
-from filelock import FileLock
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 from mlflow.models import Model
@@ -21,10 +20,17 @@ from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
 from histocae.networks import saved
 from histocae.tracking import logged_models, pairs, runs, views
-from histocae.tracking.environment import project_folder
 from histocae.tracking.impatient import impatient
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
-from histocae.tracking.server import FAILURES, MlflowClient, call_limits, client, experiment, failure_message
+from histocae.tracking.server import (
+    FAILURES,
+    MlflowClient,
+    call_limits,
+    client,
+    delivering,
+    experiment,
+    failure_message,
+)
 from histocae.tracking.split_tables import TableSummary
 
 log = logging.getLogger(__name__)
@@ -80,11 +86,8 @@ class Results:
 @contextlib.contextmanager
 def _delivery(experiment_name: str, view: str, patient: bool = True) -> Iterator[tuple[MlflowClient, str]]:
     """Yield a client and the experiment's id; failures of the server become a TrackingError."""
-    folder = project_folder() / paths.SCRATCH / "locks"  # of all pipelines and experiments that share a database
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        # two deliveries at once would create two runs
-        with FileLock(folder / "delivery.lock"), call_limits(RETRIES if patient else 1, SECONDS):
+        with delivering(), call_limits(RETRIES if patient else 1, SECONDS):
             with call_limits(retries=1, timeout=10):  # an unreachable server is noticed soon
                 api = client() if patient else impatient(client())
                 experiment_id = experiment(api, experiment_name)

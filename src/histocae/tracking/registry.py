@@ -11,7 +11,15 @@ from histocae.identifiers import COHORTS
 from histocae.tracking import cards
 from histocae.tracking.delivery import Delivered
 from histocae.tracking.record import PairRecord, TrainingRecord
-from histocae.tracking.server import FAILURES, MlflowClient, MlflowException, call_limits, client, failure_message
+from histocae.tracking.server import (
+    FAILURES,
+    MlflowClient,
+    MlflowException,
+    call_limits,
+    client,
+    delivering,
+    failure_message,
+)
 
 log = logging.getLogger(__name__)
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -176,7 +184,7 @@ def register_pair(pair: PairRecord, run_id: str, model_id: str) -> dict[str, Any
 @contextmanager
 def _registry() -> Iterator[MlflowClient]:
     try:
-        with call_limits(retries=3, timeout=60):
+        with delivering(), call_limits(retries=3, timeout=60):
             yield client()
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None

@@ -3,11 +3,14 @@
 import importlib.metadata
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+from filelock import FileLock
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # it has no types
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -16,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from histocae.address import origin, without_credentials
+from histocae.paths import SCRATCH
 from histocae.tracking import database
 from histocae.tracking.environment import address, call_limits, default_address, project_folder
 
@@ -53,6 +57,15 @@ def failure_message(error: Exception) -> str:
     line = (str(problem).splitlines() or [type(problem).__name__])[0]
     line = without_credentials(line)  # before it is cut, else a half secret would not be found
     return f"tracking server: {line if len(line) <= SHOWN else line[:SHOWN] + ' ...'}"
+
+
+@contextmanager
+def delivering() -> Iterator[None]:
+    """Wait until no other process delivers to the project's server: two at once would make runs or versions twice."""
+    folder = project_folder() / SCRATCH / "locks"  # of all pipelines and experiments that share a database
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "delivery.lock"):
+        yield
 
 
 def client() -> MlflowClient:
