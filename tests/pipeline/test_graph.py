@@ -153,6 +153,7 @@ def test_no_module_is_left_out_of_the_lineage_by_mistake():
         "stages/verify.py",
         "report/templates/mnist.html",
         "tracking/database.py",
+        "tracking/environment.py",
         "tracking/finished.py",
         "tracking/live.py",
         "tracking/server.py",
