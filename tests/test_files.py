@@ -1,5 +1,6 @@
 """Files: YAML as DVC reads it, params of saved models to the byte, and JSON that may be missing."""
 
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given
@@ -97,6 +98,55 @@ def test_a_damaged_table_is_an_error_of_its_file(tmp_path):
     file.write_bytes(b"a|b\n1|2\n" * 3 + b"\xff|1\n")
     with pytest.raises(DataError, match=r"x\.csv: can't be read"):
         list(files.read_table_parts(file, rows=2))
+
+
+TABLE = b"name|count\none|1\n'two'|\n"
+DAMAGED = {
+    "within a row": (TABLE[:-2], "it was cut: its last row has no line end"),
+    "at the end of a row": (TABLE[:-1], "it was cut: its last row has no line end"),
+    "within the header": (b"name|co", "it was cut: its last row has no line end"),
+    "a column": (b"name|other\none|1\n", "it has no column 'count'"),
+    "a cell": (b"name|count\none\ntwo|2\n", "row 2 has 1 cells under 2 columns"),
+    "a part of the header": (b"count\none|1\ntwo|2\n", "it has no column 'name'"),
+    "another header": (b"name|count\nx|one|1\nx|two|2\n", "row 2 has 3 cells under 2 columns"),
+}
+
+
+@pytest.mark.parametrize(("content", "problem"), DAMAGED.values(), ids=DAMAGED)
+def test_a_table_that_lacks_something_is_refused(tmp_path, content, problem):
+    file = tmp_path / "x.csv"
+    file.write_bytes(TABLE)
+    assert len(files.read_table(file, ("name",), numbers=("count",))) == 2
+    file.write_bytes(content)
+    for read in (
+        lambda: files.read_table(file, ("name",), needed=("name",), numbers=("count",)),
+        lambda: list(files.read_table_parts(file, ("name",), 1, needed=("name", "count"))),
+        lambda: (
+            list(files.read_cells(file, ("name", "count"))) if "3 cells" not in problem else files.read_table(file)
+        ),
+    ):
+        with pytest.raises(
+            DataError, match=r"x\.csv: can't be read: .*; run the stages before this one"
+        ) as error_info:
+            read()
+        assert problem in str(error_info.value) or "row 2 ends too early" in str(error_info.value)
+
+
+def test_text_in_a_column_of_numbers_is_refused(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_text("name|count\none|1\ntwo|many\n")
+    with pytest.raises(DataError, match=r"x\.csv: can't be read: column 'count' has something else than numbers"):
+        files.read_table(file, ("name",), numbers=("count",))
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_all_written_tables_end_with_a_line_end(tmp_path, rows):
+    table = pd.DataFrame({"name": ["a"], "count": [1]})[:rows]
+    files.write_table(table, tmp_path / "x.csv")
+    with files.table_writer(tmp_path / "y.csv", ("name", "count")) as writer:
+        writer.writerows(table.to_numpy())
+    for file in (tmp_path / "x.csv", tmp_path / "y.csv"):
+        assert len(files.read_table(file, ("name",), needed=("name",), numbers=("count",))) == rows
 
 
 @given(

@@ -8,16 +8,16 @@ import glob
 import hashlib
 import io
 import json
-import operator
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any
 
+from histocae import table_faults
 from histocae.errors import DataError, YamlError, naming
 
 if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
@@ -225,6 +225,9 @@ def read_table(
     separator: str = SEPARATOR,
     columns: dict[str, str] | None = None,
     remedy: str = _REMEDY,
+    *,
+    needed: Iterable[str] = (),
+    numbers: Iterable[str] = (),
 ) -> "pd.DataFrame":
     """Read a table that a stage wrote; an empty cell is missing.
 
@@ -234,6 +237,8 @@ def read_table(
         separator: of columns.
         columns: the only columns to read, each with its dtype; the rest takes no memory. None for all.
         remedy: end of an error's line.
+        needed: columns that must be there.
+        numbers: columns that must be there, with numbers or empty cells only.
 
     Returns:
         The table.
@@ -245,7 +250,8 @@ def read_table(
     import pandas as pd
 
     with _table_errors(path, remedy):
-        return pd.read_csv(
+        table_faults.check_end(path)
+        table = pd.read_csv(
             path,
             sep=separator,
             dtype=columns or dict.fromkeys(text, "str"),
@@ -253,6 +259,10 @@ def read_table(
             keep_default_na=False,
             na_values=[""],
         )
+        table_faults.check_columns(table, needed, numbers)
+        if table_faults.may_lack_cells(table):
+            table_faults.check_cells(path, separator)
+    return table
 
 
 @contextmanager
@@ -266,13 +276,16 @@ def _table_errors(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
         raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
 
 
-def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) -> "Iterator[pd.DataFrame]":
+def read_table_parts(
+    path: Path, text: Iterable[str] = (), rows: int = 100_000, needed: Collection[str] = ()
+) -> "Iterator[pd.DataFrame]":
     """Read a table in parts. A column without a given type may have another type in each part.
 
     Args:
         path: of the table, of any length.
         text: columns that stay strings.
         rows: of a part; the last part may have fewer.
+        needed: columns that must be there.
 
     Yields:
         The parts in their order, with the row numbers of the whole table as index.
@@ -284,6 +297,7 @@ def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) 
     import pandas as pd
 
     with _table_errors(path):
+        table_faults.check_end(path)
         parts = pd.read_csv(
             path,
             sep=SEPARATOR,
@@ -292,10 +306,16 @@ def read_table_parts(path: Path, text: Iterable[str] = (), rows: int = 100_000) 
             na_values=[""],
             chunksize=rows,
         )
+    checked = False
     with parts:
         while True:
             with _table_errors(path):
                 part = next(parts, None)
+                if part is not None:
+                    table_faults.check_columns(part, needed)
+                    if not checked and table_faults.may_lack_cells(part):
+                        table_faults.check_cells(path, SEPARATOR)  # all of them, at most once
+                        checked = True
             if part is None:
                 return
             yield part
@@ -333,19 +353,8 @@ def read_cells(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         DataError: the table is not there yet, lacks a column, or is damaged.
 
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            rows = csv.reader(handle, delimiter=SEPARATOR)
-            head = next(rows, [])
-            if missing := [name for name in columns if name not in head]:
-                raise DataError(f"{path}: no column {missing[0]!r}; {_REMEDY}")
-            yield from map(operator.itemgetter(*map(head.index, columns)), rows)
-    except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
-    except IndexError:
-        raise DataError(f"{path}: row {rows.line_num} ends too early; {_REMEDY}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: row {rows.line_num} can't be read: {error}; {_REMEDY}") from None
+    with _table_errors(path):
+        yield from table_faults.cells(path, columns, SEPARATOR)
 
 
 def state(path: Path) -> list[int]:

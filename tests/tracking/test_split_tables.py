@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def test_tables_read_in_parts_have_the_counts_and_the_dataset_of_whole_tables(
     monkeypatch.chdir(tmp_path)
     write_tables(cohort, balanced)
     read_parts = files.read_table_parts
-    monkeypatch.setattr(split_tables, "read_table_parts", lambda path, text: read_parts(path, text, rows=37))
+    monkeypatch.setattr(split_tables, "read_table_parts", partial(read_parts, rows=37))
     record = TrainingRecord("a")
     for split, summary in record.tables.items():
         rows = select_rows(record, split)

@@ -14,7 +14,8 @@ from histocae.sources.tables import TEXTS
 
 def read_split(path: Path) -> pd.DataFrame:
     """Read a table of data/splits, one row a patch."""
-    return read_table(path, (*TEXTS, "shard", "file"))
+    needed = ("case_id", "slide_id", "sample_type", "shard")
+    return read_table(path, (*TEXTS, "shard", "file"), needed=needed, numbers=("position",))
 
 
 def read_rows_for_model(path: Path, description: dict[str, Any]) -> pd.DataFrame:

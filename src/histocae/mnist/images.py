@@ -173,7 +173,7 @@ def load() -> dict[str, LabeledImages]:
     parts = {}
     for name in SPLITS:
         path = mnist_paths.IMAGES / f"{name}.npy"
-        table = read_table(paths.SPLITS / f"{name}.csv")
+        table = read_table(paths.SPLITS / f"{name}.csv", numbers=("image", "label"))
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except ARRAY_FAULTS as error:

@@ -13,6 +13,7 @@ from histocae.files import SEPARATOR, read_json
 from histocae.identifiers import SOLID_TISSUE_NORMAL
 from histocae.params import Params
 from histocae.sources.demo_cases import count_slides
+from histocae.table_faults import check_end
 
 PARTS = ("train", "validation", "test")
 REMEDY = "run dvc repro"
@@ -75,9 +76,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     """Read a table of a stage row by row; no rows where it is not there."""
     if path.is_file():
         try:
+            check_end(path)
             with open(path, encoding="utf-8", newline="") as handle:
-                yield from csv.DictReader(handle, delimiter=SEPARATOR)
-        except (csv.Error, UnicodeDecodeError) as error:
+                rows = csv.DictReader(handle, delimiter=SEPARATOR)
+                for row in rows:
+                    if None in row or None in row.values():
+                        raise ValueError(f"row {rows.line_num} has too few or too many cells")
+                    yield row
+        except (csv.Error, ValueError) as error:
             raise DataError(f"{path}: can't be read: {error}; {REMEDY}") from None
 
 

@@ -195,6 +195,6 @@ def write_plots(folder: Path, records: Sequence[Trained], compared: pd.DataFrame
     write_table(compared[["model", "test_mse"]], folder / "test_mse.csv", separator=",")
     (folder / "roc").mkdir()
     if roc.is_file():
-        curves = read_table(roc, ("level",), separator=",")
+        curves = read_table(roc, ("level",), ",", needed=("level",), numbers=("fpr", "tpr"))
         for level, rows in curves.groupby("level", sort=False):
             write_table(rows[["fpr", "tpr"]], folder / "roc" / f"{level}.csv", separator=",")

@@ -146,6 +146,23 @@ def inputs(data: Data) -> tuple[Path, tuple[Path, ...]]:
     return folder, (own.table, *(folder / file for file in own.files["file"]))
 
 
+def read_metadata(path: Path, source: Source) -> pd.DataFrame:
+    """Read the table of slides that the stage metadata wrote for a source.
+
+    Args:
+        path: of the table.
+        source: of the slides.
+
+    Returns:
+        One row per slide, with the columns that the source needs.
+
+    Raises:
+        DataError: the table is not there yet, or damaged.
+
+    """
+    return tables.read_metadata(path, () if source.server is None else tables.FILE_COLUMNS)
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The table of slides.

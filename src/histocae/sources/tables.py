@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.errors import TableError
+from histocae.files import read_table
 from histocae.identifiers import COMPARED, sample_of, sample_type
 from histocae.scanners import MPP_EXPECTED, MPP_RANGE
 from histocae.sources.table_text import read_text, split_separator
@@ -33,10 +34,28 @@ TEXTS = ("case_id", "sample_id", "slide_id", "disease_type", "sample_type", "fil
 # text columns of the table that the stage metadata writes: an md5 may look like a number
 METADATA_TEXTS = (*TEXTS, "file_id", "md5", "state", "access")
 COLUMNS = (*SEED_COLUMNS, "file_name", "mpp")
+FILE_COLUMNS = ("file_id", "md5", "size", "state", "access")  # of a slide of the GDC
 FILE_NAMES = ("file_name", "path")  # column of the files: of slides, of tiles
 HASHES = {"sha256": 64, "md5": 32}  # optional columns, and their numbers of hexadecimal digits
 MOST_COLUMNS = 16_384  # of a spreadsheet
 MISSING = frozenset(("", "--", "'--", "na", "nan", "null", "none", "n/a"))
+
+
+def read_metadata(path: Path, further: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read the table of slides that the stage metadata wrote.
+
+    Args:
+        path: of the table.
+        further: columns that it must have beside those of `COLUMNS`.
+
+    Returns:
+        One row per slide.
+
+    Raises:
+        DataError: the table is not there yet, or damaged.
+
+    """
+    return read_table(path, METADATA_TEXTS, needed=(*COLUMNS, *further), numbers=(*PERCENTS, "mpp"))
 
 
 def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to a CSV in data.path") -> pd.DataFrame:

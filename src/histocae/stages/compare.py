@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from histocae import paths
+from histocae.cohort.setaside import COLUMNS
 from histocae.cohort.split import SPLITS
 from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
@@ -44,7 +45,7 @@ def run(params: Params) -> None:
         findings=summary.findings(table),
         split=read_json(paths.SPLIT_REPORT),
         patching=read_json(paths.PATCHING_REPORT / "summary.json"),
-        set_aside=read_table(paths.SET_ASIDE, ("slide_id",), separator=","),
+        set_aside=read_table(paths.SET_ASIDE, ("slide_id",), ",", needed=COLUMNS),
         samples=[file for file in (first / "samples_tumor.png", first / "samples_normal.png") if file.is_file()],
         figures=_figures(records, table),
         tissue=tissue,

@@ -11,11 +11,11 @@ from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS, with_metadata
 from histocae.contrast import baselines, comparison, crossvalidation
-from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.files import replacing_folder, write_json, write_table
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
-from histocae.sources.tables import TEXTS
+from histocae.sources.tables import read_metadata
 from histocae.stages.train import train
 from histocae.training import recipe
 
@@ -46,7 +46,7 @@ def run(params: Params) -> None:
 
 def _divide(params: Params, pair: tuple[str, str], count: int) -> list[dict[str, pd.DataFrame]]:
     """Divide the cases, and check that both models can be trained on each fold."""
-    patches = with_metadata(PatchStore(paths.PATCHES).index(), read_table(paths.METADATA, TEXTS))
+    patches = with_metadata(PatchStore(paths.PATCHES).index(), read_metadata(paths.METADATA))
     divided = crossvalidation.divide(patches, count, params.seed, params.split.together)
     # `sample` raises where a fold lacks cases; better now than after hours of training on earlier folds
     for tables, name, split in itertools.product(divided, pair, ("train", "validation")):

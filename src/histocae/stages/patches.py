@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from histocae import paths
-from histocae.cohort.setaside import check_share, set_aside
+from histocae.cohort.setaside import COLUMNS, check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
@@ -25,7 +25,6 @@ from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
 from histocae.sources.hashes import Hashes
 from histocae.sources.integrity import shared_tiles
-from histocae.sources.tables import METADATA_TEXTS
 from histocae.workers.processes import WorkerDiedError, spread, threads_each
 
 CODE = (
@@ -47,6 +46,7 @@ CODE = (
     "slides/tiled",
     "slides/units",
 )
+SLIDES_TEXTS = ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor")
 REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
 SHARED_TILES = "shared_tiles.csv"
 log = logging.getLogger(__name__)
@@ -59,12 +59,14 @@ def run(params: Params) -> None:
         DataError: too many slides failed or could not be fetched, or no slide has tissue.
 
     """
-    metadata = read_table(paths.METADATA, METADATA_TEXTS).set_index("slide_id", drop=False)
-    files = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor"))
     source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
+    metadata = slide_source.read_metadata(paths.METADATA, source).set_index("slide_id", drop=False)
+    files = read_table(paths.SLIDES, SLIDES_TEXTS, needed=SLIDES_TEXTS)
     tasks = _tasks(params, files, metadata, source)
     records = _extract(params, source, tasks)
-    before = [read_table(path, ("slide_id",)) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)]
+    before = [
+        read_table(path, ("slide_id",), needed=COLUMNS) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
+    ]
     aside = set_aside(
         "patches", [(record.slide_id, record.reason, record.kept) for record in records.values() if record.reason]
     )

@@ -18,7 +18,7 @@ from histocae.sources import first_seen, slide_source
 from histocae.sources.gdc.remote import Server
 from histocae.sources.hashes import Hashes
 from histocae.sources.integrity import ExpectedHashes, check_bytes, check_copies
-from histocae.sources.tables import HASHES, METADATA_TEXTS
+from histocae.sources.tables import HASHES
 from histocae.workers.processes import WorkerDiedError, spread
 
 COLUMNS = [
@@ -68,8 +68,8 @@ def run(params: Params) -> None:
 
     Slides that are not kept are neither fetched nor checked here, but in the stage that extracts their patches.
     """
-    metadata = read_table(paths.METADATA, METADATA_TEXTS)
     source = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES)
+    metadata = slide_source.read_metadata(paths.METADATA, source)
     own = slide_source.own_files(params.data) if params.data.source in ("slides", "tiles") else None
     aside: list[tuple[str, str, int]] = []
     if source.tiles and own is not None:
@@ -94,7 +94,7 @@ def run(params: Params) -> None:
 
 
 def _inventory() -> pd.DataFrame:
-    return read_table(paths.INVENTORY, ("file", "sha256")).set_index("file")
+    return read_table(paths.INVENTORY, ("file", "sha256"), needed=("file", "bytes", "sha256")).set_index("file")
 
 
 def _fetch(source: slide_source.Source, server: Server, metadata: pd.DataFrame) -> None:

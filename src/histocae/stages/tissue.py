@@ -105,8 +105,11 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
 
 def _with_sizes(slides: pd.DataFrame) -> pd.DataFrame:
     """Add width, height and mpp to the scores of slides."""
-    sizes = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), separator=",")
-    return slides.merge(sizes[["slide_id", "width", "height", "mpp"]], on="slide_id")
+    numbers = ("width", "height", "mpp")
+    sizes = read_table(
+        paths.PATCHING_REPORT / "counts.csv", ("slide_id",), ",", needed=("slide_id",), numbers=numbers
+    )
+    return slides.merge(sizes[["slide_id", *numbers]], on="slide_id")
 
 
 def _write_tables(folder: Path, levels: dict[str, pd.DataFrame], bands: pd.DataFrame, metrics: PairMetrics) -> None:

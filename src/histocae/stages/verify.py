@@ -71,7 +71,7 @@ def _slides(params: Params) -> Iterator[tuple[Path, str]]:
     if not paths.SLIDES.is_file():
         return
     try:
-        table = read_table(paths.SLIDES, ("slide_id", "file", "sha256", "md5"))
+        table = read_table(paths.SLIDES, (names := ("slide_id", "file", "sha256", "md5")), needed=names)
     except DataError as error:
         yield paths.SLIDES, str(error)
         return

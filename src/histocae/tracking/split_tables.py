@@ -53,7 +53,7 @@ def summarize(
     types: dict[str, Any] = {}
     first: dict[str, Any] = {}
     incomplete: set[str] = set()
-    for part in read_table_parts(path, text):
+    for part in read_table_parts(path, text, needed=counted):
         used = select(part)
         rows += len(used)
         for name, column in used.items():

@@ -20,9 +20,8 @@ from histocae.sources.gdc import portal, query
 from histocae.sources.gdc.client import Client
 from histocae.sources.gdc.query import ListedSlide
 from histocae.sources.gdc.remote import Server
-from histocae.sources.tables import COLUMNS, MISSING, PERCENTS, TEXTS
+from histocae.sources.tables import COLUMNS, FILE_COLUMNS, MISSING, PERCENTS, TEXTS
 
-FILE_COLUMNS = ("file_id", "md5", "size", "state", "access")
 NUMBER = r"-?\d+(\.\d*)?([eE][-+]?\d+)?"
 UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class Selection:
     """The slides for a run.
 
     Attributes:
-        slides: one row per slide, sorted by slide_id, with `tables.COLUMNS` and `FILE_COLUMNS`.
+        slides: one row per slide, sorted by slide_id, with `tables.COLUMNS` and `tables.FILE_COLUMNS`.
         aside: slides that were left out, each with the reason.
         query: their origin: the query and the data release, or the files of the portal.
 
