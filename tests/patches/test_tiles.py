@@ -164,6 +164,20 @@ def test_every_usual_kind_of_image_becomes_rgb(project):
     assert (patches["gray alpha.png"][:, :16] == 255).all()
 
 
+@pytest.mark.parametrize("opacity", ["assocalpha", "unassalpha"])
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+def test_transparent_pixels_of_a_tiff_become_white(tmp_path, photometric, opacity):
+    colors = tissue(1, 32, 32)[..., : 1 if photometric == "minisblack" else 3]
+    opaque = np.repeat([[0, 255]], 32, axis=0).repeat(16, axis=1).astype(np.uint8)
+    channels = np.dstack([colors, opaque])
+    (tmp_path / "a.tif").write_bytes(
+        tiff(channels, photometric=photometric, planarconfig="contig", extrasamples=[opacity])
+    )
+    pixels = np.asarray(read_tile(tmp_path / "a.tif"))
+    assert (pixels[:, :16] == 255).all()
+    np.testing.assert_array_equal(pixels[:, 16:], np.broadcast_to(colors[:, 16:], (32, 16, 3)))
+
+
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
     tifffile.imwrite(handle := io.BytesIO(), pixels, metadata=None, **options)
     return handle.getvalue()
@@ -191,6 +205,14 @@ UNUSABLE = {
     "12.jpg": (imagecodecs.jpeg_encode(DEEP >> 4 << 4, bitspersample=12), "has 12 bits a channel"),
     "lab.tif": (tiff(RGB, photometric="cielab"), "has colors of the kind CIELAB"),
     "five.tif": (tiff(np.dstack([RGB, RGB[..., :2]]), photometric="rgb"), "has 5 channels, of which 3"),
+    "gray and another.tif": (
+        tiff(RGB[..., :2].copy(), photometric="minisblack", planarconfig="contig"),
+        "has 2 channels, of which 1 would be read; convert it to 8-bit RGB",
+    ),
+    "rgb and another.tif": (
+        tiff(np.dstack([RGB, RGB[..., :1]]), photometric="rgb", extrasamples=["unspecified"]),
+        "has 4 channels, of which 3 would be read; convert it to 8-bit RGB",
+    ),
     "pages.tif": (tiff(np.stack([RGB, RGB]), photometric="rgb"), "has 2 pages, of which one"),
     "animated.png": (saved(OTHER, "PNG", save_all=True, append_images=[OTHER.rotate(90)]), "is animated"),
     "2000.jp2": (saved(OTHER, "JPEG2000"), "can't be read as an image (PNG, JPEG, TIFF)"),

@@ -80,6 +80,7 @@ def sparse(path: Path) -> None:
 
 
 DEEP = TISSUE.astype(np.uint16) << 4  # 12 of 16 bits, as cameras deliver them
+TWO_OF_GRAY = "has 2 channels, of which 1 would be read; convert it to 8-bit RGB"
 BAD = {
     "16-bit RGB": (plain(DEEP, photometric="rgb"), "has 16 bits a channel; convert it to 8 bits"),
     "16-bit gray": (plain(DEEP[..., 0]), "has 16 bits a channel"),
@@ -87,6 +88,11 @@ BAD = {
     "signed": (plain(TISSUE.astype(np.int8), photometric="rgb"), "has signed integers as pixels"),
     "CIELAB": (plain(TISSUE, photometric="cielab"), "has colors of the kind CIELAB"),
     "five channels": (plain(np.dstack([TISSUE, TISSUE[..., :2]]), photometric="rgb"), "has 5 channels, of which 3"),
+    "gray and another": (plain(TISSUE[..., :2].copy(), photometric="minisblack", planarconfig="contig"), TWO_OF_GRAY),
+    "RGB and another": (
+        plain(np.dstack([TISSUE, TISSUE[..., :1]]), photometric="rgb", extrasamples=["unspecified"]),
+        "has 4 channels, of which 3 would be read",
+    ),
     "three of gray": (
         plain(TISSUE.transpose(2, 0, 1).copy(), photometric="minisblack", planarconfig="separate"),
         "has 3 channels, of which 1",

@@ -88,6 +88,8 @@ def read_tile(path: Path) -> Image.Image:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
+    if image.mode == "La":  # gray that was multiplied by its opacity; Pillow converts it to no other mode
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

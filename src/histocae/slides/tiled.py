@@ -40,6 +40,8 @@ UNREACHED = 128
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # by TIFF's photometric interpretation: gray (dark or bright is 0), RGB, palette, CMYK, YCbCr
 COLORS = (0, 1, 2, 3, 5, 6)
+RGB = 2
+OPACITY = (1, 2)  # by TIFF's ExtraSamples
 COPIES = (1, 4, 5)  # by TIFF's NewSubfileType: a smaller copy, a mask, a mask of a smaller copy
 SAMPLE_FORMATS = {2: "signed integers", 3: "fractions"}
 # tifffile asserts on, divides by and looks up values of a header
@@ -107,9 +109,18 @@ def _page_problem(page: tifffile.TiffPage) -> str | None:
         kind = getattr(page.photometric, "name", page.photometric)
         return f"has colors of the kind {kind}; convert it to 8-bit RGB"
     colors = {0: 1, 1: 1, 3: 1, 5: 4}.get(page.photometric, 3)
-    if page.samplesperpixel > colors + 1:  # one may be opacity
+    if page.samplesperpixel > colors + _states_opacity(page):
         return f"has {page.samplesperpixel} channels, of which {colors} would be read; convert it to 8-bit RGB"
     return None
+
+
+def _states_opacity(page: tifffile.TiffPage) -> bool:
+    """Return whether the channel after the colors is opacity; decoders leave out another one, or take it for opacity.
+
+    Without TIFF's ExtraSamples, the fourth channel of RGB is opacity to all decoders.
+    """
+    extra = page.extrasamples
+    return extra[0] in OPACITY if extra else page.photometric == RGB
 
 
 @dataclass(frozen=True, kw_only=True)
