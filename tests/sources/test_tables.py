@@ -171,6 +171,20 @@ def test_a_text_that_a_spreadsheet_would_run_is_refused(broken_table, column, te
     assert ("rename the file" if column == "file_name" else "change this cell") in message
 
 
+@pytest.mark.parametrize("column", ["slide_id", "case_id", "disease_type", "file_name"])
+@pytest.mark.parametrize("text", ["x;=1+1", "x; @SUM(1)", "a,+1", "a|-1", "x;＝1+1"])
+def test_a_text_that_a_spreadsheet_would_divide_into_a_formula_is_refused(broken_table, column, text):
+    message = broken_table(table_text([slide_row("a"), slide_row("b", 1) | {column: text}]))
+    sign = text[1:].strip(" ,;|")[0]
+    assert f"row 3: {column} {text!r} has {sign!r} after {text[1]!r}, so spreadsheets would run it" in message
+
+
+def test_separators_and_signs_within_a_text_are_allowed(project):
+    project.slides("a")
+    project.table([slide_row("a", case_id="c-1; d, e+f|g=h", disease_type="Adenomas, NOS; T1-2 (a-b)")])
+    project.make("inventory", "metadata")
+
+
 @pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b", "\x7f", "\x85\x07"])
 def test_a_text_with_a_control_character_is_refused(broken_table, sign):
     message = broken_table(table_text([slide_row("a"), slide_row("b", 1, case_id=f"c{sign}1")]))

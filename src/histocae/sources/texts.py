@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+# what begins a cell: the text, or a part of it in a spreadsheet that splits rows at another separator than the file's
+_BEGIN = re.compile(r"(^|[,;|])\s*(\S)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 QUOTED = 80  # characters of a text that a message quotes
 
@@ -11,13 +13,18 @@ def problem(text: str) -> str | None:
     """Return what is wrong with a text that later stands in a cell of reports/*.csv; None where nothing is.
 
     Spreadsheets run a cell as a formula if it begins with = + - or @, also in full width (OWASP, "CSV Injection").
+    Some split the rows of every CSV file at `;`.
 
     >>> problem("=CASE2()")
     "begins with '=', so spreadsheets would run it as a formula"
-    >>> problem("CASE-2")
+    >>> problem("CASE;=2+2")
+    "has '=' after ';', so spreadsheets would run it as a formula"
+    >>> problem("CASE-2, left; right")
     """
-    if text[:1] and unicodedata.normalize("NFKC", text[0]) in tuple("=+-@"):
-        return f"begins with {text[0]!r}, so spreadsheets would run it as a formula"
+    for separator, character in _BEGIN.findall(text):
+        if unicodedata.normalize("NFKC", character) in tuple("=+-@"):
+            place = f"has {character!r} after {separator!r}" if separator else f"begins with {character!r}"
+            return f"{place}, so spreadsheets would run it as a formula"
     control = _CONTROL.search(text)
     return f"has the control character {control[0]!r}" if control else None
 
