@@ -471,10 +471,46 @@ def test_stages_without_their_inputs_name_the_stage_to_run_first(empty_folder):
     assert "run dvc repro" in error_of("evaluate own")
     assert "models has no entry 'x'" in error_of("train x")
     run_stages("data")
-    assert "reports/pixels/metrics.json: not there yet" in error_of("compare")
+    assert "reports/pixels/metrics.json: no such file; run dvc repro pixels" in error_of("compare")
     assert not Path("reports/metrics.json").exists()
     Path("data/images/train.npy").write_bytes(b"broken")
     assert "data/images/train.npy: can't be read" in error_of("pixels")
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "keys", "message"),
+    [
+        ("compare", "reports/pixels/metrics.json", ["metrics"], "metrics: missing; run dvc repro pixels"),
+        ("compare", "reports/pixels/metrics.json", ["metrics", "test_accuracy"], "metrics.test_accuracy: missing"),
+        ("compare", "reports/pixels/metrics.json", ["metrics", "train_accuracy"], "metrics.train_accuracy: missing"),
+        ("compare", "reports/classes/metrics.json", ["metrics", "test_accuracy"], "missing; run dvc repro classes"),
+        ("compare", "reports/models/own/latent/metrics.json", ["metrics", "latent_ari"], "run dvc repro latent@own"),
+        (
+            "compare",
+            "reports/models/own/evaluation/metrics.json",
+            ["metrics", "test_accuracy_low"],
+            "metrics.test_accuracy_low: missing; run dvc repro evaluate@own",
+        ),
+        ("publish", "reports/classes/metrics.json", ["metrics"], "metrics: missing; run dvc repro classes"),
+        ("publish", "reports/pixels/metrics.json", ["metrics"], "metrics: missing; run dvc repro pixels"),
+    ],
+)
+def test_reports_that_lack_a_key_are_named(project_folder, command, file, keys, message):
+    path = project_folder / file
+    whole = path.read_text()
+    content = json.loads(whole)
+    *outer, last = keys
+    inner = content
+    for key in outer:
+        inner = inner[key]
+    del inner[last]
+    path.write_text(json.dumps(content))
+    try:
+        error = error_of(command)
+    finally:
+        path.write_text(whole)
+        run_stages("compare")
+    assert f"{file}: " in error and message in error
 
 
 # -- the graph --

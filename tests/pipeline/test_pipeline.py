@@ -338,6 +338,31 @@ def test_verify_names_each_file_that_is_not_as_it_was_written(project_copy):
     project_copy.run("histocae", "verify")
 
 
+def test_compare_names_the_report_that_lacks_a_key_or_was_cut(project_copy):
+    for file, key, stage in (
+        ("reports/tissue/metrics.json", "pair", "tissue"),
+        ("reports/tissue/metrics.json", "auroc_slide", "tissue"),
+        ("reports/tissue/metrics.json", "sentences", "tissue"),
+        ("reports/crossvalidation/metrics.json", "folds", "crossvalidate"),
+        ("reports/models/all/latent/metrics.json", "metrics", "latent@all"),
+        ("reports/models/all/latent/metrics.json", "notes", "latent@all"),
+        ("reports/split.json", "test", "split"),
+        ("reports/patching/summary.json", "kept", "patches"),
+    ):
+        path = project_copy.folder / file
+        whole = path.read_text()
+        content = json.loads(whole)
+        del content[key]
+        for text, problem in ((json.dumps(content), f"{key}: missing"), (whole[:-9], "can't be read")):
+            path.write_text(text)
+            output = project_copy.run("histocae", "compare", fails=True)
+            (line,) = (line for line in output.splitlines() if line.startswith("histocae compare: "))
+            assert f"{file}: {problem}" in line and line.endswith(f"; run dvc repro {stage}"), output
+            assert "Traceback" not in output
+        path.write_text(whole)
+    project_copy.run("histocae", "compare")
+
+
 def test_a_damaged_shard_does_not_become_the_truth_of_dvc(project_copy):
     """A stage refuses the damaged shard; the next repro extracts it again, and no later stage runs."""
     before = project_copy.bytes("data", "models", "reports", "dvc.lock")

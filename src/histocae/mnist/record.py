@@ -4,8 +4,28 @@ from pathlib import Path
 
 from histocae.mnist import paths as mnist_paths
 from histocae.mnist.images import ALL
+from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 from histocae.tracking.split_tables import TableSummary, summarize
+
+
+def read_metrics(folder: Path, stage: str) -> dict[str, float]:
+    """Read the metrics in metrics.json of a study.
+
+    Args:
+        folder: of the study.
+        stage: that writes it.
+
+    Returns:
+        The metrics; to ask for one that is missing raises a TrackingError.
+
+    Raises:
+        TrackingError: the file is missing or damaged.
+
+    """
+    content = documents.read(folder / "metrics.json", documents.Metrics, f"run dvc repro {stage}")
+    metrics: dict[str, float] = content["metrics"]
+    return metrics
 
 
 class MnistRecord(TrainingRecord):

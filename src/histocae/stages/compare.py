@@ -2,16 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from histocae import paths
 from histocae.cohort.setaside import COLUMNS
 from histocae.cohort.split import SPLITS
-from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
+from histocae.files import read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
 from histocae.report import plots, summary
 from histocae.report.page import Contents, LatentSection, ModelSection, page
+from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,13 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write reports/comparison.csv, reports/metrics.json, reports/plots and reports/index.html."""
     records = [TrainingRecord(name) for name in params.models]
-    tissue = read_json(paths.TISSUE / "metrics.json")
-    crossvalidation = read_json(paths.CROSSVALIDATION / "metrics.json")
-    latents = {record.name: read_json(paths.latent(record.name) / "metrics.json") for record in records}
+    tissue = documents.read(paths.TISSUE / "metrics.json", documents.AnyComparison, "run dvc repro tissue")
+    crossvalidation = _read(paths.CROSSVALIDATION / "metrics.json", "crossvalidate")
+    latents = {name: _study(name) for name in params.models}
     table = summary.table(records)
+    metrics = summary.metrics(records, latents, tissue, crossvalidation)
     write_table(table, paths.COMPARISON, separator=",")
-    write_json(summary.metrics(records, latents, tissue, crossvalidation), paths.METRICS)
+    write_json(metrics, paths.METRICS)
     with replacing_folder(paths.PLOTS) as folder:
         summary.write_plots(folder, records, table, paths.TISSUE / "roc.csv")
     sections = [
@@ -41,10 +44,10 @@ def run(params: Params) -> None:
         params=params,
         # the seconds differ from run to run: the table's file has them, and the page stays the same
         table=table.drop(columns="seconds"),
-        query=read_json(paths.ASKED / "query.json"),
+        query=_read(paths.ASKED / "query.json", "metadata"),
         findings=summary.findings(table),
-        split=read_json(paths.SPLIT_REPORT),
-        patching=read_json(paths.PATCHING_REPORT / "summary.json"),
+        split=_read(paths.SPLIT_REPORT, "split"),
+        patching=_read(paths.PATCHING_REPORT / "summary.json", "patches"),
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), ",", needed=COLUMNS),
         samples=[file for file in (first / "samples_tumor.png", first / "samples_normal.png") if file.is_file()],
         figures=_figures(records, table),
@@ -61,6 +64,14 @@ def run(params: Params) -> None:
     )
     write_text(page(contents, SPLITS), paths.PAGE)
     log.info("%s and %s", paths.COMPARISON, paths.PAGE)
+
+
+def _read(path: Path, stage: str) -> dict[str, Any]:
+    return documents.read(path, documents.Document, f"run dvc repro {stage}")
+
+
+def _study(name: str) -> dict[str, Any]:
+    return documents.read(paths.latent(name) / "metrics.json", documents.Study, f"run dvc repro latent@{name}")
 
 
 def _figures(records: list[TrainingRecord], table: pd.DataFrame) -> list[tuple[str, str, Path]]:

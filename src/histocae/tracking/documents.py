@@ -106,11 +106,16 @@ class TrainingRun(Document):
     tags: dict[str, str]
 
 
-class Study(Document):
+class Metrics(Document):
+    """metrics.json with nothing but numbers below `metrics`."""
+
+    metrics: dict[str, Number]
+
+
+class Study(Metrics):
     """metrics.json of a study of latents."""
 
     weights: Text
-    metrics: dict[str, Number]
 
 
 class Measured(Document):
@@ -226,6 +231,29 @@ class Comparison(Areas):
     sentences: list[str]
 
 
+class _Content(dict[str, Any]):
+    """Keys and values of a JSON file; a key that is missing is an error of the file."""
+
+    def __init__(self, values: dict[str, Any], place: tuple[Path, str], remedy: str):
+        """Take values, and the file and the key whose values they are."""
+        super().__init__(values)
+        self._place, self._remedy = place, remedy
+
+    def __missing__(self, key: str) -> Any:
+        path, prefix = self._place
+        raise TrackingError(f"{path}: {prefix}{key}: missing; {self._remedy}")
+
+
+def _content(value: Any, path: Path, prefix: str, remedy: str) -> Any:
+    """Return a value of a JSON file whose dicts report missing keys."""
+    if isinstance(value, dict):
+        inner = {key: _content(item, path, f"{prefix}{key}.", remedy) for key, item in value.items()}
+        return _Content(inner, (path, prefix), remedy)
+    if isinstance(value, list):
+        return [_content(item, path, f"{prefix}{number}.", remedy) for number, item in enumerate(value)]
+    return value
+
+
 def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
     """Read a JSON file.
 
@@ -235,7 +263,8 @@ def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
         remedy: end of the error's line.
 
     Returns:
-        The whole content, whose keys of `kind` have the right types.
+        The whole content, whose keys of `kind` have the right types; to ask for another key that is missing raises
+        a TrackingError, too.
 
     Raises:
         TrackingError: the file is missing or damaged, or a key is missing or has another type.
@@ -248,7 +277,8 @@ def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise TrackingError(f"{path}: can't be read: {error}; {remedy}") from None
     check(path, content, kind, remedy)
-    return dict(content)
+    checked: dict[str, Any] = _content(content, path, "", remedy)
+    return checked
 
 
 def check(path: Path, content: object, kind: type[Document], remedy: str) -> None:

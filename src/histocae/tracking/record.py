@@ -181,9 +181,10 @@ class TrainingRecord:
             TrackingError: there is no such evaluation.
 
         """
-        if self.evaluation is None:
+        if (evaluation := self.evaluation) is None:
             raise TrackingError(f"{self.name} is not evaluated; run dvc repro evaluate@{self.name}")
-        return dict(self.evaluation["metrics"])
+        metrics: dict[str, float] = evaluation["metrics"]
+        return metrics
 
     @cached_property
     def tables(self) -> dict[str, TableSummary | None]:

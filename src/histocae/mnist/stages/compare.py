@@ -4,12 +4,12 @@ import logging
 from dataclasses import asdict
 
 from histocae import paths
-from histocae.files import read_json, read_table, replacing_folder, write_json, write_table, write_text
+from histocae.files import read_table, replacing_folder, write_json, write_table, write_text
 from histocae.mnist import paths as mnist_paths
 from histocae.mnist import summary
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
-from histocae.mnist.record import MnistRecord
+from histocae.mnist.record import MnistRecord, read_metrics
 from histocae.report import plots
 from histocae.report.page import render
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 def run(params: Params) -> None:
     """Write reports/comparison.csv, metrics.json, figures and index.html."""
     records = {name: MnistRecord(name) for name in params.models}
-    pixels = read_json(mnist_paths.PIXELS / "metrics.json")["metrics"]
-    classes = read_json(mnist_paths.CLASSES_REPORT / "metrics.json")["metrics"]
-    studies = {name: read_json(paths.latent(name) / "metrics.json")["metrics"] for name in params.study.models}
+    pixels = read_metrics(mnist_paths.PIXELS, "pixels")
+    classes = read_metrics(mnist_paths.CLASSES_REPORT, "classes")
+    studies = {name: read_metrics(paths.latent(name), f"latent@{name}") for name in params.study.models}
     table = summary.table(records)
-    write_table(table, paths.COMPARISON, separator=",")
     of_one_digit = [MnistRecord(f"digit-{digit}", mnist_paths.CLASSES_LAYOUT) for digit in range(DIGITS)]
     metrics = asdict(summary.compare(params.compare, records, of_one_digit, pixels, classes))
+    write_table(table, paths.COMPARISON, separator=",")
     write_json(metrics, paths.METRICS)
     curves = {name: record.history for name, record in records.items() if not record.is_linear}
     with replacing_folder(paths.FIGURES) as folder:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from histocae import paths
-from histocae.files import fingerprint, read_json, write_json
+from histocae.files import fingerprint, write_json
 from histocae.mnist import paths as mnist_paths
 from histocae.mnist.images import DIGITS
 from histocae.mnist.params import Params
-from histocae.mnist.record import MnistRecord
+from histocae.mnist.record import MnistRecord, read_metrics
 from histocae.report import plots
+from histocae.tracking import documents
 from histocae.tracking.delivery import Results, deliver, deliver_results
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Content:
 
 def run(params: Params) -> None:
     """Deliver the run of each model, then those of the ten models together, of pixels and of the comparison."""
-    experiment, published = params.tracking.experiment, {}
+    experiment, published, contents = params.tracking.experiment, {}, _contents(params)
     names = [f"digit-{digit}" for digit in range(DIGITS)]
     colors = plots.model_colors([*params.models, *names])
     records = [MnistRecord(name) for name in params.models] + [
@@ -46,7 +47,7 @@ def run(params: Params) -> None:
         published[record.name] = run.info.run_id
     end = max(record.run["end"] for record in records)
     common = {"seed": params.seed, "data": params.data.model_dump(exclude={"path"})}
-    for name, content in _contents(params).items():
+    for name, content in contents.items():
         run_params = common | content.params
         results = Results(
             name=name,
@@ -69,13 +70,13 @@ def _contents(params: Params) -> dict[str, Content]:
     # without durations: they are in the runs of the trainings
     numbers = {
         key: value
-        for key, value in read_json(paths.METRICS).items()
+        for key, value in documents.read(paths.METRICS, documents.Document, "run dvc repro compare").items()
         if isinstance(value, int | float) and not key.endswith("seconds")
     }
     files = (mnist_paths.SAMPLES, paths.COMPARISON, paths.METRICS, paths.PAGE, paths.FIGURES)
     of_classes = {"classes": params.classes.model_dump(exclude_none=True)}
     return {
-        "one-per-digit": Content(of_classes, read_json(classes / "metrics.json")["metrics"], (classes,)),
-        "pixels": Content({}, read_json(pixels / "metrics.json")["metrics"], (pixels,)),
+        "one-per-digit": Content(of_classes, read_metrics(classes, "classes"), (classes,)),
+        "pixels": Content({}, read_metrics(pixels, "pixels"), (pixels,)),
         "comparison": Content({"compare": params.compare.model_dump()}, numbers, files),
     }
