@@ -78,6 +78,31 @@ def test_files_that_a_vms_file_names(tmp_path):
     assert [part.name for part in parts_of(tmp_path / "a.vms")] == ["a.vms", "a_0.jpg", "a_1.jpg", "m.jpg"]
 
 
+def test_names_in_a_vms_file_may_have_folders_and_backslashes(tmp_path):
+    lines = ["ImageFile=.\\a_0.jpg", "MapFile=./m.jpg", "MacroFile=sub\\m.jpg", "OptimisationFile=sub/o.opt"]
+    (tmp_path / "a.vms").write_text("\r\n".join([*lines, f"Long={'x/' * 3000}", "Nul=a/\0"]), encoding="utf-8")
+    names = ["a_0.jpg", "m.jpg", "sub/m.jpg", "sub/o.opt"]
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    found = [part.relative_to(tmp_path).as_posix() for part in parts_of(tmp_path / "a.vms")]
+    assert found == ["a.vms", *names]
+
+
+@pytest.mark.parametrize(
+    ("listing", "name"), [("a.vms", "s.jpg"), ("a/Slidedat.ini", "Index.dat")], ids=["VMS", "MIRAX"]
+)
+def test_a_slide_whose_parts_are_named_with_backslashes_is_set_aside_with_the_remedy(project, listing, name):
+    project.slides("b")
+    write_mirax(project.own)
+    (project.own / listing).write_text(f"[Virtual Microscope Specimen]\nImageFile=.\\{name}\n", encoding="utf-8")
+    (project.own / listing).with_name(name).write_bytes(b"x")
+    project.table([slide_row("b"), slide_row("a", 1, file="a.vms" if listing == "a.vms" else "a.mrxs")])
+    project.make("inventory", "metadata", "slides")
+    (reason,) = project.read("data/set_aside/slides.csv")["reason"]
+    assert f"{listing.split('/')[-1]} names '.\\\\{name}' with a backslash; write '{name}' there" in reason
+
+
 def test_real_dicom_series(shared):
     folder = shared / "slides" / "dicom" / "dicom_boxes"
     assert [part.name for part in parts_of(folder / "boxes_0.dcm")] == ["boxes_0.dcm", "boxes_1.dcm"]

@@ -3,15 +3,17 @@
 | format | files |
 |---|---|
 | MIRAX | `a.mrxs`, and the folder `a` |
-| Hamamatsu VMS, VMU | `a.vms`, and the files beside it that it names |
+| Hamamatsu VMS, VMU | `a.vms`, and the files beside it, or in folders there, that it names |
 | DICOM | the files of its folder that have the same SeriesInstanceUID |
 """
 
+import os
 import struct
 import warnings
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+MIRAX_LIST = "Slidedat.ini"  # in the folder of a MIRAX slide
 MOST_TEXT = 2**20  # bytes of a VMS or VMU file that are read; they have a few lines
 DICOM_START, DICOM_MARK = 128, b"DICM"  # where the mark of a DICOM file begins
 SERIES = 0x0020000E  # tag of the SeriesInstanceUID; elements are in the order of their tags
@@ -45,16 +47,59 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
+def backslashes(path: Path) -> str | None:
+    """Explain why OpenSlide finds no parts of a slide: it takes a backslash for a letter of their names.
+
+    Args:
+        path: of a slide that OpenSlide can't open.
+
+    Returns:
+        The problem and its remedy; None where no name of a part that is there has a backslash.
+
+    """
+    suffix = path.suffix.lower()
+    listing = path.with_suffix("") / MIRAX_LIST if suffix == ".mrxs" else path
+    if suffix not in (".mrxs", ".vms", ".vmu") or os.name == "nt":
+        return None
+    for name in sorted(_values(listing)):
+        if "\\" in name and not _is_file(listing.parent / name) and _is_file(_beside(listing, name)):
+            return f"{listing.name} names {name!r} with a backslash; write {_plain(name)!r} there"
+    return None
+
+
 def _named_in(path: Path) -> list[Path]:
-    """List the files that the lines `key=name` of a file name in its own folder."""
+    """List the files that the lines `key=name` of a file name, in its own folder or below it."""
+    names = _values(path) - {"", path.name}
+    # a value may be any text, also one that is no file's name
+    here = {file for file in path.parent.iterdir() if file.name in names and file.is_file()} if names else set()
+    below = {_beside(path, name) for name in names if "/" in name or "\\" in name}
+    return sorted(here | {file for file in below if _is_file(file) and file != path})
+
+
+def _values(path: Path) -> set[str]:
+    """Read the values of the lines `key=value` of a file; none where it can't be read."""
     try:
         with open(path, "rb") as handle:
             text = handle.read(MOST_TEXT).decode("utf-8", "replace")
     except OSError:
-        return []
-    names = {line.partition("=")[2].strip() for line in text.splitlines()} - {"", path.name}
-    # a value may be any text, also one that is no file's name
-    return sorted(file for file in path.parent.iterdir() if file.name in names and file.is_file())
+        return set()
+    return {line.partition("=")[2].strip() for line in text.splitlines()}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _plain(name: str) -> str:
+    return PureWindowsPath(name).as_posix().lstrip("/")
+
+
+def _beside(path: Path, name: str) -> Path:
+    """Return the file that a name in a file means; a backslash is a slash, and all names are relative."""
+    return path.parent / _plain(name)
 
 
 def _same_series(path: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from histocae.errors import SlideError, check_opens
 from histocae.scanners import MPP_RANGE
 from histocae.slides import tiled
 from histocae.slides.budget import TILE_BYTES, Budget
+from histocae.slides.parts import backslashes
 from histocae.slides.reading import Reading
 from histocae.slides.units import LevelPixels, MicronsPerPixel
 
@@ -105,7 +106,7 @@ class Slide:
             return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
             check_opens(self.path)
-            raise SlideError(f"can't be opened as a slide: {error}") from None
+            raise SlideError(f"can't be opened as a slide: {backslashes(self.path) or error}") from None
 
     def _check(self) -> None:
         """Refuse pixels that OpenSlide would change silently, and tiles that are too large."""
