@@ -4,6 +4,7 @@ A file or folder appears whole: it is written aside in the same folder, flushed,
 """
 
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with 
 SEPARATOR = "|"
 # of numpy about files that are no arrays, are damaged, or hold something else
 ARRAY_FAULTS = (OSError, ValueError, EOFError, TypeError, KeyError, OverflowError, SyntaxError, TokenError)
+# of file systems that can't set space aside: NFS before 4.2, many in user space
+_NO_RESERVES = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 _REMEDY = "run the stages before this one: dvc repro"
 
 
@@ -51,6 +54,8 @@ def _runs(process: int) -> bool:
 def reserve(path: Path, size: int | None = None) -> None:
     """Let the disk set space for a file aside, for writers that crash on a full disk (HDF5, memory maps).
 
+    Where the file system can't set space aside, the system's library writes to each block, or nothing is done.
+
     Args:
         path: of the file; it is made if it is not there.
         size: of the file in bytes; None: the size that it has, with holes.
@@ -62,9 +67,16 @@ def reserve(path: Path, size: int | None = None) -> None:
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
-        with naming(path, path), open(path, "ab") as handle:
-            os.posix_fallocate(handle.fileno(), 0, size or handle.tell())
-    except OSError:
+        with naming(path, path):
+            # not to append, nor only to write: glibc refuses both where it has to write to each block
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                os.posix_fallocate(handle, 0, size or os.fstat(handle).st_size)
+            finally:
+                os.close(handle)
+    except OSError as error:
+        if error.errno in _NO_RESERVES:
+            return
         path.unlink(missing_ok=True)
         raise
 

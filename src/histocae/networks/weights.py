@@ -26,5 +26,6 @@ def save(model: keras.Model, path: Path) -> None:
     optimizer = getattr(model, "optimizer", None)  # of a model that was never compiled: not even None
     arrays = [*model.variables, *(optimizer.variables if optimizer is not None else ())]
     sizes = (math.prod(array.shape) * _BYTES for array in arrays)
+    # only tests that there is space now: HDF5 empties the file before it writes
     reserve(path, _HEADER + sum(_EACH + size for size in sizes))
     model.save_weights(path)
