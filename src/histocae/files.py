@@ -5,7 +5,6 @@ A file or folder appears whole: it is written aside in the same folder, flushed,
 
 import csv
 import errno
-import glob
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any
 
 from histocae import table_faults
+from histocae.asides import FORMER, aside_of
 from histocae.errors import DataError, YamlError, naming
 
 if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
@@ -31,24 +31,6 @@ ARRAY_FAULTS = (OSError, ValueError, EOFError, TypeError, KeyError, OverflowErro
 # of file systems that can't set space aside: NFS before 4.2, many in user space
 _NO_RESERVES = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 _REMEDY = "run the stages before this one: dvc repro"
-
-
-def _aside(path: Path) -> Path:
-    """Return a path beside `path` to write to, and delete what killed processes left there."""
-    # also what a database writes beside itself: name.part-journal
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part*"):
-        owner = stale.name.removeprefix(f".{path.name}.").split(".")[0]
-        if owner == str(os.getpid()) or not (owner.isdecimal() and _runs(int(owner))):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
-    return path.parent / f".{path.name}.{os.getpid()}.part"
-
-
-def _runs(process: int) -> bool:
-    try:
-        import psutil
-    except ImportError:  # a machine that only trains may have no more than keras
-        return True
-    return psutil.pid_exists(process)
 
 
 def reserve(path: Path, size: int | None = None) -> None:
@@ -94,7 +76,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    aside = aside_of(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
         with naming(path, aside):
@@ -109,9 +91,21 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Make an empty folder that replaces `path` only if the block ends without an error."""
+    """Make an empty folder that replaces `path` only if the block ends without an error.
+
+    For a moment there is neither the former folder nor the new one: a folder can't be renamed over another. After a
+    kill in that moment, `recover` moves the former folder back.
+
+    Args:
+        path: of the folder; missing folders above it are made.
+
+    Yields:
+        The folder to fill.
+
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    aside = aside_of(path)
+    former = aside.with_suffix(FORMER)
     try:
         with naming(path, aside):
             aside.mkdir()
@@ -120,17 +114,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
-        former = aside.with_suffix(".former.part")
         if path.exists():
             os.replace(path, former)
-        try:
-            os.replace(aside, path)
-        except OSError:
-            if former.exists():
-                os.replace(former, path)
-            raise
-        shutil.rmtree(former, ignore_errors=True)
+        os.replace(aside, path)
     finally:
+        # also after a signal between the two
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        shutil.rmtree(former, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
 
 

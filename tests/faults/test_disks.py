@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,23 @@ reserve(new, 100_000)
 assert new.stat().st_size == 100_000
 """
 
+KILLED = """
+import os, signal
+from pathlib import Path
+
+from histocae.files import replacing_folder
+
+rename = os.replace
+def replace(source, target):
+    if Path(target) == Path("model"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+os.replace = replace
+with replacing_folder(Path("model")) as folder:
+    (folder / "weights").write_text("new")
+"""
+
 
 def test_space_is_set_aside_on_disks_that_leave_it_to_the_library(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -54,3 +73,41 @@ def test_a_disk_that_sets_no_space_aside_stops_no_one(tmp_path, monkeypatch, num
     with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
         files.reserve(file)
     assert not file.exists()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that a process replaces."""
+    with files.replacing_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("former")
+    return tmp_path / "model"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_signal_while_a_folder_is_replaced_leaves_the_former_one(model, monkeypatch):
+    rename, renamed = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        renamed.append(target)
+        if renamed[1:] == [model]:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(model) as folder:
+        (folder / "weights").write_text("new")
+    assert contents(model.parent) == {"model/weights": "former"}
+
+
+def test_a_folder_of_a_process_killed_while_it_was_replaced_comes_back(model):
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=model.parent, check=False)
+    assert done.returncode == -signal.SIGKILL and not model.exists()
+    with pytest.raises(ValueError, match="no model"), files.replacing_folder(model) as folder:
+        raise ValueError("no model")
+    assert contents(model.parent) == {"model/weights": "former"}
+    with files.replacing_folder(model) as folder:
+        (folder / "weights").write_text("new")
+    assert contents(model.parent) == {"model/weights": "new"}

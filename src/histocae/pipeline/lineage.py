@@ -18,6 +18,7 @@ from histocae.paths import PACKAGE
 # params.yaml; models/lineage has the defaults of values that an entry of `models` leaves out.
 EXEMPT = (
     "__init__",
+    "asides",
     "cli",
     "errors",
     "params",

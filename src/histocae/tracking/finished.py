@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from histocae import paths
+from histocae.asides import recover
 from histocae.errors import TrackingError
 from histocae.files import replacing, replacing_folder
 from histocae.pipeline import dvc_state
@@ -63,6 +64,7 @@ def is_done(record: TrainingRecord, describe: Callable[[], dict[str, Any]], sinc
 def _is_restored(record: TrainingRecord, describe: Callable[[], dict[str, Any]]) -> bool:
     """Restore the kept training if DVC has deleted its outputs before it recorded them."""
     kept = _kept(record)
+    recover(kept.folder)
     # by hand, a command always trains; and so does `dvc repro --force`, since the kept training is recorded
     if "DVC_STAGE" not in os.environ or not kept.file.exists() or _is_recorded(record):
         return False

@@ -23,6 +23,7 @@ from configobj import ConfigObj
 from filelock import FileLock, Timeout
 
 from histocae import paths
+from histocae.asides import recover
 from histocae.errors import HistocaeError, RemoteError, TrackingError
 from histocae.files import read_json, replacing_folder, write_json, write_text
 from histocae.remote import dvc_locks
@@ -94,9 +95,10 @@ class Supervisor:
     def _restore_checkpoints(self) -> None:
         """Copy checkpoints that earlier jobs left; a training resumes only from a checkpoint of its own."""
         kept, here = self.shared / CHECKPOINTS, self.work / paths.MAIN.checkpoints
-        for path in kept.iterdir() if kept.is_dir() else ():
-            if path.name in self.description.models and not (here / path.name).exists():
-                shutil.copytree(path, here / path.name)
+        for name in self.description.models:
+            recover(kept / name)
+            if (kept / name).is_dir() and not (here / name).exists():
+                shutil.copytree(kept / name, here / name)
 
     def _keep_checkpoints(self, failed: bool) -> None:
         """Keep the checkpoints of unfinished trainings for the next job, and delete those of finished ones."""
