@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# A full disk, too few file handles and the like: no fault of the file that is read, nor of its slide.
+# A full disk, too few file handles, a network drive that fails: no fault of the file that is read, nor of its slide.
 MACHINE = frozenset(
     (
         errno.ENOSPC,
@@ -22,11 +22,19 @@ MACHINE = frozenset(
         errno.ENFILE,
         errno.ENOMEM,
         errno.EAGAIN,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
     )
 )
 _ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM)
 # libraries in C report these by the system's text, or by `errno = 28`, in an exception of another type
-_IN_TEXT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
+_IN_TEXT = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
 _PARTLY_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # numpy
 
 

@@ -10,6 +10,7 @@ from histocae.errors import system_errno
 _SPACE = "make space there, then run this again"
 _MODE = "change its owner or mode (chown, chmod), or work elsewhere"
 _OPEN_FILES = "raise the limit (ulimit -n), then run this again"
+_DRIVE = "check the network drive, then run this again"
 _OTHER_NAME = "move or rename it"
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
@@ -21,7 +22,10 @@ _REMEDIES = {
     errno.EMFILE: _OPEN_FILES,
     errno.ENFILE: _OPEN_FILES,
     errno.EIO: "check the disk or the network drive, then run this again",
-    errno.ESTALE: "check the network drive, then run this again",
+    errno.ESTALE: _DRIVE,
+    errno.ENOTCONN: _DRIVE,
+    errno.ETIMEDOUT: _DRIVE,
+    errno.EHOSTDOWN: _DRIVE,
     errno.EAGAIN: "raise the limit of processes (ulimit -u), or lower executor.workers",
     errno.EBUSY: "close what uses it, then run this again",
     errno.ENAMETOOLONG: "work in a folder with a shorter path, or shorten the name",

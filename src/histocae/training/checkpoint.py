@@ -1,9 +1,10 @@
 """The checkpoint from which a killed training resumes.
 
-Its state lists the hashes of its other files, and has a hash of itself. A damaged checkpoint is deleted, and the
-training starts anew.
+Its state lists the hashes of its other files, and has a hash of itself. A damaged checkpoint is moved aside, and the
+training starts anew. One that can't be read now, such as on a network drive that fails, stays: the training stops.
 """
 
+import json
 import logging
 import math
 import os
@@ -15,9 +16,9 @@ from typing import Any
 
 import keras
 
-from histocae.errors import HistocaeError, TrainingError, blames_machine, one_line
+from histocae.errors import TrainingError, blames_machine, one_line
 from histocae.files import fingerprint as hash_of
-from histocae.files import read_json, read_json_or_none, sha256_once, write_json
+from histocae.files import read_json_or_none, sha256_once, write_json
 from histocae.networks import weights
 
 _STATE = "state.json"
@@ -89,7 +90,7 @@ def save(model: keras.Model, state: State, folder: Path, fingerprint: str, bette
 
 
 def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
-    """Load the checkpoint of the same training, and delete that of any other, or one that is damaged.
+    """Load the checkpoint of the same training; delete that of any other, and move one aside that is damaged.
 
     Args:
         model: compiled with the optimizer; gets weights and the optimizer's state.
@@ -99,22 +100,33 @@ def restore(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
     Returns:
         The state of the training, or None where there is no usable checkpoint; the model is unchanged then.
 
+    Raises:
+        OSError: the checkpoint can't be read now; it stays as it is.
+
     """
-    state = None
     try:
-        if (folder / _STATE).exists():
-            content = _read(folder)
-            if content["fingerprint"] == fingerprint:
-                _check(folder, content["files"])
-                state = State(**content["state"])
-                _load(model, folder / state.last_file)
-    except HistocaeError as error:
-        log.warning("%s; the training starts from the first epoch", error)
-        state = None
+        state = _restored(model, folder, fingerprint)
+    except TrainingError as error:
+        damaged = folder.with_name(f".{folder.name}.damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        os.replace(folder, damaged)
+        log.warning("%s; the training starts from the first epoch, and %s may be deleted", error, damaged)
+        return None
     if state is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         log.info("resuming after epoch %d, from %s", len(state.rows), folder)
+    return state
+
+
+def _restored(model: keras.Model, folder: Path, fingerprint: str) -> State | None:
+    """Load the checkpoint of the same training; None where there is none, or one of another training."""
+    content = _read(folder)
+    if content is None or content["fingerprint"] != fingerprint:
+        return None
+    _check(folder, content["files"])
+    state = State(**content["state"])
+    _load(model, folder / state.last_file)
     return state
 
 
@@ -155,20 +167,26 @@ def load_best(model: keras.Model, state: State, folder: Path) -> None:
         folder: of its checkpoint.
 
     Raises:
-        HistocaeError: the checkpoint is damaged.
+        TrainingError: the checkpoint is damaged.
+        OSError: it can't be read now.
 
     """
-    _check(folder, _read(folder)["files"])
+    content = _read(folder)
+    if content is None:
+        raise TrainingError(f"{folder / _STATE}: deleted during the training; run this again")
+    _check(folder, content["files"])
     _load(model, folder / state.best_file)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Read the state's file, if it is what was saved."""
+def _read(folder: Path) -> dict[str, Any] | None:
+    """Read the state's file, if it is what was saved; None where there is none."""
     file = folder / _STATE
     try:
-        content = read_json(file)
+        content = json.loads(file.read_text(encoding="utf-8"))
         whole = content.pop("sha256") == hash_of(content)
-    except (HistocaeError, AttributeError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        return None
+    except (IsADirectoryError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise TrainingError(f"{file}: checkpoint not usable: {one_line(error)}") from None
     if not whole:
         raise TrainingError(f"{file}: checkpoint not usable: changed since it was saved")
@@ -180,7 +198,7 @@ def _check(folder: Path, hashes: dict[str, str]) -> None:
     for name, expected in hashes.items():
         try:
             found = sha256_once(folder / name)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise TrainingError(f"{folder / name}: checkpoint not usable: {error.strerror}") from None
         if found != expected:
             raise TrainingError(f"{folder / name}: checkpoint not usable: changed since it was saved")
