@@ -207,6 +207,35 @@ def test_a_file_that_was_no_slide_may_be_replaced_and_one_that_left_the_table_is
     assert "'b.tif' (sha256 " in project.run(*CHECKED).error
 
 
+@pytest.mark.parametrize("damage", ["cut off", "replaced"])
+def test_a_slide_that_changes_so_that_it_does_not_open_is_refused(project, damage):
+    project.slides("a", "b", "c")
+    project.make(*CHECKED)
+    before, data = project.outputs("data"), (project.own / "b.tif").read_bytes()
+    (project.own / "b.tif").write_bytes(data[: len(data) // 2] if damage == "cut off" else b"404 Not Found")
+    message = project.run(*CHECKED).error
+    assert "own: 'b.tif' (sha256 " in message and "changed since first read: restore the former file" in message
+    for path in ("data/slides.csv", "data/first_seen.csv", "data/set_aside/slides.csv"):
+        assert project.outputs("data")[path] == before[path]
+    project.forget("b.tif")
+    assert set(set_aside(project.make(*CHECKED))) == {"b"}  # the change is meant
+    assert "|b.tif|" not in project.outputs("data")["data/first_seen.csv"].decode()
+    (project.own / "b.tif").write_bytes(data)
+    assert not set_aside(project.make(*CHECKED))
+
+
+def test_a_changed_tile_of_a_slide_that_is_set_aside_is_refused(project):
+    rows = [tile_row(f"{i}.png", f"s{i // 2}", i // 2) for i in range(4)]
+    make_tiles(project, rows)
+    rows[0]["sha256"] = hash_of(project, "0.png")
+    project.table(rows)
+    project.make(*CHECKED)
+    for i in range(2):
+        write_tile(project.own / f"{i}.png", tissue(50 + i, 32, 32))
+    message = project.run(*CHECKED).error
+    assert "own: '1.png' (sha256 " in message and "0.png" not in message
+
+
 def test_another_folder_has_its_own_first_hashes(project):
     project.slides("a")
     project.make(*CHECKED)

@@ -84,8 +84,8 @@ def run(params: Params) -> None:
         table, aside = _check_all(params, source, metadata, own)
     aside_table = set_aside("slides", aside)
     reasons = [f"{slide_id}: {reason}" for slide_id, reason, _ in aside]
+    first = _first_seen(params, own, table, {slide_id for slide_id, *_ in aside})
     check_share(len(aside), len(metadata), params.data.max_failed_share, reasons)
-    first = _first_seen(params, own, table)
     write_table(first, paths.FIRST_SEEN)
     write_table(table, paths.SLIDES)
     write_table(aside_table, paths.SLIDES_SET_ASIDE)
@@ -142,7 +142,9 @@ def _check_tiles(source: slide_source.Source, files: pd.DataFrame) -> tuple[pd.D
     return table[~table["slide_id"].isin(reasons)], aside
 
 
-def _first_seen(params: Params, own: slide_source.OwnFiles | None, table: pd.DataFrame) -> pd.DataFrame:
+def _first_seen(
+    params: Params, own: slide_source.OwnFiles | None, table: pd.DataFrame, aside: set[str]
+) -> pd.DataFrame:
     """Check that no slide is a copy of another, and that no file changed; return the first hashes of all files.
 
     Raises:
@@ -151,13 +153,19 @@ def _first_seen(params: Params, own: slide_source.OwnFiles | None, table: pd.Dat
 
     """
     if own is None:
-        return first_seen.update(paths.FIRST_SEEN, params.data.path, (), set())
+        return first_seen.update(paths.FIRST_SEEN, params.data.path, {}, set())
     if params.data.source == "slides":
         lines = own.files.reset_index(names="line")[["line", "file"]]
         check_copies(table[["slide_id", "file", "sha256"]].merge(lines, on="file").set_index("line"), own.table)
-    confirmed = set(own.files.loc[own.files[list(HASHES)].notna().any(axis=1), "file"])
+    confirmed = own.files[list(HASHES)].notna().any(axis=1)
+    # a slide may be set aside because it changed; if the user's table has its hash, that is its reason already
+    unused = own.files.loc[own.files["slide_id"].isin(aside) & ~confirmed, "file"]
     return first_seen.update(
-        paths.FIRST_SEEN, params.data.path, zip(table["file"], table["sha256"], strict=True), confirmed
+        paths.FIRST_SEEN,
+        params.data.path,
+        dict(zip(table["file"], table["sha256"], strict=True)),
+        set(own.files.loc[confirmed, "file"]),
+        _inventory()["sha256"].reindex(unused).dropna().to_dict(),
     )
 
 
