@@ -250,6 +250,49 @@ def test_another_folder_has_its_own_first_hashes(project):
     assert "own: 'a.tif' (sha256 " in project.run(*CHECKED).error
 
 
+@pytest.mark.parametrize("path", ["own/", "./own", "{}/own", "linked", "moved"])
+def test_a_folder_named_by_another_path_keeps_its_first_hashes(project, path):
+    project.slides("a", "b")
+    project.make(*CHECKED)
+    before, data = project.outputs("data")["data/first_seen.csv"], (project.own / "a.tif").read_bytes()
+    (project.folder / "linked").symlink_to("own")
+    shutil.copytree(project.own, project.folder / "moved")
+    path = path.format(project.folder)
+    project.params(data__path=path)
+    project.make(*CHECKED)
+    rows = project.read("data/first_seen.csv")
+    assert len(rows) == (4 if path in ("linked", "moved") else 2)
+    assert set(before.splitlines()) <= set(project.outputs("data")["data/first_seen.csv"].splitlines())
+    (project.folder / "data/first_seen.csv").write_bytes(before)
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 4
+    (project.folder / path / "a.tif").write_bytes(damaged)
+    message = project.run(*CHECKED).error
+    assert (
+        f"{path}: 'a.tif' (sha256 " in message and "delete its row in data/first_seen.csv, there as 'own'" in message
+    )
+    assert project.outputs("data")["data/first_seen.csv"] == before
+    project.forget("a.tif")
+    project.make(*CHECKED)
+    (project.folder / path / "a.tif").write_bytes(data)
+    assert "'a.tif' (sha256 " in project.run(*CHECKED).error
+
+
+def test_first_hashes_under_two_paths_of_a_folder_are_both_accepted_and_kept(project):
+    project.slides("a", "b")
+    project.make(*CHECKED)
+    path = project.folder / "data/first_seen.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    other = f"own/|a.tif|{'0' * 64}\n"
+    path.write_text("".join([*rows, other]))
+    for name in ("own", "own/"):
+        project.params(data__path=name)
+        project.make(*CHECKED)
+        assert path.read_text() == "".join([*rows, other])
+    flip(project, "a.tif")
+    assert "there as 'own'" not in project.run(*CHECKED).error
+
+
 @pytest.mark.parametrize("text", ["", "folder,file,sha256\n", "folder|file|sha256\nown|a.tif\n"])
 def test_damaged_first_hashes_are_reported(project, text):
     project.slides("a")
