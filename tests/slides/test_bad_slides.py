@@ -1,7 +1,9 @@
 """Slides that can't be used, or ask for too much: each is set aside with its reason, and the others are kept."""
 
 import itertools
+import json
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histocae.files import fingerprint
 from histocae.patches import grid as grid_module
 from histocae.slides import budget as budget_module
 from histocae.slides.slide import Slide
@@ -265,6 +268,55 @@ def test_more_patches_than_allowed_are_refused_unless_a_sample_is_drawn(project)
     assert counts(project)["kept"].to_dict() == {"a": 64, "b": 100}
 
 
+def taken(project: Workspace, bound: str) -> dict[str, float]:
+    records = [json.loads(path.read_text()) for path in (project.folder / "data/patches/shards").glob("*.json")]
+    return {record["slide_id"]: record["taken"][bound] for record in records}
+
+
+@pytest.mark.parametrize("bound", ["patches", "gigabytes", "expansion"])
+def test_a_slide_over_a_bound_that_was_lowered_is_set_aside_as_in_a_fresh_project(project, bound):
+    rows = project.slides("a", "b")
+    write_plain_tiff(project.own / "a.tif", TISSUE, photometric="rgb")
+    write_slide(project.own / "b.tif", tissue(3, 256, 1024), 0.5)
+    project.table([row | {"mpp": 0.5} for row in rows])
+    project.make(*EXTRACTION)
+    before, shards = project.outputs(), project.folder / "data/patches/shards"
+    written = next(shards.glob("a.*.npy")).stat().st_mtime_ns
+    values = taken(project, bound)
+    assert values["a"] < values["b"]
+    project.params(**bounds(**{bound: values["b"]}))
+    project.make("patches")
+    assert project.outputs() == before  # exactly as much as allowed
+    limit = (values["a"] + values["b"]) / 2
+    project.params(**bounds(**{bound: int(limit) if bound == "patches" else limit}))
+    project.make("patches")
+    reason, kept = set_aside(project)["b"]
+    assert f"patches.bounds.{bound}" in reason and kept == 0 and set(project.index["slide_id"]) == {"a"}
+    assert next(shards.glob("a.*.npy")).stat().st_mtime_ns == written
+    lowered = project.outputs()
+    shutil.rmtree(project.folder / "data/patches")
+    project.make("patches")
+    assert project.outputs() == lowered
+    project.params()
+    project.make("patches")
+    assert project.outputs() == before
+
+
+def test_a_record_of_a_former_version_is_used_unless_its_patches_are_too_many(project):
+    project.slides("a")
+    project.make(*EXTRACTION)
+    record = next((project.folder / "data/patches/shards").glob("a.*.json"))
+    values = json.loads(record.read_text())
+    del values["taken"], values["sha256"]
+    record.write_text(json.dumps({**values, "sha256": fingerprint(values)}))
+    former = record.read_bytes()
+    project.params(**bounds(patches=64, expansion=1, gigabytes=1e-9))
+    project.make("patches")
+    assert record.read_bytes() == former and not set_aside(project)
+    project.params(**bounds(patches=63))
+    assert "has 64 patches, more than the 63" in project.run("patches").error
+
+
 def test_tiles_of_a_slide_are_bounded_together(project):
     for i in range(4):
         make_data.write_tile(project.own / f"{i}.png", tissue(i, 64, 64))
@@ -275,6 +327,13 @@ def test_tiles_of_a_slide_are_bounded_together(project):
     reason, kept = set_aside(project)["s"]
     assert "has 12 patches, more than the 8 of patches.bounds.patches" in reason and kept == 0
     assert set(project.index["slide_id"]) == {"t"} and not project.leftovers()
+    project.params(data__source="tiles", patches__tiles="cut", **bounds(patches=12))
+    before = project.make("patches").outputs()
+    assert not set_aside(project)
+    project.params(data__source="tiles", patches__tiles="cut", **bounds(patches=11))
+    assert list(set_aside(project.make("patches"))) == ["s"]
+    project.params(data__source="tiles", patches__tiles="cut", **bounds(patches=12))
+    assert project.make("patches").outputs() == before
 
 
 def test_memory_is_bounded_before_it_is_taken(project):

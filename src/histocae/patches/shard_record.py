@@ -15,6 +15,7 @@ from histocae.files import fingerprint, read_json_or_none, sha256, write_json
 from histocae.params import Patches as PatchParams
 from histocae.patches import integrity, previews
 from histocae.patches.shard_file import shard_name
+from histocae.slides.budget import exceeded
 from histocae.slides.slide import Slide, in_range
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources.slide_source import Source
@@ -116,6 +117,7 @@ class ShardRecord:
         failures: every failure; a slide has at most one, its tiles may have many.
         files: SHA-256 of each file made of the slide, hex; see `hashes_of_files`.
         bounds: `patches.bounds`, where the slide is over one of them.
+        taken: what of the bounds the slide takes; see `slides.budget.exceeded`. None in records of former versions.
 
     """
 
@@ -134,6 +136,7 @@ class ShardRecord:
     failures: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, float] | None = None
+    taken: dict[str, float] | None = None
 
 
 def finished(task: ShardTask) -> ShardRecord | None:
@@ -152,6 +155,8 @@ def _finished(task: ShardTask) -> ShardRecord | None:
         return None
     if record.bounds not in (None, task.params.bounds.model_dump()):
         return None  # the slide may be within the present bounds
+    if record.bounds is None and exceeded(task.params.bounds, record.taken or {"patches": record.kept}):
+        return None  # the slide was within the former bounds
     if (record.mpp_from == "data.mpp") != task.by_default:
         return None
     if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:

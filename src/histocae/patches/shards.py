@@ -51,6 +51,7 @@ class _Notes:
     failures: list[str] = field(default_factory=list)
     drop: bool = False  # reading failed, and no patch of the slide is kept
     over: bool = False  # a bound of `patches.bounds`; no patch is kept
+    taken: dict[str, float] | None = None
     level: int | None = None
     mpp: MicronsPerPixel | None = None
     patch_mpp: MicronsPerPixel | None = None
@@ -112,6 +113,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
         failures=tuple(notes.failures),
         files=hash_files(task),
         bounds=task.params.bounds.model_dump() if notes.over else None,
+        taken=notes.taken,
     )
     write_record(task, record)
     return record
@@ -149,6 +151,7 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
         path = task.source.fetch(task.slide_id, task.files[0])
         before = check_unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute())
         with Budget(task.params.bounds) as budget, Slide(path, task.threads, budget) as slide:
+            notes.taken = budget.taken
             notes.width, notes.height = slide.levels[0].width, slide.levels[0].height
             notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
             grid = make_grid(slide, notes.mpp, task.params.pixels, MicronsPerPixel(task.params.mpp))
@@ -215,6 +218,7 @@ def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts:
 def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
     try:
         with Budget(task.params.bounds) as budget:
+            notes.taken = budget.taken
             for columns, patches in _planned_tiles(task, notes, budget):
                 budget.check_patches(notes.counts["kept"] - notes.counts["capped"])
                 yield columns, patches

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Mapping
 
 from histocae.errors import SlideError
 from histocae.params import Bounds
@@ -21,8 +22,27 @@ class OverBudgetError(SlideError):
     """A slide is over a bound of `patches.bounds`; no patch of it is kept."""
 
 
+def exceeded(bounds: Bounds, taken: Mapping[str, float]) -> list[str]:
+    """List the bounds that a slide is over, its time aside, which differs each time.
+
+    Args:
+        bounds: the section `patches.bounds` of params.yaml.
+        taken: what the slide takes, by the bound's name.
+
+    Returns:
+        Names of bounds.
+
+    """
+    return [name for name, value in taken.items() if value > getattr(bounds, name)]
+
+
 class Budget:
-    """The bounds of one slide; use it in a `with` block. Its time begins when this object is made."""
+    """The bounds of one slide; use it in a `with` block. Its time begins when this object is made.
+
+    Attributes:
+        taken: the most that was allowed so far of gigabytes, patches and expansion.
+
+    """
 
     def __init__(self, bounds: Bounds):
         """Begin to measure the time.
@@ -32,6 +52,7 @@ class Budget:
 
         """
         self._bounds = bounds
+        self.taken: dict[str, float] = {}
         self._end = time.monotonic() + bounds.seconds
         self._hangs = threading.Timer(HANGS * bounds.seconds, os._exit, (1,))
         self._hangs.daemon = True
@@ -43,6 +64,12 @@ class Budget:
 
     def __exit__(self, *_: object) -> None:
         self._hangs.cancel()
+
+    def _is_over(self, bound: str, value: float) -> bool:
+        if exceeded(self._bounds, {bound: value}):
+            return True
+        self.taken[bound] = max(value, self.taken.get(bound, 0))
+        return False
 
     def check_time(self) -> None:
         """Refuse to go on once the slide's time is over.
@@ -67,7 +94,7 @@ class Budget:
             OverBudgetError: it is more than allowed.
 
         """
-        if size > self._bounds.gigabytes * 1e9:
+        if self._is_over("gigabytes", size / 1e9):
             raise OverBudgetError(
                 f"{what} would take {size / 1e9:.1f} GB of memory, more than the {self._bounds.gigabytes:g} of "
                 "patches.bounds.gigabytes"
@@ -83,7 +110,7 @@ class Budget:
             OverBudgetError: there are more than allowed.
 
         """
-        if count > self._bounds.patches:
+        if self._is_over("patches", count):
             raise OverBudgetError(
                 f"has {count} patches, more than the {self._bounds.patches} of patches.bounds.patches; "
                 "set patches.max_per_slide to draw a sample"
@@ -100,7 +127,7 @@ class Budget:
             OverBudgetError: the ratio is larger than allowed.
 
         """
-        if patches > file * self._bounds.expansion:
+        if self._is_over("expansion", patches / max(1, file)):
             raise OverBudgetError(
                 f"has {file} bytes that would become {patches} bytes of patches, more than "
                 f"{self._bounds.expansion:g} times as many (patches.bounds.expansion); is the file a slide?"
