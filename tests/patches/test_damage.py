@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from support.workspace import Workspace
+from histocae.errors import SlideError
+from histocae.patches import shards
+from support.make_data import tissue, write_tile
+from support.workspace import Workspace, slide_row
 
 EXTRACTION = ("inventory", "metadata", "slides", "patches")
 
@@ -87,3 +90,55 @@ def test_a_slide_that_changes_after_it_was_checked_gives_no_patches(extracted):
     (extracted.own / "b.tif").write_bytes(whole)
     extracted.make("patches")
     assert extracted.outputs("data/patches") == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_slide_that_changes_while_it_is_read_gives_no_patches(project, monkeypatch, fails):
+    project.slides("a", "b")
+    project.params(patches__on_read_error="keep")
+    project.make(*EXTRACTION[:3])
+    read = shards.read_patches
+
+    def changing(slide, *plan):
+        yield from read(slide, *plan)
+        if slide.path.name == "b.tif":
+            invert(slide.path, 5000)
+            if fails:
+                raise SlideError("a tile can't be decoded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "read_patches", changing)
+        assert project.run("patches").code == 0
+    aside = project.read("reports/set_aside.csv")
+    assert aside[["slide_id", "reason", "patches_kept"]].to_numpy().tolist() == [
+        ["b", "b.tif: changed while it was read; run dvc repro again", 0]
+    ]
+    assert set(project.index["slide_id"]) == {"a"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("mode", ["reduce", "cut"])
+def test_a_tile_that_changes_while_it_is_read_gives_no_patches_of_its_slide(project, monkeypatch, mode, fails):
+    rows = [slide_row("st"[i // 2], i // 2) for i in range(4)]
+    for i, row in enumerate(rows):
+        row["path"] = write_tile(project.own / f"{i}.png", tissue(i, 32, 32)).name
+        del row["file_name"]
+    project.table(rows)
+    project.params(data__source="tiles", patches__tiles=mode, patches__on_read_error="keep")
+    project.make(*EXTRACTION[:3])
+    read = shards.read_tile
+
+    def changing(path):
+        tile = read(path)
+        if path.name == "3.png":
+            write_tile(path, tissue(9, 32, 32))
+            if fails:
+                raise SlideError("3.png: can't be read")
+        return tile
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "read_tile", changing)
+        assert project.run("patches").code == 0
+    aside = project.read("reports/set_aside.csv")
+    assert list(aside["slide_id"]) == ["t"] and aside["reason"][0].startswith("3.png: changed while it was read")
+    assert set(project.index["slide_id"]) == {"s"}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,11 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
     counts = notes.counts
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
-        before = check_unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute())
-        with Budget(task.params.bounds) as budget, Slide(path, task.threads, budget) as slide:
+        with (
+            _unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute()),
+            Budget(task.params.bounds) as budget,
+            Slide(path, task.threads, budget) as slide,
+        ):
             notes.taken = budget.taken
             notes.width, notes.height = slide.levels[0].width, slide.levels[0].height
             notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
@@ -169,8 +173,6 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
             if task.source.demo_spec is not None:
                 _keep_truth(path, task)
             yield from _planned(task, slide, grid, plan, counts)
-        if check_unchanged(path, None) != before:
-            raise ChangedFileError(f"{path.name}: changed while it was read; run dvc repro again")
     except SlideError as error:
         counts["unread"] += counts["kept"] - counts["read"]
         notes.failures.append(str(error))
@@ -178,6 +180,26 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
         notes.over = isinstance(error, OverBudgetError)
     finally:
         counts.pop("read", None)
+
+
+@contextmanager
+def _unchanged(path: Path, sha256: str | None, memory: Path | None = None) -> Iterator[None]:
+    """Check a file before the block reads it, as `check_unchanged` does, and afterwards that it did not change.
+
+    Raises:
+        ChangedFileError: it has other bytes, or changed; also where the block met a SlideError.
+
+    """
+    before = check_unchanged(path, sha256, memory)
+    failure = None
+    try:
+        yield
+    except SlideError as error:
+        failure = error
+    if check_unchanged(path, None) != before:
+        raise ChangedFileError(f"{path.name}: changed while it was read; run dvc repro again")
+    if failure is not None:
+        raise failure
 
 
 def _keep_truth(slide: Path, task: ShardTask) -> None:
@@ -274,8 +296,8 @@ def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple
         budget.check_time()
         try:
             path = task.source.fetch(task.slide_id, file)
-            check_unchanged(path, task.hashes.get(file))
-            tile = read_tile(path)
+            with _unchanged(path, task.hashes.get(file)):
+                tile = read_tile(path)
             if params.tiles == "reduce":
                 yield file, tile, reduce_tile(tile, file, params.pixels)
             else:
