@@ -301,6 +301,24 @@ def test_damaged_first_hashes_are_reported(project, text):
     assert "data/first_seen.csv: " in (message := project.run(*CHECKED).error) and "delete the file" in message
 
 
+@pytest.mark.parametrize("source", ["slides", "tiles"])
+@pytest.mark.parametrize("damage", ["no row", "no hash"])
+def test_a_file_that_the_inventory_lacks_is_reported(project, source, damage):
+    if source == "tiles":
+        make_tiles(project, [tile_row(f"{i}.tif", "ab"[i % 2], i % 2) for i in range(4)])
+    else:
+        project.slides("0", "1", "2")
+    project.make(*CHECKED)
+    before, path = project.outputs(), project.folder / "data/inventory.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    row = next(line for line in lines if line.startswith("1.tif|"))
+    other = "" if damage == "no row" else row.rpartition("|")[0] + "|\n"
+    path.write_text("".join(lines).replace(row, other))
+    message = project.run("slides").only_line
+    assert "data/inventory.csv: has no hash of '1.tif'; run dvc repro" in message
+    assert project.make("inventory", "slides").outputs() == before
+
+
 def test_real_tiles_have_the_hashes_of_their_table_and_none_is_shared(project, shared):
     table = pd.read_csv(shared / "ebhi_colorectal" / "table.csv")
     table["slide_id"] += "-" + table["sample_type"].str[:1]  # two slides have both labels

@@ -1,6 +1,7 @@
 """Stage slides: check that the files are there and open as slides, and how many microns per pixel they have."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from histocae.sources import first_seen, slide_source
 from histocae.sources.gdc.remote import Server
 from histocae.sources.hashes import Hashes
 from histocae.sources.integrity import ExpectedHashes, check_bytes, check_copies
-from histocae.sources.tables import HASHES
+from histocae.sources.tables import HASHES, METADATA_TEXTS
+from histocae.sources.texts import quoted
 from histocae.workers.processes import WorkerDiedError, spread
 
 COLUMNS = [
@@ -45,7 +47,7 @@ class SlideToCheck(NamedTuple):
         source: of its file.
         slide_id: of the slide.
         file: as its table names it.
-        sha256: of the file, where the inventory has it.
+        sha256: of the file, or of all files of the slide, from the inventory; None where that lists no slides.
         md5: of the file, where the GDC names it and it was checked.
         expected: hashes of the file in the user's table.
         own_mpp: microns per level-0 pixel from its table.
@@ -93,8 +95,18 @@ def run(params: Params) -> None:
     log.info("%d slides, %d set aside", table["slide_id"].nunique(), len(aside))
 
 
-def _inventory() -> pd.DataFrame:
-    return read_table(paths.INVENTORY, ("file", "sha256"), needed=("file", "bytes", "sha256")).set_index("file")
+def _inventory(files: Iterable[str]) -> pd.DataFrame:
+    """Read bytes and SHA-256 of the user's files by name; those of a slide of several files are of all together.
+
+    Raises:
+        DataError: the inventory lacks a file.
+
+    """
+    table = read_table(paths.INVENTORY, ("file", "sha256"), needed=("file", "bytes", "sha256")).set_index("file")
+    known = set(table.index[table["sha256"].notna()])
+    if lacking := [file for file in files if file not in known]:
+        raise DataError(f"{paths.INVENTORY}: has no hash of {quoted(lacking[0])}; run dvc repro, which lists it")
+    return table
 
 
 def _fetch(source: slide_source.Source, server: Server, metadata: pd.DataFrame) -> None:
@@ -128,7 +140,7 @@ def _expected(hashes: pd.DataFrame) -> dict[str, ExpectedHashes]:
 
 def _check_tiles(source: slide_source.Source, files: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
     """List the tiles; a slide is set aside if a tile has another hash than the table says."""
-    table = files.drop(columns=list(HASHES)).join(_inventory(), on="file").reindex(columns=COLUMNS)
+    table = files.drop(columns=list(HASHES)).join(_inventory(files["file"]), on="file").reindex(columns=COLUMNS)
     sha256s = dict(zip(table["file"], table["sha256"], strict=True))
     slide_ids = dict(zip(files["file"], files["slide_id"], strict=True))
     reasons: dict[str, list[str]] = {}
@@ -165,14 +177,15 @@ def _first_seen(
         params.data.path,
         dict(zip(table["file"], table["sha256"], strict=True)),
         set(own.files.loc[confirmed, "file"]),
-        _inventory()["sha256"].reindex(unused).dropna().to_dict(),
+        _inventory(unused)["sha256"].reindex(unused).to_dict(),
     )
 
 
 def _check_all(
     params: Params, source: slide_source.Source, metadata: pd.DataFrame, own: slide_source.OwnFiles | None
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
-    sha256s, hashes = _inventory()["sha256"], Hashes(paths.FETCHED, "md5")
+    hashes = Hashes(paths.FETCHED, "md5")
+    sha256s = {} if own is None else _inventory(metadata["file_name"])["sha256"]
     expected = {} if own is None else _expected(own.files)
     default = None if params.data.mpp is None else MicronsPerPixel(params.data.mpp)
     slides = [
