@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
-from histocae import CAE
+from histocae import CAE, checksums
 from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
 from histocae.mnist import classes, images, params, study
@@ -464,6 +464,27 @@ def test_repeated_stages_write_the_same_bytes_and_train_no_digit_model_twice(pro
     assert run.is_file() and sum("is trained already" in line for line in lines) == 9
     after = compared_outputs()
     assert [name for name in before if before[name] != after[name] and name != "models/published.json"] == []
+
+
+def test_a_model_of_a_digit_that_is_trained_again_is_delivered_at_once(project, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    shutil.copytree(project.parents[1], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy" / "examples" / "mnist")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # as a training with other params left them: it was made from something else and had other weights
+    folder, run = Path("models/classes/trained/digit-3"), Path("models/classes/runs/digit-3.json")
+    former = {"weights": "0" * 64}
+    for path, changes in ((folder / "training.json", former | {"made_from": "1" * 64}), (run, former)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    checksums.write(folder)
+    lines = run_stages("classes")
+    assert sum("is trained already" in line for line in lines) == 9
+    assert not [line for line in lines if "delivers it later" in line]
+    api = MlflowClient(f"sqlite:///{tmp_path}/copy/mlflow.db")
+    delivered = api.get_run(json.loads(run.read_text())["run_id"])
+    weights = json.loads((folder / "training.json").read_text())["weights"]
+    assert delivered.info.status == "FINISHED" and delivered.data.tags["histocae.weights"] == weights
 
 
 def test_stages_without_their_inputs_name_the_stage_to_run_first(empty_folder):

@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def fit_and_keep(
         write_json({**training, "weights": weights}, folder / recipe.FILE)
         checksums.write(folder)
     write_json({**run, "weights": weights}, layout.runs / f"{name}.json")
+    record = replace(record)  # without what it has read of a former training
     _deliver(record, experiment)
     if layout == paths.MAIN:  # DVC keeps those of other layouts
         finished.keep(record)
