@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -10,10 +12,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from histocae.tracking import database, delivery, live
+from histocae.tracking import database, delivery, live, logged_models
 from support import registered
 from support.workspace import ALL_STAGES, Workspace
 
@@ -162,6 +165,55 @@ def artifacts(folder: Path) -> dict[str, bytes]:
         for path in sorted((folder / "mlruns").rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.fixture
+def delivered(project):
+    """A project whose run is complete, and the path of the weights in its logged model."""
+    project.make("publish")
+    (weights,) = (project.folder / "mlruns").glob("*/models/*/artifacts/data/model.keras")
+    return project, weights
+
+
+@pytest.fixture(params=["with the tag", "of an earlier version"])
+def logged_model(request, delivered):
+    project, weights = delivered
+    if request.param == "of an earlier version":
+        project.client.delete_logged_model_tag(weights.parents[2].name, logged_models.FILES)
+    return project, weights
+
+
+def test_a_whole_logged_model_is_not_saved_again(logged_model):
+    project, weights = logged_model
+    before = weights.stat().st_mtime_ns
+    project.make("publish")
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damaged", ["lost", "truncated", "described by half a file"])
+def test_a_damaged_logged_model_is_saved_again(logged_model, damaged):
+    project, weights = logged_model
+    size = weights.stat().st_size
+    description = weights.parents[1] / "MLmodel"
+    if damaged == "lost":
+        weights.unlink()
+    elif damaged == "truncated":
+        os.truncate(weights, size // 2)
+    else:
+        os.truncate(description, description.stat().st_size // 2)
+    project.make("publish")
+    assert weights.stat().st_size == pytest.approx(size, rel=0.01)
+    mlflow.pyfunc.load_model(str(description.parent))
+    (model,) = project.client.search_logged_models([project.experiment])
+    assert json.loads(model.tags[logged_models.FILES])["data/model.keras"] == weights.stat().st_size
+
+
+def test_a_logged_model_whose_tag_was_edited_is_checked_without_it(delivered):
+    project, weights = delivered
+    project.client.set_logged_model_tags(weights.parents[2].name, {logged_models.FILES: "edited"})
+    weights.unlink()
+    project.make("publish")
+    assert weights.is_file()
 
 
 @pytest.mark.parametrize(

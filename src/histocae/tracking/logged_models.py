@@ -2,21 +2,30 @@
 
 import contextlib
 import io
+import json
+import math
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import Schema, TensorSpec
 
+from histocae.errors import YamlError
+from histocae.files import read_yaml
 from histocae.networks import backend
+from histocae.tracking import runs
 from histocae.tracking.record import TrainingRecord
 from histocae.tracking.server import MlflowClient
 
 MODEL = "model"
+FILES = "histocae.files"  # tag with the sizes of the files in bytes, by path; models of earlier versions lack it
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas")
 
 
@@ -46,30 +55,61 @@ def logged(
     """
     for model in api.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'"):
         if model.status == LoggedModelStatus.READY and model.tags.get("weights") == state:
-            if not _has_model_files(api, model.model_id):
-                _save(save, model.model_id, None)  # the run already has it as an output
+            if not _has_model_files(api, model):
+                _save(api, save, model.model_id, None)  # the run already has it as an output
             return str(model.model_id)
         if model.status != LoggedModelStatus.READY:
             api.delete_logged_model(model.model_id)
     created = api.create_logged_model(
         experiment_id, name=MODEL, source_run_id=run_id, tags={"weights": state, **tags}
     )
-    _save(save, created.model_id, run_id)
+    _save(api, save, created.model_id, run_id)
     return str(created.model_id)
 
 
-def _save(save: Callable[[str, str | None], None], model_id: str, run_id: str | None) -> None:
+def _save(api: MlflowClient, save: Callable[[str, str | None], None], model_id: str, run_id: str | None) -> None:
     # MLflow's check of the input example prints Keras' progress bar
     with contextlib.redirect_stdout(io.StringIO()):
         save(model_id, run_id)
+    api.set_logged_model_tags(model_id, {FILES: json.dumps(_sizes(api, model_id), sort_keys=True)})
 
 
-def _has_model_files(api: MlflowClient, model_id: str) -> bool:
-    """Check whether the files of a logged model are there: its description, and a file in each of its folders."""
-    entries = api.list_logged_model_artifacts(model_id)
-    folders = [entry.path for entry in entries if entry.is_dir]
-    is_described = "MLmodel" in {entry.path for entry in entries}
-    return is_described and all(api.list_logged_model_artifacts(model_id, folder) for folder in folders)
+def _sizes(api: MlflowClient, model_id: str, folder: str | None = None) -> dict[str, int | None]:
+    """Return the bytes of each file of a logged model, by path; None where the server does not state its size."""
+    sizes: dict[str, int | None] = {}
+    for entry in api.list_logged_model_artifacts(model_id, folder):
+        sizes |= _sizes(api, model_id, entry.path) if entry.is_dir else {entry.path: entry.file_size}
+    return sizes
+
+
+def _has_model_files(api: MlflowClient, model: LoggedModel) -> bool:
+    """Check whether all files of a logged model are there, with the sizes that they had when they were saved."""
+    found = _sizes(api, model.model_id)
+    if MLMODEL_FILE_NAME not in found:
+        return False
+    if FILES in model.tags:
+        with contextlib.suppress(ValueError):  # the tag can be edited
+            if isinstance(saved := json.loads(model.tags[FILES]), dict):
+                return runs.are_among(found, saved)
+    sizes = [size for path, size in found.items() if path != MLMODEL_FILE_NAME]
+    return None in sizes or sum(filter(None, sizes)) >= _described_size(model)
+
+
+def _described_size(model: LoggedModel) -> float:
+    """Return the bytes of a logged model as MLflow's description of it states them, without some short files.
+
+    So a model without the tag is checked: an earlier version saved it, or was killed before it wrote the tag.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{MLMODEL_FILE_NAME}", dst_path=folder)
+        try:
+            description = read_yaml(Path(file))
+        except YamlError:
+            return math.inf
+    # MLflow writes the keys in alphabetical order, and the time is the last
+    is_whole = isinstance(description, dict) and "utc_time_created" in description
+    size = description.get("model_size_bytes") if is_whole else None
+    return size if isinstance(size, int) else math.inf
 
 
 class _KerasFlavor:

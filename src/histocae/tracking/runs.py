@@ -195,4 +195,18 @@ def has_files(api: MlflowClient, run_id: str, sizes: Mapping[str, int]) -> bool:
     found = {
         entry.path: entry.file_size for folder in folders for entry in api.list_artifacts(run_id, folder or None)
     }
-    return all(path in found and found[path] in (size, None) for path, size in sizes.items())
+    return are_among(found, sizes)
+
+
+def are_among(found: Mapping[str, int | None], sizes: Mapping[str, int | None]) -> bool:
+    """Check whether files are among those that a server has.
+
+    Args:
+        found: sizes of the server's files in bytes, by path; None where it does not state one.
+        sizes: of the files to look for; None where it is not known.
+
+    Returns:
+        Whether all are there, with these sizes.
+
+    """
+    return all(path in found and (found[path] == size or None in (found[path], size)) for path, size in sizes.items())
