@@ -19,7 +19,7 @@ from histocae.sources import first_seen, slide_source
 from histocae.sources.gdc.remote import Server
 from histocae.sources.hashes import Hashes
 from histocae.sources.integrity import ExpectedHashes, check_bytes, check_copies
-from histocae.sources.tables import HASHES, METADATA_TEXTS
+from histocae.sources.tables import HASHES
 from histocae.sources.texts import quoted
 from histocae.workers.processes import WorkerDiedError, spread
 
