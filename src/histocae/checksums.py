@@ -6,7 +6,7 @@ The format is that of the command `sha256sum`, which checks a folder as well: `s
 import re
 from pathlib import Path
 
-from histocae.errors import DataError
+from histocae.errors import DataError, raise_if_machine
 from histocae.files import sha256_once, write_text
 
 FILE = "SHA256SUMS"
@@ -41,6 +41,7 @@ def check(path: Path, remedy: str) -> None:
     try:
         found = sha256_once(path)
     except OSError as error:
+        raise_if_machine(error)
         raise DataError(f"{path}: can't be read: {error.strerror}; {remedy}") from None
     if found != expected[path.name]:
         raise DataError(f"{path}: changed since it was saved (its SHA-256 is not that in {FILE}); {remedy}")
@@ -53,6 +54,7 @@ def _read(path: Path, remedy: str) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
+        raise_if_machine(error)
         raise DataError(f"{path}: can't be read: {error}; {remedy}") from None
     hashes = {}
     for number, line in enumerate(text.splitlines(), 1):

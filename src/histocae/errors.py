@@ -5,6 +5,7 @@ system, such as a full disk. Any other exception is a bug and keeps its tracebac
 """
 
 import errno
+import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,11 @@ MACHINE = frozenset(
         errno.EHOSTDOWN,
     )
 )
-_ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM)
+ROOM = 2**30  # bytes of memory that a tile, decoded and converted, may need
+_ON_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
 # libraries in C report these by the system's text, or by `errno = 28`, in an exception of another type
 _IN_TEXT = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE),
@@ -56,27 +61,56 @@ def system_errno(error: BaseException) -> int | None:
 
 def blames_machine(error: BaseException) -> bool:
     """Return whether an error met with a file is the machine's: another file would fare no better."""
+    if isinstance(error, MemoryError):  # a damaged header may ask for any amount
+        return not _has_room()
     return system_errno(error) in MACHINE
 
 
-def check_opens(path: Path) -> None:
+def _has_room() -> bool:
+    """Return whether there is memory for a slide or tile within bounds."""
+    try:
+        with mmap.mmap(-1, ROOM):  # takes no memory before it is written to
+            return True
+    except OSError:
+        return False
+
+
+def raise_if_machine(error: BaseException) -> None:
+    """Raise an error met with a file again where it is the machine's, so that the file is not blamed.
+
+    Args:
+        error: that was caught.
+
+    Raises:
+        OSError: no file can be read now.
+        MemoryError: there is too little memory.
+
+    """
+    if blames_machine(error):
+        raise error
+
+
+def check_opens(path: Path, error: BaseException) -> None:
     """Check, after a library failed to read a file, that the failure is the file's.
 
     OpenSlide calls a slide unsupported where this process has too many open files.
 
     Args:
         path: of the file.
+        error: of the library.
 
     Raises:
-        OSError: this process can open no file.
+        OSError: no file can be read now.
 
     """
+    if blames_machine(error):
+        number = system_errno(error)
+        raise OSError(number, os.strerror(number or errno.EIO), str(path)) from error
     try:
         with open(path, "rb"):
             pass
-    except OSError as error:
-        if blames_machine(error):
-            raise
+    except OSError as failure:
+        raise_if_machine(failure)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from histocae.address import origin
-from histocae.errors import ParamsError, YamlError, one_line, shortened
+from histocae.errors import ParamsError, YamlError, one_line, raise_if_machine, shortened
 from histocae.files import read_yaml
 from histocae.params import Params, Section
 
@@ -72,6 +72,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file here; run histocae in the folder of {path}") from None
     except OSError as error:
+        raise_if_machine(error)
         raise ParamsError(f"{path}: can't be read: {error.strerror}") from None
     except YamlError as error:
         raise ParamsError(str(error)) from None

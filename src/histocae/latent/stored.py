@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, ValidationError
 
 from histocae import checksums, params_file
-from histocae.errors import DataError, one_line
+from histocae.errors import DataError, one_line, raise_if_machine
 from histocae.files import ARRAY_FAULTS, read_json
 from histocae.params import Count, Section
 
@@ -74,6 +74,7 @@ def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[s
             # mapped: a damaged header that claims more than the file holds takes no memory; and it never unpickles
             mapped = np.lib.format.open_memmap(path, "r")
         except ARRAY_FAULTS as error:
+            raise_if_machine(error)
             raise DataError(f"{path}: can't be read: {one_line(error)}; {remedy}") from None
         if mapped.shape != (len(split_rows), count):
             expected = f"({len(split_rows)}, {count}): rows of {split}.csv and latents"

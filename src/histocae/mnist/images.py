@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from histocae import paths
 from histocae.cohort.split import SPLITS
-from histocae.errors import DataError, ParamsError
+from histocae.errors import DataError, ParamsError, raise_if_machine
 from histocae.files import ARRAY_FAULTS, read_table
 from histocae.mnist import paths as mnist_paths
 from histocae.patches.images import Images, InMemory
@@ -177,6 +177,7 @@ def load() -> dict[str, LabeledImages]:
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except ARRAY_FAULTS as error:
+            raise_if_machine(error)
             raise DataError(f"{path}: can't be read: {error}; run dvc repro data") from None
         if len(images) != len(table):
             raise DataError(f"{path}: has {len(images)} images, but {len(table)} labels; run dvc repro data")
@@ -220,6 +221,7 @@ def _from_keras() -> tuple[NDArray[Any], ...]:
         # a wrong checksum a ValueError. Everything else is a bug and keeps its traceback.
         if not isinstance(error.__context__, urllib.error.URLError) and not isinstance(error, OSError | ValueError):
             raise
+        raise_if_machine(error)
         raise DataError(f"Keras could not download MNIST: {error}; without network {REMEDY}") from None
     return images, digits, test, test_digits
 
@@ -231,7 +233,8 @@ def _npz(path: Path) -> tuple[NDArray[Any], ...]:
     except FileNotFoundError:
         raise DataError(f"data.path: {path} does not exist; {REMEDY}") from None
     # AttributeError: the file is a single array (.npy), not an archive of arrays
-    except (*ARRAY_FAULTS, zipfile.BadZipFile, zlib.error, AttributeError):
+    except (*ARRAY_FAULTS, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise_if_machine(error)
         raise DataError(f"{path}: not an .npz with {', '.join(NAMES)}; {REMEDY}") from None
 
 
@@ -243,6 +246,7 @@ def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise DataError(f"data.path: {path} does not exist; {REMEDY}") from None
     except (OSError, EOFError, zlib.error) as error:
+        raise_if_machine(error)
         raise DataError(f"{path}: can't be read: {error}; download it again") from None
     sides = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data, ">u4", sides, 4) if len(data) >= 4 + 4 * sides else np.empty(0)

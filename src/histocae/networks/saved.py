@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocae import checksums
-from histocae.errors import DataError, HistocaeError, blames_machine, one_line
+from histocae.errors import DataError, HistocaeError, one_line, raise_if_machine
 from histocae.files import fingerprint, read_json, sha256_once
 from histocae.networks.blocks import NetworkParams
 from histocae.networks.sizes import size
@@ -52,6 +52,7 @@ def check(folder: Path) -> None:
     try:
         found = weights_fingerprint(folder)
     except OSError as error:
+        raise_if_machine(error)
         raise DataError(f"{error.filename}: can't be read: {error.strerror}; {remedy}") from None
     if not isinstance(content, dict) or content.get("weights") != found:
         files = f"{folder / ENCODER_FILE} or {DECODER_FILE}"
@@ -113,8 +114,7 @@ def load_weights(part: "keras.Model", file: Path) -> None:
             warnings.filterwarnings("error", category=UserWarning, module="keras")
             part.load_weights(file)
     except _FAULTS as error:
-        if blames_machine(error):
-            raise
+        raise_if_machine(error)
         raise _refused(file, error) from None
     for weight in part.weights:
         if not np.isfinite(weight.numpy()).all():
@@ -164,8 +164,7 @@ def _count(file: Path) -> int:
                 taken += int(item.nbytes)
         whole = taken <= file.stat().st_size
     except _FAULTS as error:
-        if blames_machine(error):
-            raise
+        raise_if_machine(error)
         raise _refused(file, error) from None
     if not whole:  # compressed, or claimed without being there: reading it might take any amount of memory
         raise DataError(f"{file}: claims {sum(sizes):,} numbers, more than it has room for; {_remedy(file.parent)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from histocae import params_file
-from histocae.errors import DataError, YamlError
+from histocae.errors import DataError, YamlError, raise_if_machine
 from histocae.files import read_yaml
 from histocae.networks.blocks import NetworkParams
 from histocae.params import Section
@@ -49,6 +49,7 @@ def read_params(file: Path, remedy: str) -> NetworkParams:
     try:
         content = read_yaml(file)
     except (OSError, RecursionError) as error:
+        raise_if_machine(error)
         raise DataError(f"{file}: can't be read: {error}; {remedy}") from None
     except YamlError as error:
         raise DataError(f"{error}; {remedy}") from None

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from histocae.errors import StoreError
+from histocae.errors import StoreError, raise_if_machine
 from histocae.files import replacing
 
 REMEDY = "run dvc repro patches"
@@ -125,6 +125,7 @@ def check_shard(path: Path, count: int, pixels: int) -> int:
         with open(path, "rb") as handle:
             header = handle.read(len(expected))
     except OSError as error:
+        raise_if_machine(error)
         raise StoreError(f"{path}: can't be read: {error.strerror}; {REMEDY}") from None
     if header != expected:
         raise StoreError(f"{path}: holds no array of {count} patches of {pixels} pixels; {REMEDY}")

@@ -17,7 +17,7 @@ import pandas as pd
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from histocae.errors import StoreError
+from histocae.errors import StoreError, raise_if_machine
 from histocae.files import read_cells, read_json_or_none, read_table, sha256, table_writer, write_json, write_table
 from histocae.patches import integrity
 from histocae.patches.shard_file import REMEDY, check_shard
@@ -359,6 +359,7 @@ class PatchSelection:
                     file.seek(int(offsets[number]))
                     count = file.readinto(room[number * each : (number + 1) * each])
                 except OSError as error:
+                    raise_if_machine(error)
                     raise StoreError(f"{self._paths[code]}: can't be read: {error}; {REMEDY}") from None
                 if count != each:
                     raise StoreError(f"{self._paths[code]}: ends too early; {REMEDY}")

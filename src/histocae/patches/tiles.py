@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from histocae.errors import SlideError, blames_machine
+from histocae.errors import SlideError, raise_if_machine
 from histocae.patches.grid import MASK_PIXELS
 from histocae.patches.stored import find_problem
 from histocae.patches.tissue import GRAY, cell_shares, is_gray, tissue_mask
@@ -80,8 +80,7 @@ def read_tile(path: Path) -> Image.Image:
                 image.load()
                 return _as_rgb(ImageOps.exif_transpose(image))
     except _BROKEN as error:
-        if blames_machine(error):
-            raise
+        raise_if_machine(error)
         raise SlideError(f"{path.name}: can't be read as an image ({', '.join(FORMATS)}): {error}") from None
 
 

@@ -13,6 +13,8 @@ import warnings
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
+from histocae.errors import raise_if_machine
+
 MIRAX_LIST = "Slidedat.ini"  # in the folder of a MIRAX slide
 MOST_TEXT = 2**20  # bytes of a VMS or VMU file that are read; they have a few lines
 DICOM_START, DICOM_MARK = 128, b"DICM"  # where the mark of a DICOM file begins
@@ -81,7 +83,8 @@ def _values(path: Path) -> set[str]:
     try:
         with open(path, "rb") as handle:
             text = handle.read(MOST_TEXT).decode("utf-8", "replace")
-    except OSError:
+    except OSError as error:
+        raise_if_machine(error)
         return set()
     return {line.partition("=")[2].strip() for line in text.splitlines()}
 
@@ -89,7 +92,8 @@ def _values(path: Path) -> set[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long
+    except OSError as error:  # a name that is too long
+        raise_if_machine(error)
         return False
 
 
@@ -112,7 +116,8 @@ def _same_series(path: Path) -> list[Path]:
         # where the series is unknown, any of them may belong to it
         others = {file: _series(file, *_state(file)) for file in files}
         return sorted(file for file, other in others.items() if other in (series, "") or (other and not series))
-    except OSError:
+    except OSError as error:
+        raise_if_machine(error)
         return []
 
 
@@ -136,5 +141,6 @@ def _series(path: Path, *_state: int) -> str | None:
                 warnings.simplefilter("ignore")  # about values that do no harm here
                 found = read_partial(handle, stop_when=lambda tag, vr, length: tag > SERIES, specific_tags=[SERIES])
                 return str(found.get(SERIES).value)
-    except _DAMAGED:
+    except _DAMAGED as error:
+        raise_if_machine(error)
         return ""

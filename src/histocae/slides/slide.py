@@ -105,7 +105,7 @@ class Slide:
         try:
             return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
-            check_opens(self.path)
+            check_opens(self.path, error)
             raise SlideError(f"can't be opened as a slide: {backslashes(self.path) or error}") from None
 
     def _check(self) -> None:
@@ -243,7 +243,7 @@ class Slide:
         try:
             return handle.read_region((round(x * scale), round(y * scale)), level, (width, height))
         except (openslide.OpenSlideError, OSError) as error:
-            check_opens(self.path)
+            check_opens(self.path, error)
             with self._reopening:
                 # other threads may still read by the former handle; it is closed when the last of them is done
                 if self._handle is handle:

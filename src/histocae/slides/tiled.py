@@ -23,6 +23,7 @@ import tifffile
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from histocae.errors import raise_if_machine
 from histocae.slides.units import LevelPixels
 
 VENDORS = ("aperio", "generic-tiff")
@@ -94,7 +95,8 @@ def find_problem(path: Path, *, one_page: bool = False) -> str | None:
                 if one_page and any(page.subfiletype not in COPIES for page in pages[1:]):
                     return f"has {len(pages)} pages, of which one would be read; save that page as a file of its own"
                 return next((problem for page in pages if (problem := _page_problem(page)) is not None), None)
-    except INVALID:
+    except INVALID as error:
+        raise_if_machine(error)
         return None
 
 
@@ -220,8 +222,8 @@ class Tiles:
             self._length = os.fstat(self._file.fileno()).st_size
             levels = _find_levels(self._file, sizes)
             self.levels = tuple(level if level and self._is_plain(level) else None for level in levels)
-        except INVALID:  # OpenSlide reads files with invalid headers
-            return
+        except INVALID as error:  # OpenSlide reads files with invalid headers
+            raise_if_machine(error)
 
     def close(self) -> None:
         """Close the file and free the tiles that were kept."""

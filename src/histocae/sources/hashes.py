@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from histocae.errors import DataError
+from histocae.errors import DataError, naming, raise_if_machine
 from histocae.files import fingerprint, read_json_or_none, state, write_json
 from histocae.slides.parts import parts_of
 
@@ -47,14 +47,17 @@ class Hashes:
 
         Raises:
             DataError: the file can't be read.
+            OSError: no file can be read now: this is no fault of the file.
 
         """
         try:
-            now = state(path)
-            entry = self._known(path)
-            if not entry or entry[:-1] != now:
-                entry = [*now, digest(path, self._algorithm)]
+            with naming(path, path):
+                now = state(path)
+                entry = self._known(path)
+                if not entry or entry[:-1] != now:
+                    entry = [*now, digest(path, self._algorithm)]
         except OSError as error:
+            raise_if_machine(error)
             raise DataError(f"{path}: can't be read: {error.strerror}") from None
         self._current[os.path.abspath(path)] = entry
         return now[0], entry[-1]

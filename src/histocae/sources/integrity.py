@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from histocae.errors import DataError, SlideError, TableError
+from histocae.errors import DataError, SlideError, TableError, raise_if_machine
 from histocae.files import state
 from histocae.slides.parts import parts_of
 from histocae.sources.hashes import Hashes, digest
@@ -63,12 +63,14 @@ def check_unchanged(path: Path, sha256: str | None, memory: Path | None = None) 
     Raises:
         ChangedFileError: it has other bytes.
         SlideError: it can't be read.
+        OSError: no file can be read now: this is no fault of the slide.
 
     """
     try:
         states = [state(part) for part in parts_of(path)]
         changed = sha256 is not None and _hashes(memory).of_slide(path)[1] != sha256
     except (OSError, DataError) as error:
+        raise_if_machine(error)
         raise SlideError(f"{path.name}: can't be read: {error}") from None
     if changed:
         raise ChangedFileError(f"{path.name}: changed since the stage slides read it; run dvc repro again")

@@ -1,6 +1,5 @@
 """The files that a user's table names: each must be inside the folder, there, and named once."""
 
-import contextlib
 import difflib
 import logging
 import os
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from histocae.errors import TableError, shortened
+from histocae.errors import TableError, raise_if_machine, shortened
 from histocae.sources.table_text import remedy_here
 from histocae.sources.tables import check_unique
 from histocae.sources.texts import quoted
@@ -120,13 +119,15 @@ class _Names:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    with contextlib.suppress(OSError):  # a link to itself
+                    try:
                         if entry.is_file():
                             self.files.add(entry.name)
                         elif entry.is_dir():
                             self.folders.add(entry.name)
-        except (OSError, ValueError):  # ValueError: a path with a NUL
-            return
+                    except OSError as error:  # a link to itself
+                        raise_if_machine(error)
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+            raise_if_machine(error)
 
     def alike(self, name: str) -> list[str]:
         """Return the names that differ at most in the form of Unicode."""

@@ -4,7 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
-from histocae.errors import TableError
+from histocae.errors import TableError, raise_if_machine
 from histocae.sources.texts import quoted
 
 SEPARATORS = ",|;\t"
@@ -36,6 +36,7 @@ def read_text(path: Path, remedy: str) -> str:
     except FileNotFoundError:
         raise TableError(f"{path}: no such table; {remedy_here(path, remedy)}") from None
     except OSError as error:
+        raise_if_machine(error)
         raise TableError(f"{path}: can't be read as a table: {error.strerror}") from None
     for magic, kind in _ARCHIVES.items():
         if content.startswith(magic):

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import ConfigDict, Field, ValidationError
 
 from histocae import params_file
-from histocae.errors import DataError, TrackingError, one_line
+from histocae.errors import DataError, TrackingError, one_line, raise_if_machine
 from histocae.files import read_table
 from histocae.params import Count, Section
 
@@ -275,6 +275,7 @@ def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise TrackingError(f"{path}: no such file; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
+        raise_if_machine(error)
         raise TrackingError(f"{path}: can't be read: {error}; {remedy}") from None
     check(path, content, kind, remedy)
     checked: dict[str, Any] = _content(content, path, "", remedy)
@@ -321,6 +322,7 @@ def read_numbers(path: Path, columns: Sequence[str], separator: str, remedy: str
     except DataError as error:
         raise TrackingError(str(error)) from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise_if_machine(error)
         raise TrackingError(f"{path}: can't be read: {one_line(error)}; {remedy}") from None
     if table.empty:
         raise TrackingError(f"{path}: has no rows; {remedy}")

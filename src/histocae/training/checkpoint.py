@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from histocae.errors import TrainingError, blames_machine, one_line
+from histocae.errors import TrainingError, one_line, raise_if_machine
 from histocae.files import fingerprint as hash_of
 from histocae.files import read_json_or_none, sha256_once, write_json
 from histocae.networks import weights
@@ -214,8 +214,7 @@ def _load(model: keras.Model, file: Path) -> None:
             warnings.filterwarnings("error", category=UserWarning, module="keras")
             model.load_weights(file)
     except (OSError, ValueError, KeyError, UserWarning) as error:
-        if blames_machine(error):
-            raise
+        raise_if_machine(error)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         raise TrainingError(f"{file}: checkpoint not usable: {one_line(error)}") from None

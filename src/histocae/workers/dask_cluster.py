@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security, wait
 
-from histocae.errors import DataError
+from histocae.errors import DataError, raise_if_machine
 from histocae.files import code_fingerprint, write_text
 from histocae.params import Executor as ExecutorParams
 from histocae.paths import PACKAGE, SCRATCH
@@ -171,7 +171,8 @@ def _run_on_worker(call: tuple[str, str, Callable[[Any], Any], Any]) -> Any:
         )
     try:
         os.chdir(folder)
-    except OSError:
+    except OSError as error:
+        raise_if_machine(error)
         raise _OtherEnvironmentError(f"the Dask worker on {os.uname().nodename} has no folder {folder}") from None
     return function(task)
 

@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from histocae.address import is_loopback
-from histocae.errors import FetchError, StuckError
+from histocae.errors import FetchError, StuckError, raise_if_machine
 from histocae.sources.gdc.remote import Server
 
 CHUNK = 1 << 16
@@ -272,7 +272,8 @@ def read_token(file: Path | None) -> str:
     try:
         token = file.read_text(encoding="utf-8").strip()
         readable_by_others = file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        raise_if_machine(error)
         raise FetchError(f"data.gdc.token_file: {file} can't be read") from None
     if not re.fullmatch(r"[!-~]+", token):
         raise FetchError(f"data.gdc.token_file: {file} holds no token: one line without spaces")
