@@ -92,6 +92,29 @@ def test_an_absolute_path_into_the_folder_is_refused_too(broken_table, project):
 
 
 @pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("SHA256", "sha256"),
+        ("sha-256", "sha256"),
+        ("MD5", "md5"),
+        ("Mpp", "mpp"),
+        ("disease type", "disease_type"),
+        ("Percent_Tumor_Nuclei", "percent_tumor_nuclei"),
+    ],
+)
+def test_a_column_whose_name_is_written_in_another_way_is_refused(broken_table, column, meant):
+    message = broken_table(table_text([slide_row("a", 0, **{column: "1"})]))
+    assert f"own/table.csv: column '{column}' would not be read; call it '{meant}'" in message
+
+
+def test_a_column_like_one_that_is_there_is_a_further_column(project):
+    rows = project.slides("a")
+    project.table([row | {"mpp": 0.5, "MPP": "x", "SHA256 of the scan": "x"} for row in rows])
+    project.make("inventory", "metadata")
+    assert list(project.read("data/slides_metadata.csv")["mpp"]) == [0.5]
+
+
+@pytest.mark.parametrize(
     ("column", "cell", "problem"),
     [
         ("percent_tumor_cells", "101", "is 101, not 0 to 100"),

@@ -241,6 +241,8 @@ def own_files(data: Data) -> OwnFiles:
     path = folder / data.table  # an absolute table stays absolute
     column = "path" if tiles else "file_name"
     table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
+    # of tiles, `file_name` is not read
+    tables.check_names(table, {*tables.COLUMNS, *tables.HASHES} - ({"file_name"} if tiles else set()), path)
     table = tables.check_types(table, path)
     tables.check_texts(table, (column,), path)
     if not tiles:

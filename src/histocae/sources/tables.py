@@ -159,6 +159,28 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table
 
 
+def check_names(table: pd.DataFrame, known: Iterable[str], path: Path) -> None:
+    """Check that no column is left out because its name is written in another way: `SHA256` or `sha-256`.
+
+    Args:
+        table: as `read` returns it; further columns may have any other names.
+        known: names of columns that are read.
+        path: of the table, for messages.
+
+    Raises:
+        TableError: a name differs from a known one, which the table lacks, in case or punctuation only.
+
+    """
+    plain = {_plain(name): name for name in known if name not in table}
+    for name in table.columns:
+        if (meant := plain.get(_plain(name))) is not None:
+            raise TableError(f"{path}: column {quoted(name)} would not be read; call it {meant!r}, or something else")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if name not in table:
         return pd.Series(np.nan, index=table.index)
