@@ -1,8 +1,10 @@
 """Tumor against normal: metrics of small tables, heatmaps of slides with known truth, and the stage."""
 
 import dataclasses
+import io
 import json
 import math
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from histocae.contrast import baselines, comparison, heatmaps, truth, verdicts
 from histocae.contrast import plots as contrast_plots
-from histocae.errors import DataError
+from histocae.errors import DataError, StoreError
 from histocae.params import Tissue
 from histocae.patches import previews
 from histocae.patches.shard_file import ShardWriter
@@ -467,6 +469,44 @@ def test_a_shard_with_a_missing_preview_is_written_again(extracted, suffix):
     (missing.parent / "former.0123abcd.tiles.json").write_text("[]")
     extracted.make("patches")
     assert extracted.outputs("reports/patching", "data/patches") == outputs
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", b"\x89PNG\r\n\x1a\n", "half"])
+def test_a_damaged_thumbnail_or_truth_is_reported_with_its_remedy(tmp_path, damage):
+    rows = pd.DataFrame({"shard": "s", "slide_id": "s", "row": [0], "column": [0], "mpp": 0.5})
+    slide = pd.Series({"width": 64, "height": 64, "mpp": 0.5})
+    buffer, thumbnail, mask = io.BytesIO(), previews.thumbnail_file(tmp_path, "s"), tmp_path / "mask.png"
+    Image.fromarray(make_data.tissue(1, 64, 64)).save(buffer, "JPEG")
+    thumbnail.write_bytes(buffer.getvalue())
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(mask, "PNG")
+    previews.write_truth(mask, tmp_path, "s")
+    view = heatmaps.slide_view(tmp_path, rows, np.zeros(1), 32, slide)
+    assert view.image.shape == (64, 64, 3) and view.truth.all()
+    for path in (previews.truth_file(tmp_path, "s"), thumbnail):
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] if damage == "half" else damage)
+        problem = f"^{re.escape(str(path))}: can't be read as an image: .*; run dvc repro patches$"
+        with pytest.raises(StoreError, match=problem):
+            heatmaps.slide_view(tmp_path, rows, np.zeros(1), 32, slide)
+        if path != thumbnail:
+            with pytest.raises(StoreError, match=problem):
+                truth.tumor_shares(tmp_path, rows, slide.to_frame().T.assign(slide_id="s"), 32)
+            path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "3", "null", '[{"file": "a.png"}]', "[1]", '[{"file": "a.png", "width": "x", "height": 2}]'],
+)
+def test_a_damaged_list_of_tiles_is_reported_with_its_remedy(project, text):
+    make_data.write_tile(project.own / "a.png", make_data.tissue(1, 64, 96))
+    project.table([{"slide_id": "s", "case_id": "A", "sample_type": TUMOR, "path": "a.png"}])
+    project.params(data__source="tiles", patches__tiles="cut", patches__tissue_share=0.3)
+    rows = project.make("inventory", "metadata", "slides", "patches").index
+    (path,) = (project.folder / "reports/patching/thumbnails").glob("*.tiles.json")
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"\.tiles\.json: is damaged; run dvc repro patches$"):
+        heatmaps.tile_views(path.parent, rows, np.zeros(len(rows)), 32)
 
 
 def test_tiles_without_their_thumbnails_are_extracted_again(project):

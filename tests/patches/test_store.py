@@ -95,6 +95,17 @@ def test_an_invalid_manifest_is_refused(store_folder, text):
         PatchStore(store_folder)
 
 
+@pytest.mark.parametrize("name", ["00\\u000012", "00\\ud80012", "../0012"])
+def test_a_manifest_with_a_name_that_no_shard_has_is_refused(project, name):
+    project.slides("a", "b")
+    project.make("inventory", "metadata", "slides", "patches")
+    manifest = project.folder / "data" / "patches" / "store.json"
+    shard = next(manifest.parent.glob("shards/a.*.npy")).stem
+    manifest.write_text(manifest.read_text().replace(f'"{shard}"', f'"{name}"'))
+    message = project.run("split").only_line
+    assert "data/patches/store.json: is damaged: " in message and "run dvc repro patches" in message
+
+
 DAMAGES = ["missing", "empty", "truncated", "longer", "text", "fewer", "other side", "floats", "Fortran order"]
 
 

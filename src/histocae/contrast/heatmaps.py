@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from histocae.contrast.truth import patch_side
 from histocae.errors import DataError
@@ -56,6 +55,7 @@ def slide_view(
 
     Raises:
         DataError: the thumbnail is missing.
+        StoreError: it is damaged.
 
     """
     shard = str(rows["shard"].iloc[0])
@@ -79,6 +79,7 @@ def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
 
     Raises:
         DataError: a thumbnail is missing.
+        StoreError: one, or their list, is damaged.
 
     """
     shard = str(rows["shard"].iloc[0])
@@ -96,8 +97,7 @@ def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pi
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        return previews.read_image(path)
     except FileNotFoundError:
         raise DataError(f"{path}: not there; run dvc repro patches") from None
 

@@ -8,6 +8,8 @@ They are files of one folder (reports/patching/thumbnails), named after the slid
 """
 
 import re
+import struct
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histocae.errors import StoreError, blames_machine, one_line
 from histocae.files import read_json_or_none, replacing, write_json
+from histocae.patches.shard_file import REMEDY
 
+# the errors of Pillow on images that are damaged or cut off
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 MOST_TILES = 4  # thumbnails of a slide that consists of pre-cut tiles
 # a shard's name ends with a fingerprint, so that nothing of it looks like these
 _SUFFIXES = re.compile(r"(\.truth|\.tiles|\.tile-\d+)?\.[a-z]+$")
@@ -134,12 +150,42 @@ def read_truth(folder: Path, shard: str) -> NDArray[np.bool_] | None:
         bool, shape (height, width), True where a pixel is tumor; the mask covers the whole slide. None where no
         truth is known.
 
+    Raises:
+        StoreError: the mask is damaged.
+
     """
     try:
-        with Image.open(truth_file(folder, shard)) as image:
-            return np.asarray(image) > 127
+        return read_image(truth_file(folder, shard), "L") > 127
     except FileNotFoundError:
         return None
+
+
+def read_image(path: Path, mode: str = "RGB") -> NDArray[np.uint8]:
+    """Read a preview.
+
+    Args:
+        path: of the image.
+        mode: RGB, or L for gray.
+
+    Returns:
+        uint8, shape (height, width, 3), or (height, width) for gray.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StoreError: it is damaged.
+
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities of a file do no harm
+            with Image.open(path) as image:
+                return np.asarray(image.convert(mode))
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        if blames_machine(error):
+            raise
+        raise StoreError(f"{path}: can't be read as an image: {one_line(error)}; {REMEDY}") from None
 
 
 def write_tile(folder: Path, shard: str, number: int, thumbnail: Image.Image) -> None:
@@ -178,13 +224,26 @@ def read_tiles(folder: Path, shard: str) -> list[TilePreview] | None:
     Returns:
         At most `MOST_TILES`, in the order of the shard; None where the list or a thumbnail is missing.
 
+    Raises:
+        StoreError: the list is damaged.
+
     """
-    rows = read_json_or_none(_tiles_file(folder, shard))
-    if rows is None:
+    path = _tiles_file(folder, shard)
+    if not path.is_file():
         return None
-    tiles = [TilePreview(**row) for row in rows]
+    rows = read_json_or_none(path)
+    try:
+        tiles = [TilePreview(str(row["file"]), _side(row["width"]), _side(row["height"])) for row in rows]
+    except (TypeError, KeyError, ValueError):
+        raise StoreError(f"{path}: is damaged; {REMEDY}") from None
     there = all(tile_file(folder, shard, number).is_file() for number in range(1, len(tiles) + 1))
     return tiles if there else None
+
+
+def _side(value: object) -> int:
+    if not isinstance(value, int) or not 0 < value < 2**31:
+        raise ValueError("no number of pixels")
+    return value
 
 
 def remove_tiles(folder: Path, shard: str) -> None:

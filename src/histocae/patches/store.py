@@ -4,6 +4,7 @@ docs/patch-store.md describes the format; only this module and `shard_file` know
 """
 
 import math
+import os
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -159,6 +160,8 @@ class PatchStore:
             }
             if any(Path(name).name != name for name in self.shards):
                 raise ValueError("a shard lies in another folder")
+            if any(b"\0" in os.fsencode(name) for name in self.shards):  # which also refuses half a character
+                raise ValueError("the name of a shard can't be a file's")
             if manifest["format"] != FORMAT:
                 raise ValueError("the format is another one")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
