@@ -2,12 +2,10 @@
 
 import html
 import json
-import os
 import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -18,6 +16,7 @@ from mlflow import MlflowClient
 
 from histocae import CAE
 from histocae.pipeline import lineage
+from support.damage import flip_byte
 from support.project import Project, heavy_imports
 
 REPRODUCIBLE = (
@@ -306,14 +305,6 @@ def project_copy(project, tmp_path):
     project_copy = Project.__new__(Project)
     project_copy.folder = folder
     return project_copy
-
-
-def flip_byte(path: Path) -> None:
-    """Change one byte in the middle of a file; size and time of the last change stay."""
-    times, data = path.stat(), bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_verify_names_each_file_that_is_not_as_it_was_written(project_copy):

@@ -1,6 +1,7 @@
 """Damage to the files of a model, drawn from a seed."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,14 @@ import numpy as np
 import yaml
 
 VALUES = (None, -1, 0, 3, 10**12, 2.5, float("nan"), "text", "", [], [1], [0, -2], {}, {"a": {"b": None}}, True)
+
+
+def flip_byte(path: Path) -> None:
+    """Change one byte in the middle of a file; size and time of the last change stay."""
+    times, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def flip(file: Path, rng: random.Random) -> None:

@@ -10,13 +10,14 @@ from histocae.files import read_table
 from histocae.networks import saved
 from histocae.params import Params
 from histocae.patches import integrity
-from histocae.patches.store import PatchStore
+from histocae.patches.store import MANIFEST, PatchStore
 from histocae.pipeline import dvc_state
 from histocae.progress import bar
 from histocae.sources import slide_source
 from histocae.sources.hashes import Hashes, digest
 
 log = logging.getLogger(__name__)
+OUTPUTS = (Path("data"), Path("models"), Path("reports"))
 REMEDY = (
     "if an output is damaged, delete it, and dvc checkout restores it from DVC's cache, or dvc repro makes it again; "
     "restore your own slides from where they came"
@@ -24,35 +25,51 @@ REMEDY = (
 
 
 def run(params: Params) -> None:
-    """Log a line for each file that is not as it was written.
+    """Log a line for each file that is not as it was written, and one for the files that could not be compared.
 
     Raises:
-        DataError: there are such files.
+        DataError: there are files that are not as they were written, or nothing could be compared.
 
     """
+    problem: DataError | None = None
+    reasons: dict[Path, str] = {}
     try:
         reasons = dvc_state.differing()
     except DataError as error:
-        log.warning("%s; without it, only the patch store, the models and the slides are compared", error)
-        reasons = {}
-    reasons |= dict.fromkeys(integrity.read_again(_store()), integrity.DIFFERS)
-    reasons |= dict(_models(reasons)) | dict(_slides(params))
+        problem = error
+    compared: set[Path] = set()
+    reasons |= dict(_store(compared)) | dict(_models(reasons)) | dict(_slides(params, compared))
     for path, reason in sorted(reasons.items()):
         log.warning("%s: %s", path, reason)
+    others = [] if problem is None else _others(compared)
+    if others:
+        folders = sorted({Path(*path.parts[:2]).as_posix() for path in others})
+        log.warning("%s; so %d of the files were not compared, in %s", problem, len(others), ", ".join(folders))
     if reasons:
         raise DataError(f"not as written: {shortened(sorted(map(str, reasons)))}; {REMEDY}")
-    log.info("all files are as they were written")
+    if problem is not None and not compared:
+        raise DataError(f"nothing was compared: {problem}")
+    log.info("all %sfiles are as they were written", "other " if others else "")
 
 
-def _store() -> dict[Path, str]:
-    """Return the hashes of the patch store's files; none where there is no store yet."""
-    if not paths.PATCHES.is_dir():
-        return {}
+def _others(compared: set[Path]) -> list[Path]:
+    """List the outputs that only DVC could have compared."""
+    files = (path for folder in OUTPUTS for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if path not in compared and not path.name.startswith(".")]
+
+
+def _store(compared: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the files of the patch store that are not those that were written; none where there is no store yet."""
+    if not paths.PATCHES.exists():
+        return
     try:
-        return PatchStore(paths.PATCHES).hashes()
+        hashes = PatchStore(paths.PATCHES).hashes()
     except StoreError as error:
-        log.warning("%s", error)
-        return {}
+        manifest = paths.PATCHES / MANIFEST
+        yield manifest, str(error).removeprefix(f"{manifest}: ").removeprefix(f"{paths.PATCHES}: ")
+        return
+    compared.update(hashes)
+    yield from dict.fromkeys(integrity.read_again(hashes), integrity.DIFFERS).items()
 
 
 def _models(known: dict[Path, str]) -> Iterator[tuple[Path, str]]:
@@ -66,7 +83,7 @@ def _models(known: dict[Path, str]) -> Iterator[tuple[Path, str]]:
             yield folder, str(error)
 
 
-def _slides(params: Params) -> Iterator[tuple[Path, str]]:
+def _slides(params: Params, compared: set[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the slides, or tiles, that are not those that were read; deleted ones are made or fetched again."""
     if not paths.SLIDES.is_file():
         return
@@ -79,6 +96,7 @@ def _slides(params: Params) -> Iterator[tuple[Path, str]]:
     hashes = Hashes(paths.SCRATCH / "nothing is remembered")
     expected = [(folder / file, sha256, md5) for file, sha256, md5 in table[["file", "sha256", "md5"]].to_numpy()]
     for path, sha256, md5 in bar(expected, "checking", "slides"):
+        compared.add(path)
         if not path.is_file():
             if params.data.source in ("slides", "tiles"):
                 yield path, "is missing"
