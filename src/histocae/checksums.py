@@ -47,6 +47,50 @@ def check(path: Path, remedy: str) -> None:
         raise DataError(f"{path}: changed since it was saved (its SHA-256 is not that in {FILE}); {remedy}")
 
 
+def lists(path: Path, remedy: str) -> bool:
+    """Return whether the hashes of a file's folder have a line for it.
+
+    Raises:
+        DataError: the hashes are damaged.
+
+    """
+    return path.name in (_read(path.parent / FILE, remedy) or {})
+
+
+def compare(folder: Path, remedy: str) -> dict[Path, str | None]:
+    """Compare all files of a folder and its subfolders with its hashes: those that have a line, and all others.
+
+    Args:
+        folder: that `write` wrote the hashes of.
+        remedy: end of an error's line.
+
+    Returns:
+        For each file, why it is not the one that was saved; None if it is. Empty where the folder has no hashes.
+
+    Raises:
+        DataError: the hashes are damaged.
+        OSError: this machine can't read any file.
+
+    """
+    expected = _read(folder / FILE, remedy)
+    if expected is None:
+        return {}
+    found: dict[Path, str | None] = {folder / name: _differs(folder / name, expected[name]) for name in expected}
+    others = {file for file in folder.rglob("*") if file.is_file()} - found.keys() - {folder / FILE}
+    return found | {folder / FILE: None} | dict.fromkeys(sorted(others), f"is not in {FILE}")
+
+
+def _differs(path: Path, expected: str) -> str | None:
+    try:
+        found = sha256_once(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        raise_if_machine(error)
+        return f"can't be read: {error.strerror}"
+    return None if found == expected else f"is not as it was written (its SHA-256 is not that in {FILE})"
+
+
 def _read(path: Path, remedy: str) -> dict[str, str] | None:
     """Read the hashes by the name of the file; None where there are none."""
     try:

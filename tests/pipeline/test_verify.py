@@ -3,10 +3,18 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from histocae import CAE, checksums
+from histocae.errors import DataError
+from histocae.files import write_json
+from histocae.networks import saved
 from support.damage import flip_byte
 from support.workspace import ALL_STAGES, Workspace
+
+MODELS = ("models/trained/all", "models/folds/fold-1/trained/all")
+LATENTS = "models/latents/all"
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +26,28 @@ def prepared(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         project.make(*ALL_STAGES)
+        for path in MODELS:
+            save_model(Path(path))
+        save_latents(Path(LATENTS))
     return folder
+
+
+def save_model(folder: Path) -> None:
+    """Save what the stage train leaves of a model; it was never trained."""
+    CAE((32, 32, 3), filters=[2], latent_features=2).save(folder)
+    (folder / "samples").mkdir()
+    (folder / "samples/epoch_0001.png").write_bytes(b"an image")
+    (folder / "history.csv").write_text("epoch|loss|validation_loss\n1|0.5|0.5\n")
+    write_json({"weights": saved.weights_fingerprint(folder)}, folder / "training.json")
+    checksums.write(folder)
+
+
+def save_latents(folder: Path) -> None:
+    """Save what the stage evaluate leaves of latents."""
+    folder.mkdir(parents=True)
+    write_json({"features": 2}, folder / "latents.json")
+    np.save(folder / "train.npy", np.zeros((3, 2), np.float32))
+    checksums.write(folder)
 
 
 @pytest.fixture
@@ -45,7 +74,9 @@ def test_without_dvc_the_files_that_were_not_compared_are_counted(project):
     assert result.code == 0
     *_, others, end, _ = (line for line in result.lines if " verify: " in line)
     count = sum(path.is_file() for folder in ("data", "models", "reports") for path in Path(folder).rglob("*"))
-    count -= 1 + len(list(Path("data/patches/shards").glob("*.npy")))  # and the index
+    compared = [*Path("data/patches/shards").glob("*.npy"), Path("data/patches/index.csv")]
+    compared += [path for folder in (*MODELS, LATENTS) for path in Path(folder).rglob("*") if path.is_file()]
+    count -= len(compared)
     assert "there is no dvc.lock" in others and f"so {count} of the files were not compared, in data/code, " in others
     assert "data/patches, data/set_aside, " in others and end.endswith(
         "verify: all other files are as they were written"
@@ -80,3 +111,64 @@ def test_a_damaged_shard_is_named_once(project):
     (shard, *_) = sorted(Path("data/patches/shards").glob("*.npy"))
     flip_byte(shard)
     assert reasons(project) == {shard.as_posix(): "is not as it was written (its SHA-256 differs)"}
+
+
+@pytest.mark.parametrize("change", ["damaged", "missing", "extra"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"{folder}/{name}" for folder in MODELS for name in ("encoder.weights.h5", "params.yaml", "training.json")),
+        *(f"{folder}/{name}" for folder in MODELS for name in ("history.csv", "samples/epoch_0001.png")),
+        f"{LATENTS}/latents.json",
+        f"{LATENTS}/train.npy",
+    ],
+)
+def test_each_file_of_a_model_and_of_latents_is_compared(project, path, change):
+    file = Path(path)
+    if change == "damaged":
+        flip_byte(file)
+        reason = "is not as it was written (its SHA-256 is not that in SHA256SUMS)"
+    elif change == "missing":
+        file.unlink()
+        reason = "is missing"
+    else:
+        file = file.with_name("extra.txt")
+        file.touch()
+        reason = "is not in SHA256SUMS"
+    assert reasons(project) == {file.as_posix(): reason}
+
+
+@pytest.mark.parametrize("folder", [*MODELS, LATENTS])
+def test_damaged_hashes_of_a_model_or_of_latents_are_named(project, folder):
+    (Path(folder) / "SHA256SUMS").write_text("damaged\n")
+    ((path, reason),) = reasons(project).items()
+    assert path == f"{folder}/SHA256SUMS" and reason.startswith("line 1 is not a SHA-256 and a file's name")
+
+
+@pytest.mark.parametrize("folder", MODELS)
+def test_a_model_without_hashes_and_record_is_named(project, folder):
+    for name in ("SHA256SUMS", "training.json"):
+        (Path(folder) / name).unlink()
+    flip_byte(Path(folder) / "encoder.weights.h5")
+    assert reasons(project) == {folder: "has no SHA256SUMS and no training.json, so that it can't be compared"}
+
+
+@pytest.mark.parametrize("folder", MODELS)
+def test_weights_of_another_training_are_named(project, folder):
+    write_json({"weights": "0" * 64}, Path(folder) / "training.json")
+    checksums.write(Path(folder))
+    ((path, reason),) = reasons(project).items()
+    assert path == folder and "not the weights of the training in training.json" in reason
+
+
+def test_the_files_of_a_model_of_an_earlier_version_without_hashes_are_counted(project):
+    (Path(MODELS[0]) / "SHA256SUMS").unlink()
+    result = project.run("verify")
+    assert result.code == 0 and any("models/trained, " in line for line in result.lines)
+
+
+@pytest.mark.parametrize("folder", MODELS)
+def test_a_model_whose_record_is_lost_is_not_loaded(project, folder):
+    (Path(folder) / "training.json").unlink()
+    with pytest.raises(DataError, match=r"training\.json: can't be read: No such file"):
+        CAE(path=folder, load=True)

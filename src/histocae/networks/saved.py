@@ -30,7 +30,9 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def check(folder: Path) -> None:
-    """Check the files of a saved CAE against the hashes, and the record of the training, that lie beside them.
+    """Check the files of which a CAE is loaded against the hashes, and the record of the training, beside them.
+
+    Other files in the folder, such as the history of the training, are not read: `checksums.compare` compares all.
 
     Args:
         folder: of the CAE. One without hashes or without a record passes: a notebook or an earlier version saved it.
@@ -42,7 +44,7 @@ def check(folder: Path) -> None:
     record = folder / RECORD_FILE
     remedy = _remedy(folder)
     names = [PARAMS_FILE, ENCODER_FILE, DECODER_FILE]
-    if record.exists():
+    if record.exists() or checksums.lists(record, remedy):
         names.append(RECORD_FILE)
     for name in names:
         checksums.check(folder / name, remedy)

@@ -1,10 +1,11 @@
 """Command verify: read all outputs and slides, and compare them with the hashes that were kept of them."""
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from histocae import paths
+from histocae import checksums, paths
 from histocae.errors import DataError, HistocaeError, StoreError, shortened
 from histocae.files import read_table
 from histocae.networks import saved
@@ -22,6 +23,7 @@ REMEDY = (
     "if an output is damaged, delete it, and dvc checkout restores it from DVC's cache, or dvc repro makes it again; "
     "restore your own slides from where they came"
 )
+_RESTORE = "restore it (dvc checkout)"
 
 
 def run(params: Params) -> None:
@@ -38,7 +40,8 @@ def run(params: Params) -> None:
     except DataError as error:
         problem = error
     compared: set[Path] = set()
-    reasons |= dict(_store(compared)) | dict(_models(reasons)) | dict(_slides(params, compared))
+    own = itertools.chain(_store(compared), _saved(reasons, compared, problem is None), _slides(params, compared))
+    reasons = dict(own) | reasons
     for path, reason in sorted(reasons.items()):
         log.warning("%s: %s", path, reason)
     others = [] if problem is None else _others(compared)
@@ -72,13 +75,24 @@ def _store(compared: set[Path]) -> Iterator[tuple[Path, str]]:
     yield from dict.fromkeys(integrity.read_again(hashes), integrity.DIFFERS).items()
 
 
-def _models(known: dict[Path, str]) -> Iterator[tuple[Path, str]]:
-    """Yield the trained models that are not those that were saved, but for files that differ from dvc.lock anyway."""
-    for folder in sorted({*paths.TRAINED.glob("*"), *paths.FOLDS.glob("*/trained/*")}):
-        if any(path.is_relative_to(folder) for path in known):
+def _saved(known: Collection[Path], compared: set[Path], has_dvc: bool) -> Iterator[tuple[Path, str]]:
+    """Yield the files of trained models and of latents that are not those that were saved."""
+    for folder in sorted({*paths.TRAINED.glob("*/"), *paths.FOLDS.glob("*/trained/*/"), *paths.LATENTS.glob("*/")}):
+        try:
+            files = checksums.compare(folder, _RESTORE)
+        except DataError as error:
+            yield folder / checksums.FILE, str(error).removeprefix(f"{folder / checksums.FILE}: ")
+            continue
+        compared.update(files)
+        differing = {path: reason for path, reason in files.items() if reason is not None}
+        yield from differing.items()
+        if folder.parent == paths.LATENTS or differing or any(path.is_relative_to(folder) for path in known):
+            continue
+        if not (files or has_dvc or (folder / saved.RECORD_FILE).exists()):
+            yield folder, f"has no {checksums.FILE} and no {saved.RECORD_FILE}, so that it can't be compared"
             continue
         try:
-            saved.check(folder)
+            saved.check(folder)  # that the weights are those of the training
         except HistocaeError as error:
             yield folder, str(error)
 
