@@ -8,8 +8,9 @@ import pytest
 
 from histocae import CAE, checksums
 from histocae.errors import DataError
-from histocae.files import write_json
+from histocae.files import read_table, write_json, write_table
 from histocae.networks import saved
+from histocae.paths import SLIDES
 from support.damage import flip_byte
 from support.workspace import ALL_STAGES, Workspace
 
@@ -172,3 +173,47 @@ def test_a_model_whose_record_is_lost_is_not_loaded(project, folder):
     (Path(folder) / "training.json").unlink()
     with pytest.raises(DataError, match=r"training\.json: can't be read: No such file"):
         CAE(path=folder, load=True)
+
+
+def test_a_slide_that_cannot_be_read_does_not_hide_another(project):
+    project.own.joinpath("b.tif").unlink()
+    project.own.joinpath("b.tif").symlink_to("/proc/self/mem")  # reading it is an error of input and output
+    flip_byte(project.own / "d.tif")
+    project.own.joinpath("e.tif").unlink()
+    assert reasons(project) == {
+        "own/b.tif": "can't be read: Input/output error",
+        "own/d.tif": "is not the slide that was read (its SHA-256 differs)",
+        "own/e.tif": "is missing",
+    }
+
+
+def test_slides_on_another_machine_are_not_compared(project, monkeypatch):
+    monkeypatch.setenv("HISTOCAE_FILES", "elsewhere")
+    shutil.rmtree(project.own)
+    result = project.run("verify")
+    assert result.code == 0 and any("the slides are on another machine" in line for line in result.lines)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("file", None, "line 2 names no file"),
+        ("sha256", None, "line 2 has no hash of a.tif"),
+        ("sha256", ..., "has no column sha256"),
+        ("md5", ..., "has no column md5"),
+        ("file", ..., "has no column file"),
+    ],
+)
+def test_a_damaged_table_of_slides_is_named(project, column, value, reason):
+    table = read_table(SLIDES, ("slide_id",))
+    if value is ...:
+        table = table.drop(columns=column)
+    else:
+        table.loc[0, column] = value
+    write_table(table, SLIDES)
+    assert reasons(project) == {SLIDES.as_posix(): reason}
+
+
+def test_a_table_of_slides_without_lines_is_named(project):
+    SLIDES.write_bytes(b"")
+    assert list(reasons(project)) == [SLIDES.as_posix()]

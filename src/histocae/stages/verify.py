@@ -2,11 +2,12 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from histocae import checksums, paths
-from histocae.errors import DataError, HistocaeError, StoreError, shortened
+from histocae.errors import DataError, HistocaeError, StoreError, blames_machine, shortened
 from histocae.files import read_table
 from histocae.networks import saved
 from histocae.params import Params
@@ -16,6 +17,7 @@ from histocae.pipeline import dvc_state
 from histocae.progress import bar
 from histocae.sources import slide_source
 from histocae.sources.hashes import Hashes, digest
+from histocae.stages.inventory import ELSEWHERE, FILES
 
 log = logging.getLogger(__name__)
 OUTPUTS = (Path("data"), Path("models"), Path("reports"))
@@ -23,6 +25,7 @@ REMEDY = (
     "if an output is damaged, delete it, and dvc checkout restores it from DVC's cache, or dvc repro makes it again; "
     "restore your own slides from where they came"
 )
+_COLUMNS = ("file", "sha256", "md5")  # of the table of slides
 _RESTORE = "restore it (dvc checkout)"
 
 
@@ -101,21 +104,45 @@ def _slides(params: Params, compared: set[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the slides, or tiles, that are not those that were read; deleted ones are made or fetched again."""
     if not paths.SLIDES.is_file():
         return
+    is_own = params.data.source in ("slides", "tiles")
+    if is_own and os.environ.get(FILES) == ELSEWHERE:
+        log.warning("the slides are on another machine (%s is %s); they were not compared", FILES, ELSEWHERE)
+        return
     try:
-        table = read_table(paths.SLIDES, (names := ("slide_id", "file", "sha256", "md5")), needed=names)
+        table = read_table(paths.SLIDES, _COLUMNS, needed=_COLUMNS)
     except DataError as error:
-        yield paths.SLIDES, str(error)
+        yield paths.SLIDES, str(error).removeprefix(f"{paths.SLIDES}: ")
         return
     folder = slide_source.from_params(params.data, params.seed, paths.SLIDE_FILES).folder
     hashes = Hashes(paths.SCRATCH / "nothing is remembered")
-    expected = [(folder / file, sha256, md5) for file, sha256, md5 in table[["file", "sha256", "md5"]].to_numpy()]
-    for path, sha256, md5 in bar(expected, "checking", "slides"):
-        compared.add(path)
+    faults: list[str] = []
+    rows = list(table[list(_COLUMNS)].itertuples(index=False, name=None))
+    for number, (file, sha256, md5) in enumerate(bar(rows, "checking", "slides"), 2):
+        if not isinstance(file, str):
+            faults.append(f"line {number} names no file")
+        elif not isinstance(sha256, str) and not isinstance(md5, str):
+            faults.append(f"line {number} has no hash of {file}")
+        else:
+            compared.add(folder / file)
+            if reason := _differs(folder / file, sha256, md5, hashes, is_own):
+                yield folder / file, reason
+    if faults:
+        yield paths.SLIDES, shortened(faults)
+
+
+def _differs(path: Path, sha256: object, md5: object, hashes: Hashes, is_own: bool) -> str | None:
+    """Return why a slide is not the one that was read; None if it is."""
+    try:
         if not path.is_file():
-            if params.data.source in ("slides", "tiles"):
-                yield path, "is missing"
-        elif isinstance(sha256, str):
-            if hashes.of_slide(path)[1] != sha256:
-                yield path, "is not the slide that was read (its SHA-256 differs)"
-        elif digest(path, "md5") != md5:
-            yield path, "is not the slide that the GDC describes (its MD5 differs)"
+            return "is missing" if is_own else None
+        if isinstance(sha256, str):
+            same = hashes.of_slide(path)[1] == sha256
+            return None if same else "is not the slide that was read (its SHA-256 differs)"
+        same = digest(path, "md5") == md5
+        return None if same else "is not the slide that the GDC describes (its MD5 differs)"
+    except HistocaeError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        if blames_machine(error):
+            raise
+        return f"can't be read: {error.strerror}"
