@@ -1,16 +1,19 @@
 """The command verify: each file that is not as it was written is named, with and without DVC."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from histocae import CAE, checksums
 from histocae.errors import DataError
-from histocae.files import read_table, write_json, write_table
+from histocae.files import read_table, write_json, write_table, write_text
 from histocae.networks import saved
 from histocae.paths import SLIDES
+from histocae.pipeline import dvc_state
 from support.damage import flip_byte
 from support.workspace import ALL_STAGES, Workspace
 
@@ -199,9 +202,9 @@ def test_slides_on_another_machine_are_not_compared(project, monkeypatch):
     [
         ("file", None, "line 2 names no file"),
         ("sha256", None, "line 2 has no hash of a.tif"),
-        ("sha256", ..., "has no column sha256"),
-        ("md5", ..., "has no column md5"),
-        ("file", ..., "has no column file"),
+        ("sha256", ..., "it has no column 'sha256'"),
+        ("md5", ..., "it has no column 'md5'"),
+        ("file", ..., "it has no column 'file'"),
     ],
 )
 def test_a_damaged_table_of_slides_is_named(project, column, value, reason):
@@ -217,3 +220,27 @@ def test_a_damaged_table_of_slides_is_named(project, column, value, reason):
 def test_a_table_of_slides_without_lines_is_named(project):
     SLIDES.write_bytes(b"")
     assert list(reasons(project)) == [SLIDES.as_posix()]
+
+
+def test_with_dvc_damaged_missing_extra_and_renamed_files_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"damaged": "b", "gone": "c", "old": "d", "deep/old": "e"}
+    stage = {"cmd": "histocae --version", "outs": ["out", "table.csv"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
+    for name, text in names.items():
+        write_text(text, Path("out", name))
+    write_text("table", Path("table.csv"))
+    for command in ("git init -q", "dvc init -q", "dvc commit -q --force"):
+        subprocess.run(command.split(), check=True)
+    assert dvc_state.differing() == {}
+    Path("out/damaged").write_text("x")
+    Path("out/gone").unlink()
+    Path("out/extra").write_text("y")
+    Path("out/old").rename("out/new")
+    Path("out/deep/old").rename("out/new too")
+    Path("table.csv").rename("out/table too.csv")
+    assert {path.as_posix(): reason for path, reason in dvc_state.differing().items()} == {
+        "out/damaged": "differs from dvc.lock",
+        **dict.fromkeys(("out/gone", "out/old", "out/deep/old", "table.csv"), "is missing"),
+        **dict.fromkeys(("out/extra", "out/new", "out/new too", "out/table too.csv"), "is not in dvc.lock"),
+    }

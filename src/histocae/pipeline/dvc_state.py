@@ -47,10 +47,14 @@ def differing() -> dict[Path, str]:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise DataError(f"DVC can't compare the outputs with dvc.lock: {reason.removeprefix('ERROR: ')}")
     changes = json.loads(done.stdout).get("uncommitted", {})
-    reasons = {name: reason for kind, reason in KINDS.items() for name in _names(changes.get(kind, []))}
+    reasons = {name: reason for kind, reason in KINDS.items() for name in changes.get(kind, [])}
+    # a missing file and a new one with the same bytes
+    for entry in changes.get("renamed", []):
+        reasons |= {entry["old"]: KINDS["deleted"], entry["new"]: KINDS["added"]}
+    named = {Path(name): reason for name, reason in reasons.items()}
     # a folder is named beside the files in it that differ
-    folders = {name for name in reasons if any(other != name and other.startswith(name) for other in reasons)}
-    return {Path(name): reason for name, reason in reasons.items() if name not in folders}
+    folders = {folder for path in named for folder in path.parents}
+    return {path: reason for path, reason in named.items() if path not in folders}
 
 
 def recorded_md5(stage: str) -> dict[Path, str]:
@@ -73,8 +77,3 @@ def recorded_md5(stage: str) -> dict[Path, str]:
     except (KeyError, TypeError):  # the stage is not in it
         pass
     return {}
-
-
-def _names(entries: list[str | dict[str, str]]) -> list[str]:
-    """Return the paths of a list of changes; a renamed file is listed with its former and its new name."""
-    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.values())]
