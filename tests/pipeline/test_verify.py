@@ -81,10 +81,9 @@ def test_without_dvc_the_files_that_were_not_compared_are_counted(project):
     compared = [*Path("data/patches/shards").glob("*.npy"), Path("data/patches/index.csv")]
     compared += [path for folder in (*MODELS, LATENTS) for path in Path(folder).rglob("*") if path.is_file()]
     count -= len(compared)
-    assert "there is no dvc.lock" in others and f"so {count} of the files were not compared, in data/code, " in others
-    assert "data/patches, data/set_aside, " in others and end.endswith(
-        "verify: all other files are as they were written"
-    )
+    counted = f"{count} of the files have no hash and were not compared, in data/code, data/first_seen.csv, "
+    assert counted in others and "data/patches, " in others and "there is no dvc.lock" in others
+    assert end.endswith("verify: all other files are as they were written")
 
 
 def test_a_folder_where_nothing_can_be_compared_is_an_error(tmp_path, monkeypatch):
@@ -97,7 +96,7 @@ def test_a_folder_where_nothing_can_be_compared_is_an_error(tmp_path, monkeypatc
     Path("reports").mkdir()
     Path("reports/index.html").touch()
     result = Workspace(tmp_path).run("verify")
-    assert "so 1 of the files were not compared, in reports/index.html" in result.lines[0]
+    assert "1 of the files have no hash and were not compared, in reports/index.html" in result.lines[0]
     assert "nothing was compared" in result.error
 
 
@@ -232,15 +231,36 @@ def test_with_dvc_damaged_missing_extra_and_renamed_files_are_named(tmp_path, mo
     write_text("table", Path("table.csv"))
     for command in ("git init -q", "dvc init -q", "dvc commit -q --force"):
         subprocess.run(command.split(), check=True)
-    assert dvc_state.differing() == {}
+    assert dvc_state.compare().differing == {}
     Path("out/damaged").write_text("x")
     Path("out/gone").unlink()
     Path("out/extra").write_text("y")
     Path("out/old").rename("out/new")
     Path("out/deep/old").rename("out/new too")
     Path("table.csv").rename("out/table too.csv")
-    assert {path.as_posix(): reason for path, reason in dvc_state.differing().items()} == {
+    assert {path.as_posix(): reason for path, reason in dvc_state.compare().differing.items()} == {
         "out/damaged": "differs from dvc.lock",
         **dict.fromkeys(("out/gone", "out/old", "out/deep/old", "table.csv"), "is missing"),
         **dict.fromkeys(("out/extra", "out/new", "out/new too", "out/table too.csv"), "is not in dvc.lock"),
     }
+
+
+def test_with_dvc_files_outside_its_outputs_are_counted(tmp_path, monkeypatch):
+    """DVC would not mention them: git ignores all of data, models and reports."""
+    monkeypatch.chdir(tmp_path)
+    stage = {"cmd": "histocae --version", "outs": ["data/splits", "reports/split.json"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
+    Path(".gitignore").write_text("/data/*\n/reports/*\n")
+    for name in ("data/splits/train.csv", "reports/split.json"):
+        write_text(name, Path(name))
+    for command in ("git init -q", "dvc init -q", "dvc commit -q --force"):
+        subprocess.run(command.split(), check=True)
+    project = Workspace(tmp_path)
+    assert "all files are as they were written" in "".join(project.run("verify").lines)
+    Path("data/slides").mkdir()
+    for name in ("data/extra.csv", "data/slides/a.txt", "data/slides/b.txt"):
+        Path(name).touch()
+    result = project.run("verify")
+    assert result.code == 0
+    count = "3 of the files have no hash and were not compared, in data/extra.csv, data/slides: these are no outputs"
+    assert any(count in line for line in result.lines)

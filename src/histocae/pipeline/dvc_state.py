@@ -1,5 +1,6 @@
 """What DVC knows of the outputs on disk."""
 
+import itertools
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from histocae.errors import DataError, YamlError
 from histocae.files import read_yaml
@@ -21,12 +23,24 @@ KINDS = {
 }
 
 
-def differing() -> dict[Path, str]:
-    """List the outputs that differ from dvc.lock or are missing: every file is read, whatever its size and times.
+class Comparison(NamedTuple):
+    """The outputs beside dvc.lock; paths are relative to the working directory.
+
+    Attributes:
+        differing: what is wrong, by path. Of a folder, the files in it, if DVC's cache has their list.
+        compared: all files and folders that dvc.lock describes or that lie in its outputs.
+
+    """
+
+    differing: dict[Path, str]
+    compared: set[Path]
+
+
+def compare() -> Comparison:
+    """Compare the outputs with dvc.lock: every file is read, whatever its size and times.
 
     Returns:
-        What is wrong, by path relative to the working directory. Of a folder, the files in it, if DVC's cache has
-        their list.
+        Which files differ or are missing.
 
     Raises:
         DataError: there is no dvc.lock, this folder is no repository of DVC, or DVC is not installed.
@@ -37,7 +51,7 @@ def differing() -> dict[Path, str]:
     # DVC too remembers hashes by size and times: with an empty memory it reads each file
     with tempfile.TemporaryDirectory() as memory:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"],
+            [sys.executable, "-m", "dvc", "data", "status", "--granular", "--unchanged", "--json"],
             env=os.environ | {"DVC_SITE_CACHE_DIR": memory, "DVC_NO_ANALYTICS": "true"},
             capture_output=True,
             text=True,
@@ -46,7 +60,8 @@ def differing() -> dict[Path, str]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise DataError(f"DVC can't compare the outputs with dvc.lock: {reason.removeprefix('ERROR: ')}")
-    changes = json.loads(done.stdout).get("uncommitted", {})
+    status = json.loads(done.stdout)
+    changes = status.get("uncommitted", {})
     reasons = {name: reason for kind, reason in KINDS.items() for name in changes.get(kind, [])}
     # a missing file and a new one with the same bytes
     for entry in changes.get("renamed", []):
@@ -54,7 +69,11 @@ def differing() -> dict[Path, str]:
     named = {Path(name): reason for name, reason in reasons.items()}
     # a folder is named beside the files in it that differ
     folders = {folder for path in named for folder in path.parents}
-    return {path: reason for path, reason in named.items() if path not in folders}
+    # "committed": what dvc.lock describes in another way than the last commit of git does
+    entries = itertools.chain(status.get("unchanged", []), *status.get("committed", {}).values())
+    described = {Path(entry if isinstance(entry, str) else entry["new"]) for entry in entries}
+    differ = {path: reason for path, reason in named.items() if path not in folders}
+    return Comparison(differ, described | named.keys())
 
 
 def recorded_md5(stage: str) -> dict[Path, str]:

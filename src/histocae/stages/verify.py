@@ -37,29 +37,32 @@ def run(params: Params) -> None:
 
     """
     problem: DataError | None = None
-    reasons: dict[Path, str] = {}
+    of_dvc = dvc_state.Comparison({}, set())
     try:
-        reasons = dvc_state.differing()
+        of_dvc = dvc_state.compare()
     except DataError as error:
         problem = error
-    compared: set[Path] = set()
-    own = itertools.chain(_store(compared), _saved(reasons, compared, problem is None), _slides(params, compared))
-    reasons = dict(own) | reasons
+    compared = of_dvc.compared
+    own = itertools.chain(
+        _store(compared), _saved(of_dvc.differing, compared, problem is None), _slides(params, compared)
+    )
+    reasons = dict(own) | of_dvc.differing
     for path, reason in sorted(reasons.items()):
         log.warning("%s: %s", path, reason)
-    others = [] if problem is None else _others(compared)
+    others = _others(compared)
     if others:
-        folders = sorted({Path(*path.parts[:2]).as_posix() for path in others})
-        log.warning("%s; so %d of the files were not compared, in %s", problem, len(others), ", ".join(folders))
+        folders = ", ".join(sorted({Path(*path.parts[:2]).as_posix() for path in others}))
+        why = "these are no outputs in dvc.lock" if problem is None else str(problem)
+        log.warning("%d of the files have no hash and were not compared, in %s: %s", len(others), folders, why)
     if reasons:
         raise DataError(f"not as written: {shortened(sorted(map(str, reasons)))}; {REMEDY}")
-    if problem is not None and not compared:
-        raise DataError(f"nothing was compared: {problem}")
+    if not compared:
+        raise DataError(f"nothing was compared: {problem or 'there are no outputs; run dvc repro'}")
     log.info("all %sfiles are as they were written", "other " if others else "")
 
 
 def _others(compared: set[Path]) -> list[Path]:
-    """List the outputs that only DVC could have compared."""
+    """List the files among the outputs that were not compared."""
     files = (path for folder in OUTPUTS for path in folder.rglob("*") if path.is_file())
     return [path for path in files if path not in compared and not path.name.startswith(".")]
 
