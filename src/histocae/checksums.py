@@ -50,6 +50,13 @@ def check(path: Path, remedy: str) -> None:
 def lists(path: Path, remedy: str) -> bool:
     """Return whether the hashes of a file's folder have a line for it.
 
+    Args:
+        path: of the file.
+        remedy: end of the error's line.
+
+    Returns:
+        Whether they do; False where the folder has no hashes.
+
     Raises:
         DataError: the hashes are damaged.
 
