@@ -201,9 +201,9 @@ def test_slides_on_another_machine_are_not_compared(project, monkeypatch):
     [
         ("file", None, "line 2 names no file"),
         ("sha256", None, "line 2 has no hash of a.tif"),
-        ("sha256", ..., "it has no column 'sha256'"),
-        ("md5", ..., "it has no column 'md5'"),
-        ("file", ..., "it has no column 'file'"),
+        ("sha256", ..., "can't be read: it has no column 'sha256'; run the stages before this one: dvc repro"),
+        ("md5", ..., "can't be read: it has no column 'md5'; run the stages before this one: dvc repro"),
+        ("file", ..., "can't be read: it has no column 'file'; run the stages before this one: dvc repro"),
     ],
 )
 def test_a_damaged_table_of_slides_is_named(project, column, value, reason):

@@ -1,5 +1,6 @@
 """Command verify: read all outputs and slides, and compare them with the hashes that were kept of them."""
 
+import errno
 import itertools
 import logging
 import os
@@ -146,6 +147,7 @@ def _differs(path: Path, sha256: object, md5: object, hashes: Hashes, is_own: bo
     except HistocaeError as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
-        if blames_machine(error):
+        # a damaged disk or a drive that is away concerns some files, and the others are read
+        if blames_machine(error) and error.errno not in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
             raise
         return f"can't be read: {error.strerror}"
