@@ -64,7 +64,7 @@ test-browser: $(STAMP)
 test-remote: $(STAMP)
 	$(ACTIVATE) python tests/support/services.py python -m pytest -m "remote or not remote" tests/tracking/jobs tests/workers tests/test_remotes.py
 
-# Tests by force: kills, faults of servers and disks, random input. Prints its table and writes it into the document.
+# Injects faults: kills, failing servers and disks, random input. Prints its table and writes it into the document.
 # Takes about 40 minutes on two cores.
 test-faults: $(STAMP)
 	$(ACTIVATE) FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \

@@ -1,4 +1,4 @@
-"""Counts tests by force, and prints the table of docs/reliability.md."""
+"""Counts injected faults, and prints the table of docs/reliability.md."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     text = tries.table(reports)
     if not text:
         return
-    terminalreporter.section("tests by force")
+    terminalreporter.section("injected faults")
     terminalreporter.write_line(text)
     if name := os.environ.get("FAULTS_TABLE"):
         tries.write(text, Path(name))

@@ -1,4 +1,4 @@
-"""Counts of tests by force, in a table: what was done, how often, and how often all went well."""
+"""Counts of injected faults, in a table: what was done, how often, and how often all went well."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
