@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from histocae import files
+from histocae import asides, files
+from histocae.sources.hashes import Hashes
 
 ON_OLD_DISK = """
 import sys
@@ -111,3 +112,41 @@ def test_a_folder_of_a_process_killed_while_it_was_replaced_comes_back(model):
     with files.replacing_folder(model) as folder:
         (folder / "weights").write_text("new")
     assert contents(model.parent) == {"model/weights": "new"}
+
+
+def write_elsewhere(path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> Path:
+    """Begin to write a file on another machine, by a process whose number no process has here."""
+    with monkeypatch.context() as patch:
+        patch.setattr(asides, "HOST", host)
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)
+        aside = asides.aside_of(path)
+    aside.write_text("of another machine")
+    return aside
+
+
+def test_a_file_that_another_machine_writes_stays(tmp_path, monkeypatch):
+    path = tmp_path / "checked.json"
+    aside = write_elsewhere(path, monkeypatch, "00000000")
+    files.write_text("here", path)
+    assert aside.read_text() == "of another machine"
+    os.utime(aside, (0, 0))
+    files.write_text("here", path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_of_this_machine_left_is_deleted(tmp_path, monkeypatch):
+    path = tmp_path / "checked.json"
+    write_elsewhere(path, monkeypatch, asides.HOST)
+    files.write_text("here", path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_hashes_that_cannot_be_remembered_stop_no_one(tmp_path, caplog):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "memory").mkdir()
+    hashes = Hashes(tmp_path / "memory/checked.json")
+    (tmp_path / "memory").rmdir()
+    (tmp_path / "memory").write_bytes(b"no folder")
+    assert hashes.of(tmp_path / "a")[0] == 1
+    hashes.save()
+    assert "checked.json: hashes are not remembered: " in caplog.text

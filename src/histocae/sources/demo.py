@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from histocae.asides import aside_of
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.sources.demo_cases import SITES, samples_of
 from histocae.sources.demo_tissue import TRUTH_MICRONS, Amounts, Flags, Floats, draw, match, noise, region, resize
@@ -203,11 +204,8 @@ def write_slide(spec: DemoSpec, slide_id: str, folder: Path) -> Path:
     stains, truth = _stains(spec, row)
     path = Path(folder, row["file_name"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # with the process in the name: two processes may render the same slide at once
-    parts = {
-        path.with_name(f".{target.name}.{os.getpid()}.part"): target
-        for target in (path.with_suffix(".truth.png"), path)
-    }
+    # each under a name of its own: two processes may render the same slide at once
+    parts = {aside_of(target): target for target in (path.with_suffix(".truth.png"), path)}
     mask_part, slide_part = parts
     try:
         Image.fromarray(truth.astype(np.uint8) * 255).save(mask_part, format="PNG")

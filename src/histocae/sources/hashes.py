@@ -1,6 +1,7 @@
 """Hashes of files, remembered by path, size and times, so that a repro does not read a whole cohort."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from histocae.errors import DataError, naming, raise_if_machine
 from histocae.files import fingerprint, read_json_or_none, state, write_json
 from histocae.slides.parts import parts_of
+
+log = logging.getLogger(__name__)
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -101,5 +104,13 @@ class Hashes:
         return self._current.get(name) or self._former.get(name)
 
     def save(self, only_used: bool = False) -> None:
-        """Write the memory; `only_used` drops files whose hash was not used since the memory was read."""
-        write_json(self._current if only_used else self._former | self._current, self._memory)
+        """Write the memory, if that can be; without it, files are only read again.
+
+        Args:
+            only_used: drop files whose hash was not used since the memory was read.
+
+        """
+        try:
+            write_json(self._current if only_used else self._former | self._current, self._memory)
+        except OSError as error:
+            log.warning("%s: hashes are not remembered: %s", self._memory, error.strerror)
