@@ -150,3 +150,17 @@ def test_hashes_that_cannot_be_remembered_stop_no_one(tmp_path, caplog):
     assert hashes.of(tmp_path / "a")[0] == 1
     hashes.save()
     assert "checked.json: hashes are not remembered: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damaged", ["[1]", "3", '"x"', '{"FILE": 3}', '{"FILE": [1, 2]}', '{"FILE": [1, 2, 3, null]}', "{"]
+)
+def test_a_damaged_memory_of_hashes_is_made_anew(tmp_path, damaged):
+    file, memory = tmp_path / "a", tmp_path / "memory.json"
+    file.write_bytes(b"a")
+    memory.write_text(damaged.replace("FILE", str(file)))
+    hashes = Hashes(memory)
+    assert hashes.remembered(file) is None
+    found = hashes.of(file)
+    hashes.save()
+    assert Hashes(memory).remembered(file) == found[1] == Hashes(None).of(file)[1]

@@ -29,21 +29,28 @@ def digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(handle, algorithm).hexdigest()
 
 
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, list) and list(map(type, entry)) == [int, int, int, str]
+
+
 class Hashes:
     """Remembered hashes of files, in a JSON file that is safe to delete."""
 
-    def __init__(self, memory: Path, algorithm: str = "sha256"):
+    def __init__(self, memory: Path | None, algorithm: str = "sha256"):
         """Read the memory.
 
         Args:
-            memory: the JSON file.
+            memory: the JSON file; what is damaged in it is ignored. None: nothing is remembered.
             algorithm: of the hash, as hashlib names it.
 
         """
         self._memory, self._algorithm = memory, algorithm
         # absolute path -> size, mtime_ns, ctime_ns and hash
         self._current: dict[str, list[Any]] = {}
-        self._former: dict[str, list[Any]] = read_json_or_none(memory) or {}
+        former = None if memory is None else read_json_or_none(memory)
+        self._former: dict[str, list[Any]] = (
+            {path: entry for path, entry in former.items() if _is_entry(entry)} if isinstance(former, dict) else {}
+        )
 
     def of(self, path: Path) -> tuple[int, str]:
         """Return size (bytes) and hash (hex) of a file, from memory if size and times have not changed.
@@ -110,6 +117,8 @@ class Hashes:
             only_used: drop files whose hash was not used since the memory was read.
 
         """
+        if self._memory is None:
+            return
         try:
             write_json(self._current if only_used else self._former | self._current, self._memory)
         except OSError as error:

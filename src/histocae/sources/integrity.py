@@ -1,6 +1,5 @@
 """Whether the user's files have the right bytes: those that the table's hashes name, and no other slide's."""
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +78,7 @@ def check_unchanged(path: Path, sha256: str | None, memory: Path | None = None) 
 
 @lru_cache(maxsize=2)
 def _hashes(memory: Path | None) -> Hashes:
-    return Hashes(Path(os.devnull) if memory is None else memory)
+    return Hashes(memory)
 
 
 def check_copies(files: pd.DataFrame, table: Path) -> None:
