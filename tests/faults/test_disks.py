@@ -164,3 +164,41 @@ def test_a_damaged_memory_of_hashes_is_made_anew(tmp_path, damaged):
     found = hashes.of(file)
     hashes.save()
     assert Hashes(memory).remembered(file) == found[1] == Hashes(None).of(file)[1]
+
+
+PRINTS = """
+import sys
+
+from histocae.cli import streams
+
+try:
+    for _ in range(lines := int(sys.argv[1])):
+        print("x" * 100)
+    if not lines:
+        raise OSError(5, "of a file, without its name")
+    streams.flush()
+except OSError as error:
+    unread = streams.is_unread(error)
+    print(unread, error.filename, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "redirection", "out", "err"),
+    [
+        (0, "", "", "False None\n"),
+        (0, "> out", "", "False None\n"),
+        (9999, "| true", "", "True standard output\n"),
+        (9999, "> /dev/full", "", "False standard output\n"),
+    ],
+)
+def test_an_error_of_another_file_prints_no_empty_line(tmp_path, lines, redirection, out, err):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    (tmp_path / "prints.py").write_text(PRINTS)
+    shell = f'"{sys.executable}" prints.py {lines} {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (out, err)
+    if redirection == "> out":
+        assert (tmp_path / "out").read_bytes() == b""

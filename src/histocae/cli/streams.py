@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import sys
+from io import UnsupportedOperation
 from typing import TextIO
 
 NAME = "standard output"
@@ -42,13 +44,27 @@ def flush() -> None:
 
 def is_unread(error: Exception) -> bool:
     """Return whether the reader of standard output has ended (`histocae ... | head`); else name it in its errors."""
-    if isinstance(error, OSError) and error.filename is None:
-        try:
-            print(flush=True)  # Python forgets what it could not write, and a second flush alone would succeed
-        except OSError:
-            error.filename = NAME
-            _discard(sys.stdout)
+    if isinstance(error, OSError) and error.filename is None and not _takes_output():
+        error.filename = NAME
+        _discard(sys.stdout)
     return isinstance(error, BrokenPipeError) and error.filename == NAME
+
+
+def _takes_output() -> bool:
+    """Find out, without printing anything, whether standard output can be written to."""
+    try:
+        sys.stdout.flush()
+        number = sys.stdout.fileno()
+        os.write(number, b"")  # a device that is full refuses even this; a pipe without a reader does not
+    except UnsupportedOperation:  # no file, as in a notebook
+        return True
+    except OSError:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(number, 0)  # errors are always reported
+    return not any(state & select.POLLERR for _, state in poll.poll(0))
 
 
 def report(line: str) -> None:
