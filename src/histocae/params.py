@@ -82,7 +82,7 @@ class Data(Section):
 class Bounds(Section):
     """What one slide may take; a slide that takes more is set aside."""
 
-    seconds: Positive
+    seconds: Annotated[float, Field(gt=0, lt=TOO_LARGE)]  # a timer takes no more
     gigabytes: Positive
     patches: Count
     expansion: Annotated[float, Field(ge=1, allow_inf_nan=False)]

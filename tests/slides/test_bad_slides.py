@@ -14,13 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histocae import params as params_module
 from histocae.files import fingerprint
 from histocae.patches import grid as grid_module
+from histocae.patches.shard_record import ShardTask
 from histocae.slides import budget as budget_module
 from histocae.slides.slide import Slide
+from histocae.sources import slide_source
+from histocae.sources.integrity import ExpectedHashes
+from histocae.stages.slides import SlideToCheck
 from histocae.workers import processes
 from support import make_data
-from support.extracted_slides import EXTRACTION, REASONS, counts, hang, only_slide
+from support.extracted_slides import EXTRACTION, REASONS, counts, hang, only_slide, open_and_hang
 from support.make_data import directories, encode_jpeg, tissue, write_plain_tiff, write_shared_tiles, write_slide
 from support.workspace import Workspace, slide_row
 
@@ -252,6 +257,56 @@ def test_a_worker_that_hangs_in_a_decoder_is_ended(project, monkeypatch):
     workers = processes.ExecutorParams(kind="processes", workers=1, devices=1, scheduler=None, slurm=None)
     ((_, result),) = processes.spread(hang, [0.1], workers, "slides", "slides")
     assert isinstance(result, processes.WorkerDiedError) and "hung" in str(result)
+
+
+def test_a_worker_that_hangs_while_it_opens_a_slide_is_ended(tmp_path, monkeypatch):
+    monkeypatch.undo()  # real processes
+    write_slide(tmp_path / "a.tif", TISSUE, 0.5)
+    limits = params_module.Bounds(**BOUNDS | {"seconds": 0.1})
+    source, expected = slide_source.Source(tmp_path), ExpectedHashes()
+    patches = SimpleNamespace(bounds=limits)
+    check = SlideToCheck(source, "a", "a.tif", "0" * 64, None, expected, None, None, limits)
+    settle = ShardTask(
+        slide_id="a",
+        files=("a.tif",),
+        source=source,
+        own_mpp=None,
+        default_mpp=0.5,
+        params=patches,
+        seed=0,
+        shards=tmp_path,
+        overviews=tmp_path,
+        previews=tmp_path,
+        made_from="",
+        hashes={},
+    )
+    workers = processes.ExecutorParams(kind="processes", workers=2, devices=1, scheduler=None, slurm=None)
+    results = dict(processes.spread(open_and_hang, [check, settle], workers, "slides", "slides"))
+    assert all(isinstance(result, processes.WorkerDiedError) for result in results.values()) and len(results) == 2
+
+
+def test_more_seconds_than_a_timer_takes_are_refused(project):
+    project.slides("a")
+    project.params(**bounds(seconds=1e12))
+    assert "patches.bounds.seconds" in project.run("inventory").only_line
+    project.params(**bounds(seconds=2.0**31 - 1))
+    project.make(*EXTRACTION)
+    with budget_module.Budget(params_module.Bounds(**BOUNDS | {"seconds": 2.0**31 - 1})) as budget:
+        budget._hangs.start()
+        budget._hangs.join(0.2)
+        assert budget._hangs.is_alive()
+
+
+def test_tiles_of_few_bytes_are_bounded_where_patches_are_cut_from_them(project):
+    make_data.write_tile(project.own / "a.png", np.full((640, 640, 3), (190, 110, 160), np.uint8))
+    make_data.write_tile(project.own / "b.png", tissue(1, 640, 640))
+    rows = [{"path": f"{name}.png", **slide_row(name, number)} for number, name in enumerate("ab")]
+    project.table([{key: value for key, value in row.items() if key != "file_name"} for row in rows])
+    for tiles, over in (("cut", {"a"}), ("reduce", set())):
+        project.params(data__source="tiles", patches__tiles=tiles, patches__tissue_share=0.0, **bounds(expansion=20))
+        aside = set_aside(project.make(*EXTRACTION))
+        assert set(aside) == over
+        assert all("(patches.bounds.expansion); are the files tiles?" in reason for reason, _ in aside.values())
 
 
 def test_more_patches_than_allowed_are_refused_unless_a_sample_is_drawn(project):

@@ -5,12 +5,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pandas as pd
 
 from histocae.params import Bounds
 from histocae.patches import shards
 from histocae.patches.shard_record import ShardRecord, ShardTask
 from histocae.slides.budget import Budget
+from histocae.stages.slides import SlideToCheck
+from histocae.stages.slides import _check as check
 from support.make_data import write_slide
 from support.workspace import Workspace, slide_row
 
@@ -33,6 +36,12 @@ def hang(seconds: float) -> None:
     """Hang as a decoder may, within a slide's time of so many seconds."""
     with Budget(Bounds(seconds=seconds, gigabytes=1, patches=1, expansion=1)):
         time.sleep(600)
+
+
+def open_and_hang(task: SlideToCheck | ShardTask) -> object:
+    """Do a task on a slide whose opening hangs."""
+    openslide.OpenSlide = lambda path: time.sleep(600)
+    return check(task) if isinstance(task, SlideToCheck) else task.settled()
 
 
 def extract_or_die(task: ShardTask) -> ShardRecord:

@@ -15,7 +15,7 @@ from histocae.files import fingerprint, read_json_or_none, sha256, write_json
 from histocae.params import Patches as PatchParams
 from histocae.patches import integrity, previews
 from histocae.patches.shard_file import shard_name
-from histocae.slides.budget import exceeded
+from histocae.slides.budget import Budget, exceeded
 from histocae.slides.slide import Slide, in_range
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources.slide_source import Source
@@ -83,7 +83,8 @@ class ShardTask:
         if self.default_mpp is None:
             return self
         try:
-            with Slide(self.source.fetch(self.slide_id, self.files[0])) as slide:
+            path = self.source.fetch(self.slide_id, self.files[0])
+            with Budget(self.params.bounds), Slide(path) as slide:  # which ends a worker that hangs
                 _, origin = slide.microns(self.own_mpp, self.default_mpp)
         except SlideError:
             return self

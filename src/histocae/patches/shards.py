@@ -238,11 +238,16 @@ def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts:
 
 
 def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
+    files = [task.source.folder / file for file in task.files]
+    in_files = sum(file.stat().st_size for file in files if file.is_file())
     try:
         with Budget(task.params.bounds) as budget:
             notes.taken = budget.taken
             for columns, patches in _planned_tiles(task, notes, budget):
-                budget.check_patches(notes.counts["kept"] - notes.counts["capped"])
+                count = notes.counts["kept"] - notes.counts["capped"]
+                budget.check_patches(count)
+                if task.params.tiles == "cut":  # else a tile is one patch, however small its file
+                    budget.check_expansion(count * 3 * task.params.pixels**2, in_files, "are the files tiles?")
                 yield columns, patches
     except OverBudgetError as error:
         notes.failures.append(str(error))

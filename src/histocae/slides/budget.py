@@ -116,12 +116,13 @@ class Budget:
                 "set patches.max_per_slide to draw a sample"
             )
 
-    def check_expansion(self, patches: int, file: int) -> None:
+    def check_expansion(self, patches: int, file: int, question: str = "is the file a slide?") -> None:
         """Refuse a file that is far smaller than its patches: its tiles share their bytes, or show nothing.
 
         Args:
             patches: bytes of the slide's patches.
             file: bytes of the slide's files.
+            question: end of the error's line.
 
         Raises:
             OverBudgetError: the ratio is larger than allowed.
@@ -130,5 +131,5 @@ class Budget:
         if self._is_over("expansion", patches / max(1, file)):
             raise OverBudgetError(
                 f"has {file} bytes that would become {patches} bytes of patches, more than "
-                f"{self._bounds.expansion:g} times as many (patches.bounds.expansion); is the file a slide?"
+                f"{self._bounds.expansion:g} times as many (patches.bounds.expansion); {question}"
             )

@@ -12,7 +12,8 @@ from histocae import paths
 from histocae.cohort.setaside import check_share, set_aside
 from histocae.errors import DataError, SlideError, shortened
 from histocae.files import read_table, sha256, write_table
-from histocae.params import Params
+from histocae.params import Bounds, Params
+from histocae.slides.budget import Budget
 from histocae.slides.slide import Slide
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import first_seen, slide_source
@@ -52,6 +53,7 @@ class SlideToCheck(NamedTuple):
         expected: hashes of the file in the user's table.
         own_mpp: microns per level-0 pixel from its table.
         default_mpp: microns per level-0 pixel from data.mpp.
+        bounds: of a slide, of which only the end of a worker that hangs counts here.
 
     """
 
@@ -63,6 +65,7 @@ class SlideToCheck(NamedTuple):
     expected: ExpectedHashes
     own_mpp: MicronsPerPixel | None
     default_mpp: MicronsPerPixel | None
+    bounds: Bounds
 
 
 def run(params: Params) -> None:
@@ -198,6 +201,7 @@ def _check_all(
             expected.get(row["file_name"], ExpectedHashes()),
             row["mpp"],
             default,
+            params.patches.bounds,
         )
         for _, row in metadata.iterrows()
     ]
@@ -213,10 +217,10 @@ def _check(task: SlideToCheck) -> tuple[Any, ...] | str:
     try:
         path: Path = task.source.fetch(task.slide_id, task.file)
         check_bytes(path, task.expected, task.sha256)
-        with Slide(path) as slide:
+        digest = None if task.md5 else task.sha256 or sha256(path)
+        with Budget(task.bounds), Slide(path) as slide:
             mpp, origin = slide.microns(task.own_mpp, task.default_mpp)
             size = slide.levels[0]
-            digest = None if task.md5 else task.sha256 or sha256(path)
             return (
                 task.slide_id,
                 task.file,
