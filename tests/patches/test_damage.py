@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from histocae.errors import SlideError
-from histocae.patches import shards
+from histocae.patches import integrity, shards
+from histocae.sources.hashes import Hashes
 from support.make_data import tissue, write_tile
 from support.workspace import Workspace, slide_row
 
@@ -142,3 +143,16 @@ def test_a_tile_that_changes_while_it_is_read_gives_no_patches_of_its_slide(proj
     aside = project.read("reports/set_aside.csv")
     assert list(aside["slide_id"]) == ["t"] and aside["reason"][0].startswith("3.png: changed while it was read")
     assert set(project.index["slide_id"]) == {"s"}
+
+
+def test_files_of_all_slides_are_compared_together(extracted, monkeypatch):
+    """Without their memory too, whose file is then written once, not once for each slide."""
+    (extracted.folder / ".histocae/checked.json").unlink()
+    integrity._hashes.cache_clear()
+    saved, save = [], Hashes.save
+    monkeypatch.setattr(
+        Hashes, "save", lambda hashes, *args: saved.append(hashes._memory.name) or save(hashes, *args)
+    )
+    before = extracted.outputs()
+    assert extracted.make("patches").outputs() == before
+    assert saved.count("checked.json") == 1

@@ -47,8 +47,10 @@ def differing(files: Mapping[Path, str]) -> list[Path]:
     hashes = _hashes(MEMORY.absolute())
     known = {path: hashes.remembered(path) for path in files}
     if unknown := [path for path, digest in known.items() if digest is None]:
-        known |= zip(unknown, _read(hashes, unknown), strict=True)
-        hashes.save()
+        try:
+            known |= zip(unknown, _read(hashes, unknown), strict=True)
+        finally:
+            hashes.save()  # so that an interrupted first pass over a large store resumes from there
     return [path for path, expected in files.items() if known[path] != expected]
 
 

@@ -5,7 +5,7 @@ as they were written. A run after one that was killed resumes with the slides wh
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -140,14 +140,33 @@ class ShardRecord:
     taken: dict[str, float] | None = None
 
 
-def finished(task: ShardTask) -> ShardRecord | None:
-    """Return the record of a shard that an earlier run completed from the same input; None if there is none."""
+def finished(tasks: Iterable[ShardTask]) -> dict[str, ShardRecord]:
+    """Return the records of shards that an earlier run completed from the same input.
+
+    Args:
+        tasks: of any number of slides; the files of all are compared together, which is much faster.
+
+    Returns:
+        The record by slide_id, for slides that have one.
+
+    """
     # the slide may have been deleted; without opening it, the shard may be of either name
-    either = [_finished(task)] + [_finished(replace(task, by_default=True))] * (task.default_mpp is not None)
-    return next((record for record in either if record is not None), None)
+    either = ([task, replace(task, by_default=True)] for task in tasks)
+    found = [(task, record) for named in either for task in named if (record := _completed(task)) is not None]
+    hashes = [hashes_of_files(task, record) for task, record in found]
+    differing = set(integrity.differing({path: digest for files in hashes for path, digest in files.items()}))
+    records: dict[str, ShardRecord] = {}
+    for (task, record), files in zip(found, hashes, strict=True):
+        damaged = [path for path in files if path in differing]
+        if not damaged:
+            records.setdefault(task.slide_id, record)
+        elif damaged[0].exists():
+            log.warning("%s: %s; the slide's patches are extracted again", damaged[0], integrity.DIFFERS)
+    return records
 
 
-def _finished(task: ShardTask) -> ShardRecord | None:
+def _completed(task: ShardTask) -> ShardRecord | None:
+    """Return the record of a shard from the same input, whatever became of its files; None if there is none."""
     record = _read_record(task)
     if record is None:
         return None
@@ -162,10 +181,6 @@ def _finished(task: ShardTask) -> ShardRecord | None:
         return None
     if record.width and record.mpp_from is None and in_range(task.default_mpp) is not None:
         return None  # the slide lacked microns per pixel, which data.mpp has now
-    for path in integrity.differing(hashes_of_files(task, record)):
-        if path.exists():
-            log.warning("%s: %s; the slide's patches are extracted again", path, integrity.DIFFERS)
-        return None
     return record
 
 

@@ -100,10 +100,9 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
         DataError: slides could not be fetched; the shards of the others stay.
 
     """
-    records: dict[str, ShardRecord] = {}
+    records = finished(tasks)
     for task in tasks:
-        if (record := finished(task)) is not None:
-            records[task.slide_id] = record
+        if task.slide_id in records:
             source.delete_fetched(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
     log.info("patches of %d slides to extract, %d done before", len(todo), len(records))
