@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from histocae.errors import SlideError
-from histocae.patches import integrity, shards
+from histocae.patches import integrity, shard_record, shards
 from histocae.sources.hashes import Hashes
 from support.make_data import tissue, write_tile
 from support.workspace import Workspace, slide_row
@@ -156,3 +156,15 @@ def test_files_of_all_slides_are_compared_together(extracted, monkeypatch):
     before = extracted.outputs()
     assert extracted.make("patches").outputs() == before
     assert saved.count("checked.json") == 1
+
+
+@pytest.mark.parametrize(("mpp", "names"), [(None, 2), (0.5, 4)])
+def test_records_of_the_other_name_are_read_only_where_a_shard_may_have_it(project, monkeypatch, mpp, names):
+    project.slides("a", "b")
+    project.params(data__mpp=mpp)
+    project.make(*EXTRACTION)
+    looked, read = [], shard_record.read_json_or_none
+    monkeypatch.setattr(shard_record, "read_json_or_none", lambda path: looked.append(path) or read(path))
+    result = project.run("patches")
+    assert "patches of 0 slides to extract, 2 done before" in " ".join(result.lines)
+    assert len(looked) == names

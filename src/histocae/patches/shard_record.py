@@ -151,7 +151,7 @@ def finished(tasks: Iterable[ShardTask]) -> dict[str, ShardRecord]:
 
     """
     # the slide may have been deleted; without opening it, the shard may be of either name
-    either = ([task, replace(task, by_default=True)] for task in tasks)
+    either = ([task] if task.default_mpp is None else [task, replace(task, by_default=True)] for task in tasks)
     found = [(task, record) for named in either for task in named if (record := _completed(task)) is not None]
     hashes = [hashes_of_files(task, record) for task, record in found]
     differing = set(integrity.differing({path: digest for files in hashes for path, digest in files.items()}))
