@@ -8,6 +8,7 @@ import pytest
 from histocae.errors import SlideError
 from histocae.patches import integrity, shard_record, shards
 from histocae.sources.hashes import Hashes
+from histocae.stages import patches as patches_stage
 from support.make_data import tissue, write_tile
 from support.workspace import Workspace, slide_row
 
@@ -168,3 +169,25 @@ def test_records_of_the_other_name_are_read_only_where_a_shard_may_have_it(proje
     result = project.run("patches")
     assert "patches of 0 slides to extract, 2 done before" in " ".join(result.lines)
     assert len(looked) == names
+
+
+@pytest.mark.parametrize("kind", ["shard", "overview"])
+def test_a_file_that_is_damaged_before_the_stage_ends_is_noticed(project, monkeypatch, kind):
+    project.slides("a", "b")
+    project.make(*EXTRACTION[:3])
+    make = patches_stage._make
+
+    def damaging(task):
+        record = make(task)
+        if task.slide_id == "a":
+            invert(task.overview_file if kind == "overview" else task.shards / f"{task.name}.npy", 900)
+        return record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(patches_stage, "_make", damaging)
+        project.make("patches")
+    remembered = json.loads((project.folder / ".histocae/checked.json").read_text())
+    suffixes = {Path(name).name[0] + Path(name).suffix for name in remembered}
+    assert {"b.npy", "b.png"} <= suffixes and {"shard": "a.npy", "overview": "a.png"}[kind] not in suffixes
+    result = project.run("patches")
+    assert "patches of 1 slides to extract, 1 done before" in " ".join(result.lines)

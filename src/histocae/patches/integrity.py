@@ -12,6 +12,7 @@ from pathlib import Path
 
 from histocae import paths
 from histocae.errors import DataError
+from histocae.files import state
 from histocae.sources.hashes import Hashes
 
 log = logging.getLogger(__name__)
@@ -20,17 +21,19 @@ DIFFERS = "is not as it was written (its SHA-256 differs)"
 MEMORY = paths.SCRATCH / "checked.json"  # safe to delete
 
 
-def remember(files: Mapping[Path, str]) -> None:
+def remember(files: Mapping[Path, str], states: Mapping[Path, list[int]]) -> None:
     """Remember the hashes of files that were hashed when they were written.
 
     Args:
         files: SHA-256 (hex) of each.
+        states: size and times that each had then; a file that has others now is not remembered, but read again.
 
     """
     if files:
         hashes = _hashes(MEMORY.absolute())
         for path, digest in files.items():
-            hashes.learn(path, digest)
+            if path.exists() and state(path) == states.get(path):
+                hashes.learn(path, digest)
         hashes.save()
 
 

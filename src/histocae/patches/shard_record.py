@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from histocae.errors import SlideError
-from histocae.files import fingerprint, read_json_or_none, sha256, write_json
+from histocae.files import fingerprint, read_json_or_none, sha256, state, write_json
 from histocae.params import Patches as PatchParams
 from histocae.patches import integrity, previews
 from histocae.patches.shard_file import shard_name
@@ -118,6 +118,7 @@ class ShardRecord:
         failures: every failure; a slide has at most one, its tiles may have many.
         files: SHA-256 of each file made of the slide, hex; see `hashes_of_files`.
         bounds: `patches.bounds`, where the slide is over one of them.
+        states: size and times of each of `files` before it was hashed; known after the extraction only, not written.
         taken: what of the bounds the slide takes; see `slides.budget.exceeded`. None in records of former versions.
 
     """
@@ -138,6 +139,7 @@ class ShardRecord:
     files: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, float] | None = None
     taken: dict[str, float] | None = None
+    states: dict[str, list[int]] = field(default_factory=dict)
 
 
 def finished(tasks: Iterable[ShardTask]) -> dict[str, ShardRecord]:
@@ -204,17 +206,19 @@ def _files(task: ShardTask, shard: str) -> dict[str, Path]:
     }
 
 
-def hash_files(task: ShardTask) -> dict[str, str]:
+def hash_files(task: ShardTask) -> tuple[dict[str, str], dict[str, list[int]]]:
     """Hash the files that were made of a slide.
 
     Args:
         task: of the slide.
 
     Returns:
-        SHA-256 (hex) by what the file is.
+        SHA-256 (hex), and size and times before the file was hashed, both by what the file is.
 
     """
-    return {name: sha256(path) for name, path in _files(task, task.name).items() if path.is_file()}
+    files = {name: path for name, path in _files(task, task.name).items() if path.is_file()}
+    states = {name: state(path) for name, path in files.items()}
+    return {name: sha256(path) for name, path in files.items()}, states
 
 
 def write_record(task: ShardTask, record: ShardRecord) -> None:
@@ -226,6 +230,7 @@ def write_record(task: ShardTask, record: ShardRecord) -> None:
 
     """
     values = {**vars(record), "fingerprint": task.fingerprint}
+    del values["states"]
     write_json({**values, "sha256": fingerprint(values)}, task.shards / f"{task.name}.json")
 
 
@@ -241,3 +246,17 @@ def hashes_of_files(task: ShardTask, record: ShardRecord) -> dict[Path, str]:
 
     """
     return {path: record.files[name] for name, path in _files(task, record.shard).items() if name in record.files}
+
+
+def states_of_files(task: ShardTask, record: ShardRecord) -> dict[Path, list[int]]:
+    """Return size and times that each file made of a slide had when it was hashed.
+
+    Args:
+        task: of the slide.
+        record: of its shard, as the extraction returns it.
+
+    Returns:
+        Size (bytes) and times (ns) by path.
+
+    """
+    return {path: record.states[name] for name, path in _files(task, record.shard).items() if name in record.states}

@@ -98,6 +98,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
     else:
         write_table(_table(rows), path.with_name(f"{task.name}.csv"))
     notes.counts["kept"] = kept
+    hashes, states = hash_files(task)
     record = ShardRecord(
         slide_id=task.slide_id,
         shard=task.name,
@@ -112,7 +113,8 @@ def make_shard(task: ShardTask) -> ShardRecord:
         width=notes.width,
         height=notes.height,
         failures=tuple(notes.failures),
-        files=hash_files(task),
+        files=hashes,
+        states=states,
         bounds=task.params.bounds.model_dump() if notes.over else None,
         taken=notes.taken,
     )

@@ -18,7 +18,7 @@ from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
 from histocae.params import Params
 from histocae.patches import integrity, previews, store
-from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files
+from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
 from histocae.patches.shards import make_shard
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
@@ -111,7 +111,7 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
 
         remotes = [task.source.remote for task in todo]
         download.check_token(source.server, [remote for remote in remotes if remote is not None])
-    made: dict[Path, str] = {}
+    made, states = dict[Path, str](), dict[Path, list[int]]()
     missing, failures = list[str](), FailureCount(params.data.gdc.streams)
     fetching = None if source.keep else params.data.gdc.streams
     threads = threads_each(len(todo), params.executor, fetching)
@@ -129,12 +129,13 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
                 )
             records[task.slide_id] = result
             made |= hashes_of_files(task, result)
+            states |= states_of_files(task, result)
             source.delete_fetched(task.files[0])
         if failures.too_many(result):
             log.warning("too many slides in a row can't be fetched: the rest is left to the next run")
             results.close()
             break
-    integrity.remember(made)  # the stages after this one need not read the shards for their hashes
+    integrity.remember(made, states)  # the stages after this one need not read the shards for their hashes
     if missing:
         raise DataError(
             f"{len(tasks) - len(records)} of {len(tasks)} slides are missing; run this again to resume, or name in "
