@@ -1,6 +1,6 @@
 """The patch store: one file of patches per slide, an index table, and a manifest with the hash of each file.
 
-docs/patch-store.md describes the format; only this module and `shard_file` know it.
+docs/patch-store.md describes the format. `shards` and `shard_record` write a shard's own rows and record.
 """
 
 import math
