@@ -1,13 +1,20 @@
 """Files: YAML as DVC reads it, params of saved models to the byte, and JSON that may be missing."""
 
+import errno
+import os
+
 import pandas as pd
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histocae import files
+from histocae import checksums, files, params_file
 from histocae.errors import DataError, YamlError
+from histocae.patches import shard_file
+from histocae.sources import table_text
+from histocae.sources.hashes import Hashes
+from histocae.tracking import documents
 
 MODELS = {
     "plain": {
@@ -56,12 +63,12 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: [1\n", "line 2"),
+        ("a: [1\n", "not YAML: did not find expected ',' or ']' in line 2"),
         ("a: 1\na: 2\n", "key 'a' is in line 1 and again in line 2"),
-        ("a: 1\n\tb: 2\n", "line 2, column 1"),
-        ("a: 2020-99-99\n", "month"),
-        ("a: \x00\n", "control characters"),
-        ("a: *b\n", "line 1: no value before *b"),
+        ("a: 1\n\tb: 2\n", "not YAML: found "),
+        ("a: 2020-99-99\n", "a date or time that does not exist: month"),
+        ("a: \x00\n", "not YAML: "),
+        ("a: *b\n", "not YAML: line 1: no value before *b"),
     ],
 )
 def test_invalid_yaml_is_reported_in_one_line(tmp_path, text, problem):
@@ -70,7 +77,7 @@ def test_invalid_yaml_is_reported_in_one_line(tmp_path, text, problem):
     with pytest.raises(YamlError) as error_info:
         files.read_yaml(file)
     message = str(error_info.value)
-    assert message.startswith(f"{file}: not YAML: ") and problem in message and "\n" not in message
+    assert message.startswith(f"{file}: {problem}") and "\n" not in message
 
 
 def test_missing_or_damaged_json_is_none_or_an_error(tmp_path):
@@ -82,8 +89,38 @@ def test_missing_or_damaged_json_is_none_or_an_error(tmp_path):
     assert files.read_json_or_none(file) is None
     with pytest.raises(DataError, match="can't be read"):
         files.read_json(file)
+    file.write_text('{"a": ' + "9" * 5000 + "}")
+    assert files.read_json_or_none(file) is None
+    with pytest.raises(DataError, match=r"can't be read: a number has thousands of digits; run the stages"):
+        files.read_json(file)
     files.write_json({"a": 1}, file)
     assert files.read_json(file) == files.read_json_or_none(file) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.ENOMEM])
+def test_errors_of_the_machine_are_not_taken_for_damage(tmp_path, monkeypatch, number):
+    path = tmp_path / "x.json"
+    files.write_json({}, path)
+    checksums.write(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    readers = (
+        lambda: files.read_json(path),
+        lambda: documents.read(path, documents.Document, "a remedy"),
+        lambda: checksums.check(path, "a remedy"),
+        lambda: params_file.read(path),
+        lambda: table_text.read_text(path, "a remedy"),
+        lambda: Hashes(tmp_path / "hashes.json").of(path),
+        lambda: shard_file.check_shard(path, 1, 8),
+    )
+    monkeypatch.setattr("builtins.open", fail)
+    monkeypatch.setattr("io.open", fail)
+    for read in readers:
+        with pytest.raises(OSError, match=r"x\.json") as error_info:
+            read()
+        assert error_info.value.errno == number
 
 
 def test_a_damaged_table_is_an_error_of_its_file(tmp_path):

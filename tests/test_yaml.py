@@ -22,7 +22,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\nb: 2\na: 3\n", "not YAML: key 'a' is in line 1 and again in line 3"),
+        ("a: 1\nb: 2\na: 3\n", "any.yaml: key 'a' is in line 1 and again in line 3"),
         ('a: 1\n"a": 2\n', "key 'a' is in line 1 and again in line 2"),
         ("x: {a: 1, a: 2}", "key 'a' is in line 1 and again in line 1"),
         ("b: &b {x: 1}\na:\n  <<: *b\n  x: 2\n  x: 3\n", "key 'x' is in line 4 and again in line 5"),
@@ -38,7 +38,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (NESTED, "line 2: *a0 is nested deeper than 100 levels"),
         (BOMB, "line 5: aliases (*a3) repeat more than 100,000 values"),
         ("a: &a [*a]", "line 1: no value before *a has this name"),
-        ("a: &a 1\nb: &a 2\n", "not YAML: second occurrence in line 2"),
+        ("a: &a 1\nb: &a 2\n", "found duplicate anchor; first occurrence, second occurrence in line 2"),
         ("a: *x", "line 1: no value before *x has this name"),
         ('a: !!python/object/apply:os.system ["exit"]', "line 1: has the tag !!python/object/apply:os.system"),
         ("a: !!bool x", "line 1: has the tag !!bool"),
@@ -47,12 +47,15 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: !x 1", "line 1: has the tag !x"),
         ("? [1]\n: 1\n", "line 1: a key is a list or a mapping"),
         ("? {a: 1}\n: 1\n", "line 1: a key is a list or a mapping"),
-        ("a: 2001-02-30", "not YAML: day is out of range"),
-        ("a: 2001-02-03T00:00:00+99:99", "not YAML: offset"),
+        ("a: 2001-02-30", "any.yaml: a date or time that does not exist: day is out of range"),
+        ("a: 2001-02-03T00:00:00+99:99", "a date or time that does not exist: offset"),
         ("a: 1\0", "not YAML: unacceptable character"),
         ('a: 1\nb: "\\0"', "line 2: has the character NUL"),
         ("a:\n\tb: 1", "not YAML: found character that cannot start any token in line 2"),
-        ("a: 1\n---\nb: 2\n", "not YAML: but found another document in line 2"),
+        (
+            "a: 1\n---\nb: 2\n",
+            "any.yaml: expected a single document in the stream, but found another",
+        ),
     ],
 )
 def test_what_would_harm_is_refused_in_one_line(tmp_path, text, expected):

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from histocae import table_faults
 from histocae.asides import FORMER, aside_of
-from histocae.errors import DataError, YamlError, naming
+from histocae.errors import DataError, YamlError, naming, raise_if_machine
 
 if TYPE_CHECKING:  # pandas takes a third of a second to load, and a repro with nothing to do needs no table
     import pandas as pd
@@ -151,8 +151,12 @@ def write_json(value: object, path: Path) -> None:
     write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = _REMEDY) -> Any:
     """Read a JSON file that an earlier stage wrote.
+
+    Args:
+        path: of the file.
+        remedy: end of an error's line.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -161,9 +165,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: not there yet; {_REMEDY}") from None
+        raise DataError(f"{path}: not there yet; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: can't be read: {error}; {_REMEDY}") from None
+        raise_if_machine(error)
+        # Python's text about a number of thousands of digits is advice to programmers
+        problem = "a number has thousands of digits" if type(error) is ValueError else error
+        raise DataError(f"{path}: can't be read: {problem}; {remedy}") from None
 
 
 def read_json_or_none(path: Path) -> Any:
@@ -265,7 +272,7 @@ def read_table(
         table_faults.check_columns(table, needed, numbers)
         if table_faults.may_lack_cells(table):
             table_faults.check_cells(path, separator)
-    return table
+        return table
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
@@ -49,8 +50,10 @@ def load(content: bytes) -> Any:
         raise ValueError(f"not YAML: {_problem(error)}") from None
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ValueError(f"not YAML: {_problem(error)}") from None
+    except YAMLError as error:  # the text is YAML, but breaks a rule, such as more than one document
+        raise ValueError(_problem(error)) from None
+    except ValueError as error:
+        raise ValueError(f"a date or time that does not exist: {_problem(error)}") from None
 
 
 @dataclass
@@ -138,7 +141,7 @@ def _add_item(parent: _Open, word: str | None, line: int) -> None:
     if word is None:
         raise ValueError(f"line {line}: a key is a list or a mapping; expected text")
     if word in parent.lines:
-        raise ValueError(f"not YAML: key {word[:80]!r} is in line {parent.lines[word]} and again in line {line}")
+        raise ValueError(f"key {word[:80]!r} is in line {parent.lines[word]} and again in line {line}")
     parent.lines[word] = line
 
 
@@ -147,4 +150,6 @@ def _problem(error: Exception) -> str:
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     if problem is None or mark is None:
         return " ".join(str(error).split()).replace('"<unicode string>"', "the file")
+    context = getattr(error, "context", None) if isinstance(error, ComposerError) else None
+    problem = f"{context}, {problem}" if context else problem
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"

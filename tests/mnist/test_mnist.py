@@ -492,7 +492,7 @@ def test_stages_without_their_inputs_name_the_stage_to_run_first(empty_folder):
     assert "run dvc repro" in error_of("evaluate own")
     assert "models has no entry 'x'" in error_of("train x")
     run_stages("data")
-    assert "reports/pixels/metrics.json: no such file; run dvc repro pixels" in error_of("compare")
+    assert "reports/pixels/metrics.json: not there yet; run dvc repro pixels" in error_of("compare")
     assert not Path("reports/metrics.json").exists()
     Path("data/images/train.npy").write_bytes(b"broken")
     assert "data/images/train.npy: can't be read" in error_of("pixels")

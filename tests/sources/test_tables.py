@@ -36,7 +36,10 @@ def test_a_missing_column_is_reported(broken_table, column):
         (f"{HEADER}\n", "own/table.csv: no rows"),
         (f"{HEADER}\n,,,\n\n", "own/table.csv: no rows"),
         (f"{HEADER},case_id\n", "own/table.csv: two columns are called 'case_id'"),
-        (f"{HEADER}\n{VALID_ROW}b,case-1,{NORMAL}\n", "own/table.csv: row 3: 3 cells under 4 columns"),
+        (
+            f"{HEADER}\n{VALID_ROW}b,case-1,{NORMAL}\n",
+            "own/table.csv: row 3: 3 cells under 4 columns; put cells that contain ',' in quotes",
+        ),
         (f"{HEADER}\n{VALID_ROW}\nb,case-1,{NORMAL},b.tif,0.5\n", "own/table.csv: row 4: 5 cells under 4 columns"),
         (f"{HEADER}\nb,case-1,{NORMAL},b,1.tif\n", "own/table.csv: row 2: 5 cells under 4 columns"),
         (f"{HEADER}\n{VALID_ROW},case-1,{NORMAL},b.tif\n", "own/table.csv: row 3: slide_id is empty"),
@@ -83,7 +86,10 @@ def test_an_invalid_table_is_reported_with_file_and_row(broken_table, text, expe
 )
 def test_a_path_out_of_the_folder_is_refused(broken_table, file):
     message = broken_table(table_text([slide_row("a", 0, file)]))
-    assert f"own/table.csv: row 2: file_name {file!r} leads out of own" in message
+    assert (
+        f"own/table.csv: row 2: file_name {file!r} leads out of own; set data.path to a folder that has all files"
+        in message
+    )
 
 
 def test_an_absolute_path_into_the_folder_is_refused_too(broken_table, project):

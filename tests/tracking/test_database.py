@@ -161,6 +161,7 @@ def test_a_file_that_is_no_database_of_mlflow_is_refused_in_one_line(folder, kin
     holder = None
     if kind == "garbage":
         file.write_bytes(b"no database" * 1000)
+        message = "file is not a database; restore it from a backup, or rename it, and histocae publish makes a new"
     elif kind == "folder":
         file.mkdir()
     elif kind == "other program":

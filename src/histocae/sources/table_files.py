@@ -46,7 +46,8 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
     for line, file in table[name].items():
         posix, windows = PurePosixPath(file), PureWindowsPath(file)
         if posix.is_absolute() or windows.is_absolute() or ".." in (*posix.parts, *windows.parts):
-            raise TableError(f"{path}: row {line}: {name} {quoted(file)} leads out of {folder}")
+            remedy = "set data.path to a folder that has all files"
+            raise TableError(f"{path}: row {line}: {name} {quoted(file)} leads out of {folder}; {remedy}")
         found = posix if listing.has(posix) else listing.same(windows)
         if found is None:
             # another row's file is no typing error: slides are often called by numbers

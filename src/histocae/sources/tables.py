@@ -86,7 +86,8 @@ def read(path: Path, required: tuple[str, ...], remedy: str = "set data.table to
         raise TableError(f"{path}: two columns are called {quoted(min(twice))}")
     for line, cells in zip(lines, rows, strict=True):
         if len(cells) != len(header):
-            raise TableError(f"{path}: row {line}: {len(cells)} cells under {len(header)} columns")
+            remedy = f"put cells that contain {separator!r} in quotes, and separate empty cells too"
+            raise TableError(f"{path}: row {line}: {len(cells)} cells under {len(header)} columns; {remedy}")
     if not rows:
         raise TableError(f"{path}: no rows")
     values = [[None if cell.lower() in MISSING else cell for cell in cells] for cells in rows]

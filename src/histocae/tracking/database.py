@@ -52,6 +52,8 @@ _MOVES = (
     " WHERE substr(source || '/', 1, :length) = :old || '/'",
 )
 
+DAMAGED = "; restore it from a backup, or rename it, and histocae publish makes a new one with the runs of all models"
+
 
 def prepare(uri: str) -> None:
     """Create the database that an address names, if it is a file of sqlite, or check it.
@@ -76,7 +78,8 @@ def prepare(uri: str) -> None:
         if path.resolve().parent == folder.resolve():  # whatever its name
             _follow_folder(path, folder)
     except sqlite3.Error as error:
-        raise MlflowException(f"{path}: {error}") from None
+        damaged = getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+        raise MlflowException(f"{path}: {error}{DAMAGED if damaged else ''}") from None
 
 
 def file_of(uri: str) -> Path | None:

@@ -1,6 +1,5 @@
 """The JSON files of trained and evaluated models, checked key by key when they are read."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -11,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from histocae import params_file
 from histocae.errors import DataError, TrackingError, one_line, raise_if_machine
-from histocae.files import read_table
+from histocae.files import read_json, read_table
 from histocae.params import Count, Section
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -271,12 +270,9 @@ def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
 
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TrackingError(f"{path}: no such file; {remedy}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise_if_machine(error)
-        raise TrackingError(f"{path}: can't be read: {error}; {remedy}") from None
+        content = read_json(path, remedy)
+    except DataError as error:
+        raise TrackingError(str(error)) from None
     check(path, content, kind, remedy)
     checked: dict[str, Any] = _content(content, path, "", remedy)
     return checked
