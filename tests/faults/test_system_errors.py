@@ -334,6 +334,20 @@ def test_output_that_nobody_takes_gives_no_traceback(short, redirection, code, e
     assert (done.returncode, done.stderr) == (code, error)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "--version", "train --help"])
+def test_help_that_cannot_be_written_fails_in_one_line(short, words, unbuffered):
+    command = [sys.executable, "-c", "import sys; from histocae.cli import main; sys.exit(main())", *words.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, cwd=short.folder, stdout=full, stderr=subprocess.PIPE, env=environment, text=True
+        )
+    remedy = "make space there, then run this again"
+    assert done.returncode == 1
+    assert done.stderr == f"histocae: standard output: No space left on device; {remedy}\n"
+
+
 def test_a_terminal_without_unicode_shows_a_plan(short):
     plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(

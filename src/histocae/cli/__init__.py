@@ -8,12 +8,16 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from histocae import __version__
 from histocae.address import without_credentials
 from histocae.cli import completion, jobs, plan, signals, stages, streams, system_errors
 from histocae.cli.stages import COMMANDS, MNIST
 from histocae.errors import HistocaeError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 # killed by SIGTERM or a closed terminal, they leave the jobs on other machines running; Ctrl-C cancels these
 _LEAVE_JOBS = ("jobs", "sweep")
@@ -27,9 +31,19 @@ class _Formatter(logging.Formatter):
         return without_credentials(super().format(record))
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help fails where it can't be written; that of Python passes over the error."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        if file is sys.stdout:
+            streams.write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = _Parser(
         prog="histocae",
         description="Experiment-tracked convolutional autoencoders on histology slides. "
         "The commands are the stages of dvc.yaml: `dvc repro` runs them in order.",

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import sys
+from collections.abc import Iterator
 from io import UnsupportedOperation
 from typing import TextIO
 
@@ -26,6 +27,17 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it
 
 
+def write(text: str) -> None:
+    """Print a text without a further line end.
+
+    Raises:
+        OSError: standard output can't be written to; the error names it.
+
+    """
+    with _naming():
+        sys.stdout.write(text)
+
+
 def flush() -> None:
     """Write out what was printed.
 
@@ -33,13 +45,19 @@ def flush() -> None:
         OSError: standard output can't be written to; the error names it.
 
     """
-    try:
+    with _naming():
         sys.stdout.flush()
+    _flush_log()
+
+
+@contextlib.contextmanager
+def _naming() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         error.filename = NAME
         _discard(sys.stdout)
         raise
-    _flush_log()
 
 
 def is_unread(error: Exception) -> bool:

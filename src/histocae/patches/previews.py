@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histocae.errors import StoreError, blames_machine, one_line
+from histocae.errors import StoreError, one_line, raise_if_machine
 from histocae.files import read_json_or_none, replacing, write_json
 from histocae.patches.shard_file import REMEDY
 
@@ -183,8 +183,7 @@ def read_image(path: Path, mode: str = "RGB") -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise
     except _DAMAGED as error:
-        if blames_machine(error):
-            raise
+        raise_if_machine(error)
         raise StoreError(f"{path}: can't be read as an image: {one_line(error)}; {REMEDY}") from None
 
 
