@@ -158,6 +158,9 @@ def read_json(path: Path, remedy: str = _REMEDY) -> Any:
         path: of the file.
         remedy: end of an error's line.
 
+    Returns:
+        The content.
+
     Raises:
         DataError: the file is missing or damaged.
 
