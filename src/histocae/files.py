@@ -323,14 +323,12 @@ def read_table_parts(
     with parts:
         while True:
             with _table_errors(path):
-                part = next(parts, None)
-                if part is not None:
-                    table_faults.check_columns(part, needed)
-                    if not checked and table_faults.may_lack_cells(part):
-                        table_faults.check_cells(path, SEPARATOR)  # all of them, at most once
-                        checked = True
-            if part is None:
-                return
+                if (part := next(parts, None)) is None:
+                    return
+                table_faults.check_columns(part, needed)
+                if not checked and table_faults.may_lack_cells(part):
+                    table_faults.check_cells(path, SEPARATOR)  # all of them, at most once
+                    checked = True
             yield part
 
 
