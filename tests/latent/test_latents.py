@@ -350,10 +350,11 @@ def patches(tmp_path):
 
 
 def test_features_of_pixels_are_leading_components_of_reduced_patches(patches):
-    baseline = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
+    with latent_study.one_thread():  # as in the stage: rounding depends on the number of threads
+        baseline = probes.pixel_features({"train": patches, "test": patches}, 5, 1)
     features, shares = baseline.features, baseline.explained
     assert baseline.side == 32 and features["test"].shape == (40, 5) and features["train"].dtype == np.float32
-    assert shares[0] == pytest.approx(1, abs=1e-6)
+    assert shares[0] == pytest.approx(1, abs=1e-5)  # of float32
     np.testing.assert_allclose(features["train"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features["test"][::2, 0], features["test"][1::2, 0], atol=1e-4)
     steps = np.diff(features["test"][::2, 0])  # shades of gray lie on a line
