@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -119,7 +120,9 @@ def test_words_for_a_missing_value_are_read_as_missing(metadata, missing):
 def test_all_pages_are_read_for_any_page_size(metadata, page_size):
     with GdcServer(make_slides(50), page_size=page_size) as server:
         table = metadata(server)
-        assert server.request_count("/files") == -(-50 // page_size)
+        # a request that gets no answer in time, on a busy machine, is repeated
+        pages = [begin for begin, _ in groupby(body["from"] for body in server.bodies)]
+        assert pages == list(range(0, 50, page_size))
     assert table["slide_id"].tolist() == sorted(slide.slide_id for slide in server.slides)
 
 
