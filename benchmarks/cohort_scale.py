@@ -29,7 +29,7 @@ from larger_than_memory import Memory
 from memory_training import anonymous
 
 from histocae import params_file, paths
-from histocae.files import fingerprint, read_table, write_json
+from histocae.files import fingerprint, read_table, state, write_json
 from histocae.patches import integrity
 from histocae.patches.shard_record import ShardRecord, hashes_of_files
 from histocae.patches.store import SHARDS
@@ -186,7 +186,7 @@ def draw_shards(folder: Path, patches: int, rng: np.random.Generator) -> int:
         hashes = {}
         for task, count in zip(tasks, counts.tolist(), strict=True):
             hashes |= _draw_shard(task, count, lines[: ends[count]], params.patches.pixels)
-        integrity.remember(hashes)
+        integrity.remember(hashes, {path: state(path) for path in hashes})
         return int(counts.sum())
     finally:
         os.chdir(previous_folder)

@@ -188,6 +188,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.fixture(autouse=True)
+def heard_signals() -> Iterator[None]:
+    """Handle Ctrl-C also where the tests run in the background of a shell, which ignores it there."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 def copy_of(project: Workspace, folder: Path, patch: pytest.MonkeyPatch) -> Workspace:
     shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns("mlruns", ".histocae"))
     project_copy = Workspace.__new__(Workspace)

@@ -41,7 +41,7 @@ def test_a_training_that_waited_uses_the_result_that_another_process_made_meanwh
     (result,) = results
     assert result.code == 0, result.lines
     assert messages == ["another process is running this stage; waiting for it"]
-    assert any("its result is used" in line for line in result.lines) == same
+    assert any("that result is used" in line for line in result.lines) == same
     after = json.loads(file.read_text())
     assert (after == record) == same and (after["training_id"] == record["training_id"]) == same
 

@@ -375,6 +375,7 @@ def test_more_failures_than_allowed_stop_the_stage_with_one_line(project):
         (project.own / f"{name}.tif").write_bytes(b"no slide")
     project.make("inventory", "metadata", "slides")  # half of the slides may fail
     (project.own / "d.tif").write_bytes(b"no slide")
+    project.forget("d.tif")
     project.make("inventory")
     before = project.outputs()
     message = project.run("metadata", "slides").error
