@@ -44,6 +44,7 @@ def test_a_model_trains_on_a_real_slide_among_demo_slides(tmp_path, shared, run_
     assert 110 <= counts["kept"] <= 165
 
 
+@pytest.mark.long
 def test_lung_tiles_pass_through_the_pipeline_from_table_to_registry(tmp_path, shared):
     if not (shared / "lc25000_lung_tiles/groups.csv").is_file():
         pytest.skip("no lung tiles beside the checkout")

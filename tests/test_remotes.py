@@ -8,6 +8,7 @@ import pytest
 from support import services
 from support.project import Project
 
+pytestmark = pytest.mark.remote  # too long for `make test`
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
 

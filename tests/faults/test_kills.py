@@ -97,6 +97,7 @@ def test_first_stages_that_are_killed_end_as_if_undisturbed(first_stages, tmp_pa
         survive(first_stages, number, [window], tmp_path, new_tries)
 
 
+@pytest.mark.long
 def test_a_training_that_ended_just_before_dvc_was_killed_is_kept(first_stages):
     project, stage = first_stages.project, "train@tumor"
     first_stages.restore(stage)

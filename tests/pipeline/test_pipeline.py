@@ -253,6 +253,7 @@ def test_the_champion_takes_bytes_and_returns_the_output_of_the_saved_model(proj
         assert re.search(r"^tensorflow==[\d.]+$", handle.read(), re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_same_params_and_data_give_the_same_bytes(project, tmp_path):
     other_project = Project(tmp_path / "elsewhere")
     other_project.run("dvc", "repro", "latent@all")
@@ -283,6 +284,7 @@ def test_register_and_publish_again_change_nothing(project, client, runs):
     assert project.bytes("models/registered.json") == registered
 
 
+@pytest.mark.long
 def test_publish_delivers_all_runs_to_an_empty_server(project, tmp_path):
     uri = f"sqlite:///{tmp_path / 'new.db'}"
     project.run("histocae", "publish", MLFLOW_TRACKING_URI=uri)
@@ -382,6 +384,7 @@ def test_a_restored_training_points_to_its_original_run(project_copy):
     assert json.loads((project_copy.folder / "models/runs/all.json").read_text())["run_id"] == run_id
 
 
+@pytest.mark.long
 def test_a_new_model_starts_from_the_weights_of_another(project_copy):
     """A model that starts from another is trained again when the first changes."""
     second = {"cohort": "tumor", "filters": [4, 8], "init_from": "all", "epochs": 1}
@@ -404,6 +407,7 @@ def test_a_new_model_starts_from_the_weights_of_another(project_copy):
     assert project_copy.bytes("models/trained") == before
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_bytes_and_in_the_same_run(project_copy):
     project_copy.set(**{"models.all.epochs": 6, "models.all.patience": 6})
     process = subprocess.Popen(
@@ -477,6 +481,7 @@ def test_a_loss_that_is_not_finite_is_reported_and_the_former_model_stays(projec
     assert [run.info.status for run in unfinished_runs] == ["FAILED"]
 
 
+@pytest.mark.long
 def test_an_unreachable_server_loses_no_training(project_copy):
     project_copy.set(**{"models.all.epochs": 1})
     output = project_copy.run("histocae", "train", "all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")

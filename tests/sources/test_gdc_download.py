@@ -72,6 +72,7 @@ def part_of(folder: Path, slide: GdcSlide) -> Path:
 # -- faults
 
 
+@pytest.mark.long
 def test_a_thousand_downloads_with_a_fault_in_a_fifth_of_the_requests(tmp_path, shared_or_none, capsys):
     """Run pytest with -s to print the number of wasted bytes."""
     contents = [random_bytes(i, random.Random(i).randrange(10_000, 300_000)) for i in range(18)]
@@ -465,6 +466,7 @@ sys.exit(bool(tally.missing))
 """
 
 
+@pytest.mark.long
 def test_a_downloader_that_is_killed_25_times_loses_and_damages_no_file(tmp_path):
     rng = random.Random(25)
     with GdcServer(

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -67,6 +67,12 @@ def broken_server(answer: tuple[int, dict[str, str], bytes] | None) -> Iterator[
         server.shutdown()
 
 
+def in_turn(values: Iterable[str]) -> list:
+    """Leave all values but the first to `make test-long`."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.long) for value in others)]
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A project with a trained model, whose server never failed."""
@@ -110,7 +116,7 @@ def check(prepared: Workspace, project: Workspace, uri: str, monkeypatch) -> Non
         assert [point.step for point in client.get_metric_history(run.info.run_id, key)] == [*range(1, EPOCHS + 1)]
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", in_turn(ANSWERS))
 def test_a_server_that_answers_wrongly_loses_nothing(prepared, project, name, monkeypatch):
     with broken_server(ANSWERS[name]) as uri:
         check(prepared, project, uri, monkeypatch)
@@ -217,7 +223,7 @@ def test_a_logged_model_whose_tag_was_edited_is_checked_without_it(delivered):
 
 
 @pytest.mark.parametrize(
-    "lost", ["*", "*/*/artifacts/cae/encoder*", "*/*/artifacts/images/*", "*/models/*/artifacts/*"]
+    "lost", in_turn(["*", "*/*/artifacts/cae/encoder*", "*/*/artifacts/images/*", "*/models/*/artifacts/*"])
 )
 def test_lost_artifacts_are_delivered_again(project, lost):
     project.make("evaluate all", "publish")

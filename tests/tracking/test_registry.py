@@ -300,6 +300,7 @@ def test_publish_fills_an_empty_server_with_trainings_and_the_pair(project, tmp_
     assert client.get_model_version_by_alias("histocae-pair", "champion").run_id == run.info.run_id
 
 
+@pytest.mark.long
 def test_publish_fills_an_empty_server_that_requires_a_password(project, tmp_path, monkeypatch):
     with services.tracking_with_users(tmp_path / "server") as (address, password):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

@@ -17,8 +17,11 @@ from support import make_data, services
 from support.laboratory import Laboratory, laboratory
 from support.workspace import slide_row
 
-# tests with the mark `remote` take too long for `make test`; like the other tests they need no root
-pytestmark = pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server")
+# too long for `make test`; they need no root
+pytestmark = [
+    pytest.mark.remote,
+    pytest.mark.skipif(services.program("sshd") is None, reason="no sshd here: Debian's openssh-server"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,6 @@ def test_a_job_is_listed_and_canceled_and_its_log_is_printed(lab):
     assert "holding" in lab.log_of(run_id)
 
 
-@pytest.mark.remote
 def test_a_job_that_receives_many_signals_at_once_ends(lab):
     run_id = lab.hold()
     script, supervisor = lab.processes(run_id)[:2]
@@ -116,7 +118,6 @@ def test_a_job_whose_supervisor_is_killed_is_ended_and_marked_as_failed(lab):
     lab.until(lambda: not lab.processes(run_id))
 
 
-@pytest.mark.remote
 def test_the_next_poll_marks_a_job_whose_processes_were_killed_as_failed(lab):
     run_id = lab.hold()
     for process in lab.processes(run_id):
@@ -127,7 +128,6 @@ def test_the_next_poll_marks_a_job_whose_processes_were_killed_as_failed(lab):
     assert run.info.status == "FAILED" and "no longer there" in run.data.tags["job.reason"]
 
 
-@pytest.mark.remote
 def test_a_job_on_an_unreachable_machine_fails_after_a_time_without_signs_of_life(lab):
     run_id = lab.hold(silence=3600)
     file = lab.top / "state/histocae/jobs" / f"{run_id}.json"
@@ -165,7 +165,6 @@ def test_a_job_that_fails_reports_the_reason(lab, entry, config, reason):
     lab.until(lambda: not lab.processes(job.info.run_id))
 
 
-@pytest.mark.remote
 def test_jobs_share_graphics_cards(lab):
     first, second = (lab.hold(gpus=1, devices=[0, 3]) for _ in range(2))
     third = lab.send("hold", wait=False, gpus=1, devices=[0, 3])[1].info.run_id
@@ -180,7 +179,6 @@ def test_jobs_share_graphics_cards(lab):
         lab.run("histocae", "jobs", "cancel", run)
 
 
-@pytest.mark.remote
 def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
     _, job = lab.send("train", "model=normal", wait=False)
     lab.end_of(job.info.run_id)
@@ -197,7 +195,6 @@ def test_results_are_fetched_later_from_any_clone(lab, tmp_path):
     assert json.loads(Path(lab.client.download_artifacts(job.info.run_id, "job/result.json")).read_text())
 
 
-@pytest.mark.remote
 def test_a_sweep_sends_all_models_at_once(clean):
     clean.project.set(
         models={
@@ -241,7 +238,6 @@ def test_a_job_interrupted_while_it_is_sent_is_marked_as_failed(lab):
     assert run.info.status == "FAILED" and run.data.tags["job.reason"] == "not sent: interrupted while it was sent"
 
 
-@pytest.mark.remote
 def test_a_canceled_training_is_resumed_by_the_next_job(clean):
     clean.project.set(models={"long": {"cohort": "all", "filters": [4], "latent_features": 8, "epochs": 60}})
     clean.project.set(**{"training.patience": 60})
@@ -259,7 +255,6 @@ def test_a_canceled_training_is_resumed_by_the_next_job(clean):
     assert not list((clean.box / "checkpoints").iterdir())
 
 
-@pytest.mark.remote
 def test_slides_may_be_missing_where_the_training_runs(clean):
     slides_folder = clean.top / "own"
     slides_folder.mkdir()
@@ -284,7 +279,6 @@ def test_slides_may_be_missing_where_the_training_runs(clean):
         (clean.top / "moved").rename(slides_folder)
 
 
-@pytest.mark.remote
 def test_an_environment_is_made_once_per_lock_file(lab):
     lab.box = lab.top / "bare"
     config = lab.config(wait=False)
@@ -298,7 +292,6 @@ def test_an_environment_is_made_once_per_lock_file(lab):
         assert lab.end_of(job.info.run_id).data.tags["job.reason"] == "exit code 3: it went wrong"
 
 
-@pytest.mark.remote
 def test_the_whole_pipeline_runs_by_ssh_and_its_runs_fill_an_empty_server(clean, tmp_path):
     _, job = clean.send("main")
     assert job.info.status == "FINISHED"
