@@ -65,7 +65,7 @@ test-remote: $(STAMP)
 	$(ACTIVATE) python tests/support/services.py python -m pytest -m "remote or not remote" tests/tracking/jobs tests/workers tests/test_remotes.py
 
 # Injects faults: kills, failing servers and disks, random input. Prints its table and writes it into the document.
-# Takes about 40 minutes on two cores.
+# Takes half an hour on two cores.
 test-faults: $(STAMP)
 	$(ACTIVATE) FAULTS_TABLE=docs/reliability.md python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		-m faults tests/faults

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from histocae.errors import TrackingError
 
-MOST_SECONDS = 40  # waiting for answers, without the time that files take
+MOST_SECONDS = 20  # waiting for answers, without the time that files take
 
 
 class _Impatient:
