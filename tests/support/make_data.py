@@ -1,4 +1,4 @@
-"""Small data for the tests: slides, tiles, tables, and a patch store of version 1.
+"""Small data for the tests: slides, tiles, tables, and a patch store of the current version.
 
 `python tests/support/make_data.py` writes the committed files under tests/data again.
 """
@@ -358,7 +358,7 @@ def make_store(folder: Path) -> None:
         "mpp": 0.5,
         "patches": len(rows),
         "pixels": 8,
-        "version": 2,
+        "version": 3,
         "index": hashlib.sha256((folder / "index.csv").read_bytes()).hexdigest(),
         "shards": {
             name: {
@@ -372,4 +372,4 @@ def make_store(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_store(DATA / "store-v2")
+    make_store(DATA / "store-v3")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from histocae.errors import DataError
 from histocae.identifiers import PRIMARY_TUMOR
@@ -23,6 +22,7 @@ from histocae.params import Tissue
 from histocae.patches.images import batches
 from histocae.patches.sampling import draw
 from histocae.patches.store import PatchSelection
+from histocae.slides.area_means import reduce_image
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
 from histocae.statistics.discrimination import Discrimination
@@ -361,7 +361,7 @@ def pixel_features(patches: dict[str, PatchSelection], count: int, seed: int) ->
 def _reduced(patches: PatchSelection, side: int) -> NDArray[np.uint8]:
     out = np.empty((len(patches), side, side, 3), np.uint8)
     for position, patch in enumerate(chain.from_iterable(batches(patches, 1024))):
-        out[position] = np.asarray(Image.fromarray(patch).resize((side, side), Image.Resampling.BOX))
+        out[position] = reduce_image(patch, side, side)
     return out
 
 

@@ -12,20 +12,19 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from histocae.errors import SlideError
 from histocae.patches.sampling import draw
 from histocae.patches.tissue import GRAY, cell_shares, is_gray, tissue_mask
+from histocae.slides.area_means import SLIVER, reduce_image
 from histocae.slides.budget import OverBudgetError
-from histocae.slides.reading import Reading, reduce_box
+from histocae.slides.reading import Reading
 from histocae.slides.slide import Slide, choose_level
 from histocae.slides.units import Level0Pixels, LevelPixels, MicronsPerPixel, to_level0
 
 MASK_PIXELS = 8  # mask pixels along a patch's side: 8 microns each at the default 64 microns
 BLOCK_PIXELS = 2048  # side of a block that is read at once, in pixels of the level: 12 MiB
 AHEAD = 2  # blocks that are being read while another is used
-SLIVER = 1e-6  # of a pixel: a cell this far over the border is rounding, not another pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +149,9 @@ def read_overview(slide: Slide, grid: Grid) -> Overview:
             area = np.s_[top * MASK_PIXELS : bottom * MASK_PIXELS, left * MASK_PIXELS : right * MASK_PIXELS]
             width, height = (right - left) * MASK_PIXELS, (bottom - top) * MASK_PIXELS
             try:
-                part, opacity = slide.read_scaled(level, box, width, height)
-                image[area] = np.asarray(part)
+                image[area], opacity = slide.read_scaled(level, box, width, height)
                 if opacity is not None:
-                    per_cell = opacity.resize((right - left, bottom - top), Image.Resampling.BOX)
-                    empty[top:bottom, left:right] = np.asarray(per_cell) == 0
+                    empty[top:bottom, left:right] = cell_shares(opacity > 0, bottom - top, right - left) == 0
             except OverBudgetError:
                 raise
             except SlideError:
@@ -309,13 +306,17 @@ def _finish(
         return boxes
     x, y = _corners(grid, plan, cells)
     size = slide.levels[grid.level]
+    patches = np.empty((len(cells), pixels, pixels, 3), np.uint8)
 
-    def reduce(i: int) -> NDArray[np.uint8]:
+    def reduce(i: int) -> None:
         left, top = math.floor(x[i] + SLIVER), math.floor(y[i] + SLIVER)
         image = boxes[i, : max(size.height, top + 1) - top, : max(size.width, left + 1) - left]
-        return reduce_box(image, (LevelPixels(x[i] - left), LevelPixels(y[i] - top)), grid.cell, pixels)
+        begin_x, begin_y = x[i] - left, y[i] - top
+        patches[i] = reduce_image(image, pixels, pixels, (begin_x, begin_y, begin_x + grid.cell, begin_y + grid.cell))
 
-    return np.stack(list(slide.pool.map(reduce, range(len(cells)))))
+    for _ in slide.pool.map(reduce, range(len(cells))):
+        pass  # which raises what a thread has raised
+    return patches
 
 
 def _corners(

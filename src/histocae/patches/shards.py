@@ -31,6 +31,7 @@ from histocae.patches.shard_record import NO_TISSUE, ShardRecord, ShardTask, has
 from histocae.patches.tiles import TilePatches, UnusableTileError, divide_tile, read_tile, reduce_tile
 from histocae.patches.tissue import tissue_mask
 from histocae.paths import HASHES
+from histocae.slides.area_means import reduce_image
 from histocae.slides.budget import Budget, OverBudgetError
 from histocae.slides.parts import parts_of
 from histocae.slides.slide import Slide
@@ -217,8 +218,7 @@ def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts:
     for cells, patches in read_patches(slide, grid, plan, task.params.pixels):
         shares = plan.shares[cells]
         for i in np.nonzero(plan.unsure[cells])[0]:
-            small = Image.fromarray(patches[i]).resize((MASK_PIXELS,) * 2, Image.Resampling.BOX)
-            shares[i] = tissue_mask(np.asarray(small)).mean()
+            shares[i] = tissue_mask(reduce_image(patches[i], MASK_PIXELS, MASK_PIXELS)).mean()
         enough = (shares >= task.params.tissue_share) | ~plan.unsure[cells]
         counts["read"] += len(cells)
         counts["background"] += int((~enough).sum())

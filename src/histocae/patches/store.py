@@ -23,7 +23,8 @@ from histocae.files import read_cells, read_json_or_none, read_table, sha256, ta
 from histocae.patches import integrity
 from histocae.patches.shard_file import REMEDY, check_shard
 
-VERSION = 2
+VERSION = 3
+CHANGE = "since version 3, patches that are reduced are exact means of areas"
 FORMAT = "histocae patch store"
 MOST = 2**48  # of any count
 MANIFEST = "store.json"
@@ -118,6 +119,13 @@ def _write_manifest(folder: Path, count: int, pixels: int, mpp: float | None, sh
         "shards": {name: shard._asdict() for name, shard in shards.items()},
     }
     write_json(manifest, folder / MANIFEST)
+
+
+def former_version(folder: Path) -> int | None:
+    """Return the version of a store that earlier code wrote; None where there is no such store."""
+    manifest = read_json_or_none(folder / MANIFEST)
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    return version if isinstance(version, int) and version < VERSION else None
 
 
 class PatchStore:

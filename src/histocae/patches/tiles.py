@@ -13,6 +13,7 @@ from histocae.errors import SlideError, raise_if_machine
 from histocae.patches.grid import MASK_PIXELS
 from histocae.patches.stored import find_problem
 from histocae.patches.tissue import GRAY, cell_shares, is_gray, tissue_mask
+from histocae.slides.area_means import reduce_image
 from histocae.slides.slide import TOLERANCE
 
 # the errors of Pillow on files that are no images, too short or damaged
@@ -114,12 +115,12 @@ def reduce_tile(tile: Image.Image, name: str, pixels: int) -> TilePatches:
     if side * (1 + TOLERANCE) < pixels:
         raise UnusableTileError(_too_small(tile, name))
     left, top = (tile.width - side) / 2, (tile.height - side) / 2
-    box = (left, top, left + side, top + side)
+    patch = np.asarray(tile)
     if tile.size != (pixels, pixels):
-        tile = tile.resize((pixels, pixels), Image.Resampling.BOX, box=box)
-    share = tissue_mask(_overview(tile, 1, 1, pixels)).mean()
+        patch = reduce_image(patch, pixels, pixels, (left, top, left + side, top + side))
+    share = tissue_mask(_overview(patch, 1, 1)).mean()
     zero = np.zeros(1, np.int64)
-    return TilePatches(zero, zero, np.array([share]), np.asarray(tile)[None], {"kept": 1})
+    return TilePatches(zero, zero, np.array([share]), patch[None], {"kept": 1})
 
 
 def divide_tile(tile: Image.Image, name: str, pixels: int, tissue_share: float) -> TilePatches:
@@ -141,12 +142,12 @@ def divide_tile(tile: Image.Image, name: str, pixels: int, tissue_share: float) 
     rows, columns = tile.height // pixels, tile.width // pixels
     if rows == 0 or columns == 0:
         raise UnusableTileError(_too_small(tile, name))
-    overview = _overview(tile, rows, columns, pixels)
+    whole = np.asarray(tile)[: rows * pixels, : columns * pixels]
+    overview = _overview(whole, rows, columns)
     shares = cell_shares(tissue_mask(overview), rows, columns)
     kept_rows, kept_columns = np.nonzero(shares >= tissue_share)
     if not len(kept_rows) and is_gray(overview):
         raise UnusableTileError(f"{name}: {GRAY}; use tiles in color, or set patches.tissue_share to 0")
-    whole = np.asarray(tile)[: rows * pixels, : columns * pixels]
     cells = whole.reshape(rows, pixels, columns, pixels, 3).swapaxes(1, 2)
     partial = -(-tile.height // pixels) * -(-tile.width // pixels) - rows * columns
     counts = {"kept": len(kept_rows), "background": rows * columns - len(kept_rows), "border": partial}
@@ -161,10 +162,5 @@ def _too_small(tile: Image.Image, name: str) -> str:
     )
 
 
-def _overview(tile: Image.Image, rows: int, columns: int, pixels: int) -> NDArray[np.uint8]:
-    small = tile.resize(
-        (columns * MASK_PIXELS, rows * MASK_PIXELS),
-        Image.Resampling.BOX,
-        box=(0, 0, columns * pixels, rows * pixels),
-    )
-    return np.asarray(small)
+def _overview(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    return reduce_image(image, columns * MASK_PIXELS, rows * MASK_PIXELS)

@@ -1,14 +1,10 @@
-"""Boxes of a slide that are being read, and how a box becomes a patch."""
+"""Boxes of a slide that are being read."""
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from histocae.slides.units import LevelPixels
 
 
 class Reading:
@@ -57,32 +53,3 @@ class Reading:
             lacking |= part.result() or set()
         self._by_openslide(sorted(lacking))
         return self.boxes
-
-
-def reduce_box(
-    image: NDArray[np.uint8], corner: tuple[LevelPixels, LevelPixels], side: LevelPixels, pixels: int
-) -> NDArray[np.uint8]:
-    """Crop a square from an image and reduce it: every output pixel is the mean of the pixels that it covers.
-
-    Pixels outside of the square do not contribute.
-
-    Args:
-        image: uint8, shape (height, width, 3).
-        corner: x and y of the square in pixels of the image, fractions allowed.
-        side: of the square in pixels of the image.
-        pixels: side of the result.
-
-    Returns:
-        uint8, shape (pixels, pixels, 3).
-
-    """
-    x, y = (max(0, math.floor(position + 1e-6)) for position in corner)
-    x_end, y_end = (math.ceil(position + side - 1e-6) for position in corner)
-    part = Image.fromarray(image[y:y_end, x:x_end])
-    inner = (
-        max(0.0, corner[0] - x),
-        max(0.0, corner[1] - y),
-        min(corner[0] + side - x, part.width),
-        min(corner[1] + side - y, part.height),
-    )
-    return np.asarray(part.resize((pixels, pixels), Image.Resampling.BOX, box=inner))

@@ -20,6 +20,7 @@ from PIL import Image
 from histocae.errors import SlideError, check_opens
 from histocae.scanners import MPP_RANGE
 from histocae.slides import tiled
+from histocae.slides.area_means import area_means, reduce_image
 from histocae.slides.budget import TILE_BYTES, Budget
 from histocae.slides.parts import backslashes
 from histocae.slides.reading import Reading
@@ -272,8 +273,10 @@ class Slide:
             "give it in the table's column mpp, or set data.mpp"
         )
 
-    def read_scaled(self, level: int, box: Box, width: int, height: int) -> tuple[Image.Image, Image.Image | None]:
-        """Read the whole pixels that a box overlaps, and resize the box by the mean of pixels.
+    def read_scaled(
+        self, level: int, box: Box, width: int, height: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Read the whole pixels that a box overlaps, and reduce the box to the means of areas.
 
         Args:
             level: of the slide.
@@ -282,7 +285,8 @@ class Slide:
             height: of the result, in pixels.
 
         Returns:
-            The image, RGB, and its opacity (0: the file has no such pixels); None: the file has all pixels.
+            The image, uint8, shape (height, width, 3), RGB, and its opacity, float32, shape (height, width), 0 where
+            the file has no pixels; None: the file has all pixels.
 
         Raises:
             SlideError: the region can't be decoded.
@@ -296,11 +300,10 @@ class Slide:
         inner = (box[0] - x, box[1] - y, min(box[2] - x, across), min(box[3] - y, down))
         opacity = np.full((1, down, across), 255, np.uint8)
         pixels = self.start(level, np.array([x]), np.array([y]), across, down, opacity=opacity).result()
-
-        def resize(values: NDArray[np.uint8]) -> Image.Image:
-            return Image.fromarray(values).resize((width, height), Image.Resampling.BOX, box=inner)
-
-        return resize(pixels[0]), None if opacity.min() == 255 else resize(opacity[0])
+        image = reduce_image(pixels[0], width, height, inner)
+        if opacity.min() == 255:
+            return image, None
+        return image, area_means(opacity[0, ..., None], width, height, inner)[..., 0]
 
     def level_for(self, downsample: float) -> int:
         """Find the coarsest level that is at least as fine as `downsample`; 0 if no level is."""

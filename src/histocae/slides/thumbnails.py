@@ -35,8 +35,7 @@ def thumbnail(slide: Slide) -> NDArray[np.uint8]:
             right = min(left + columns, width)
             box = _box(left * across, top * down, right * across, bottom * down)
             try:
-                part, _ = slide.read_scaled(level, box, right - left, bottom - top)
-                image[top:bottom, left:right] = np.asarray(part)
+                image[top:bottom, left:right], _ = slide.read_scaled(level, box, right - left, bottom - top)
             except OverBudgetError:
                 raise
             except SlideError:

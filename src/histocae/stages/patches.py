@@ -39,6 +39,7 @@ CODE = (
     "patches/tiles",
     "patches/tissue",
     "scanners",
+    "slides/area_means",
     "slides/budget",
     "slides/reading",
     "slides/slide",
@@ -105,6 +106,17 @@ def _extract(params: Params, source: slide_source.Source, tasks: list[ShardTask]
         if task.slide_id in records:
             source.delete_fetched(task.files[0])
     todo = [task for task in tasks if task.slide_id not in records]
+    former = store.former_version(paths.PATCHES)
+    if former is not None and todo:
+        log.warning(
+            "%s: patch store of version %s, this histocae writes version %d: the patches of %d slides are extracted "
+            "again (%s)",
+            paths.PATCHES,
+            former,
+            store.VERSION,
+            len(todo),
+            store.CHANGE,
+        )
     log.info("patches of %d slides to extract, %d done before", len(todo), len(records))
     if source.server is not None:
         from histocae.sources.gdc import download  # HTTP, which other sources have no need of
@@ -174,7 +186,7 @@ def _tasks(
                 overviews=paths.PATCHING_REPORT / "slides",
                 previews=paths.PREVIEWS,
                 hashes=rows.dropna(subset="sha256").set_index("file")["sha256"].to_dict(),
-                made_from=fingerprint([code, list(rows["sha256"].fillna(rows["md5"]))]),
+                made_from=fingerprint([code, store.VERSION, list(rows["sha256"].fillna(rows["md5"]))]),
             )
         )
     return tasks
