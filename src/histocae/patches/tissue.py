@@ -2,12 +2,16 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 # A pixel's chroma is max(R,G,B) - min(R,G,B), 0 for glass of any brightness. Otsu's
 # threshold is limited to these bounds: on a slide that is all tissue it would divide
 # the tissue, on one that is all glass the noise.
 CHROMA_BOUNDS = (12, 30)
+# Tinted glass may have as much color as pale tissue, but it is even. So a pixel of a chroma up to the upper bound is
+# glass if the green (which both stains of H&E absorb) of no neighbor differs by more than this from the mean around
+# that neighbor. Means follow the lamp's gradient; at 8 microns per pixel, noise of camera and JPEG is averaged away.
+EVEN = 3
 # Both stains of H&E let more red through than green. Green and blue ink do not: a pixel with this
 # much more green than red is ink (color does not distinguish red or violet ink from tissue).
 MOST_GREEN = 12
@@ -29,11 +33,12 @@ def tissue_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         Otsu 1979, IEEE Trans. Syst. Man Cybern. 9(1):62-66.
 
     """
-    red, green = image[..., 0], image[..., 1]
+    red, green = image[..., 0], np.ascontiguousarray(image[..., 1])
     # the median removes the colored fringes that JPEG leaves along dust and edges
     chroma = np.asarray(Image.fromarray(_spread(image)).filter(ImageFilter.MedianFilter(3)))
     ink = green.astype(np.int16) - red > MOST_GREEN
-    mask: NDArray[np.bool_] = (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink
+    glass = (chroma <= CHROMA_BOUNDS[1]) & (_unevenness(green) <= EVEN)
+    mask: NDArray[np.bool_] = (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink & ~glass
     return mask
 
 
@@ -45,6 +50,14 @@ def is_gray(image: NDArray[np.uint8]) -> bool:
 
     """
     return bool(_spread(image).max() <= MOST_GRAY and np.ptp(image[..., 1]) > MOST_FLAT)
+
+
+def _unevenness(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Compute how much a pixel or a neighbor of it differs from the mean of the 3 x 3 pixels around it, at most."""
+    image = Image.fromarray(values)
+    return np.asarray(
+        ImageChops.difference(image, image.filter(ImageFilter.BoxBlur(1))).filter(ImageFilter.MaxFilter(3))
+    )
 
 
 def _spread(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
