@@ -73,7 +73,9 @@ def flat_weights(cae: CAE) -> np.ndarray:
     return np.concatenate([weights.ravel() for weights in cae.model.get_weights()])
 
 
-def take_steps(network: dict, changes: dict, devices: int) -> tuple[list[float], np.ndarray]:
+def take_steps(
+    network: dict, changes: dict, devices: int, counts: tuple[int, ...] = BATCHES
+) -> tuple[list[float], np.ndarray]:
     """Take a step per batch; return the losses of these and of other batches, and the change of the weights."""
     cae = new_cae(network)
     before, options = flat_weights(cae), training_options(devices, **changes)
@@ -81,9 +83,9 @@ def take_steps(network: dict, changes: dict, devices: int) -> tuple[list[float],
     optimizer = loop._optimizer(options, 10)
     optimizer.build(model.trainable_variables)
     engine = loop._engine(cae, model, optimizer, options)
-    losses = [float(engine.learn(*[draw_images(count, count)[None]] * 2)[0]) for count in BATCHES]
+    losses = [float(engine.learn(*[draw_images(count, count)[None]] * 2)[0]) for count in counts]
     # validation of the other architectures takes long
-    validation_batches = BATCHES if cae.params["architecture"] == "plain" else ()
+    validation_batches = counts if cae.params["architecture"] == "plain" else ()
     validation_losses = [float(engine.evaluate(draw_images(count, 10 + count))) for count in validation_batches]
     engine.settle()
     return losses + validation_losses, flat_weights(cae) - before
@@ -155,6 +157,8 @@ def main(folder: Path) -> None:
     results["resumed"] = (
         resumed_state.rows == double_state.rows and flat_weights(resumed).tobytes() == flat_weights(double).tobytes()
     )
+    # one step at a learning rate of 1: as long as the limit, over the weights of all devices' gradients together
+    results["clipped step"] = float(np.linalg.norm(take_steps(*CASES["clipped"][:2], 2, BATCHES[:1])[1]))
     results["count"] = [mirrored.count(None), mirrored.count(2)]
     print(json.dumps(results))
 

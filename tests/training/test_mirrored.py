@@ -49,6 +49,10 @@ def test_training_on_several_devices_equals_training_on_one(results, case):
         assert result[quantity] < tolerance, (quantity, result)
 
 
+def test_the_mean_gradient_of_the_devices_is_clipped_over_all_weights_together(results):
+    assert results["clipped step"] == pytest.approx(0.001, rel=1e-3)
+
+
 def test_a_resumed_training_on_two_devices_equals_an_uninterrupted_one_to_the_byte(results):
     assert results["resumed"] is True
 

@@ -136,6 +136,41 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     assert sum(advanced) == 3
 
 
+@pytest.mark.parametrize(
+    ("network", "precision"),
+    [({"filters": [3, 4]}, "float32"), ({"filters": [3, 4]}, "bfloat16"), ({"architecture": "compact"}, "float32")],
+)
+def test_the_gradient_of_all_weights_together_is_clipped(tmp_path, network, precision):
+    patches = images(8, 16, 16, 3)
+
+    def one_step(clip_norm: float | None) -> np.ndarray:
+        """Learn from one batch with SGD, whose change of the weights is the gradient times the learning rate."""
+        backend.repeatable(1)
+        cae = CAE((16, 16, 3), 6, **network)
+        before = np.concatenate([weights.ravel() for weights in cae.model.get_weights()])
+        options = loop.Options(
+            epochs=1,
+            batch_size=8,
+            patience=1,
+            optimizer="sgd",
+            learning_rate=0.125,
+            seed=1,
+            clip_norm=clip_norm,
+            precision=precision,
+        )
+        held, folder = InMemory(patches), tmp_path / str(clip_norm)
+        loop.train(cae, held, held, options, state=State("t"), folder=folder, fingerprint="f")
+        return (np.concatenate([weights.ravel() for weights in cae.model.get_weights()]) - before) / 0.125
+
+    gradient = one_step(None)
+    norm = np.linalg.norm(gradient)
+    for limit, expected in ((norm / 4, norm / 4), (4 * norm, norm)):
+        clipped = one_step(float(limit))
+        assert np.linalg.norm(clipped) == pytest.approx(expected, rel=1e-3)
+        # scaled down: clipping each weight's gradient alone would change the direction
+        assert clipped @ gradient / np.linalg.norm(clipped) / norm == pytest.approx(1, abs=1e-4)
+
+
 def test_items_computed_ahead_and_their_errors_arrive_in_order():
     assert list(steps.ahead(range(5))) == list(range(5))
 

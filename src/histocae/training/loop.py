@@ -46,7 +46,7 @@ class Options:
         learning_rate: at its highest.
         seed: of the order of patches, and of their random changes.
         schedule: constant | cosine.
-        clip_norm: largest norm of a weight's gradient, or None.
+        clip_norm: largest norm of the gradient of all weights together; longer ones are scaled down. None: no limit.
         augment: whether patches are turned and mirrored at random.
         denoise: how inputs are shifted, or None.
         picture_every: epochs between two images of reconstructions.
@@ -204,7 +204,8 @@ def _optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optim
         warmup = min(WARMUP_STEPS, total // 10)
         rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
         rate = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
-    config = {"learning_rate": rate, "clipnorm": options.clip_norm}
+    # not `clipnorm`: it would clip the gradient of each weight tensor alone, and so change the direction of the step
+    config = {"learning_rate": rate, "global_clipnorm": options.clip_norm}
     return steps.optimizer(options.optimizer, config)
 
 

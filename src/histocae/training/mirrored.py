@@ -1,8 +1,8 @@
 """Training steps on several devices of one machine, with TensorFlow's MirroredStrategy.
 
 Each device has a copy of the weights and learns from its part of a batch. The loss and the gradient of the batch are
-sums over all parts, in which each patch has the weight that it has in the batch. The gradient is clipped and applied
-after it is summed. So losses and weights equal those of one device, except for rounding.
+sums over all parts, in which each patch has the weight that it has in the batch. After it is summed, the gradient is
+clipped (all weights together) and applied. So losses and weights equal those of one device, except for rounding.
 """
 
 import logging
