@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from histocae import paths
 from histocae.cohort.balance import read_rows_for_model, read_split, rows_for_model, select
-from histocae.cohort.split import SPLITS, check_apart, folds, split_cases, summarize_sites
+from histocae.cohort.split import SPLITS, check_apart, count_patches, folds, split_cases, summarize_sites
 from histocae.errors import DataError
 from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
@@ -147,9 +147,9 @@ def test_any_cohort_is_split_by_its_shares(sample_types, held_out_shares, seed):
     assume(all(n == 0 or n >= 3 for n in count.values()))
     shares = {"train": 1 - sum(held_out_shares), "validation": held_out_shares[0], "test": held_out_shares[1]}
     table = rows_of(sample_types)
-    assigned = split_cases(table, shares, seed)
+    assigned = split_cases(count_patches(table), shares, seed)
     assert set(assigned) == set(table["case_id"])
-    shuffled = table.sample(frac=1, random_state=seed % 1000)
+    shuffled = count_patches(table).sample(frac=1, random_state=seed % 1000)
     assert split_cases(shuffled, shares, seed) == assigned  # the order of rows does not matter
     rarest = min(
         (sample_type for sample_type in count if count[sample_type]), key=lambda sample_type: count[sample_type]
@@ -174,7 +174,7 @@ def test_any_cohort_is_split_by_its_shares(sample_types, held_out_shares, seed):
 def test_large_cohorts_keep_their_shares():
     sample_types = [(TUMOR,)] * 150 + [(NORMAL,)] * 20 + [(TUMOR, NORMAL)] * 30
     table = rows_of(sample_types)
-    split_of_row = table["case_id"].map(split_cases(table, SHARES, 1))
+    split_of_row = table["case_id"].map(split_cases(count_patches(table), SHARES, 1))
     measured = pd.crosstab(table["sample_type"], split_of_row, normalize="index")
     np.testing.assert_allclose(measured[list(SHARES)], [list(SHARES.values())] * 2, atol=0.02)
 
@@ -251,10 +251,10 @@ def test_any_sites_stay_whole_and_every_split_has_every_sample_type(sample_types
     }
     if min(count.values()) < 3:
         with pytest.raises(DataError, match=r"sites?, and the split needs at least 3"):
-            split_cases(table, SHARES, seed, "site")
+            split_cases(count_patches(table), SHARES, seed, "site")
         return
-    assigned = split_cases(table, SHARES, seed, "site")
-    assert split_cases(table.sample(frac=1, random_state=1), SHARES, seed, "site") == assigned
+    assigned = split_cases(count_patches(table), SHARES, seed, "site")
+    assert split_cases(count_patches(table).sample(frac=1, random_state=1), SHARES, seed, "site") == assigned
     split_of_row = table["case_id"].map(assigned)
     assert split_of_row.groupby(table["case_id"].map(site_of)).nunique().max() == 1
     assert (pd.crosstab(table["sample_type"], split_of_row) > 0).all(axis=None)
@@ -263,7 +263,7 @@ def test_any_sites_stay_whole_and_every_split_has_every_sample_type(sample_types
 def test_a_site_with_most_of_the_cases_is_in_training():
     sites = ["AA"] * 60 + [f"B{i % 8}" for i in range(40)]
     table = at_sites(rows_of(([(TUMOR,)] * 3 + [(NORMAL,)]) * 25), sites)
-    split_of_row = table["case_id"].map(split_cases(table, SHARES, 5, "site"))
+    split_of_row = table["case_id"].map(split_cases(count_patches(table), SHARES, 5, "site"))
     measured = pd.crosstab(table["sample_type"], split_of_row, normalize="index")[list(SHARES)]
     np.testing.assert_allclose(measured, [list(SHARES.values())] * 2, atol=0.08)
 
@@ -285,11 +285,11 @@ def test_folds_have_similar_numbers_of_cases_of_every_sample_type(sample_types, 
         with pytest.raises(
             DataError, match=f"{units_of_type.min()} {together}s?, and each of {count} folds needs one"
         ):
-            folds(table, count, seed, together)
+            folds(count_patches(table), count, seed, together)
         return
-    assigned = folds(table, count, seed, together)
+    assigned = folds(count_patches(table), count, seed, together)
     assert set(assigned) == set(table["case_id"]) and set(assigned.values()) == set(range(count))
-    assert folds(table.sample(frac=1, random_state=1), count, seed, together) == assigned
+    assert folds(count_patches(table).sample(frac=1, random_state=1), count, seed, together) == assigned
     fold_of_row = table["case_id"].map(assigned)
     assert fold_of_row.groupby(unit_of_row).nunique().max() == 1
     slides_in = pd.crosstab(table["sample_type"], fold_of_row)
@@ -301,18 +301,22 @@ def test_folds_have_similar_numbers_of_cases_of_every_sample_type(sample_types, 
 
 def test_too_many_folds_are_refused_with_the_possible_number():
     table = rows_of([(TUMOR,)] * 9 + [(NORMAL,)] * 3)
-    assert set(folds(table, 3, 1, "case").values()) == {0, 1, 2}
+    assert set(folds(count_patches(table), 3, 1, "case").values()) == {0, 1, 2}
     with pytest.raises(DataError, match=r"Solid Tissue Normal: 3 cases.*crossvalidation.folds to 3 or less"):
-        folds(table, 4, 1, "case")
+        folds(count_patches(table), 4, 1, "case")
     with pytest.raises(DataError, match=r"1 site, .*crossvalidation.folds to null, or set split\.together: case"):
-        folds(at_sites(table, ["AA"] * 9 + ["BB"] * 3), 2, 1, "site")
+        folds(count_patches(at_sites(table, ["AA"] * 9 + ["BB"] * 3)), 2, 1, "site")
     with pytest.raises(DataError, match="case_id '000'"):
-        folds(table, 2, 1, "site")
+        folds(count_patches(table), 2, 1, "site")
 
 
 def test_folds_depend_on_the_seed():
     table = rows_of(MIXED)
-    assert folds(table, 4, 1, "case") == folds(table, 4, 1, "case") != folds(table, 4, 2, "case")
+    assert (
+        folds(count_patches(table), 4, 1, "case")
+        == folds(count_patches(table), 4, 1, "case")
+        != folds(count_patches(table), 4, 2, "case")
+    )
 
 
 @pytest.mark.parametrize("cohort", ["all", "tumor", "normal"])

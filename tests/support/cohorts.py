@@ -9,8 +9,12 @@ from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
 
 
-def rows_of(sample_types: list[tuple[str, ...]], slides: int = 1, patches: int = 1) -> pd.DataFrame:
-    """Make index rows with a case per entry; `slides` is the number of slides per sample type of a case."""
+def rows_of(sample_types: list[tuple[str, ...]], slides: int = 1, patches: int | list[int] = 1) -> pd.DataFrame:
+    """Make index rows with a case per entry.
+
+    `slides` is the number of slides per sample type of a case, `patches` that of each slide: of all, or case by case.
+    """
+    of_case = [patches] * len(sample_types) if isinstance(patches, int) else patches
     return pd.DataFrame(
         {
             "case_id": f"{case:03d}",
@@ -21,7 +25,7 @@ def rows_of(sample_types: list[tuple[str, ...]], slides: int = 1, patches: int =
         for case, types in enumerate(sample_types)
         for sample_type in types
         for slide in range(slides)
-        for patch in range(patches)
+        for patch in range(of_case[case])
     )
 
 
@@ -34,7 +38,7 @@ def write_index(
     project: Workspace,
     sample_types: list[tuple[str, ...]],
     slides: int = 2,
-    patches: int = 5,
+    patches: int | list[int] = 5,
     sites: list[str] | None = None,
 ) -> None:
     """Write the index of a patch store and its metadata into a project, without images."""

@@ -1,14 +1,14 @@
 """Assign cases to training, validation and test, or to folds: stratified by sample type, seeded."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from histocae.cohort.deal import COUNTED, TOLERANCE, Split, Units, deal
 from histocae.errors import DataError
 from histocae.files import table_writer
 from histocae.identifiers import COMPARED, site_of
@@ -16,16 +16,19 @@ from histocae.patches.store import POSITION_COLUMNS, PatchStore
 from histocae.sources.tables import SEED_COLUMNS
 
 SPLITS = ("train", "validation", "test")
-Split = TypeVar("Split", bound=Hashable)  # the name of a split, or the number of a fold
+# which of two splits gets a case where both are equally entitled to it: test reports, and validation chooses only
+PREFERRED = ("train", "test", "validation")
 
 
-def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, together: str = "case") -> dict[str, str]:
-    """Assign every case to a split; every split gets every sample type.
+def split_cases(slides: pd.DataFrame, shares: dict[str, float], seed: int, together: str = "case") -> dict[str, str]:
+    """Assign every case to a split; every split gets every sample type in its share of cases, slides and patches.
+
+    Numbers of cases come first; see `deal.deal`.
 
     Args:
-        index: rows with columns case_id and sample_type.
-        shares: share of the cases per split, summing to 1.
-        seed: of the order in which equal cases are assigned.
+        slides: a row per slide with case_id, sample_type and patches (their number); in any order.
+        shares: asked for per split, summing to 1.
+        seed: of the order in which equal cases are assigned, and of the search.
         together: the unit that is never divided: case, or site (the tissue source site of a TCGA
             barcode; images reveal it: Howard et al. 2021, Nature Communications 12:4423).
 
@@ -37,23 +40,24 @@ def split_cases(index: pd.DataFrame, shares: dict[str, float], seed: int, togeth
             the site and a case_id is no barcode.
 
     """
-    units = _units(index, together)
+    unit_of = _unit_of_case(slides, together)
+    units = _units(slides, unit_of)
     for name, count in _counts(units).items():
         if count < len(SPLITS):
             raise DataError(
                 f"{name}: {count} {together}{'s' * (count != 1)}, and the split needs at least {len(SPLITS)}: "
                 f"one each to train, validate and test; {_remedy(together)} or leave out this sample type"
             )
-    return _split_of_cases(units, _deal(units, {split: shares[split] for split in SPLITS}, seed))
+    return _split_of_cases(unit_of, deal(units, {split: shares[split] for split in PREFERRED}, seed))
 
 
-def folds(index: pd.DataFrame, count: int, seed: int, together: str) -> dict[str, int]:
+def folds(slides: pd.DataFrame, count: int, seed: int, together: str) -> dict[str, int]:
     """Assign every case to a fold of equal share; every fold gets every sample type.
 
     Args:
-        index: rows with columns case_id and sample_type.
+        slides: a row per slide with case_id, sample_type and patches (their number); in any order.
         count: number of folds.
-        seed: of the order in which equal cases are assigned.
+        seed: of the order in which equal cases are assigned, and of the search.
         together: the unit that is never divided: case or site; see `split_cases`.
 
     Returns:
@@ -64,7 +68,8 @@ def folds(index: pd.DataFrame, count: int, seed: int, together: str) -> dict[str
             the site and a case_id is no barcode.
 
     """
-    units = _units(index, together)
+    unit_of = _unit_of_case(slides, together)
+    units = _units(slides, unit_of)
     counts = _counts(units)
     name = min(counts, key=lambda name: (counts[name], name))
     if (most := counts[name]) < count:
@@ -73,79 +78,57 @@ def folds(index: pd.DataFrame, count: int, seed: int, together: str) -> dict[str
             f"{name}: {most} {together}{'s' * (most != 1)}, and each of {count} folds needs one; "
             f"{possible}, or {_remedy(together)}"
         )
-    return _split_of_cases(units, _deal(units, dict.fromkeys(range(count), 1 / count), seed))
+    return _split_of_cases(unit_of, deal(units, dict.fromkeys(range(count), 1 / count), seed))
 
 
-def _split_of_cases(units: pd.DataFrame, split_of_unit: dict[str, Split]) -> dict[str, Split]:
-    cases = units.groupby("case_id")["unit"].first()
-    return {case: split_of_unit[unit] for case, unit in cases.items()}
+def count_patches(patches: pd.DataFrame) -> pd.DataFrame:
+    """Count the patches of each slide.
+
+    Args:
+        patches: a row per patch with case_id, slide_id and sample_type.
+
+    Returns:
+        A row per slide with these columns and patches.
+
+    """
+    return patches.groupby(["case_id", "slide_id", "sample_type"]).size().reset_index(name="patches")
+
+
+def _split_of_cases(unit_of: "pd.Series[str]", split_of_unit: dict[str, Split]) -> dict[str, Split]:
+    return {str(case): split_of_unit[unit] for case, unit in unit_of.items()}
 
 
 def _remedy(together: str) -> str:
     return "add cases" if together == "case" else "set split.together: case or add cases of other sites"
 
 
-def _units(index: pd.DataFrame, together: str) -> pd.DataFrame:
-    """One row per case and sample type, with the unit that is assigned as a whole."""
-    units = index[["case_id", "sample_type"]].drop_duplicates()
+def _unit_of_case(slides: pd.DataFrame, together: str) -> "pd.Series[str]":
+    """Give each case the unit that is assigned as a whole: itself, or its site."""
+    cases = pd.Series(sorted(slides["case_id"].unique()))
+    cases.index = pd.Index(cases)
     if together == "case":
-        return units.assign(unit=units["case_id"])
-    sites = units["case_id"].map(site_of)
+        return cases
+    sites = cases.map(site_of)
     if (missing := sites.isna()).any():
         raise DataError(
             f"split.together: site reads the site from TCGA barcodes (TCGA-XX-...), and case_id "
-            f"{units['case_id'][missing].iloc[0]!r} is no barcode; set split.together: case"
+            f"{cases[missing].iloc[0]!r} is no barcode; set split.together: case"
         )
-    return units.assign(unit=sites)
+    return sites
 
 
-def _counts(units: pd.DataFrame) -> dict[str, int]:
-    return {str(name): int(count) for name, count in units.groupby("sample_type")["unit"].nunique().items()}
+def _units(slides: pd.DataFrame, unit_of: "pd.Series[str]") -> Units:
+    rows = slides.assign(unit=slides["case_id"].map(unit_of))
+    counted = rows.groupby(["unit", "sample_type"]).agg(
+        cases=("case_id", "nunique"), slides=("case_id", "size"), patches=("patches", "sum")
+    )
+    tables = [counted[name].unstack(fill_value=0).sort_index().sort_index(axis=1) for name in COUNTED]
+    counts = np.stack([table.to_numpy(np.int64) for table in tables], axis=2)
+    return Units(list(tables[0].index), list(tables[0].columns), counts)
 
 
-def _deal(units: pd.DataFrame, shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Assign units to splits by iterative stratification, in numbers of cases.
-
-    Sechidis, Tsoumakas and Vlahavas 2011, ECML PKDD, LNCS 6913:145-158, over the sample types
-    that a unit has, so that a case with tumor and normal slides counts for both. The rarest
-    type is assigned first, each unit to the split that lacks the largest share of its target.
-    An empty split lacks the most: so every split gets each type, if there are enough units of it.
-    """
-    cases_of = [(unit, rows["sample_type"].value_counts().to_dict()) for unit, rows in units.groupby("unit")]
-    left = dict(cases_of[i] for i in np.random.default_rng(seed).permutation(len(cases_of)))
-    names = sorted(units["sample_type"].unique())
-    targets = {name: _whole(sum(cases.get(name, 0) for cases in left.values()), shares) for name in names}
-    lacking = {name: dict(target) for name, target in targets.items()}
-    assigned: dict[str, Split] = {}
-
-    def shares_lacking(split: Split, types: Iterable[str]) -> list[float]:
-        # in proportion: by number alone, training would take all the first cases
-        return [lacking[name][split] / targets[name][split] for name in types]
-
-    while left:
-        counts = {name: sum(name in cases for cases in left.values()) for name in names}
-        rarest = min((name for name in names if counts[name]), key=lambda name: (counts[name], name))
-        # units of several types first, and then large ones: they are the hardest to assign
-        for unit in sorted((u for u in left if rarest in left[u]), key=lambda u: (-len(left[u]), -left[u][rarest])):
-            cases = left.pop(unit)
-            types = [rarest, *sorted(set(cases) - {rarest})]
-            split = max(shares, key=partial(shares_lacking, types=types))
-            assigned[unit] = split
-            for name in types:
-                lacking[name][split] -= cases[name]
-    return assigned
-
-
-def _whole(cases: int, shares: Mapping[Split, float]) -> dict[Split, int]:
-    """Divide cases in whole numbers, at least one for each split (largest remainders)."""
-    exact = {split: cases * share for split, share in shares.items()}
-    whole = {split: max(1, int(number)) for split, number in exact.items()}
-    splits = list(shares)
-    while sum(whole.values()) != cases:
-        step = 1 if sum(whole.values()) < cases else -1
-        able = [split for split in splits if step > 0 or whole[split] > 1]
-        whole[max(able, key=lambda split: (step * (exact[split] - whole[split]), -splits.index(split)))] += step
-    return whole
+def _counts(units: Units) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(units.sample_types, (units.cases > 0).sum(axis=0), strict=True)}
 
 
 def write_tables(
@@ -213,25 +196,66 @@ def check_apart(tables: dict[str, pd.DataFrame]) -> None:
                 split_of[value] = split
 
 
-def summarize(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """Count cases, slides and patches per split and sample type, with each type's share.
+def summarize(tables: dict[str, pd.DataFrame], shares: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """Count cases, slides and patches per split and sample type, with their shares.
 
     Args:
         tables: per split, a row per slide, as `PatchStore.slides` returns them.
+        shares: asked for per split.
 
     Returns:
-        Per split: cases, slides, patches, and per sample type the same with share_of_patches.
+        Per split: cases, slides, patches, and per sample type the same with two kinds of shares. share_of_patches is
+        the type's share of the split's patches. share_of_type has the split's share of the type's cases, slides and
+        patches, beside the share that was asked for.
 
     """
+    whole = {name: _counted(rows) for name, rows in pd.concat(tables.values()).groupby("sample_type")}
     summary: dict[str, dict[str, Any]] = {}
     for split, table in tables.items():
-        total = int(table["patches"].sum())
-        by_type = {
-            name: {**_counted(rows), "share_of_patches": round(int(rows["patches"].sum()) / total, 6)}
-            for name, rows in table.groupby("sample_type")
-        }
-        summary[split] = {**_counted(table), "sample_types": by_type}
+        total = _counted(table)
+        by_type: dict[str, Any] = {}
+        for name, rows in table.groupby("sample_type"):
+            counts = _counted(rows)
+            parts = {key: round(counts[key] / whole[name][key], 6) for key in COUNTED}
+            by_type[str(name)] = {
+                **counts,
+                "share_of_patches": round(counts["patches"] / total["patches"], 6),
+                "share_of_type": {"asked": round(shares[split], 6), **parts},
+            }
+        summary[split] = {**total, "sample_types": by_type}
     return summary
+
+
+def uneven(slides: pd.DataFrame, summary: dict[str, dict[str, Any]], together: str) -> list[str]:
+    """Describe the sample types whose patches could not be divided by the shares asked for.
+
+    Args:
+        slides: a row per slide with case_id, sample_type and patches.
+        summary: the result of `summarize`.
+        together: the unit that is never divided: case or site.
+
+    Returns:
+        A sentence per sample type with a share that is off by more than `deal.TOLERANCE`; with the reason and the
+        remedy.
+
+    """
+    unit_of = _unit_of_case(slides, together)
+    sentences = []
+    for name, rows in slides.groupby("sample_type"):
+        parts = {split: counts["sample_types"][name]["share_of_type"] for split, counts in summary.items()}
+        off = [
+            f"{split} has {part['patches']:.1%} of its patches ({part['asked']:.1%} asked for)"
+            for split, part in parts.items()
+            if abs(part["patches"] - part["asked"]) > TOLERANCE
+        ]
+        if off:
+            patches = rows.groupby(rows["case_id"].map(unit_of))["patches"].sum()
+            sentences.append(
+                f"{name}: {', '.join(off)}; {together} {patches.idxmax()!r}, the largest of {len(patches)}, has "
+                f"{patches.max() / patches.sum():.1%} of them and stays whole; lower patches.max_per_slide, add "
+                "cases, or try another seed"
+            )
+    return sentences
 
 
 def _counted(slides: pd.DataFrame) -> dict[str, int]:

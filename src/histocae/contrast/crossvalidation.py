@@ -147,7 +147,7 @@ def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[
     Args:
         patches: with case_id, slide_id, shard and sample_type.
         count: number of folds.
-        seed: of the assignment of cases to folds.
+        seed: of the assignment of cases to folds, whose shares of patches and slides are similar.
         together: case or site; see `split.folds`.
 
     Returns:
@@ -157,7 +157,7 @@ def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[
         DataError: a sample type has fewer cases (or sites) than there are folds.
 
     """
-    fold_of_case = split.folds(patches, count, seed, together)
+    fold_of_case = split.folds(split.count_patches(patches), count, seed, together)
     numbers = patches["case_id"].map(fold_of_case).to_numpy()
     divided = []
     for number in range(count):

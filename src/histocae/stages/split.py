@@ -3,7 +3,7 @@
 import logging
 
 from histocae import paths
-from histocae.cohort.split import SPLITS, check_apart, split_cases, summarize, summarize_sites, write_tables
+from histocae.cohort.split import SPLITS, check_apart, split_cases, summarize, summarize_sites, uneven, write_tables
 from histocae.files import read_cells, write_json
 from histocae.params import Params
 from histocae.patches.store import PatchStore
@@ -30,18 +30,22 @@ def run(params: Params) -> None:
             *types,
             ", ".join(pair),
         )
-    summary = summarize(tables)
+    summary = summarize(tables, shares)
     sites = summarize_sites(slides)
     write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
     for split, counts in summary.items():
         log.info(
-            "%s: %d cases, %d slides, %d patches (%s)",
+            "%s: %d cases, %d slides, %d patches (%s); of all patches of %s (%.0f%% asked for)",
             split,
             counts["cases"],
             counts["slides"],
             counts["patches"],
             ", ".join(f"{name} {n['share_of_patches']:.1%}" for name, n in counts["sample_types"].items()),
+            ", ".join(f"{name} {n['share_of_type']['patches']:.1%}" for name, n in counts["sample_types"].items()),
+            100 * shares[split],
         )
+    for sentence in uneven(slides, summary, params.split.together):
+        log.warning("%s", sentence)
     if sites is not None:
         log.info(
             "tissue source sites: %s; %d have both, with %.1f%% of the cases",
