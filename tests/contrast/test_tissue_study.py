@@ -24,6 +24,7 @@ from histocae.patches.shard_file import ShardWriter
 from histocae.patches.store import SHARDS, PatchStore, write_index
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
+from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
 from histocae.workers import processes
 from support import make_data
@@ -287,15 +288,14 @@ def test_color_features_are_the_histogram_and_the_mean(seed, count):
 
 
 def pair_metrics(scores):
-    """Measure four cases of one tumor and one normal slide, from the scores of tumor slides, then normal slides."""
-    rows = rows_of(
-        *((f"{sample_type[0]}{i}", f"case-{i}", sample_type, 2) for sample_type in (TUMOR, NORMAL) for i in range(4))
-    )
-    table = join_errors(rows, np.exp(-np.repeat(scores, 2)), np.ones(16))
+    """Measure cases of one tumor and one normal slide, from the scores of tumor slides, then normal slides."""
+    cases = len(scores) // 2
+    rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(cases)))
+    table = join_errors(rows, np.exp(-np.repeat(scores, 2)), np.ones(4 * cases))
     pca = baselines.Baseline(
         "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
     )
-    dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 8), 1, "training")
+    dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 2 * cases), 1, "training")
     left_out = {"latents": "all has no latent layer"}
     return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, SETTINGS, 1)
 
@@ -306,20 +306,59 @@ def test_sentences_state_where_an_interval_includes_chance():
     assert metrics.levels["slide"].auroc.low < 0.5 < metrics.levels["slide"].auroc.high
     for level in LEVELS:
         (sentence,) = [line for line in sentences if line.startswith(f"Per {level} the AUROC is")]
-        assert "includes chance (0.5), so these data do not show" in sentence
+        assert "these data do not show that the score distinguishes tumor from normal" in sentence
         assert f"{metrics.levels[level].auroc.value:.2f}" in sentence
     assert any("Labels are per slide, not per patch" in line for line in sentences)
     assert any("5 components, not 9" in line for line in sentences)
     assert any(line == "Left out, latents: all has no latent layer." for line in sentences)
-    assert any("do as well as the pair or better" in line and "linear models" in line for line in sentences)
+    assert any(
+        "do not show that the AUROC of the pair differs" in line and "linear models" in line for line in sentences
+    )
 
 
-def test_sentences_state_where_the_permutation_test_does_not_rule_out_chance():
+def test_sentences_name_the_smallest_p_that_the_cases_allow():
+    # 2 of the 16 swaps are as extreme as scores that separate the tissues
     sentences = verdicts.sentences(pair_metrics([4, 5, 6, 7, 0, 1, 2, 3]), 0.95)
     (sentence,) = [line for line in sentences if line.startswith("Per slide the AUROC is")]
-    assert "1.00" in sentence and "chance is not ruled out" in sentence  # 2 of the 16 swaps are as extreme
-    reversed_sentences = verdicts.sentences(pair_metrics([0, 1, 2, 3, 4, 5, 6, 7]), 0.95)
-    assert any("points the wrong way" in line for line in reversed_sentences)
+    assert "AUROC is 1.00" in sentence and "p = 0.12: these data do not show" in sentence
+    (possible,) = [line for line in sentences if line.startswith("With 4 test cases the smallest possible p is 0.12")]
+    assert "no score could be significant here" in possible and "crossvalidation.folds" in possible
+    (paired,) = [line for line in sentences if line.startswith("In 4 of 4 cases with both tissues")]
+    assert "1.00 (0.51 to 1.00)" in paired and "p = 0.12; the smallest possible is 0.12" in paired
+
+
+def test_sentences_say_above_and_below_where_the_test_allows_it():
+    rising = np.arange(16.0)
+    above, below = (verdicts.sentences(pair_metrics(scores), 0.95) for scores in (rising[::-1], rising))
+    for lines, words in (
+        (above, "above chance (0.5)."),
+        (below, "below chance (0.5): here the score points the wrong"),
+    ):
+        (sentence,) = [line for line in lines if line.startswith("Per slide the AUROC is")]
+        assert "p = 0.0078" in sentence and words in sentence
+        (possible,) = [line for line in lines if line.startswith("With 8 test cases")]
+        assert possible == "With 8 test cases the smallest possible p is 0.0078."
+
+
+def test_the_pair_is_compared_with_baselines_by_differences_with_intervals():
+    metrics = pair_metrics(np.arange(16.0)[::-1])
+    table = comparison.auroc_table(metrics).set_index(["method", "level"])
+    for level in LEVELS:
+        same, dull = (metrics.baselines[name].differences[level] for name in ("pca_pair", "nothing"))
+        assert same.value == 0 and same.includes(0)
+        assert dull.value == 0.5 and dull.low > 0
+        row = table.loc[("nothing", level)]
+        assert (row["difference"], row["difference_low"]) == (dull.value, dull.low)
+    assert table.loc["pair"][["difference", "difference_low", "difference_high"]].isna().all(axis=None)
+    sentences = verdicts.sentences(metrics, 0.95)
+    assert any(
+        line.startswith("Per slide the AUROC of the pair is higher") and "nothing (+0.50" in line
+        for line in sentences
+    )
+    worse = verdicts.against_baselines({"a simple way": Estimate(-0.2, -0.3, -0.1)})
+    assert worse == [
+        "Per slide the AUROC of the pair is lower than that of these baselines: a simple way (-0.20; -0.30 to -0.10)."
+    ]
 
 
 def test_sentences_state_where_one_model_wins_on_both_tissues():

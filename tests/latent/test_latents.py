@@ -26,7 +26,7 @@ from support.make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
 TISSUE = params.Tissue(tumor="t", normal="n", latents=None, bootstrap=100, permutations=200, confidence=0.95)
-CASES = {"train": 12, "validation": 6, "test": 6}
+CASES = {"train": 12, "validation": 6, "test": 8}
 PER_CASE = 12
 
 
@@ -71,7 +71,7 @@ def test_a_logistic_regression_finds_a_class_only_where_features_depend_on_it():
         assert separable.levels[level].auroc.value == 1 and not separable.levels[level].includes_chance
         assert noise.levels[level].includes_chance
     assert 0.3 < noise.levels["patch"].auroc.value < 0.7
-    assert separable.levels["patch"].counts.units == 72 and separable.levels["slide"].counts.units == 6
+    assert separable.levels["patch"].counts.units == 96 and separable.levels["slide"].counts.units == 8
 
 
 def test_the_penalty_is_best_on_validation_whatever_the_scale_of_features():

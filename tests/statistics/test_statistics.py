@@ -1,6 +1,5 @@
 """AUROC, AUPRC, their intervals and tests by case, thresholds and calibration."""
 
-import itertools
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
-from scipy.stats import binomtest, kstest, norm
+from scipy.stats import binomtest, kstest
 from sklearn import metrics
 
 from histocae.errors import DataError
@@ -122,29 +121,6 @@ def test_invalid_scores_raise_an_error_of_one_line(labels, scores, message):
 # --- score intervals -----------------------------------------------------------------------------
 
 
-@given(
-    auc=st.floats(0, 1), positives=st.floats(1, 500), negatives=st.floats(1, 500), confidence=st.floats(0.5, 0.999)
-)
-def test_newcombe_bounds_are_the_roots_of_its_equation(auc, positives, negatives, confidence):
-    low, high = intervals.newcombe(auc, positives, negatives, confidence)
-    assert 0 <= low <= auc + 1e-9 and auc - 1e-9 <= high <= 1
-    z = norm.ppf((1 + confidence) / 2)
-    n = (positives + negatives) / 2 - 1
-    for t in (low, high):
-        variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positives * negatives)
-        if 1e-9 < t < 1 - 1e-9 and 1e-9 < auc < 1 - 1e-9:
-            assert (auc - t) ** 2 == pytest.approx(z**2 * variance, rel=1e-3, abs=1e-12)
-    mirrored = intervals.newcombe(1 - auc, negatives, positives, confidence)
-    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-6)
-
-
-def test_newcombe_has_a_width_at_0_and_1_that_shrinks_with_more_cases():
-    assert intervals.newcombe(1, 10, 5, 0.95) == (pytest.approx(0.716546, abs=1e-5), 1)
-    assert intervals.newcombe(0, 10, 5, 0.95) == (0, pytest.approx(0.283454, abs=1e-5))
-    lows = [intervals.newcombe(1, n, n, 0.95)[0] for n in (1, 2, 5, 20, 100, 1000)]
-    assert lows == sorted(lows) and lows[0] < 0.5 and lows[-1] > 0.99
-
-
 @pytest.mark.parametrize("hits", [0, 1, 7, 20])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_wilson_agrees_with_scipy_and_accepts_fractional_counts(hits, confidence):
@@ -208,32 +184,6 @@ def test_areas_of_a_draw_are_those_of_the_table_with_its_cases_repeated(table, s
         )
         assert area == pytest.approx(metrics.roc_auc_score(repeated["label"], repeated["score"]))
         assert precision == pytest.approx(metrics.average_precision_score(repeated["label"], repeated["score"]))
-
-
-def p_value_by_hand(table: pd.DataFrame) -> float:
-    """Compute the exact two-sided p-value from all swaps in paired cases and all labelings of the single cases."""
-    kinds = table.groupby("case_id")["label"].agg(frozenset)
-    paired, single = kinds.index[kinds.map(len) == 2], kinds.index[kinds.map(len) == 1]
-    tumors = sum(1 in kinds[name] for name in single)
-    scores = table["score"].to_numpy()
-    observed = abs(auroc_by_hand(table["label"].to_numpy(), scores) - 0.5)
-    extreme = []
-    for swapped in itertools.product((False, True), repeat=len(paired)):
-        for chosen in itertools.combinations(single, tumors):
-            assigned = {name: int(name in chosen) for name in single}
-            swap = table["case_id"].map(dict(zip(paired, swapped, strict=True))).fillna(False).astype(bool)
-            labels = table["case_id"].map(assigned).fillna(table["label"].where(~swap, 1 - table["label"]))
-            extreme.append(abs(auroc_by_hand(labels.to_numpy(), scores) - 0.5) >= observed - 1e-9)
-    return float(np.mean(extreme))
-
-
-@pytest.mark.parametrize(("tumor", "normal", "paired", "gap"), [(4, 3, 0, 1.5), (0, 0, 5, 1), (3, 2, 2, 0.7)])
-def test_the_p_value_is_that_of_all_permutations(tumor, normal, paired, gap):
-    table = draw_patches(np.random.default_rng(5), tumor, normal, paired, gap, correlation=0.7, patches=(1, 4))
-    expected = p_value_by_hand(table)
-    assert 0 < expected < 0.9
-    p_value = discriminate(table, "patch", **QUICK | {"permutations": 20_000}).p_value
-    assert p_value == pytest.approx(expected, abs=0.015)
 
 
 def test_paired_cases_are_compared_within_the_case():
@@ -303,12 +253,10 @@ def test_intervals_of_separated_classes_still_have_a_width(level, value):
     assert result.auroc.value == value and not result.includes_chance
     assert result.p_value < 0.02
     bounds = (result.auroc.low, result.auroc.high)
-    assert value in bounds and 0.15 < bounds[1] - bounds[0] < 0.5
-    if level == "case":
-        assert bounds == intervals.newcombe(value, 8, 5, 0.95)
-        if value == 1:
-            assert result.auprc.high == 1
-            assert result.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
+    assert value in bounds and 0.1 < bounds[1] - bounds[0] < 0.5
+    if level == "case" and value == 1:
+        assert result.auprc.high == 1
+        assert result.auprc.low == intervals.wilson(1, 8, 0.95)[0] < 0.7
 
 
 @pytest.mark.parametrize("kinds", [(1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0), (1, 3, 1)])
@@ -317,24 +265,6 @@ def test_a_single_case_of_a_kind_gives_a_wide_interval(kinds):
         result = discriminate(draw_patches(np.random.default_rng(4), *kinds, gap=50), level, **QUICK)
         assert result.auroc.value == 1 and result.auroc.high - result.auroc.low > 0.4
         assert result.p_value > 0.1
-
-
-@pytest.mark.parametrize("kinds", [(5, 5, 0), (10, 5, 0), (0, 0, 8)])
-@pytest.mark.parametrize("auc", [0.5, 0.8, 0.95])
-def test_the_coverage_of_intervals_is_close_to_their_confidence(kinds, auc):
-    rng, gap = np.random.default_rng(17), np.sqrt(2) * norm.ppf(auc)
-    share = (kinds[0] + kinds[2]) / (kinds[0] + kinds[1] + 2 * kinds[2])
-    cutoffs = np.linspace(-6, 8, 4001)
-    true_positive, false_positive = share * norm.sf(cutoffs - gap), (1 - share) * norm.sf(cutoffs)
-    precision = -np.trapezoid(true_positive / (true_positive + false_positive), true_positive / share)
-    included = []
-    for i in range(80):
-        # cases of equal size, so that the share of tumors is that of the simulation
-        table = draw_patches(rng, *kinds, gap=gap, correlation=0.7, patches=(8, 8))
-        result = discriminate(table, "patch", seed=i, bootstrap=200, permutations=10, confidence=0.95)
-        true_values = {"auroc": auc, "auprc": precision}
-        included.append([getattr(result, key).includes(value) for key, value in true_values.items()])
-    assert (np.mean(included, axis=0) >= 0.92).all()
 
 
 def test_results_depend_on_the_seed_and_not_on_the_order_of_rows():

@@ -18,9 +18,9 @@ from histocae.contrast.metrics import BaselineMetrics, Decision, PairMetrics, Ti
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
-from histocae.statistics import thresholds
+from histocae.statistics import paired, thresholds
 from histocae.statistics.discrimination import Discrimination, discriminate, roc_band
-from histocae.statistics.intervals import ClusteredMean, clustered_mean
+from histocae.statistics.intervals import ClusteredMean, Estimate, clustered_mean
 from histocae.statistics.levels import LEVELS, average_scores
 
 TUMOR, NORMAL = COMPARED
@@ -199,22 +199,40 @@ def study(
         All numbers but the agreement with the truth; see `against_truth`.
 
     """
+    levels = discriminate_levels(test, settings, seed)
+    compared = {}
+    for name, baseline in baselines.items():
+        of_baseline = discriminate_levels(test.assign(score=baseline.scores), settings, seed, with_auprc=False)
+        compared[name] = BaselineMetrics(
+            baseline.description,
+            baseline.direction,
+            baseline.fixed_on,
+            baseline.details,
+            of_baseline,
+            differences(levels, of_baseline),
+        )
     return PairMetrics(
         errors=matrix(test, settings.confidence),
-        levels=discriminate_levels(test, settings, seed),
+        levels=levels,
+        paired=paired.within_cases(test, settings.confidence),
         decisions=decide(validation, test, settings.confidence),
-        baselines={
-            name: BaselineMetrics(
-                baseline.description,
-                baseline.direction,
-                baseline.fixed_on,
-                baseline.details,
-                discriminate_levels(test.assign(score=baseline.scores), settings, seed, with_auprc=False),
-            )
-            for name, baseline in baselines.items()
-        },
+        baselines=compared,
         left_out=dict(left_out),
     )
+
+
+def differences(pair: Mapping[str, Discrimination], baseline: Mapping[str, Discrimination]) -> dict[str, Estimate]:
+    """Subtract the AUROC of a baseline from that of the pair, at each level.
+
+    Args:
+        pair: discrimination per level.
+        baseline: likewise, measured with the same seed and number of draws.
+
+    Returns:
+        The differences with their intervals.
+
+    """
+    return {level: pair[level].less(baseline[level]) for level in LEVELS}
 
 
 def roc_curves(test: pd.DataFrame, settings: Tissue, seed: int) -> pd.DataFrame:
@@ -234,16 +252,26 @@ def roc_curves(test: pd.DataFrame, settings: Tissue, seed: int) -> pd.DataFrame:
 
 
 def auroc_table(metrics: PairMetrics) -> pd.DataFrame:
-    """List the AUROCs of the pair and of each baseline: method, about, level, value, low, high."""
-    methods = {"pair": ("the pair of models", metrics.levels)}
-    methods |= {name: (each.description, each.levels) for name, each in metrics.baselines.items()}
-    return pd.DataFrame(
-        [
-            {"method": name, "about": description, "level": level, **levels[level].auroc.as_json()}
-            for name, (description, levels) in methods.items()
-            for level in LEVELS
-        ]
-    )
+    """List the AUROCs of the pair and of each baseline, and how much higher that of the pair is.
+
+    Args:
+        metrics: the result of `study`.
+
+    Returns:
+        method, about, level, value, low, high, p_value, and difference, difference_low, difference_high (NaN for the
+        pair itself).
+
+    """
+    rows = []
+    unknown = Estimate(np.nan, np.nan, np.nan)
+    methods = {"pair": ("the pair of models", metrics.levels, dict.fromkeys(LEVELS, unknown))}
+    methods |= {name: (each.description, each.levels, each.differences) for name, each in metrics.baselines.items()}
+    for name, (description, levels, less) in methods.items():
+        for level in LEVELS:
+            row = {"method": name, "about": description, "level": level, **levels[level].auroc.as_json()}
+            row |= {"p_value": levels[level].p_value, "difference": less[level].value}
+            rows.append(row | {"difference_low": less[level].low, "difference_high": less[level].high})
+    return pd.DataFrame(rows)
 
 
 def against_truth(

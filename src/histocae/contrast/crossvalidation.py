@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from histocae.cohort import split
 from histocae.contrast import comparison, verdicts
 from histocae.contrast.baselines import Baseline
+from histocae.contrast.metrics import differences_as_json
 from histocae.params import Tissue
-from histocae.statistics import thresholds
+from histocae.statistics import paired, thresholds
 from histocae.statistics.discrimination import Discrimination, auroc, levels_as_json
+from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS
+from histocae.statistics.paired import PairedCases
 from histocae.statistics.thresholds import Rates
 
 
@@ -88,6 +91,7 @@ class PooledBaseline:
         description: of the baseline, for readers.
         fixed_on: split that fixed its direction, or definition.
         levels: discrimination per level, without AUPRC.
+        differences: AUROC of the pair less that of the baseline, per level.
         folds: each fold alone.
 
     """
@@ -95,14 +99,16 @@ class PooledBaseline:
     description: str
     fixed_on: str
     levels: dict[str, Discrimination]
+    differences: dict[str, Estimate]
     folds: list[BaselineFold]
 
     def as_json(self) -> dict[str, Any]:
-        """Give the JSON object: about, fixed_on, auroc_<level>, p_value_<level>, each."""
+        """Give the JSON object: about, fixed_on, what the levels have (flat), each."""
         return {
             "about": self.description,
             "fixed_on": self.fixed_on,
             **levels_as_json(self.levels, with_counts=False),
+            **differences_as_json(self.differences),
             "each": [fold.as_json() for fold in self.folds],
         }
 
@@ -113,6 +119,7 @@ class PooledMetrics:
 
     Attributes:
         levels: discrimination per level, over all folds.
+        paired: how often a case's tumor scores above its own normal tissue; None where no case has both.
         rates: per level, at the threshold of each fold's validation cases.
         baselines: those that every fold has, by name.
         left_out: reason per baseline that some fold could not compute.
@@ -122,6 +129,7 @@ class PooledMetrics:
     """
 
     levels: dict[str, Discrimination]
+    paired: PairedCases | None
     rates: dict[str, Rates]
     baselines: dict[str, PooledBaseline]
     left_out: dict[str, str]
@@ -133,6 +141,7 @@ class PooledMetrics:
         return {
             "folds": len(self.folds),
             **levels_as_json(self.levels),
+            "paired": None if self.paired is None else self.paired.as_json(),
             "at_threshold": {level: rates.as_json() for level, rates in self.rates.items()},
             "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
             "left_out": self.left_out,
@@ -194,13 +203,15 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
     """
     everything = pd.concat([fold.test for fold in folds], ignore_index=True)
     levels = comparison.discriminate_levels(everything, settings, seed)
+    within = paired.within_cases(everything, settings.confidence)
     baselines = {
-        name: _pool_baseline(everything, name, folds, settings, seed)
+        name: _pool_baseline(everything, name, folds, settings, seed, levels)
         for name in folds[0].baselines
         if all(name in fold.baselines for fold in folds)
     }
     return PooledMetrics(
         levels=levels,
+        paired=within,
         rates=_rates(folds, settings.confidence),
         baselines=baselines,
         left_out={name: reason for fold in folds for name, reason in fold.left_out.items()},
@@ -208,7 +219,12 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
         sentences=[
             f"Each case was tested once, by models that were not trained on it: {levels['case'].counts.cases} cases "
             f"in {len(folds)} folds.",
-            *(verdicts.verdict(level, levels[level], settings.confidence) for level in LEVELS),
+            *verdicts.on_levels(levels, within, settings.confidence),
+            "Folds share training cases. Without any difference between the tissues, the p-value of all folds "
+            "together is therefore small more often than it says; docs/statistics.md has how often.",
+            *verdicts.against_baselines(
+                {baseline.description: baseline.differences["slide"] for baseline in baselines.values()}
+            ),
         ],
     )
 
@@ -232,7 +248,12 @@ def _rates(folds: Sequence[Fold], confidence: float) -> dict[str, Rates]:
 
 
 def _pool_baseline(
-    everything: pd.DataFrame, name: str, folds: Sequence[Fold], settings: Tissue, seed: int
+    everything: pd.DataFrame,
+    name: str,
+    folds: Sequence[Fold],
+    settings: Tissue,
+    seed: int,
+    pair: dict[str, Discrimination],
 ) -> PooledBaseline:
     """Measure one baseline over all folds."""
     baselines = [fold.baselines[name] for fold in folds]
@@ -247,12 +268,8 @@ def _pool_baseline(
     description = baselines[0].description
     if any(baseline.description != description for baseline in baselines):
         description = description.split(" (")[0]
-    return PooledBaseline(
-        description,
-        baselines[0].fixed_on,
-        comparison.discriminate_levels(everything.assign(score=values), settings, seed, with_auprc=False),
-        each,
-    )
+    levels = comparison.discriminate_levels(everything.assign(score=values), settings, seed, with_auprc=False)
+    return PooledBaseline(description, baselines[0].fixed_on, levels, comparison.differences(pair, levels), each)
 
 
 def _comparable(baseline: Baseline) -> NDArray[np.float64]:

@@ -1,10 +1,12 @@
 """The numbers of a pair of models on one split: errors, discrimination, decisions and baselines."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from histocae.statistics.discrimination import Discrimination, levels_as_json
 from histocae.statistics.intervals import ClusteredMean, Estimate
+from histocae.statistics.paired import PairedCases
 from histocae.statistics.thresholds import Calibration, Rates
 
 
@@ -42,6 +44,11 @@ class Decision:
     argmin: Rates
 
 
+def differences_as_json(differences: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Give the JSON object of the differences between the pair and a baseline: difference_<level>."""
+    return {f"difference_{level}": difference.as_json() for level, difference in differences.items()}
+
+
 @dataclass(frozen=True)
 class BaselineMetrics:
     """How well a baseline distinguishes the tissues on test cases.
@@ -52,6 +59,7 @@ class BaselineMetrics:
         fixed_on: split that fixed the direction, or definition.
         details: further numbers of the baseline.
         levels: discrimination per level, without AUPRC.
+        differences: AUROC of the pair less that of the baseline, per level.
 
     """
 
@@ -60,15 +68,17 @@ class BaselineMetrics:
     fixed_on: str
     details: dict[str, int]
     levels: dict[str, Discrimination]
+    differences: dict[str, Estimate]
 
     def as_json(self) -> dict[str, Any]:
-        """Give the JSON object: about, direction, fixed_on, the details, auroc_<level>, p_value_<level>."""
+        """Give the JSON object: about, direction, fixed_on, the details, and what the levels have (flat)."""
         return {
             "about": self.description,
             "direction": self.direction,
             "fixed_on": self.fixed_on,
             **self.details,
             **levels_as_json(self.levels, with_counts=False),
+            **differences_as_json(self.differences),
         }
 
 
@@ -101,6 +111,7 @@ class PairMetrics:
     Attributes:
         errors: per tissue (tumor_data, normal_data) the errors of both models.
         levels: discrimination per level.
+        paired: how often a case's tumor scores above its own normal tissue; None where no case has both.
         decisions: threshold, calibration and rates per level.
         baselines: by name.
         left_out: reason per baseline that could not be computed.
@@ -110,6 +121,7 @@ class PairMetrics:
 
     errors: dict[str, TissueErrors]
     levels: dict[str, Discrimination]
+    paired: PairedCases | None
     decisions: dict[str, Decision]
     baselines: dict[str, BaselineMetrics]
     left_out: dict[str, str]
@@ -127,6 +139,7 @@ class PairMetrics:
             "mse_difference": {data: each.difference.as_json() for data, each in errors},
             "wins": {data: {"tumor_model": each.tumor_wins} for data, each in errors},
             **levels_as_json(self.levels),
+            "paired": None if self.paired is None else self.paired.as_json(),
             "threshold": {level: decision.threshold for level, decision in decisions},
             "calibration": {level: decision.calibration.as_json() for level, decision in decisions},
             "at_threshold": {level: decision.at_threshold.as_json() for level, decision in decisions},

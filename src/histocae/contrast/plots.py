@@ -21,8 +21,9 @@ from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
 from histocae.progress import bar
 from histocae.report.plots import TISSUE_COLORS, save
-from histocae.statistics.discrimination import CHANCE, Discrimination, auroc
+from histocae.statistics.discrimination import Discrimination, auroc
 from histocae.statistics.levels import LEVELS
+from histocae.statistics.permutation import CHANCE
 
 if TYPE_CHECKING:
     from histocae.networks.cae import CAE
@@ -158,32 +159,45 @@ def plot_roc(curves: pd.DataFrame, levels: Mapping[str, Discrimination], confide
 
 
 def plot_baselines(table: pd.DataFrame, confidence: float) -> Figure:
-    """Show the AUROC of each method at each level as a dot with its interval, beside chance.
+    """Show the AUROC of each method at each level, and below by how much that of the pair is higher.
 
     Args:
-        table: method, about, level, value, low, high; the pair is the first method.
+        table: the result of `comparison.auroc_table`; the pair is the first method.
         confidence: of the intervals, e.g. 0.95.
 
     Returns:
-        The figure, with one axis per level.
+        The figure, with two axes per level: AUROCs beside chance, and differences beside 0.
 
     """
     names = table.drop_duplicates("method").set_index("method")["about"]
-    figure = Figure(figsize=(11, 1.4 + 0.36 * len(names)), layout="constrained")
-    heights = np.arange(len(names))[::-1]
-    colors = [TISSUE_COLORS[TUMOR], *["#444444"] * (len(names) - 1)]
-    for axis, level in zip(figure.subplots(1, 3, sharey=True), LEVELS, strict=True):
+    count = len(names)
+    figure = Figure(figsize=(11, 2.4 + 0.36 * (2 * count - 1)), layout="constrained")
+    colors = [TISSUE_COLORS[TUMOR], *["#444444"] * (count - 1)]
+    areas, differences = figure.subplots(2, 3, sharey="row", height_ratios=[count + 0.5, count - 0.5])
+    for axis, below, level in zip(areas, differences, LEVELS, strict=True):
         rows = table[table["level"] == level].set_index("method").loc[names.index]
-        axis.axvline(CHANCE, color=QUIET, ls=":", lw=1)
-        axis.hlines(heights, rows["low"], rows["high"], colors=colors, lw=2, alpha=0.6)
-        axis.scatter(rows["value"], heights, c=colors, s=28, zorder=3)
-        axis.set(title=f"per {level}", xlabel="AUROC (dotted: chance)")
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(heights) - 0.4))
-        axis.grid(axis="x", alpha=0.3)
-    figure.axes[0].set_yticks(heights, names)
+        _dots(axis, rows[["value", "low", "high"]], colors, CHANCE)
+        axis.set(title=f"per {level}", xlabel="AUROC (dotted: chance)", xlim=(-0.02, 1.02))
+        less = rows[["difference", "difference_low", "difference_high"]].iloc[1:]
+        _dots(below, less, colors[1:], 0.0)
+        reach = 1.05 * float(np.nanmax(np.abs(table[list(less.columns)].to_numpy()), initial=0.1))
+        below.set(xlabel="AUROC of the pair less that of the baseline", xlim=(-reach, reach))
+    areas[0].set_yticks(np.arange(count)[::-1], names)
+    differences[0].set_yticks(np.arange(count - 1)[::-1], names.iloc[1:])
     title = f"AUROC of the pair of models and of the baselines ({100 * confidence:g}% confidence intervals)"
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _dots(axis: Axes, rows: pd.DataFrame, colors: list[str], mark: float) -> None:
+    """Draw the value, low and high of each row as a dot with its interval, from the top down, and a dotted line."""
+    values, lows, highs = (rows.iloc[:, i] for i in range(3))
+    heights = np.arange(len(rows))[::-1]
+    axis.axvline(mark, color=QUIET, ls=":", lw=1)
+    axis.hlines(heights, lows, highs, colors=colors, lw=2, alpha=0.6)
+    axis.scatter(values, heights, c=colors, s=28, zorder=3)
+    axis.set_ylim(-0.6, len(heights) - 0.4)
+    axis.grid(axis="x", alpha=0.3)
 
 
 def plot_matrix(metrics: PairMetrics) -> Figure:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from histocae.contrast.metrics import BaselineMetrics, PairMetrics, TissueErrors, TruthMetrics
-from histocae.statistics.discrimination import CHANCE, Discrimination
+from histocae.statistics.discrimination import Discrimination
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS
+from histocae.statistics.paired import PairedCases
+from histocae.statistics.permutation import CHANCE
 
 
 def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
@@ -25,7 +27,7 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
         f"The test set has {metrics.levels['patch'].counts.units:,} patches of {counts.positive} tumor and "
         f"{counts.negative} normal slides, from {cases}; {counts.paired_cases} of these have both tissues."
     ]
-    lines += [verdict(level, metrics.levels[level], confidence) for level in LEVELS]
+    lines += on_levels(metrics.levels, metrics.paired, confidence)
     lines.append(
         "Labels are per slide, not per patch: each patch of a tumor slide counts as tumor, even where it shows "
         "normal tissue. Numbers per patch therefore describe the labels of slides, not the content of patches."
@@ -41,15 +43,45 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
         f"At the threshold fixed on validation cases, sensitivity per slide is {_interval(rates.sensitivity)} and "
         f"specificity per slide is {_interval(rates.specificity)}."
     )
-    lines += _against_baselines(metrics.levels["slide"], metrics.baselines, confidence)
+    lines += against_baselines(
+        {baseline.description: baseline.differences["slide"] for baseline in metrics.baselines.values()}
+    )
+    lines += _at_chance(metrics.baselines, confidence)
     lines += [f"Left out, {name}: {reason}." for name, reason in metrics.left_out.items()]
     if metrics.truth is not None:
         lines.append(_truth(metrics.truth))
     return lines
 
 
+def on_levels(levels: Mapping[str, Discrimination], within: PairedCases | None, confidence: float) -> list[str]:
+    """Say for each level what the data show, what they could show, and how paired cases compare.
+
+    Args:
+        levels: discrimination per level.
+        within: comparison of each case's tumor with its own normal tissue; None where no case has both.
+        confidence: of the intervals, e.g. 0.95.
+
+    Returns:
+        A sentence per level, and those on all levels.
+
+    """
+    lines = [verdict(level, levels[level], confidence) for level in LEVELS]
+    lines.append(_what_is_possible(levels["case"], confidence))
+    if within is not None:
+        ties = f" (and as high in {within.equal})" if within.equal else ""
+        lines.append(
+            f"In {within.above} of {within.cases} cases with both tissues, the tumor scores above the normal tissue "
+            f"of the same case{ties}: a share of {_interval(within.share)}. The sign test gives "
+            f"p = {within.p_value:.2g}; the smallest possible is {within.smallest_p:.2g}."
+        )
+    return lines
+
+
 def verdict(level: str, result: Discrimination, confidence: float) -> str:
     """Say whether the AUROC of a level is above chance.
+
+    It is where the p-value is at most 1 - confidence and the interval excludes 0.5; both always agree
+    (see `discrimination.discriminate`).
 
     Args:
         level: patch, slide or case.
@@ -63,21 +95,25 @@ def verdict(level: str, result: Discrimination, confidence: float) -> str:
     area = result.auroc
     start = (
         f"Per {level} the AUROC is {area.value:.2f} with a {100 * confidence:g}% confidence interval of "
-        f"{area.low:.2f} to {area.high:.2f}"
+        f"{area.low:.2f} to {area.high:.2f} and p = {result.p_value:.2g}"
     )
     if result.includes_chance:
-        return (
-            f"{start}. The interval includes chance (0.5), so these data do not show that the score distinguishes "
-            "tumor from normal."
-        )
+        return f"{start}: these data do not show that the score distinguishes tumor from normal (chance is 0.5)."
     if area.high < CHANCE:
         return f"{start}, below chance (0.5): here the score points the wrong way."
-    if result.p_value > 1 - confidence:
+    return f"{start}, above chance (0.5)."
+
+
+def _what_is_possible(result: Discrimination, confidence: float) -> str:
+    """Name the smallest p-value that the cases allow."""
+    cases = f"{result.counts.cases} test case{'s' * (result.counts.cases != 1)}"
+    start = f"With {cases} the smallest possible p is {result.smallest_p:.2g}"
+    if result.smallest_p > 1 - confidence:
         return (
-            f"{start}, above chance (0.5). Labels shuffled over the cases do as well with p = {result.p_value:.2f}, "
-            "so chance is not ruled out with so few cases."
+            f"{start}: no score could be significant here. More cases would help, or crossvalidation.folds, which "
+            "tests every case once."
         )
-    return f"{start}, above chance (0.5; p = {result.p_value:.2g})."
+    return f"{start}."
 
 
 def _interval(estimate: Estimate) -> str:
@@ -110,18 +146,32 @@ def _truth(truth: TruthMetrics) -> str:
     return f"{line}."
 
 
-def _against_baselines(
-    pair: Discrimination, baselines: Mapping[str, BaselineMetrics], confidence: float
-) -> list[str]:
-    """Compare the baselines with the pair, per slide."""
-    areas = [(baseline.description, baseline.levels["slide"]) for baseline in baselines.values()]
-    as_good = [description for description, result in areas if result.auroc.value >= pair.auroc.value]
-    chance = [description for description, result in areas if result.includes_chance]
+def against_baselines(differences: Mapping[str, Estimate]) -> list[str]:
+    """Compare the pair with its baselines per slide, by the difference of the AUROCs and not by their rank.
+
+    Args:
+        differences: AUROC of the pair less that of each baseline, by the baseline's description.
+
+    Returns:
+        A sentence for each outcome that some baseline has.
+
+    """
+    groups: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
+    for description, less in differences.items():
+        outcome = "better" if less.low > 0 else "worse" if less.high < 0 else "unclear"
+        groups[outcome].append(f"{description} ({less.value:+.2f}; {less.low:+.2f} to {less.high:+.2f})")
+    sentences = {
+        "worse": "Per slide the AUROC of the pair is lower than that of these baselines",
+        "better": "Per slide the AUROC of the pair is higher than that of these baselines",
+        "unclear": "Per slide these data do not show that the AUROC of the pair differs from that of these baselines",
+    }
+    return [f"{sentences[outcome]}: {'; '.join(names)}." for outcome, names in groups.items() if names]
+
+
+def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> list[str]:
+    """Name the baselines that are not shown to be above chance, and a linear pair with too few components."""
+    chance = [each.description for each in baselines.values() if each.levels["slide"].includes_chance]
     lines = []
-    if as_good:
-        lines.append(f"Per slide these baselines do as well as the pair or better: {'; '.join(as_good)}.")
-    else:
-        lines.append("Per slide no baseline does as well as the pair.")
     if chance:
         lines.append(
             f"Per slide the {100 * confidence:g}% confidence interval of these baselines includes chance (0.5): "

@@ -109,12 +109,7 @@ def _classification_notes(name: str, study: FeatureStudy, tissue: Tissue) -> lis
     classification = study.classification
     if isinstance(classification, Unanswered):
         return [f"No logistic regression on the {name}: {classification.reason}."]
-    unsure = [
-        level
-        for level in LEVELS
-        if classification.levels[level].includes_chance
-        or classification.levels[level].p_value > 1 - tissue.confidence
-    ]
+    unsure = [level for level in LEVELS if classification.levels[level].includes_chance]
     if not unsure:
         return []
     return [f"Logistic regression on the {name} may be no better than chance, by {', '.join(unsure)}."]

@@ -1,4 +1,4 @@
-"""Estimates with confidence intervals by formula: of an AUROC, of a proportion, of a mean clustered by case."""
+"""Estimates with confidence intervals by formula: of a proportion, of a mean clustered by case."""
 
 from dataclasses import dataclass
 
@@ -54,40 +54,6 @@ class ClusteredMean:
 
 def _z(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2))
-
-
-def newcombe(auroc: float, positives: float, negatives: float, confidence: float) -> tuple[float, float]:
-    """Score-type interval of an AUROC, of sensible width at 0 and 1 as well.
-
-    The interval holds the values t with (auroc - t)^2 <= z^2 V(t). V is the variance of Hanley and
-    McNeil (1982, Radiology 143:29-36) with both group sizes in its covariances set to their mean.
-
-    Args:
-        auroc: the AUROC, 0 to 1.
-        positives: independent tumor units, at least 1; need not be a whole number.
-        negatives: independent normal units, likewise.
-        confidence: e.g. 0.95.
-
-    Returns:
-        The lower and the upper bound, 0 to 1.
-
-    References:
-        Newcombe 2006, Statistics in Medicine 25:559-573, method 5.
-
-    """
-    from scipy.optimize import brentq
-
-    z, degrees = _z(confidence), (positives + negatives) / 2 - 1
-
-    def beyond(t: float) -> float:
-        variance = t * (1 - t) * (1 + degrees * ((1 - t) / (2 - t) + t / (1 + t))) / (positives * negatives)
-        return (auroc - t) ** 2 - z**2 * variance
-
-    # just off the estimate, where `beyond` is negative even at 0 and 1
-    below, above = min(auroc, 1 - 1e-12), max(auroc, 1e-12)
-    low = 0.0 if auroc <= 1e-12 else brentq(beyond, 0, below)
-    high = 1.0 if auroc >= 1 - 1e-12 else brentq(beyond, above, 1)
-    return float(low), float(high)
 
 
 def wilson(proportion: float, count: float, confidence: float) -> tuple[float, float]:

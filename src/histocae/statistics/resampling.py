@@ -1,7 +1,6 @@
-"""Draws of whole cases, and permutations of labels between cases, with the AUROCs and AUPRCs that they give.
+"""Draws of whole cases, with the AUROCs and AUPRCs that they give.
 
-Patches of a slide and slides of a case are alike. Draws and permutations therefore move whole cases,
-whatever the level of the scores.
+Patches of a slide and slides of a case are alike. Draws therefore take whole cases, whatever the level of the scores.
 """
 
 from collections.abc import Iterator
@@ -116,33 +115,6 @@ class CaseUnits:
         tumor_weights, normal_weights = drawn[:, cases[tumors]], drawn[:, cases[normals]]
         won = ((tumor_weights @ self.wins[np.ix_(tumors, normals)]) * normal_weights).sum(axis=1)
         areas: NDArray[np.float64] = won / ((drawn @ self.sizes[:, 0]) * (drawn @ self.sizes[:, 1]))
-        return areas
-
-    def permuted_aurocs(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """AUROCs under the null hypothesis that labels carry no information.
-
-        Labels are swapped within paired cases and shuffled among the other cases.
-
-        Args:
-            count: number of permutations.
-            rng: source of randomness.
-
-        Returns:
-            float64, shape (count,).
-
-        """
-        tumor = np.zeros((count, len(self.has), 2))
-        paired, single = np.flatnonzero(self.paired), np.flatnonzero(~self.paired)
-        swap = rng.random((count, len(paired))) < 0.5
-        tumor[:, paired, 0], tumor[:, paired, 1] = swap, ~swap
-        own = self.has[single, 1]
-        shuffled = rng.permuted(np.tile(own, (count, 1)), axis=1)
-        # a single case has one block, under its own label; the shuffle decides whether it counts as tumor
-        tumor[:, single, own.astype(int)] = shuffled
-        tumor = tumor.reshape(count, -1)[:, self.blocks]
-        normal = 1 - tumor
-        sizes = self.sizes.ravel()[self.blocks]
-        areas: NDArray[np.float64] = ((tumor @ self.wins) * normal).sum(axis=1) / ((tumor @ sizes) * (normal @ sizes))
         return areas
 
     def cumulative_counts(

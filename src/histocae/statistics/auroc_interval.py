@@ -1,0 +1,166 @@
+"""The confidence interval of an AUROC of few cases: which true AUROCs would make these data likely?
+
+For each possible AUROC the tumor scores are shifted until the data have it, and the variance is
+estimated there. The variance at the observed AUROC alone is too small where it matters: near 1 few
+cases show any, at 1 none does.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from histocae.statistics import jackknife
+from histocae.statistics.resampling import CaseUnits
+
+Floats = NDArray[np.float64]
+PRECISION = 1e-3  # of a bound
+# of the search for a bound, which may end in a jump: there, units of both tissues change places
+MOST_STEPS = 20
+
+
+class Reached(NamedTuple):
+    """The AUROC at a shift of the tumor scores.
+
+    Attributes:
+        value: AUROC over pairs of units of different cases.
+        margin: by how much it may differ from the true AUROC: its standard error times the quantile of Student's t.
+
+    """
+
+    value: float
+    margin: float
+
+    def excess(self, observed: float) -> float:
+        """By how much an observed AUROC is farther away than the margin; at most 0: it is a likely result."""
+        return abs(self.value - observed) - self.margin
+
+
+@dataclass(frozen=True)
+class _Tissues:
+    """The scores of both tissues, and the quantile's probability.
+
+    Attributes:
+        tumor: float64, shape (tumor units,), rising.
+        normal: float64, shape (normal units,), rising.
+        tumor_cases: int64, shape (tumor units,): the number of each unit's case, from 0.
+        normal_cases: int64, shape (normal units,).
+        sizes: float64, shape (cases, 2): normal and tumor units of each case.
+        quantile: of Student's t, e.g. 0.975.
+
+    """
+
+    tumor: Floats
+    normal: Floats
+    tumor_cases: NDArray[np.int64]
+    normal_cases: NDArray[np.int64]
+    sizes: Floats
+    quantile: float
+
+    @cached_property
+    def offsets(self) -> Floats:
+        """Of each case a number that keeps the scores of different cases apart, at any shift; shape (cases,)."""
+        both = np.r_[self.tumor[[0, -1]], self.normal[[0, -1]]]
+        apart: Floats = np.arange(len(self.sizes), dtype=np.float64) * (8 * max(float(np.ptp(both)), 1.0))
+        return apart
+
+    @cached_property
+    def normal_by_case(self) -> Floats:
+        """Normal scores with the offsets of their cases, rising; shape (normal units,)."""
+        by_case: Floats = np.sort(self.normal + self.offsets[self.normal_cases])
+        return by_case
+
+    @cached_property
+    def in_paired(self) -> NDArray[np.intp]:
+        """Positions of the tumor units whose case has normal units too."""
+        return np.flatnonzero(self.sizes[self.tumor_cases, 0] > 0)
+
+    def within(self, shift: float) -> Floats:
+        """Count, for each case, its pairs in which the tumor unit scores higher; float64, shape (cases,)."""
+        cases = self.tumor_cases[self.in_paired]
+        if not len(cases):
+            return np.zeros(len(self.sizes))
+        before = np.cumsum(self.sizes[:, 0]) - self.sizes[:, 0]
+        scores = self.tumor[self.in_paired] + shift + self.offsets[cases]
+        above = _count_below(self.normal_by_case, scores) - before[cases]
+        return np.bincount(cases, above, len(self.sizes)).astype(np.float64, copy=False)
+
+    @cached_property
+    def pairs(self) -> Floats:
+        """Pairs of units of different cases, for each case those that it is part of, and all."""
+        normals, tumors = self.sizes.T
+        own = tumors * (normals.sum() - normals) + normals * (tumors.sum() - tumors)
+        pairs: Floats = np.r_[own, tumors.sum() * normals.sum() - (tumors * normals).sum()]
+        return pairs
+
+    def at(self, shift: float) -> Reached:
+        """Compute the AUROC, and how certain it is, once a number is added to all tumor scores."""
+        tumor, cases = self.tumor + shift, len(self.sizes)
+        within = self.within(shift)
+        by_tumor = np.bincount(self.tumor_cases, _count_below(self.normal, tumor), cases) - within
+        above = len(tumor) - _count_below(tumor, self.normal)
+        by_normal = np.bincount(self.normal_cases, above, cases) - within
+        won = np.r_[by_tumor + by_normal, by_tumor.sum()]
+        area = jackknife.areas(won, self.pairs, self.sizes[:, 1], self.sizes[:, 0])
+        return Reached(float(area.value), float(np.sqrt(area.variance) * stdtrit(area.degrees, self.quantile)))
+
+
+def interval(units: CaseUnits, confidence: float) -> tuple[float, float]:
+    """Compute the confidence interval of an AUROC, clustered by case.
+
+    The interval has the AUROCs that a test would not reject, each tested with the variance that the
+    data have there. It is that of a tumor unit against a normal unit of another case.
+
+    Args:
+        units: scored units of the cases.
+        confidence: e.g. 0.95.
+
+    Returns:
+        The lower and the upper bound, to 0.001; 0 and 1 where a tissue has one case only, which says
+        nothing about other cases.
+
+    References:
+        Wilson 1927, Journal of the American Statistical Association 22:209-212, is the same idea for a proportion.
+        `jackknife.areas` gives the sources of the variance.
+
+    """
+    if units.has.sum(axis=0).min() < 2:
+        return 0.0, 1.0
+    order = np.argsort(units.scores, kind="stable")
+    scores, labels, cases = units.scores[order], units.labels[order], units.cases[order]
+    tumor = labels == 1
+    tissues = _Tissues(scores[tumor], scores[~tumor], cases[tumor], cases[~tumor], units.sizes, 0.5 + confidence / 2)
+    observed = tissues.at(0.0)
+    reach = 2 * max(float(scores[-1] - scores[0]), np.spacing(np.abs(scores).max()))
+    low, high = (_bound(tissues, observed, far) for far in (-reach, reach))
+    return min(low, observed.value), max(high, observed.value)
+
+
+def _bound(tissues: _Tissues, observed: Reached, far: float) -> float:
+    """Find the AUROC farthest from the observed one, in the direction of a shift, that is not rejected."""
+    near, inner, outer = 0.0, observed, tissues.at(far)
+    if outer.excess(observed.value) <= 0:
+        return outer.value
+    for _ in range(MOST_STEPS):
+        if abs(inner.value - outer.value) <= PRECISION:
+            break
+        middle = (near + far) / 2
+        reached = tissues.at(middle)
+        if reached.excess(observed.value) <= 0:
+            near, inner = middle, reached
+        else:
+            far, outer = middle, reached
+    if inner.margin == outer.margin == 0:  # all scores of a tissue are equal: the data do not limit the AUROC here
+        return outer.value
+    # in a jump of the AUROC the excess is taken to be linear
+    share = inner.excess(observed.value) / (inner.excess(observed.value) - outer.excess(observed.value))
+    return inner.value + share * (outer.value - inner.value)
+
+
+def _count_below(rising: Floats, scores: Floats) -> Floats:
+    """Count the rising scores below each score; equal ones count half."""
+    counts: Floats = (np.searchsorted(rising, scores, "left") + np.searchsorted(rising, scores, "right")) / 2
+    return counts
