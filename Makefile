@@ -10,7 +10,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
+.PHONY: run study mnist simulate test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
 	lint format lock audit environment clean
 
 environment: $(STAMP)
@@ -78,6 +78,11 @@ test-long: $(STAMP)
 # Takes less than 25 minutes on two idle cores.
 bench: $(STAMP)
 	$(ACTIVATE) python benchmarks/all.py
+
+# Simulates cohorts with a known AUROC; writes benchmarks/simulations.json, benchmarks/simulations_more.json and the
+# tables of docs/statistics.md. Takes less than 30 minutes on two idle cores, with one process for each core.
+simulate: $(STAMP)
+	$(ACTIVATE) OPENBLAS_NUM_THREADS=1 python benchmarks/simulations.py
 
 # Tests a training on jax, in an environment with only keras, jax, numpy, pandas and cachetools. On a machine with a
 # graphics card, benchmarks/train_gpu.py needs only these libraries too.

@@ -27,6 +27,7 @@ def main() -> int:
         "scale_parts",
         "seeds",
         "seeds_training",
+        "simulations",
         "slides",
         "split_tables",
         "train_gpu",

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -258,6 +259,7 @@ def tables() -> Iterator[tuple[str, str]]:
         numbers = " | ".join(f"{share:.3f}" for share in shares)
         lines.append(f"| {cohort} | {correlation:g} | {spread:.2g} | {level} | {numbers} |")
     yield "cells", "\n".join(lines)
+    yield "summary", _summary(found)
     more = json.loads(MORE.read_text(encoding="utf-8"))
     lines = ["| cohort | units | p <= 0.05 | draws |", "|---|---|---|---|"]
     lines += [f"| {row['cohort']} | {row['level']} | {row['type1']:.3f} | {row['draws']} |" for row in more["folds"]]
@@ -269,6 +271,36 @@ def tables() -> Iterator[tuple[str, str]]:
         for row in more["differences"]
     ]
     yield "differences", "\n".join(lines)
+
+
+def _summary(found: list[dict[str, Any]]) -> str:
+    """Count the cells whose coverage and false alarms are near 95 % and 5 %, and name the others."""
+    low, high = 0.93, 0.98
+    outside = [cell for cell in found if not low <= cell["coverage"] <= high]
+    nulls = [cell for cell in found if cell["type1"] is not None]
+    alarms = [cell["type1"] for cell in nulls]
+    odd = [cell for cell in nulls if not 0.03 <= cell["type1"] <= 0.07]
+    powers = [cell["power"] / cell["power_of_test"] for cell in found if cell["power_of_test"]]
+    coverages = [cell["coverage"] for cell in found]
+
+    def names(cells: list[dict[str, Any]], key: str) -> str:
+        return "; ".join(
+            f"{cell['cohort']}, correlation {cell['correlation']:g}, spread {cell['spread']:.2g}, "
+            f"AUROC {cell['auroc']:g}, per {cell['level']} ({cell[key]:.3f})"
+            for cell in sorted(cells, key=lambda cell: cell[key])
+        )
+
+    return "\n\n".join(
+        textwrap.fill(paragraph, 118)
+        for paragraph in (
+            f"Coverage is {low} to {high} in {len(found) - len(outside)} of {len(found)} cells, and "
+            f"{min(coverages):.3f} to {max(coverages):.3f} in all. Outside: {names(outside, 'coverage')}.",
+            f"False alarms are 0.03 to 0.07 in {len(nulls) - len(odd)} of {len(nulls)} cells, and {min(alarms):.3f} "
+            f"to {max(alarms):.3f} in all. Outside: {names(odd, 'type1')}.",
+            f"The report says so in at least {min(powers):.1%} of the draws in which the test does. In the others "
+            "the test finds an AUROC below 0.5.",
+        )
+    )
 
 
 def quote() -> None:
