@@ -199,7 +199,8 @@ def _count(value: float | None) -> str:
 def _interval(estimate: dict[str, Any], digits: int = 2) -> str:
     if estimate["low"] is None:  # a single case has no interval
         return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f}–{estimate['high']:.{digits}f})"
+    between = " to " if estimate["low"] < 0 else "–"  # a dash before or after a minus sign is hard to read
+    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f}{between}{estimate['high']:.{digits}f})"
 
 
 def _p(value: float) -> str:
