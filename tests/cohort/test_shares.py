@@ -180,3 +180,45 @@ def test_a_case_too_large_for_its_split_is_reported_with_the_remedy(project):
     for split, share in shares.items():
         assert f"{split} has {share:.1%} of its patches ({SHARES[split]:.1%} asked for)" in lines[0]
     assert "case '015', the largest of 8, has 85.1% of them" in lines[0] and "another seed" in lines[0]
+
+
+def test_a_share_that_is_off_by_exactly_ten_points_is_not_reported(project):
+    """Two of five equal cases are 40 %, and 0.4 - 0.3 is more than 0.1 in floating point."""
+    write_index(project, [(TUMOR, NORMAL)] * 5, patches=5)
+    project.params(split__validation=0.3, split__test=0.3)
+    lines = project.run("split").lines
+    summary = json.loads((project.folder / "reports/split.json").read_text(encoding="utf-8"))
+    shares = [summary[split]["sample_types"][TUMOR]["share_of_type"]["patches"] for split in SPLITS]
+    assert shares == [0.4, 0.2, 0.4]
+    assert not [line for line in lines if "max_per_slide" in line]
+    assert any("(30% asked for)" in line for line in lines), lines
+
+
+def test_a_share_asked_for_is_reported_as_it_is(project):
+    write_index(project, [(TUMOR, NORMAL)] * 8)
+    project.params(split__validation=0.125, split__test=0.25)
+    lines = project.run("split").lines
+    asked = [line.rsplit("(", 1)[1] for line in lines if "asked for" in line]
+    assert asked == ["62.5% asked for)", "12.5% asked for)", "25% asked for)"]
+
+
+def test_a_site_too_large_for_its_split_is_reported_with_its_own_remedy(project):
+    sites = [f"A{number}" for number in (1, 1, 2, 2, 3, 3, 4, 4)]
+    write_index(project, [(TUMOR, NORMAL)] * 8, patches=[200, 5, 5, 5, 5, 5, 5, 5], sites=sites)
+    project.params(split__together="site")
+    lines = [line for line in project.run("split").lines if "max_per_slide" in line]
+    assert len(lines) == 2 and all("site 'A1', the largest of 4" in line for line in lines), lines
+    assert all("set split.together: case or add cases of other sites, or try another seed" in line for line in lines)
+
+
+def test_folds_whose_shares_of_the_patches_are_off_are_reported():
+    patches = [5] * 11 + [500]
+    rows = rows_of([(TUMOR,)] * 6 + [(NORMAL,)] * 6, patches=patches).assign(shard=lambda table: table["slide_id"])
+    divided = crossvalidation.divide(rows, 3, 1, "case")
+    (sentence,) = crossvalidation.uneven_folds(divided, "case")
+    assert sentence.startswith(f"{NORMAL}: fold ") and TUMOR not in sentence
+    number = next(n for n, tables in enumerate(divided, 1) if "011" in set(tables["test"]["case_id"]))
+    share = (divided[number - 1]["test"]["sample_type"] == NORMAL).sum() / 525
+    assert f"fold {number} has {share:.1%} of its patches (33.3% asked for)" in sentence
+    rows = rows[(rows["case_id"] != "011") | (rows["position"] < 5)]
+    assert not crossvalidation.uneven_folds(crossvalidation.divide(rows, 3, 1, "case"), "case")

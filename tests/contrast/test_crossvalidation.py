@@ -10,7 +10,11 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from histocae import params
+from histocae.cohort import balance
 from histocae.contrast import baselines, comparison, crossvalidation
+from histocae.errors import DataError
+from support.cohorts import write_index
+from support.make_data import NORMAL, TUMOR
 
 FOLDS = 3
 MODELS = {name: {"cohort": name, "filters": [4], "latent_features": 8, "epochs": 1} for name in ("tumor", "normal")}
@@ -112,6 +116,18 @@ def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_unit
     assert [each["components"] for each in metrics["baselines"]["baseline"]["each"]] == [1, 2]
     assert metrics["left_out"] == {"pca_pair": "too few"} and metrics["auroc_slide"]["value"] == 0.5
     assert "NaN" not in json.dumps(metrics)
+
+
+def test_folds_with_uneven_shares_of_the_patches_are_reported_before_anything_is_trained(project, monkeypatch):
+    write_params(project)
+    write_index(project, [(TUMOR,)] * 6 + [(NORMAL,)] * 6, patches=[5] * 11 + [500])
+
+    def stop(*_: object) -> None:
+        raise DataError("stopped")
+
+    monkeypatch.setattr(balance, "sample", stop)
+    lines = [line for line in project.run("crossvalidate").lines if "max_per_slide" in line]
+    assert len(lines) == 1 and NORMAL in lines[0] and "of its patches (33.3% asked for)" in lines[0], lines
 
 
 def test_too_many_folds_are_refused_before_anything_is_trained(project):

@@ -157,8 +157,7 @@ class _Search:
 
     def _off(self, assigned: NDArray[np.int64]) -> NDArray[np.float64]:
         """Deviation of each split and share, shape (splits, shares)."""
-        off: NDArray[np.float64] = np.abs(self._totals(assigned) - self._shares[:, None])
-        return off
+        return _distance(self._totals(assigned) - self._shares[:, None])
 
     def _totals(self, assigned: NDArray[np.int64]) -> NDArray[np.float64]:
         totals = np.zeros((len(self._shares), self._parts.shape[1]))
@@ -204,7 +203,7 @@ class _Search:
         assigned = start.copy()
         for _ in range(STEPS):
             beyond = self._totals(assigned) - self._shares[:, None]
-            now = np.abs(beyond)
+            now = _distance(beyond)
             # whole cases rarely give the exact shares; patches and slides need not be nearer to them than cases are
             if now.max() <= min(max(now[:, :: len(COUNTED)].max(), CLOSE), TOLERANCE):
                 break
@@ -251,6 +250,11 @@ class _Search:
         change = self._has[one] - self._has[other]
         kept = ((units[assigned[one]] - change > 0) & (units[to] + change > 0)).all(axis=1)
         return one[kept], other[kept], to[kept]
+
+
+def _distance(beyond: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round away what floating point adds to a deviation: ten points are ten points, in whatever order summed."""
+    return np.abs(beyond).round(12)
 
 
 def _ranked(off: NDArray[np.float64]) -> NDArray[np.float64]:

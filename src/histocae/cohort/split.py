@@ -246,14 +246,14 @@ def uneven(slides: pd.DataFrame, summary: dict[str, dict[str, Any]], together: s
         off = [
             f"{split} has {part['patches']:.1%} of its patches ({part['asked']:.1%} asked for)"
             for split, part in parts.items()
-            if abs(part["patches"] - part["asked"]) > TOLERANCE
+            if round(abs(part["patches"] - part["asked"]), 6) > TOLERANCE
         ]
         if off:
             patches = rows.groupby(rows["case_id"].map(unit_of))["patches"].sum()
             sentences.append(
                 f"{name}: {', '.join(off)}; {together} {patches.idxmax()!r}, the largest of {len(patches)}, has "
-                f"{patches.max() / patches.sum():.1%} of them and stays whole; lower patches.max_per_slide, add "
-                "cases, or try another seed"
+                f"{patches.max() / patches.sum():.1%} of them and stays whole; lower patches.max_per_slide, "
+                f"{_remedy(together)}, or try another seed"
             )
     return sentences
 

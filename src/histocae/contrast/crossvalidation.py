@@ -177,6 +177,22 @@ def divide(patches: pd.DataFrame, count: int, seed: int, together: str) -> list[
     return divided
 
 
+def uneven_folds(divided: Sequence[dict[str, pd.DataFrame]], together: str) -> list[str]:
+    """Describe the sample types whose patches could not be divided evenly among the folds.
+
+    Args:
+        divided: the result of `divide`.
+        together: case or site, as in `divide`.
+
+    Returns:
+        A sentence per sample type; see `split.uneven`.
+
+    """
+    tables = {f"fold {number}": split.count_patches(each["test"]) for number, each in enumerate(divided, 1)}
+    summary = split.summarize(tables, dict.fromkeys(tables, 1 / len(tables)))
+    return split.uneven(pd.concat(tables.values()), summary, together)
+
+
 def scores(folds: Sequence[Fold]) -> pd.DataFrame:
     """List the test patches of all folds with fold, both errors and score."""
     columns = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score"]

@@ -48,6 +48,8 @@ def _divide(params: Params, pair: tuple[str, str], count: int) -> list[dict[str,
     """Divide the cases, and check that both models can be trained on each fold."""
     patches = with_metadata(PatchStore(paths.PATCHES).index(), read_metadata(paths.METADATA))
     divided = crossvalidation.divide(patches, count, params.seed, params.split.together)
+    for sentence in crossvalidation.uneven_folds(divided, params.split.together):
+        log.warning("%s", sentence)
     # `sample` raises where a fold lacks cases; better now than after hours of training on earlier folds
     for tables, name, split in itertools.product(divided, pair, ("train", "validation")):
         own = params.model(name).training(params.training)

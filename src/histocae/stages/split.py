@@ -35,7 +35,7 @@ def run(params: Params) -> None:
     write_json({**summary, "sites": sites}, paths.SPLIT_REPORT)
     for split, counts in summary.items():
         log.info(
-            "%s: %d cases, %d slides, %d patches (%s); of all patches of %s (%.0f%% asked for)",
+            "%s: %d cases, %d slides, %d patches (%s); of all patches of %s (%.3g%% asked for)",
             split,
             counts["cases"],
             counts["slides"],
