@@ -79,3 +79,17 @@ def test_tiles_of_tinted_glass_are_no_tissue(project):
     project.params(data__source="tiles", patches__tiles="cut", patches__pixels=128)
     project.make(*EXTRACTION)
     assert list(counts(project)["kept"]) == [0, 36]
+
+
+def test_dust_and_thin_scratches_on_tinted_glass_are_no_tissue(project):
+    def dirty(hue: str) -> np.ndarray:
+        image, rng = tinted_glass(16, hue, vignette=0.1), np.random.default_rng(4)
+        for y, x in rng.integers(20, SIDE - 20, (36, 2)):
+            image[y : y + 9, x : x + 9] //= 2
+        for x in (200, 560):
+            image[:, x : x + 3] //= 2
+        return image
+
+    extract(project, make_data.tissue(1, SIDE, SIDE), *(dirty(hue) for hue in HUES))
+    assert list(counts(project)["kept"]) == [36, 0, 0, 0, 0]
+    assert set(project.read("reports/set_aside.csv")["reason"]) == {"shows no tissue"}

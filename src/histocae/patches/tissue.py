@@ -9,9 +9,10 @@ from PIL import Image, ImageChops, ImageFilter
 # the tissue, on one that is all glass the noise.
 CHROMA_BOUNDS = (12, 30)
 # Tinted glass may have as much color as pale tissue, but it is even. So a pixel of a chroma up to the upper bound is
-# glass if the green (which both stains of H&E absorb) of no neighbor differs by more than this from the mean around
-# that neighbor. Means follow the lamp's gradient; at 8 microns per pixel, noise of camera and JPEG is averaged away.
-EVEN = 3
+# glass if the green (which both stains of H&E absorb) of most pixels near it differs by no more than this from the
+# mean around each. Means follow the lamp's gradient, and dust, scratches and edges are near few pixels. At 8 microns
+# per pixel, noise of camera and JPEG is averaged away.
+EVEN, NEAR = 1, 5
 # Both stains of H&E let more red through than green. Green and blue ink do not: a pixel with this
 # much more green than red is ink (color does not distinguish red or violet ink from tissue).
 MOST_GREEN = 12
@@ -53,11 +54,10 @@ def is_gray(image: NDArray[np.uint8]) -> bool:
 
 
 def _unevenness(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Compute how much a pixel or a neighbor of it differs from the mean of the 3 x 3 pixels around it, at most."""
+    """Compute how much pixels differ from the mean of 3 x 3 pixels: the median of NEAR x NEAR pixels around each."""
     image = Image.fromarray(values)
-    return np.asarray(
-        ImageChops.difference(image, image.filter(ImageFilter.BoxBlur(1))).filter(ImageFilter.MaxFilter(3))
-    )
+    differences = ImageChops.difference(image, image.filter(ImageFilter.BoxBlur(1)))
+    return np.asarray(differences.filter(ImageFilter.MedianFilter(NEAR)))
 
 
 def _spread(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
