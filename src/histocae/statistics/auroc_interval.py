@@ -39,6 +39,25 @@ class Reached(NamedTuple):
         return abs(self.value - observed) - self.margin
 
 
+class _Ranks(NamedTuple):
+    """Ranks of scores among others.
+
+    Attributes:
+        below: how many of the others are below each score.
+        not_above: how many are below, or equal.
+
+    """
+
+    below: NDArray[np.intp]
+    not_above: NDArray[np.intp]
+
+    @property
+    def middle(self) -> Floats:
+        """How many are below each score; equal ones count half."""
+        middle: Floats = (self.below + self.not_above) / 2
+        return middle
+
+
 @dataclass(frozen=True)
 class _Tissues:
     """The scores of both tissues, and the quantile's probability.
@@ -61,31 +80,27 @@ class _Tissues:
     quantile: float
 
     @cached_property
-    def offsets(self) -> Floats:
-        """Of each case a number that keeps the scores of different cases apart, at any shift; shape (cases,)."""
-        both = np.r_[self.tumor[[0, -1]], self.normal[[0, -1]]]
-        apart: Floats = np.arange(len(self.sizes), dtype=np.float64) * (8 * max(float(np.ptp(both)), 1.0))
-        return apart
-
-    @cached_property
-    def normal_by_case(self) -> Floats:
-        """Normal scores with the offsets of their cases, rising; shape (normal units,)."""
-        by_case: Floats = np.sort(self.normal + self.offsets[self.normal_cases])
-        return by_case
+    def normal_by_case(self) -> NDArray[np.int64]:
+        """Positions of the normal units, each after those of the cases before; rising, shape (normal units,)."""
+        return np.sort(self.normal_cases * (len(self.normal) + 1) + np.arange(len(self.normal)))
 
     @cached_property
     def in_paired(self) -> NDArray[np.intp]:
         """Positions of the tumor units whose case has normal units too."""
         return np.flatnonzero(self.sizes[self.tumor_cases, 0] > 0)
 
-    def within(self, shift: float) -> Floats:
+    def within(self, ranks: _Ranks) -> Floats:
         """Count, for each case, its pairs in which the tumor unit scores higher; float64, shape (cases,)."""
         cases = self.tumor_cases[self.in_paired]
         if not len(cases):
             return np.zeros(len(self.sizes))
         before = np.cumsum(self.sizes[:, 0]) - self.sizes[:, 0]
-        scores = self.tumor[self.in_paired] + shift + self.offsets[cases]
-        above = _count_below(self.normal_by_case, scores) - before[cases]
+        # positions among all normal units, not sums of scores, keep the cases apart: they are exact
+        below, not_above = (
+            np.searchsorted(self.normal_by_case, cases * (len(self.normal) + 1) + positions[self.in_paired])
+            for positions in ranks
+        )
+        above = (below + not_above) / 2 - before[cases]
         return np.bincount(cases, above, len(self.sizes)).astype(np.float64, copy=False)
 
     @cached_property
@@ -99,9 +114,10 @@ class _Tissues:
     def at(self, shift: float) -> Reached:
         """Compute the AUROC, and how certain it is, once a number is added to all tumor scores."""
         tumor, cases = self.tumor + shift, len(self.sizes)
-        within = self.within(shift)
-        by_tumor = np.bincount(self.tumor_cases, _count_below(self.normal, tumor), cases) - within
-        above = len(tumor) - _count_below(tumor, self.normal)
+        of_tumor, of_normal = _rank(self.normal, tumor), _rank(tumor, self.normal)
+        within = self.within(of_tumor)
+        by_tumor = np.bincount(self.tumor_cases, of_tumor.middle, cases) - within
+        above = len(tumor) - of_normal.middle
         by_normal = np.bincount(self.normal_cases, above, cases) - within
         won = np.r_[by_tumor + by_normal, by_tumor.sum()]
         area = jackknife.areas(won, self.pairs, self.sizes[:, 1], self.sizes[:, 0])
@@ -160,7 +176,6 @@ def _bound(tissues: _Tissues, observed: Reached, far: float) -> float:
     return inner.value + share * (outer.value - inner.value)
 
 
-def _count_below(rising: Floats, scores: Floats) -> Floats:
-    """Count the rising scores below each score; equal ones count half."""
-    counts: Floats = (np.searchsorted(rising, scores, "left") + np.searchsorted(rising, scores, "right")) / 2
-    return counts
+def _rank(rising: Floats, scores: Floats) -> _Ranks:
+    """Rank scores among rising ones."""
+    return _Ranks(np.searchsorted(rising, scores, "left"), np.searchsorted(rising, scores, "right"))

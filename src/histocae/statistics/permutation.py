@@ -12,6 +12,7 @@ cases of one tissue make that error uncertain.
 import math
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ CHANCE = 0.5  # the AUROC of scores that carry no information
 # of an AUROC and of its variance, as far as the test takes them apart: at an AUROC of 1 the variance is 0
 LEAST_DISTANCE, LEAST_VARIANCE = 1e-3, 1e-8
 ROUNDING = 1e-9  # two AUROCs that differ by less are equal
+_CHUNK = 500_000  # labels of blocks at once: a few MB for each array
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ def against_chance(units: CaseUnits, permutations: int, rng: np.random.Generator
     tumors, normals = _single(units)
     # the opposite order of the tissues is as extreme; paired and unequally many single cases may not allow it
     smallest = (2 if tumors == normals or not units.paired.any() else 1) / ways
-    own = (units.blocks % 2)[None].astype(np.float64)
-    observed = _p_values(units, own)[0]
+    observed = _p_values(units, _own_labels(units))[0]
     bound = observed * (1 + ROUNDING)
     if ways <= permutations:
         among = _p_values(units, _all_assignments(units))
@@ -87,25 +88,42 @@ def _single(units: CaseUnits) -> tuple[int, int]:
     return int((units.has[:, 1] & single).sum()), int((units.has[:, 0] & single).sum())
 
 
-def _all_assignments(units: CaseUnits) -> NDArray[np.float64]:
-    """List every way to give the labels; float64, shape (ways, blocks), 1 where a block counts as tumor."""
-    paired, single = np.flatnonzero(units.paired), np.flatnonzero(~units.paired)
-    tumors, _ = _single(units)
-    swaps = np.array(list(product((False, True), repeat=len(paired))), bool).reshape(2 ** len(paired), len(paired))
-    chosen = list(combinations(range(len(single)), tumors))
-    shuffles = np.zeros((len(chosen), len(single)), bool)
+class _Ways(NamedTuple):
+    """Ways to give the labels.
+
+    Attributes:
+        swaps: bool, shape (ways, paired cases): whether the labels of a paired case are swapped.
+        shuffles: bool, shape (ways, other cases): whether the case counts as tumor.
+
+    """
+
+    swaps: NDArray[np.bool_]
+    shuffles: NDArray[np.bool_]
+
+
+def _own_labels(units: CaseUnits) -> _Ways:
+    """Give the labels as they are."""
+    return _Ways(np.zeros((1, int(units.paired.sum())), bool), units.has[~units.paired, 1][None])
+
+
+def _all_assignments(units: CaseUnits) -> _Ways:
+    """List every way to give the labels."""
+    paired, (tumors, normals) = int(units.paired.sum()), _single(units)
+    swaps = np.array(list(product((False, True), repeat=paired)), bool).reshape(2**paired, paired)
+    chosen = list(combinations(range(tumors + normals), tumors))
+    shuffles = np.zeros((len(chosen), tumors + normals), bool)
     np.put_along_axis(shuffles, np.array(chosen, np.int64).reshape(len(chosen), tumors), True, axis=1)
-    return _blocks(units, np.repeat(swaps, len(shuffles), axis=0), np.tile(shuffles, (len(swaps), 1)))
+    return _Ways(np.repeat(swaps, len(shuffles), axis=0), np.tile(shuffles, (len(swaps), 1)))
 
 
-def _random_assignments(units: CaseUnits, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw ways to give the labels, in the form of `_all_assignments`."""
+def _random_assignments(units: CaseUnits, count: int, rng: np.random.Generator) -> _Ways:
+    """Draw ways to give the labels."""
     swaps = rng.random((count, int(units.paired.sum()))) < 0.5
-    return _blocks(units, swaps, rng.permuted(np.tile(units.has[~units.paired, 1], (count, 1)), axis=1))
+    return _Ways(swaps, rng.permuted(np.tile(units.has[~units.paired, 1], (count, 1)), axis=1))
 
 
 def _blocks(units: CaseUnits, swaps: NDArray[np.bool_], shuffles: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give the label of each block from the swaps of paired cases and the labels of single ones."""
+    """Give the labels of blocks; float64, shape (ways, blocks), 1 where a block counts as tumor."""
     tumor = np.zeros((len(swaps), len(units.has), 2))
     paired, single = np.flatnonzero(units.paired), np.flatnonzero(~units.paired)
     tumor[:, paired, 0], tumor[:, paired, 1] = swaps, ~swaps
@@ -114,35 +132,45 @@ def _blocks(units: CaseUnits, swaps: NDArray[np.bool_], shuffles: NDArray[np.boo
     return tumor.reshape(len(swaps), -1)[:, units.blocks]
 
 
-def _p_values(units: CaseUnits, tumor: NDArray[np.float64]) -> NDArray[np.float64]:
+def _p_values(units: CaseUnits, ways: _Ways) -> NDArray[np.float64]:
     """Compute the p-value of the t distribution for each way to give the labels; float64, shape (ways,).
 
     The AUROC is compared on the scale of its logit, where its distribution is less skewed.
     """
-    area = _areas(units, tumor)
-    value = area.value.clip(LEAST_DISTANCE, 1 - LEAST_DISTANCE)
-    error = np.sqrt(np.maximum(area.variance, LEAST_VARIANCE)) / (value * (1 - value))
-    distance = np.where(np.abs(area.value - CHANCE) < ROUNDING, 0.0, np.abs(logit(value)))
-    p_values: NDArray[np.float64] = 2 * stdtr(area.degrees, -distance / error)
+    p_values = np.empty(len(ways.swaps))
+    step = max(1, _CHUNK // len(units.blocks))
+    for start in range(0, len(p_values), step):
+        part = slice(start, start + step)
+        area = _areas(units, _blocks(units, ways.swaps[part], ways.shuffles[part]))
+        value = area.value.clip(LEAST_DISTANCE, 1 - LEAST_DISTANCE)
+        error = np.sqrt(np.maximum(area.variance, LEAST_VARIANCE)) / (value * (1 - value))
+        distance = np.where(np.abs(area.value - CHANCE) < ROUNDING, 0.0, np.abs(logit(value)))
+        p_values[part] = 2 * stdtr(area.degrees, -distance / error)
     return p_values
 
 
 def _areas(units: CaseUnits, tumor: NDArray[np.float64]) -> jackknife.Areas:
     """Compute the AUROC of each way to give the labels, over all pairs of units."""
     normal, sizes = 1 - tumor, units.sizes.ravel()[units.blocks]
-    starts = np.flatnonzero(np.diff(units.blocks // 2, prepend=-1))
+    cases = units.blocks // 2
+    starts = np.flatnonzero(np.diff(cases, prepend=-1))
 
     def of_cases(of_blocks: NDArray[np.float64]) -> NDArray[np.float64]:
         summed: NDArray[np.float64] = np.add.reduceat(of_blocks, starts, axis=1)
         return summed
 
-    # the pairs within a case are part of what both its blocks win, and are taken away once
-    within = np.where(units.blocks[:, None] // 2 == units.blocks // 2, units.wins, 0.0)
-    by_tumor = (normal @ units.wins.T) * tumor
-    by_case = of_cases(by_tumor + (tumor @ units.wins) * normal - (normal @ within.T) * tumor)
-    won = np.concatenate([by_case, by_tumor.sum(axis=1, keepdims=True)], axis=1)
     tumors, normals = of_cases(tumor * sizes), of_cases(normal * sizes)
     all_tumors, all_normals = tumors.sum(axis=1, keepdims=True), normals.sum(axis=1, keepdims=True)
+    above_normal = normal @ units.wins.T
+    by_tumor = above_normal * tumor
+    # a pair has one point: what a normal block loses against tumor blocks follows from what it wins against normal ones
+    by_normal = (all_tumors * sizes - units.wins.sum(axis=1) + above_normal) * normal
+    # the pairs within a case are part of what both its blocks win, and are taken away once
+    within = np.zeros(len(cases))
+    first = np.flatnonzero(cases[1:] == cases[:-1])
+    within[first], within[first + 1] = units.wins[first, first + 1], units.wins[first + 1, first]
+    by_case = of_cases(by_tumor + by_normal - within * tumor)
+    won = np.concatenate([by_case, by_tumor.sum(axis=1, keepdims=True)], axis=1)
     pairs = np.concatenate(
         [tumors * all_normals + normals * all_tumors - tumors * normals, all_tumors * all_normals], axis=1
     )
