@@ -14,7 +14,7 @@ from scipy.stats import binom, binomtest
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from histocae.statistics import auroc_interval, paired
+from histocae.statistics import auroc_interval, paired, permutation
 from histocae.statistics.discrimination import discriminate
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
@@ -178,13 +178,67 @@ def test_intervals_and_tests_agree_and_do_not_depend_on_which_tissue_comes_first
             discriminate(each, level, **QUICK | {"confidence": confidence}) for each in (table, mirrored)
         )
         area = result.auroc
-        assert result.includes_chance is bool(result.p_value > 1 - confidence)
+        assert result.includes_chance is bool(result.p_value > 1 - confidence + 1e-9)
         assert 0 <= area.low <= area.value <= area.high <= 1
         assert area.value == pytest.approx(roc_auc_score(*at_level(table, level)[["label", "score"]].to_numpy().T))
         assert (other.auroc.low, other.auroc.high) == pytest.approx((area.low, area.high), abs=2e-3)
         assert other.smallest_p == result.smallest_p
         wider = discriminate(table, level, **QUICK | {"confidence": 0.999}).untested
         assert wider.low <= result.untested.low + 2e-3 and result.untested.high <= wider.high + 2e-3
+
+
+def test_a_p_value_of_one_less_the_confidence_is_significant():
+    result = discriminate(draw(1, 3, 3, 0, gap=1000.0), "slide", **QUICK | {"confidence": 0.9})
+    assert result.p_value == pytest.approx(0.1) and 1 - 0.9 < 0.1  # 2 of 20 ways; 0.09999999999999998
+    assert not result.includes_chance
+
+
+@pytest.mark.parametrize("kinds", [(3, 3, 6), (0, 0, 4), (5, 4, 0)])
+@pytest.mark.parametrize("distinct", [3.0, 1000.0])
+def test_intervals_do_not_depend_on_the_scale_of_scores_nor_on_the_order_of_rows(kinds, distinct):
+    table = draw(3, *kinds)
+    table["score"] = np.round(table["score"] * distinct / 6)  # what is done below is then exact
+    expected = auroc_interval.interval(CaseUnits.from_table(table), 0.95)
+    for scale, offset in ((2.0**-40, 0), (2.0**-1000, 0), (2.0**1000, 0), (2.0**-32, 2.0**20), (1, -(2.0**50))):
+        moved = table.assign(score=table["score"] * scale + offset)
+        assert (moved["score"].rank() == table["score"].rank()).all()
+        found = auroc_interval.interval(CaseUnits.from_table(moved), 0.95)
+        assert found == pytest.approx(expected, abs=1e-3)
+    shuffled = table.sample(frac=1, random_state=2)
+    assert auroc_interval.interval(CaseUnits.from_table(shuffled), 0.95) == pytest.approx(expected)
+
+
+def test_a_score_far_from_all_others_does_not_blur_these():
+    table = draw(5, 4, 4, 6, gap=0.5)
+    table["score"] = np.round(table["score"] * 1000)
+    highest = table["score"] == table["score"].max()
+    near, far = (
+        auroc_interval.interval(CaseUnits.from_table(table.assign(score=table["score"].where(~highest, value))), 0.95)
+        for value in (6000.0, 1e16)
+    )
+    assert far == pytest.approx(near, abs=0.05)
+
+
+@pytest.mark.parametrize("kinds", [(4, 4, 0), (0, 0, 5), (3, 3, 2), (1, 1, 3)])
+@pytest.mark.parametrize("value", [0.0, 7.0, -1e-300, 1e300])
+def test_equal_scores_say_nothing(kinds, value):
+    table = draw(1, *kinds).assign(score=value)
+    for confidence in (0.5, 0.95, 0.999):
+        result = discriminate(table, "patch", **QUICK | {"confidence": confidence})
+        assert (result.auroc.low, result.auroc.value, result.auroc.high, result.p_value) == (0, 0.5, 1, 1)
+
+
+def test_two_cases_say_nothing_about_others():
+    for kinds in ((0, 0, 2), (1, 1, 0), (1, 0, 1)):
+        area = discriminate(draw(2, *kinds, gap=3.0), "patch", **QUICK).auroc
+        assert (area.low, area.high) == (0, 1)
+
+
+def test_few_permutations_at_once_are_all_permutations(monkeypatch):
+    tables = [draw(2, 5, 3, 3), draw(2, 0, 0, 9), draw(4, 12, 9, 0)]
+    whole = [discriminate(table, "patch", **QUICK).p_value for table in tables]
+    monkeypatch.setattr(permutation, "_CHUNK", 7)
+    assert whole == [discriminate(table, "patch", **QUICK).p_value for table in tables]
 
 
 def test_pairing_makes_an_interval_narrower_and_a_test_more_powerful():

@@ -7,7 +7,7 @@ from histocae.statistics.discrimination import Discrimination
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS
 from histocae.statistics.paired import PairedCases
-from histocae.statistics.permutation import CHANCE
+from histocae.statistics.permutation import CHANCE, is_significant
 
 
 def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
@@ -108,7 +108,7 @@ def _what_is_possible(result: Discrimination, confidence: float) -> str:
     """Name the smallest p-value that the cases allow."""
     cases = f"{result.counts.cases} test case{'s' * (result.counts.cases != 1)}"
     start = f"With {cases} the smallest possible p is {result.smallest_p:.2g}"
-    if result.smallest_p > 1 - confidence:
+    if not is_significant(result.smallest_p, confidence):
         return (
             f"{start}: no score could be significant here. More cases would help, or crossvalidation.folds, which "
             "tests every case once."

@@ -135,18 +135,18 @@ def interval(units: CaseUnits, confidence: float) -> tuple[float, float]:
         confidence: e.g. 0.95.
 
     Returns:
-        The lower and the upper bound, to 0.001; 0 and 1 where a tissue has one case only, which says
-        nothing about other cases.
+        The lower and the upper bound, to 0.001; 0 and 1 where a tissue has one case only, or there are two cases
+        only, which says nothing about other cases.
 
     References:
         Wilson 1927, Journal of the American Statistical Association 22:209-212, is the same idea for a proportion.
         `jackknife.areas` gives the sources of the variance.
 
     """
-    if units.has.sum(axis=0).min() < 2:
+    if len(units.has) < 3 or units.has.sum(axis=0).min() < 2:  # without one of two cases no pair is left
         return 0.0, 1.0
     order = np.argsort(units.scores, kind="stable")
-    scores, labels, cases = units.scores[order], units.labels[order], units.cases[order]
+    scores, labels, cases = _centered(units.scores[order]), units.labels[order], units.cases[order]
     tumor = labels == 1
     tissues = _Tissues(scores[tumor], scores[~tumor], cases[tumor], cases[~tumor], units.sizes, 0.5 + confidence / 2)
     observed = tissues.at(0.0)
@@ -174,6 +174,13 @@ def _bound(tissues: _Tissues, observed: Reached, far: float) -> float:
     # in a jump of the AUROC the excess is taken to be linear
     share = inner.excess(observed.value) / (inner.excess(observed.value) - outer.excess(observed.value))
     return inner.value + share * (outer.value - inner.value)
+
+
+def _centered(rising: Floats) -> Floats:
+    """Subtract the median where that is exact: scores far from 0 leave too few digits for small shifts."""
+    median = rising[len(rising) // 2]
+    centered: Floats = rising - median
+    return centered if np.array_equal(centered + median, rising) else rising
 
 
 def _rank(rising: Floats, scores: Floats) -> _Ranks:

@@ -291,7 +291,7 @@ def agreeing(area: Estimate, p_value: float, confidence: float) -> Estimate:
         The AUROC with a bound moved to 0.5, or just beyond, where the two disagreed.
 
     """
-    if p_value > 1 - confidence:
+    if not permutation.is_significant(p_value, confidence):
         return Estimate(area.value, min(area.low, CHANCE), max(area.high, CHANCE))
     if area.value > CHANCE:
         return Estimate(area.value, max(area.low, float(np.nextafter(CHANCE, 1))), area.high)

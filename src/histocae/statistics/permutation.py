@@ -24,8 +24,8 @@ from histocae.statistics.resampling import CaseUnits
 CHANCE = 0.5  # the AUROC of scores that carry no information
 # of an AUROC and of its variance, as far as the test takes them apart: at an AUROC of 1 the variance is 0
 LEAST_DISTANCE, LEAST_VARIANCE = 1e-3, 1e-8
-ROUNDING = 1e-9  # two AUROCs that differ by less are equal
-_CHUNK = 500_000  # labels of blocks at once: a few MB for each array
+ROUNDING = 1e-9  # two AUROCs, or p-values, that differ by less are equal
+_CHUNK = 1_000_000  # labels of blocks at once: 8 MB for each array
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Permutations:
 
     p_value: float
     smallest: float
+
+
+def is_significant(p_value: float, confidence: float) -> bool:
+    """Whether a p-value is at most 1 - confidence; for 0.9 this comes out as 0.09999999999999998."""
+    return p_value <= 1 - confidence + ROUNDING
 
 
 def count_assignments(units: CaseUnits) -> int:
@@ -163,7 +168,7 @@ def _areas(units: CaseUnits, tumor: NDArray[np.float64]) -> jackknife.Areas:
     all_tumors, all_normals = tumors.sum(axis=1, keepdims=True), normals.sum(axis=1, keepdims=True)
     above_normal = normal @ units.wins.T
     by_tumor = above_normal * tumor
-    # a pair has one point: what a normal block loses against tumor blocks follows from what it wins against normal ones
+    # each pair is won once: what a block loses to tumor blocks follows from what it wins against normal ones
     by_normal = (all_tumors * sizes - units.wins.sum(axis=1) + above_normal) * normal
     # the pairs within a case are part of what both its blocks win, and are taken away once
     within = np.zeros(len(cases))
