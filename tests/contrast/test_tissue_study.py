@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -298,7 +299,7 @@ def pair_metrics(scores):
     pca = baselines.Baseline(
         "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
     )
-    dull = baselines.Baseline("nothing", np.tile([0.0, 1.0], 2 * cases), 1, "training")
+    dull = baselines.Baseline("nothing", np.tile([0.0, 0.0, 1.0, 1.0], cases), 1, "training")
     left_out = {"latents": "all has no latent layer"}
     return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, EXACT, 1)
 
@@ -362,6 +363,26 @@ def test_the_pair_is_compared_with_baselines_by_differences_with_intervals():
     assert worse == [
         "Per slide the AUROC of the pair is lower than that of these baselines: a simple way (-0.20; -0.30 to -0.10)."
     ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_the_figure_of_baselines_has_room_for_long_names(count):
+    settings = EXACT.model_copy(update={"bootstrap": 100, "permutations": 100})
+    rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(2)))
+    table = join_errors(rows, np.linspace(0.2, 1, 8), np.ones(8))
+    name = "features + logistic regression (mean and spread of each of 3 channels)"
+    made = {str(i): baselines.Baseline(f"{i} {name}", table["score"].to_numpy(), 1, "training") for i in range(count)}
+    figure = contrast_plots.plot_baselines(
+        comparison.auroc_table(comparison.study(table, table, made, {}, settings, 1)), 0.95
+    )
+    assert len(figure.axes) == (6 if count else 3)
+    figure.draw_without_rendering()
+    texts = [text for axis in figure.axes for text in [axis.xaxis.label, *axis.get_yticklabels()] if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts if text.get_visible()]
+    boxes = [box for box in boxes if box.width]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert min(axis.get_window_extent().width for axis in figure.axes) > 0.15 * figure.bbox.width
 
 
 def test_sentences_state_where_one_model_wins_on_both_tissues():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,8 @@ SCALE = ("#2c6fa6", "#9fc3dd", "#f4f1ea", "#e3a3a5", "#b2364a")
 UNITS = {"patch": "patches", "slide": "slides", "case": "cases x sample types"}
 QUIET = "#777777"
 PAIRS = 6
+WIDEST_NAME = 42  # characters of a baseline beside its axis
+DIFFERENCE = "AUROC of the pair less that of the baseline"
 
 
 def write_figures(
@@ -166,24 +169,29 @@ def plot_baselines(table: pd.DataFrame, confidence: float) -> Figure:
         confidence: of the intervals, e.g. 0.95.
 
     Returns:
-        The figure, with two axes per level: AUROCs beside chance, and differences beside 0.
+        The figure, with two axes per level: AUROCs beside chance, and differences beside 0 (none where there is no
+        baseline).
 
     """
-    names = table.drop_duplicates("method").set_index("method")["about"]
+    names = table.drop_duplicates("method").set_index("method")["about"].map(lambda name: fill(name, WIDEST_NAME))
     count = len(names)
     figure = Figure(figsize=(11, 2.4 + 0.36 * (2 * count - 1)), layout="constrained")
     colors = [TISSUE_COLORS[TUMOR], *["#444444"] * (count - 1)]
-    areas, differences = figure.subplots(2, 3, sharey="row", height_ratios=[count + 0.5, count - 0.5])
-    for axis, below, level in zip(areas, differences, LEVELS, strict=True):
-        rows = table[table["level"] == level].set_index("method").loc[names.index]
-        _dots(axis, rows[["value", "low", "high"]], colors, CHANCE)
-        axis.set(title=f"per {level}", xlabel="AUROC (dotted: chance)", xlim=(-0.02, 1.02))
-        less = rows[["difference", "difference_low", "difference_high"]].iloc[1:]
-        _dots(below, less, colors[1:], 0.0)
-        reach = 1.05 * float(np.nanmax(np.abs(table[list(less.columns)].to_numpy()), initial=0.1))
-        below.set(xlabel="AUROC of the pair less that of the baseline", xlim=(-reach, reach))
-    areas[0].set_yticks(np.arange(count)[::-1], names)
-    differences[0].set_yticks(np.arange(count - 1)[::-1], names.iloc[1:])
+    heights = [count + 0.5, count - 0.5][:count]
+    rows = figure.subplots(len(heights), 3, sharey="row", height_ratios=heights, squeeze=False)
+    levels = [table[table["level"] == level].set_index("method").loc[names.index] for level in LEVELS]
+    for axis, level, of_level in zip(rows[0], LEVELS, levels, strict=True):
+        _dots(axis, of_level[["value", "low", "high"]], colors, CHANCE)
+        axis.set(title=f"per {level}", xlim=(-0.02, 1.02))
+    columns = ["difference", "difference_low", "difference_high"]
+    reach = 1.05 * float(np.nanmax(np.abs(table[columns].to_numpy()), initial=0.1))
+    for axis, of_level in zip(rows[1:].ravel(), levels, strict=False):
+        _dots(axis, of_level[columns].iloc[1:], colors[1:], 0.0)
+        axis.set_xlim(-reach, reach)
+    # a label below each axis would run into its neighbors where names are long
+    for row, first, label in zip(rows, (0, 1), ("AUROC (dotted: chance)", DIFFERENCE), strict=False):
+        row[1].set_xlabel(label)
+        row[0].set_yticks(np.arange(count - first)[::-1], names.iloc[first:])
     title = f"AUROC of the pair of models and of the baselines ({100 * confidence:g}% confidence intervals)"
     figure.suptitle(title, fontsize=11)
     return figure
