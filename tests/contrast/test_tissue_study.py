@@ -359,10 +359,12 @@ def test_the_pair_is_compared_with_baselines_by_differences_with_intervals():
         line.startswith("Per slide the AUROC of the pair is higher") and "nothing (+0.50" in line
         for line in sentences
     )
-    worse = verdicts.against_baselines({"a simple way": Estimate(-0.2, -0.3, -0.1)})
-    assert worse == [
-        "Per slide the AUROC of the pair is lower than that of these baselines: a simple way (-0.20; -0.30 to -0.10)."
+    lower = Estimate(-0.2, -0.3, -0.1)
+    assert verdicts.against_baselines({"a simple way": lower}) == [
+        "Per slide the AUROC of the pair is lower than that of this baseline: a simple way (-0.20; -0.30 to -0.10)."
     ]
+    (both,) = verdicts.against_baselines({"one": lower, "another": lower})
+    assert "than that of these baselines: one (-0.20; -0.30 to -0.10); another (-0.20;" in both
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])

@@ -14,7 +14,7 @@ from scipy.stats import binom, binomtest
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from histocae.statistics import auroc_interval, paired, permutation
+from histocae.statistics import auroc_interval, jackknife, paired, permutation
 from histocae.statistics.discrimination import discriminate
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
@@ -239,6 +239,38 @@ def test_few_permutations_at_once_are_all_permutations(monkeypatch):
     whole = [discriminate(table, "patch", **QUICK).p_value for table in tables]
     monkeypatch.setattr(permutation, "_CHUNK", 7)
     assert whole == [discriminate(table, "patch", **QUICK).p_value for table in tables]
+
+
+@pytest.mark.parametrize("kinds", [(5, 4, 0), (0, 0, 5), (3, 2, 3), (8, 2, 1)])
+@pytest.mark.parametrize("within", [True, False])
+def test_variances_are_those_of_computing_the_auroc_without_each_case(kinds, within):
+    table = draw(6, *kinds)
+    of_pairs, won = won_pairs(table, within)
+    kinds_of = table.groupby("case_id")["label"]
+    parts = [(of_pairs == case).any(axis=0) for case in kinds_of.groups] + [np.ones(len(won), bool)]
+    sums, counts = (np.array([values[part].sum() for part in parts]) for values in (won, np.ones(len(won))))
+    tumors, totals = kinds_of.sum().to_numpy(float), kinds_of.size().to_numpy(float)
+    area = jackknife.areas(sums, counts, tumors, totals - tumors)
+    expected = jackknife_by_hand(table, within)
+    assert (area.value, area.variance, area.degrees) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kinds", [(5, 4, 0), (0, 0, 5), (3, 2, 3)])
+def test_at_a_bound_the_observed_auroc_is_as_far_away_as_students_t_allows(kinds):
+    table = draw(8, *kinds, gap=0.5, patches=25)
+    observed, _, _ = jackknife_by_hand(table, within=False)
+    tissues = (table.loc[table["label"] == label, "score"].to_numpy() for label in (0, 1))
+    shifts = np.unique(np.subtract.outer(*tissues))
+    shifts = (shifts[1:] + shifts[:-1]) / 2
+    for bound in auroc_interval.interval(CaseUnits.from_table(table), 0.95):
+        first, last = 0, len(shifts) - 1
+        while last - first > 1:  # the AUROC rises with the shift
+            middle = (first + last) // 2
+            moved = table.assign(score=table["score"] + shifts[middle] * table["label"])
+            area, variance, degrees = jackknife_by_hand(moved, within=False)
+            first, last = (middle, last) if area < bound else (first, middle)
+        assert area == pytest.approx(bound, abs=0.003)
+        assert abs(bound - observed) == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance), rel=0.02)
 
 
 def test_pairing_makes_an_interval_narrower_and_a_test_more_powerful():

@@ -236,8 +236,8 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
             f"Each case was tested once, by models that were not trained on it: {levels['case'].counts.cases} cases "
             f"in {len(folds)} folds.",
             *verdicts.on_levels(levels, within, settings.confidence),
-            "Folds share training cases. Without any difference between the tissues, the p-value of all folds "
-            "together is therefore small more often than it says; docs/statistics.md has how often.",
+            "Folds share training cases, so their scores are not independent. If the tissues did not differ, "
+            "p <= 0.05 would come out in more than 5% of studies; docs/statistics.md has simulations of this.",
             *verdicts.against_baselines(
                 {baseline.description: baseline.differences["slide"] for baseline in baselines.values()}
             ),

@@ -161,11 +161,16 @@ def against_baselines(differences: Mapping[str, Estimate]) -> list[str]:
         outcome = "better" if less.low > 0 else "worse" if less.high < 0 else "unclear"
         groups[outcome].append(f"{description} ({less.value:+.2f}; {less.low:+.2f} to {less.high:+.2f})")
     sentences = {
-        "worse": "Per slide the AUROC of the pair is lower than that of these baselines",
-        "better": "Per slide the AUROC of the pair is higher than that of these baselines",
-        "unclear": "Per slide these data do not show that the AUROC of the pair differs from that of these baselines",
+        "worse": "Per slide the AUROC of the pair is lower than that of",
+        "better": "Per slide the AUROC of the pair is higher than that of",
+        "unclear": "Per slide these data do not show that the AUROC of the pair differs from that of",
     }
-    return [f"{sentences[outcome]}: {'; '.join(names)}." for outcome, names in groups.items() if names]
+    return [f"{sentences[outcome]} {_these_baselines(names)}." for outcome, names in groups.items() if names]
+
+
+def _these_baselines(names: list[str], verb: str = "") -> str:
+    """List baselines behind a colon, after "this baseline" or "these baselines" and a verb that may follow it."""
+    return f"{'this baseline' if len(names) == 1 else 'these baselines'}{verb}: {'; '.join(names)}"
 
 
 def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> list[str]:
@@ -174,8 +179,8 @@ def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> l
     lines = []
     if chance:
         lines.append(
-            f"Per slide the {100 * confidence:g}% confidence interval of these baselines includes chance (0.5): "
-            f"{'; '.join(chance)}."
+            f"Per slide the {100 * confidence:g}% confidence interval of "
+            f"{_these_baselines(chance, ' includes chance (0.5)')}."
         )
     details = baselines["pca_pair"].details if "pca_pair" in baselines else {}
     if details and details["components"] < details["components_wanted"]:
