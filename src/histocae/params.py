@@ -1,5 +1,6 @@
 """params.yaml, typed. Unknown, missing and ill-typed keys are reported by name."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -309,6 +310,10 @@ def _conflicts(params: Params) -> list[str]:
         conflicts.append("split: validation and test take all cases; leave some to train on")
     if params.crossvalidation.folds is not None and params.pair is None:
         conflicts.append("crossvalidation.folds: needs the pair of models that tissue names")
+    # the p-value of random permutations is at least 1 / (1 + their number)
+    least, confidence = math.ceil(1 / (1 - params.tissue.confidence) - 1e-6) - 1, params.tissue.confidence
+    if params.tissue.permutations < least:
+        conflicts.append(f"tissue.permutations: at a confidence of {confidence:g} set at least {least:,}")
     for key in ("table", "manifest"):
         file = getattr(params.data.gdc, key)
         if file is not None and Path(os.path.normpath(file)).is_relative_to("data/gdc"):

@@ -649,6 +649,10 @@ def load_params(tmp_path, models, **changed):
         ({"patches__pixels": 40, "x": {"architecture": "residual", "latent_features": 8}}, "multiple of 16, not 40"),
         ({"tissue__latents": "nobody"}, "tissue.latents: models has no entry 'nobody'"),
         ({"crossvalidation__folds": 5, "tumor": None, "normal": None}, "crossvalidation.folds: needs the pair"),
+        (
+            {"tissue__confidence": 0.999, "tissue__permutations": 998},
+            "tissue.permutations: at a confidence of 0.999 set at least 999",
+        ),
         ({"training__schedule": "linear"}, "training.schedule: expected one of 'constant' or 'cosine'"),
         ({"training__clip_norm": 0.0}, "training.clip_norm: "),
         ({"training__balance": "slides"}, "training.balance: expected one of"),

@@ -3,10 +3,10 @@
 Under that hypothesis the labels of a paired case, one with both tissues, may be swapped, and the
 labels of the other cases shuffled among them. A case moves with all its units.
 
-The AUROC itself would make this a test of equal distributions: with 24 tumor and 4 normal cases whose scores spread
-three times as far, it rejects an AUROC of 0.5 in 13 % of the draws at p <= 0.05. Each AUROC is therefore studentized,
-divided by its own standard error, and referred to the t distribution with its own degrees of freedom, because few
-cases of one tissue make that error uncertain.
+The AUROC itself would make this a test of equal distributions: where a few normal cases spread farther than many
+tumor cases, it rejects an AUROC of 0.5 far too often. Each AUROC is therefore studentized, divided by its own
+standard error, and referred to the t distribution with its own degrees of freedom, because few cases of one tissue
+make that error uncertain.
 """
 
 import math
