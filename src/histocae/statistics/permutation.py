@@ -43,12 +43,29 @@ class Permutations:
 
 
 def is_significant(p_value: float, confidence: float) -> bool:
-    """Whether a p-value is at most 1 - confidence; for 0.9 this comes out as 0.09999999999999998."""
+    """Decide whether a p-value is small enough: at most 1 - confidence.
+
+    Args:
+        p_value: 0 to 1.
+        confidence: e.g. 0.95. For 0.9, 1 - confidence comes out as 0.09999999999999998, so rounding is allowed for.
+
+    Returns:
+        Whether it is.
+
+    """
     return p_value <= 1 - confidence + ROUNDING
 
 
 def count_assignments(units: CaseUnits) -> int:
-    """Count the ways to give the cases their labels: swaps of paired cases times shuffles of the others."""
+    """Count the ways to give the cases their labels: swaps of paired cases times shuffles of the others.
+
+    Args:
+        units: scored units of the cases.
+
+    Returns:
+        Their number, at least 1.
+
+    """
     tumors, normals = _single(units)
     return int(2 ** int(units.paired.sum()) * math.comb(tumors + normals, tumors))
 
