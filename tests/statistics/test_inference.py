@@ -342,7 +342,7 @@ def test_scores_that_both_separate_the_tissues_may_still_differ():
 def plausible(share: float, least: float, most: float, draws: int) -> bool:
     """Whether a share of so many draws may come from a true share between two bounds, at 99.9 %."""
     hits = round(share * draws)
-    return bool(binom.sf(hits - 1, draws, most) > 0.001 and binom.cdf(hits, draws, least) > 0.001)
+    return bool(binom.sf(hits - 1, draws, min(most, 1)) > 0.001 and binom.cdf(hits, draws, max(least, 0)) > 0.001)
 
 
 @pytest.mark.parametrize("cohort", ["8 tumor + 8 normal", "8 paired", "24 tumor + 4 normal"])
