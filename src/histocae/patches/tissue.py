@@ -38,7 +38,7 @@ def tissue_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     # the median removes the colored fringes that JPEG leaves along dust and edges
     chroma = np.asarray(Image.fromarray(_spread(image)).filter(ImageFilter.MedianFilter(3)))
     ink = green.astype(np.int16) - red > MOST_GREEN
-    glass = (chroma <= CHROMA_BOUNDS[1]) & (_unevenness(green) <= EVEN)
+    glass = (chroma <= CHROMA_BOUNDS[1]) & ~_uneven(green)
     mask: NDArray[np.bool_] = (chroma > np.clip(_otsu(chroma), *CHROMA_BOUNDS)) & ~ink & ~glass
     return mask
 
@@ -53,11 +53,14 @@ def is_gray(image: NDArray[np.uint8]) -> bool:
     return bool(_spread(image).max() <= MOST_GRAY and np.ptp(image[..., 1]) > MOST_FLAT)
 
 
-def _unevenness(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Compute how much pixels differ from the mean of 3 x 3 pixels: the median of NEAR x NEAR pixels around each."""
+def _uneven(values: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mark pixels around which most of NEAR x NEAR pixels differ from the mean of 3 x 3 pixels by more than EVEN."""
     image = Image.fromarray(values)
-    differences = ImageChops.difference(image, image.filter(ImageFilter.BoxBlur(1)))
-    return np.asarray(differences.filter(ImageFilter.MedianFilter(NEAR)))
+    differences = np.asarray(ImageChops.difference(image, image.filter(ImageFilter.BoxBlur(1))))
+    # the mean of 0 and 255 is above 127 where the median is 255, and takes a tenth of the median's time
+    marked = Image.fromarray(np.where(differences > EVEN, np.uint8(255), np.uint8(0)))
+    uneven: NDArray[np.bool_] = np.asarray(marked.filter(ImageFilter.BoxBlur(NEAR // 2))) > 127
+    return uneven
 
 
 def _spread(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
