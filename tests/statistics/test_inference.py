@@ -88,6 +88,27 @@ def jackknife_by_hand(table: pd.DataFrame, within: bool) -> tuple[float, float, 
     return area, total, max(degrees, 1.0)
 
 
+def margin_by_hand(table: pd.DataFrame) -> tuple[float, float]:
+    """Compute the AUROC, and how far from a true one of that value an observed one may be, at 95 %."""
+    area, variance, degrees = jackknife_by_hand(table, within=False)
+    if variance == 0:
+        return area, 0.0
+    of_pairs, won = won_pairs(table, within=False)
+    pairs = pd.DataFrame({"tumor": of_pairs[0], "normal": of_pairs[1], "surplus": won - area})
+    by_two = pairs.groupby(["tumor", "normal"])["surplus"].agg(["sum", "size"]).reset_index()
+    for tissue in ("tumor", "normal"):
+        by_two[f"mean of {tissue}"] = by_two[tissue].map(pairs.groupby(tissue)["surplus"].mean())
+    beyond = by_two["sum"] - by_two["size"] * (by_two["mean of tumor"] + by_two["mean of normal"])
+    cases = [frozenset(both) for both in by_two[["tumor", "normal"]].to_numpy()]
+    counts = by_two["tumor"].nunique(), by_two["normal"].nunique()
+    excess = (beyond.groupby(cases).sum() ** 2).sum() / len(won) ** 2
+    excess *= np.prod([count / (count - 1) for count in counts])
+    left = max(0.5, 1 - excess / variance)
+    variance, degrees = variance * left, max(1.0, degrees * left)
+    variance = 1 / (1 / variance + 1 / (area * (1 - area)))
+    return area, student.ppf(0.975, degrees) * np.sqrt(variance)
+
+
 def p_of_t(table: pd.DataFrame) -> float:
     """Compute the p-value of the logit of the AUROC of all pairs from Student's t."""
     area, variance, degrees = jackknife_by_hand(table, within=True)
@@ -161,8 +182,8 @@ def test_a_bound_is_where_the_shifted_scores_are_as_far_away_as_t_allows(table):
     likely = []
     for shift in shifts[:: max(1, len(shifts) // 40)]:
         shifted = units.assign(score=units["score"] + shift * units["label"])
-        area, variance, degrees = jackknife_by_hand(shifted, within=False)
-        if abs(area - observed) <= student.ppf(0.975, degrees) * np.sqrt(variance):
+        area, margin = margin_by_hand(shifted)
+        if abs(area - observed) <= margin:
             likely.append(area)
     step = 1 / len(won_pairs(units, within=False)[1])
     inside = [area for area in likely if low - step - 0.002 <= area <= high + step + 0.002]
@@ -267,10 +288,34 @@ def test_at_a_bound_the_observed_auroc_is_as_far_away_as_students_t_allows(kinds
         while last - first > 1:  # the AUROC rises with the shift
             middle = (first + last) // 2
             moved = table.assign(score=table["score"] + shifts[middle] * table["label"])
-            area, variance, degrees = jackknife_by_hand(moved, within=False)
+            area, margin = margin_by_hand(moved)
             first, last = (middle, last) if area < bound else (first, middle)
         assert area == pytest.approx(bound, abs=0.003)
-        assert abs(bound - observed) == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance), rel=0.02)
+        assert abs(bound - observed) == pytest.approx(margin, rel=0.02)
+
+
+def test_without_interactions_the_variance_is_right_on_average():
+    tumor, normal, drawn = (0.0, 2.0, 5.0), (1.0, 2.0), (3, 2)
+    values, estimates = [], []
+    samples = itertools.product(itertools.product(tumor, repeat=drawn[0]), itertools.product(normal, repeat=drawn[1]))
+    for tumors, normals in samples:  # all equally likely
+        won = np.zeros((5, 5))
+        won[:3, 3:] = np.sign(np.subtract.outer(tumors, normals)) / 2 + 0.5
+        pairs = np.zeros((5, 5))
+        pairs[:3, 3:] = 1
+        sums = (np.r_[each.sum(axis=0) + each.sum(axis=1), each.sum()] for each in (won, pairs))
+        area = jackknife.areas(*sums, np.r_[np.ones(3), np.zeros(2)], np.r_[np.zeros(3), np.ones(2)])
+        values.append(float(area.value))
+        estimates.append(float(area.variance) - jackknife.interactions(won, pairs))
+    assert np.mean(estimates) == pytest.approx(np.var(values))
+
+
+def test_one_unit_of_each_of_many_cases_against_a_constant_gives_wilsons_interval():
+    scores = np.r_[np.arange(-30, 70) + 0.5, np.zeros(60)]  # 70 of 100 tumor cases score above all normal ones
+    table = pd.DataFrame({"case_id": [f"c{i}" for i in range(160)], "label": [1] * 100 + [0] * 60, "score": scores})
+    low, high = auroc_interval.interval(CaseUnits.from_table(table), 0.95)
+    expected = binomtest(70, 100).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.012)  # t of 99 degrees, steps of 0.01
 
 
 def test_pairing_makes_an_interval_narrower_and_a_test_more_powerful():

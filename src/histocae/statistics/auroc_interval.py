@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 PRECISION = 1e-3  # of a bound
 # of the search for a bound, which may end in a jump: there, units of both tissues change places
 MOST_STEPS = 20
+FAR = 1.618  # times the range of scores: a shift that the search starts from; a simple fraction could make scores tie
+MOST_CASES = 50  # with more of them `jackknife.interactions` are a few hundredths of the variance, and take long
 
 
 class Reached(NamedTuple):
@@ -27,7 +29,8 @@ class Reached(NamedTuple):
 
     Attributes:
         value: AUROC over pairs of units of different cases.
-        margin: by how much it may differ from the true AUROC: its standard error times the quantile of Student's t.
+        margin: how far from a true AUROC of this value an observed one may be: the standard error of AUROCs there
+            times the quantile of Student's t.
 
     """
 
@@ -121,7 +124,42 @@ class _Tissues:
         by_normal = np.bincount(self.normal_cases, above, cases) - within
         won = np.r_[by_tumor + by_normal, by_tumor.sum()]
         area = jackknife.areas(won, self.pairs, self.sizes[:, 1], self.sizes[:, 0])
-        return Reached(float(area.value), float(np.sqrt(area.variance) * stdtrit(area.degrees, self.quantile)))
+        value, variance, degrees = float(area.value), float(area.variance), float(area.degrees)
+        if variance == 0:
+            return Reached(value, 0.0)
+        if cases <= MOST_CASES:
+            # they are at most half of the variance; the less they leave of it, the less certain that is
+            share = max(0.5, 1 - jackknife.interactions(*self.by_cases(of_tumor)) / variance)
+            variance, degrees = variance * share, max(1.0, degrees * share)
+        # The scores were shifted to have exactly this AUROC, and those drawn where it is the true one have it only on
+        # average. For a proportion p this turns p (1 - p) / (n - 1) into p (1 - p) / n, as in Wilson's interval.
+        variance /= 1 + variance / (value * (1 - value))
+        return Reached(value, float(np.sqrt(variance) * stdtrit(degrees, self.quantile)))
+
+    def by_cases(self, of_tumor: _Ranks) -> tuple[Floats, Floats]:
+        """Count the pairs of each two cases in which the tumor unit scores higher, and all; shape (cases, cases)."""
+        order, starts, present = self.tumor_by_case
+        below, not_above = (self.normals_before[positions[order]] for positions in of_tumor)
+        won = np.zeros((len(self.sizes), len(self.sizes)))
+        won[present] = np.add.reduceat((below + not_above) / 2, starts, axis=0)
+        pairs = np.outer(self.sizes[:, 1], self.sizes[:, 0])
+        for counts in (won, pairs):
+            np.fill_diagonal(counts, 0.0)
+        return won, pairs
+
+    @cached_property
+    def tumor_by_case(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
+        """Sort tumor units by case: their order, where each case begins, and the cases."""
+        order = np.argsort(self.tumor_cases, kind="stable")
+        present, starts = np.unique(self.tumor_cases[order], return_index=True)
+        return order, starts, present
+
+    @cached_property
+    def normals_before(self) -> Floats:
+        """Count the normal units of each case below a rank; float64, shape (normal units + 1, cases)."""
+        before = np.zeros((len(self.normal) + 1, len(self.sizes)))
+        before[np.arange(1, len(before)), self.normal_cases] = 1
+        return np.cumsum(before, axis=0, out=before)
 
 
 def interval(units: CaseUnits, confidence: float) -> tuple[float, float]:
@@ -150,7 +188,7 @@ def interval(units: CaseUnits, confidence: float) -> tuple[float, float]:
     tumor = labels == 1
     tissues = _Tissues(scores[tumor], scores[~tumor], cases[tumor], cases[~tumor], units.sizes, 0.5 + confidence / 2)
     observed = tissues.at(0.0)
-    reach = 2 * max(float(scores[-1] - scores[0]), np.spacing(np.abs(scores).max()))
+    reach = FAR * max(float(scores[-1] - scores[0]), np.spacing(np.abs(scores).max()))
     low, high = (_bound(tissues, observed, far) for far in (-reach, reach))
     return min(low, observed.value), max(high, observed.value)
 
