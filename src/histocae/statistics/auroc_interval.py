@@ -124,17 +124,21 @@ class _Tissues:
         by_normal = np.bincount(self.normal_cases, above, cases) - within
         won = np.r_[by_tumor + by_normal, by_tumor.sum()]
         area = jackknife.areas(won, self.pairs, self.sizes[:, 1], self.sizes[:, 0])
+        return Reached(float(area.value), self.margin(area, of_tumor))
+
+    def margin(self, area: jackknife.Areas, of_tumor: _Ranks) -> float:
+        """Compute how far from a true AUROC of this value an observed one may be."""
         value, variance, degrees = float(area.value), float(area.variance), float(area.degrees)
         if variance == 0:
-            return Reached(value, 0.0)
-        if cases <= MOST_CASES:
-            # they are at most half of the variance; the less they leave of it, the less certain that is
+            return 0.0
+        if len(self.sizes) <= MOST_CASES:
+            # interactions are at most half of the variance; the less they leave, the less certain is what they leave
             share = max(0.5, 1 - jackknife.interactions(*self.by_cases(of_tumor)) / variance)
             variance, degrees = variance * share, max(1.0, degrees * share)
         # The scores were shifted to have exactly this AUROC, and those drawn where it is the true one have it only on
         # average. For a proportion p this turns p (1 - p) / (n - 1) into p (1 - p) / n, as in Wilson's interval.
         variance /= 1 + variance / (value * (1 - value))
-        return Reached(value, float(np.sqrt(variance) * stdtrit(degrees, self.quantile)))
+        return float(np.sqrt(variance) * stdtrit(degrees, self.quantile))
 
     def by_cases(self, of_tumor: _Ranks) -> tuple[Floats, Floats]:
         """Count the pairs of each two cases in which the tumor unit scores higher, and all; shape (cases, cases)."""
