@@ -17,7 +17,7 @@ from histocae.patches.shard_record import ShardRecord, ShardTask
 from histocae.patches.shards import make_shard
 
 SIDE = 8192  # of the slide in pixels
-ROUNDS = 2
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
