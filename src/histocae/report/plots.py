@@ -182,7 +182,7 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
         The figure.
 
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     rows = table[table["latent_features"].notna()].sort_values("latent_features")
     for name, group in rows.groupby("architecture", sort=True):
