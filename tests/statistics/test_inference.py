@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
@@ -310,12 +310,15 @@ def test_without_interactions_the_variance_is_right_on_average():
     assert np.mean(estimates) == pytest.approx(np.var(values))
 
 
-def test_one_unit_of_each_of_many_cases_against_a_constant_gives_wilsons_interval():
-    scores = np.r_[np.arange(-30, 70) + 0.5, np.zeros(60)]  # 70 of 100 tumor cases score above all normal ones
-    table = pd.DataFrame({"case_id": [f"c{i}" for i in range(160)], "label": [1] * 100 + [0] * 60, "score": scores})
-    low, high = auroc_interval.interval(CaseUnits.from_table(table), 0.95)
-    expected = binomtest(70, 100).proportion_ci(0.95, "wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.012)  # t of 99 degrees, steps of 0.01
+def test_scores_above_equal_ones_are_a_proportion_with_the_interval_of_wilson():
+    tumors, above, normals = 20, 14, 6
+    scores = np.r_[np.arange(above - tumors, above) + 0.5, np.zeros(normals)]  # normal cases do not vary
+    labels = np.repeat((1, 0), (tumors, normals))
+    table = pd.DataFrame({"case_id": np.arange(tumors + normals), "label": labels, "score": scores})
+    as_normal = 1 - 2 * norm.sf(student.ppf(0.975, tumors - 1))  # Wilson's has a quantile of the normal distribution
+    expected = binomtest(above, tumors).proportion_ci(as_normal, "wilson")
+    found = auroc_interval.interval(CaseUnits.from_table(table), 0.95)
+    assert found == pytest.approx((expected.low, expected.high), abs=0.004)  # linear between multiples of 1 / 20
 
 
 def test_pairing_makes_an_interval_narrower_and_a_test_more_powerful():

@@ -133,23 +133,28 @@ class _Tissues:
             return 0.0
         if len(self.sizes) <= MOST_CASES:
             # interactions are at most half of the variance; the less they leave, the less certain is what they leave
-            share = max(0.5, 1 - jackknife.interactions(*self.by_cases(of_tumor)) / variance)
+            share = max(0.5, 1 - jackknife.interactions(self.won_by_cases(of_tumor), self.pairs_by_cases) / variance)
             variance, degrees = variance * share, max(1.0, degrees * share)
         # The scores were shifted to have exactly this AUROC, and those drawn where it is the true one have it only on
         # average. For a proportion p this turns p (1 - p) / (n - 1) into p (1 - p) / n, as in Wilson's interval.
         variance /= 1 + variance / (value * (1 - value))
         return float(np.sqrt(variance) * stdtrit(degrees, self.quantile))
 
-    def by_cases(self, of_tumor: _Ranks) -> tuple[Floats, Floats]:
-        """Count the pairs of each two cases in which the tumor unit scores higher, and all; shape (cases, cases)."""
+    def won_by_cases(self, of_tumor: _Ranks) -> Floats:
+        """Count the pairs of each two cases in which the tumor unit scores higher; shape (cases, cases)."""
         order, starts, present = self.tumor_by_case
         below, not_above = (self.normals_before[positions[order]] for positions in of_tumor)
         won = np.zeros((len(self.sizes), len(self.sizes)))
         won[present] = np.add.reduceat((below + not_above) / 2, starts, axis=0)
+        np.fill_diagonal(won, 0.0)
+        return won
+
+    @cached_property
+    def pairs_by_cases(self) -> Floats:
+        """Count the pairs of each two cases: tumor units of a row's, normal units of a column's."""
         pairs = np.outer(self.sizes[:, 1], self.sizes[:, 0])
-        for counts in (won, pairs):
-            np.fill_diagonal(counts, 0.0)
-        return won, pairs
+        np.fill_diagonal(pairs, 0.0)
+        return pairs
 
     @cached_property
     def tumor_by_case(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
