@@ -1,10 +1,10 @@
-"""Write a table of slides or tiles for one of three public data sets, and set params.yaml to it.
+"""Write a table of slides or tiles for one of four public data sets, and set params.yaml to it.
 
-    python examples/own_data.py slides|lung|paad FOLDER
+    python examples/own_data.py slides|lung|biopsies|paad FOLDER
 
-FOLDER contains slides/CMU-1-Small-Region.svs, lc25000_lung_tiles/ (with groups.csv) and tcga_paad_crops/ (with
-crops.csv). The tables are written to data/own/. For `slides`, the demo cohort is drawn into data/own/slides, with a
-link to the real slide beside it.
+FOLDER contains slides/CMU-1-Small-Region.svs, lc25000_lung_tiles/ (with groups.csv), ebhi_colorectal/ (with
+table.csv) and tcga_paad_crops/ (with crops.csv). The tables are written to data/own/. For `slides`, the demo cohort
+is drawn into data/own/slides, with a link to the real slide beside it.
 """
 
 import os
@@ -61,6 +61,15 @@ def lung(folder: Path, params: dict[str, Any]) -> None:
     params["patches"]["tiles"] = "reduce"
 
 
+def biopsies(folder: Path, params: dict[str, Any]) -> None:
+    """Write a table of the colorectal biopsies, without the slides that have pictures of both tissues."""
+    pictures = folder / "ebhi_colorectal"
+    table = pd.read_csv(pictures / "table.csv")[["path", "slide_id", "case_id", "sample_type"]]
+    mixed = table.groupby("slide_id")["sample_type"].transform("nunique") > 1  # a slide has one sample type
+    _tiles(table[~mixed], pictures, "biopsies.csv", params)
+    params["patches"]["tiles"] = "reduce"
+
+
 def paad(folder: Path, params: dict[str, Any]) -> None:
     """Write a table of the crops, from which patches are extracted.
 
@@ -87,14 +96,22 @@ def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict[str, Any])
     params["data"].update(source="tiles", path=folder.as_posix(), table=(OWN / name).resolve().as_posix())
 
 
+WRITE = {"slides": slides, "lung": lung, "biopsies": biopsies, "paad": paad}
+NEEDED = {
+    "slides": "slides/CMU-1-Small-Region.svs",
+    "lung": "lc25000_lung_tiles/groups.csv",
+    "biopsies": "ebhi_colorectal/table.csv",
+    "paad": "tcga_paad_crops/crops.csv",
+}
+
+
 def main(kind: str, folder: str) -> None:
     """Write the table, and set params.yaml to it; its comments stay."""
-    needed = {"slides": "slides/CMU-1-Small-Region.svs", "lung": "lc25000_lung_tiles/groups.csv"}
-    if not (missing := Path(folder) / needed.get(kind, "tcga_paad_crops/crops.csv")).is_file():
+    if not (missing := Path(folder) / NEEDED[kind]).is_file():
         sys.exit(f"{missing}: no such file")
     yaml = commented()
     params = yaml.load(PARAMS)
-    {"slides": slides, "lung": lung, "paad": paad}[kind](Path(folder), params)
+    WRITE[kind](Path(folder), params)
     aside = PARAMS.with_suffix(".yaml.part")
     yaml.dump(params, aside)
     os.replace(aside, PARAMS)
@@ -102,6 +119,6 @@ def main(kind: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("slides", "lung", "paad"):
+    if len(sys.argv) != 3 or sys.argv[1] not in WRITE:
         sys.exit(__doc__)
     main(sys.argv[1], sys.argv[2])

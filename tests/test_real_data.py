@@ -1,4 +1,4 @@
-"""The README's three examples on public data, with small settings. They skip where the data are missing."""
+"""The README's four examples on public data, with small settings. They skip where the data are missing."""
 
 import json
 
@@ -61,6 +61,19 @@ def test_lung_tiles_pass_through_the_pipeline_from_table_to_registry(tmp_path, s
     assert list(json.loads((project.folder / "models/registered.json").read_text())) == ["histocae-normal"]
     row = pd.read_csv(project.folder / "reports/comparison.csv").iloc[0]
     assert row["model"] == "normal" and 100 < row["test_patches"] < 250
+
+
+def test_biopsies_are_a_table_of_pictures_by_case(tmp_path, shared, run_stages):
+    if not (shared / "ebhi_colorectal/table.csv").is_file():
+        pytest.skip("no colorectal biopsies beside the checkout")
+    project = example_project(tmp_path, shared, "biopsies")
+    result = run_stages(project, *ALL_STAGES)
+    assert result.code == 0, result.lines
+    index = pd.read_csv(project.folder / "data/patches/index.csv", sep="|")
+    # 720 pictures less those of the two slides that have both tissues
+    assert len(index) == 709 and index["case_id"].nunique() == 146
+    assert index.groupby("slide_id")["sample_type"].nunique().eq(1).all()
+    assert len(pd.read_csv(project.folder / "reports/set_aside.csv", sep="|")) == 0
 
 
 def test_crops_of_one_class_train_one_model_but_no_pair(tmp_path, shared, run_stages):

@@ -16,15 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from histocae.contrast import baselines, comparison, heatmaps, truth, verdicts
+from histocae.contrast import baselines, comparison, heatmaps, linear_pair, truth, verdicts
 from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError, StoreError
+from histocae.evaluation import scales
 from histocae.params import Tissue
 from histocae.patches import previews
+from histocae.patches.images import InMemory
 from histocae.patches.shard_file import ShardWriter
 from histocae.patches.store import SHARDS, PatchStore, write_index
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
+from histocae.statistics.discrimination import auroc
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
 from histocae.workers import processes
@@ -172,7 +175,7 @@ def write_patches(folder, rows, tumor, normal, seed):
 def make_baselines(tmp_path):
     """Return a function that makes the baselines of cohorts with set colors and errors per split."""
 
-    def make(train, validation, test, encoded=None, components=4, pairs=4):
+    def make(train, validation, test, encoded=None, pairs=4):
         rows = {split: cohort(split, pairs) for split in ("train", "validation", "test")}
         for split, (tumor, normal) in (("train", train), ("validation", validation), ("test", test)):
             write_patches(tmp_path, rows[split], tumor, normal, len(split))
@@ -187,16 +190,18 @@ def make_baselines(tmp_path):
         training = tuple(
             rows["train"][rows["train"]["sample_type"] == sample_type] for sample_type in (TUMOR, NORMAL)
         )
+        store = PatchStore(tmp_path)
         methods, left_out = baselines.make(
-            PatchStore(tmp_path),
+            store,
             training,
             tables["validation"],
             tables["test"],
-            components=components,
+            # the errors of models that reconstruct mid-gray
+            errors_by_scale=lambda rows: scales.errors(store.select(rows).take(np.arange(len(rows))) / 255 - 0.5),
             encoded=encoded,
             seed=1,
         )
-        assert not left_out or set(left_out) == {"pca_pair"} - set(methods)
+        assert not left_out or set(left_out) == {"pca_pair", "pca_errors_by_scale"} - set(methods)
         return methods, tables["test"]
 
     return make
@@ -225,28 +230,56 @@ def test_each_baseline_distinguishes_the_tissues_by_its_own_feature(make_baselin
         "error_normal_model",
         "mean_intensity",
         "color_histogram",
+        "texture",
+        "texture_color",
         "pca_pair",
+        "pca_errors_by_scale",
+        "errors_by_scale",
         "latents",
     }
-    for name in ("color_histogram", "pca_pair", "latents"):
+    for name in ("color_histogram", "texture_color", "pca_pair", "errors_by_scale", "latents"):
         assert measured[name].levels["slide"].auroc.value == 1, name
         assert 0.5 < measured[name].levels["slide"].auroc.low < 1
     assert 0.1 < measured["mean_intensity"].levels["patch"].auroc.value < 0.9  # red and blue are equally bright
     assert json.dumps({name: baseline.as_json() for name, baseline in measured.items()}, allow_nan=False)
 
 
-def test_the_linear_pair_has_no_more_components_than_the_patches_allow(make_baselines):
+def test_the_linear_pair_has_the_components_that_validation_cases_prefer(make_baselines):
     colors = ((200, 100, 100), (100, 100, 200))
-    methods, _ = make_baselines(colors, colors, colors, components=50)
-    assert methods["pca_pair"].details == {"components": 11, "components_wanted": 50}  # 12 training patches each
-    assert "11 components" in methods["pca_pair"].description
+    methods, _ = make_baselines(colors, colors, colors)
+    # the colors differ so much that the mean of each tissue is enough; of equal numbers the smallest is taken
+    assert methods["pca_pair"].details == {"components": 1}
+    assert methods["pca_pair"].description == "pair of linear models (PCA, 1 component)"
+
+
+def test_the_number_of_components_is_chosen_on_validation_patches():
+    rng = np.random.default_rng(3)
+    # both tissues vary along the same eight directions, and each along four of its own, less strongly
+    shared, tumor_own, normal_own = (rng.normal(size=(count, 8 * 8 * 3)) for count in (8, 4, 4))
+
+    def draw(own, count):
+        values = 128 + 25 * (rng.normal(size=(count, 8)) @ shared + 0.4 * rng.normal(size=(count, 4)) @ own) / 3
+        return values.clip(0, 255).astype(np.uint8).reshape(count, 8, 8, 3)
+
+    fitted = linear_pair.fit(InMemory(draw(tumor_own, 60)), InMemory(draw(normal_own, 60)), 0)
+    assert 30 < fitted.components < 60
+    validation = InMemory(np.concatenate([draw(tumor_own, 40), draw(normal_own, 40)]))
+    labels = np.repeat([1, 0], 40)
+    chosen = linear_pair.choose(fitted, validation, labels)
+    areas = {
+        count: auroc(labels, fitted.leading(count).scores(validation))
+        for count in linear_pair.counts_up_to(fitted.components)
+    }
+    assert chosen.components == min(count for count in areas if areas[count] == max(areas.values()))
+    assert areas[chosen.components] > areas[1]
 
 
 def test_a_linear_pair_that_cannot_be_computed_is_left_out(tmp_path, make_baselines, monkeypatch):
     monkeypatch.setattr("histocae.networks.linear.fit", lambda *_: (_ for _ in ()).throw(DataError("all the same")))
     colors = ((200, 100, 100), (100, 100, 200))
     methods, test = make_baselines(colors, colors, colors)
-    assert set(methods) == {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    simple = {"error_tumor_model", "error_normal_model", "mean_intensity", "color_histogram"}
+    assert set(methods) == simple | {"texture", "texture_color", "errors_by_scale"}
     metrics = comparison.study(test, test, methods, {"pca_pair": "all the same"}, SETTINGS, 1)
     assert "Left out, pca_pair: all the same." in verdicts.sentences(metrics, 0.95)
 
@@ -270,19 +303,17 @@ def test_without_both_kinds_of_patches_no_auroc_against_the_truth_is_reported(sh
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
-def test_color_features_are_the_histogram_and_the_mean(seed, count):
+def test_color_features_are_histograms_of_rgb_and_hsv_and_the_mean(seed, count):
     patches = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), np.uint8)
-
-    class Selection:
-        __len__ = patches.__len__
-        take = staticmethod(patches.__getitem__)
-
-    means, histograms = baselines._color_features(Selection())
-    expected = [
-        np.histogramdd(patch.reshape(-1, 3), [np.arange(0, 257, 32)] * 3)[0].ravel() / 36 for patch in patches
-    ]
+    means, histograms, textures = baselines._features(InMemory(patches))
+    expected = []
+    for patch in patches:
+        hsv = np.asarray(Image.fromarray(patch).convert("HSV"))
+        channels = [*np.moveaxis(patch, 2, 0), *np.moveaxis(hsv, 2, 0)]
+        expected.append(np.concatenate([np.histogram(c, np.arange(0, 257, 16))[0] for c in channels]) / 36)
     assert histograms == pytest.approx(np.array(expected), abs=1e-7)
     assert means == pytest.approx(patches.mean(axis=(1, 2, 3)))
+    np.testing.assert_array_equal(textures, scales.texture(patches))
 
 
 # -- sentences
@@ -296,9 +327,7 @@ def pair_metrics(scores):
     cases = len(scores) // 2
     rows = rows_of(*((f"{kind[0]}{i}", f"case-{i}", kind, 2) for kind in (TUMOR, NORMAL) for i in range(cases)))
     table = join_errors(rows, np.exp(-np.repeat(scores, 2)), np.ones(4 * cases))
-    pca = baselines.Baseline(
-        "pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5, "components_wanted": 9}
-    )
+    pca = baselines.Baseline("pair of linear models", table["score"].to_numpy(), 1, "definition", {"components": 5})
     dull = baselines.Baseline("nothing", np.tile([0.0, 0.0, 1.0, 1.0], cases), 1, "training")
     left_out = {"latents": "all has no latent layer"}
     return comparison.study(table, table, {"pca_pair": pca, "nothing": dull}, left_out, EXACT, 1)
@@ -313,7 +342,6 @@ def test_sentences_state_where_an_interval_includes_chance():
         assert "these data do not show that the score distinguishes tumor from normal" in sentence
         assert f"{metrics.levels[level].auroc.value:.2f}" in sentence
     assert any("Labels are per slide, not per patch" in line for line in sentences)
-    assert any("5 components, not 9" in line for line in sentences)
     assert any(line == "Left out, latents: all has no latent layer." for line in sentences)
     assert any(
         "do not show that the AUROC of the pair differs" in line and "linear models" in line for line in sentences
@@ -696,7 +724,11 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
         "error_normal_model",
         "mean_intensity",
         "color_histogram",
+        "texture",
+        "texture_color",
         "pca_pair",
+        "pca_errors_by_scale",
+        "errors_by_scale",
         "latents",
     }
     assert 0 < metrics["truth"]["tumor_patches"] < metrics["truth"]["patches"]

@@ -284,6 +284,10 @@ def test_errors_of_pca_equal_those_of_scikit_learn(count):
     np.testing.assert_allclose(reconstruction.measure_mse(cae, InMemory(held_out), "test"), expected, rtol=1e-3)
     fitted = linear.fit(InMemory(train), 10, 1)
     np.testing.assert_allclose(fitted.errors(InMemory(held_out)), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.square(fitted.residuals(held_out)).mean((1, 2, 3)), expected, rtol=1e-3)
+    several = fitted.errors_of_leading(InMemory(held_out), [1, 3])
+    for column, count in enumerate((1, 3)):
+        np.testing.assert_allclose(several[:, column], fitted.leading(count).errors(InMemory(held_out)), rtol=1e-5)
     np.testing.assert_allclose(np.abs(fitted.encode(held_out)), np.abs(reference.transform(flat)), atol=2e-3)
     np.testing.assert_allclose(fitted.deviations, np.sqrt(reference.explained_variance_), rtol=1e-3)
     kernel = cae.encoder.get_layer("latent").get_weights()[0]

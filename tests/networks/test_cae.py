@@ -14,7 +14,7 @@ backend.start()
 import keras  # noqa: E402 (after the backend suppresses its log messages)
 import tensorflow as tf  # noqa: E402
 
-from histocae.evaluation import reconstruction, samples  # noqa: E402
+from histocae.evaluation import reconstruction, samples, scales  # noqa: E402
 from histocae.patches.images import InMemory  # noqa: E402
 from histocae.report import plots  # noqa: E402
 
@@ -129,6 +129,9 @@ def test_measures_equal_their_definitions(digit_images):
     np.testing.assert_allclose(
         reconstruction.measure_mse(cae, InMemory(rgb_images), "test"), measured["mse"], rtol=1e-5
     )
+    residuals = rgb_images.astype(np.float32) / 255 - cae.model.predict(rgb_images / 255, verbose=0)
+    by_scale = reconstruction.measure_by_scale(cae, InMemory(rgb_images), "test")
+    np.testing.assert_allclose(by_scale, scales.errors(residuals), rtol=1e-3, atol=1e-3)
     assert measured["ssim"].between(-1, 1).all()
 
 

@@ -3,17 +3,18 @@
 A baseline that has a direction gets it from training or validation cases; test cases only report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
-from histocae.contrast import pair
+from histocae.contrast import linear_pair, pair
 from histocae.errors import DataError
+from histocae.evaluation import scales
 from histocae.identifiers import COMPARED
 from histocae.networks import linear
 from histocae.patches.images import batches
@@ -23,6 +24,8 @@ from histocae.statistics import classifier, discrimination
 TUMOR, _ = COMPARED
 MOST_PER_TISSUE = 2000  # training patches of a classifier: of a few hundred features, it gains nothing from more
 BATCH = 64  # patches in memory at once
+# from rows of patches to statistics of the errors that both models of a pair make, float32, shape (rows, features)
+Describe = Callable[[pd.DataFrame], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,22 @@ def make(
     validation: pd.DataFrame,
     test: pd.DataFrame,
     *,
-    components: int,
+    errors_by_scale: Describe,
     encoded: Mapping[str, NDArray[np.float32]] | None,
     seed: int,
 ) -> tuple[dict[str, Baseline], dict[str, str]]:
     """Compute all baselines from the patches that the pair was trained on.
 
     Classifiers are trained on at most 2,000 of these patches of either tissue, equally many of
-    each. Validation patches choose the strength of their penalty. The linear pair (PCA) is computed
-    from at most 8,192 patches of either tissue.
+    each. Validation patches choose the strength of their penalty, and the number of components of
+    the linear pair (PCA), which is computed from at most 8,192 patches of either tissue.
 
     Args:
         store: the patches.
         training: rows of the training split that the tumor and the normal model were trained on.
         validation: the result of `comparison.join` for validation patches.
         test: the result of `comparison.join` for test patches.
-        components: number of components of the linear pair: the latent size of the pair.
+        errors_by_scale: describes the errors of both models of the pair on rows of patches.
         encoded: latents per split (train, validation, test), float32, shape (rows, features); None
             leaves out the baseline that uses them.
         seed: of samples and fits.
@@ -97,11 +100,10 @@ def make(
     count = min(MOST_PER_TISSUE, *(len(rows) for rows in training))
     sampled = pool.groupby("sample_type").sample(count, random_state=seed).sort_index()
     labels, validation_labels = (sampled["sample_type"] == TUMOR).to_numpy(int), validation["label"].to_numpy()
-    means, histograms = zip(
-        *(_color_features(store.select(rows)) for rows in (sampled, validation, test)), strict=True
-    )
+    parts = (sampled, validation, test)
+    means, histograms, textures = zip(*(_features(store.select(rows)) for rows in parts), strict=True)
 
-    def classified(description: str, features: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> Baseline:
+    def classified(description: str, features: Sequence[NDArray[Any]]) -> Baseline:
         fitted = classifier.fit_classifier(features[0], labels, features[1], validation_labels, seed=seed)
         scores, validation_scores = (fitted.decision_function(each) for each in (features[2], features[1]))
         return Baseline(
@@ -123,50 +125,62 @@ def make(
         "mean intensity", means[2], means[1], fixing=means[0], labels=labels, fixed_on="training"
     )
     baselines["color_histogram"] = classified("color histogram", histograms)
-    left_out = {}
+    baselines["texture"] = classified("texture", textures)
+    both = [np.hstack(each) for each in zip(textures, histograms, strict=True)]
+    baselines["texture_color"] = classified("texture and color histogram", both)
+    left_out: dict[str, str] = {}
     samples = (rows.sample(min(len(rows), linear.MOST_AT_ONCE), random_state=seed).sort_index() for rows in training)
     try:
         tumor, normal = (store.select(rows) for rows in samples)
-        baselines["pca_pair"] = _linear_pair(tumor, normal, store.select(test), components, seed)
+        fits = linear_pair.fit(tumor, normal, seed)
     except DataError as error:
-        left_out["pca_pair"] = str(error)
+        left_out |= dict.fromkeys(("pca_pair", "pca_errors_by_scale"), str(error))
+    else:
+        chosen = linear_pair.choose(fits, store.select(validation), validation_labels)
+        baselines["pca_pair"] = Baseline(
+            f"pair of linear models (PCA, {_number(chosen.components)})",
+            chosen.scores(store.select(test)),
+            1,
+            "definition",
+            {"components": chosen.components},
+        )
+        baselines["pca_errors_by_scale"] = classified(
+            "errors of the linear pair by scale",
+            [chosen.errors_by_scale(store.select(rows)) for rows in parts],
+        )
+    baselines["errors_by_scale"] = classified(
+        "errors of both models by scale", [errors_by_scale(rows) for rows in parts]
+    )
     if encoded is not None:
         train_latents = encoded["train"][sampled.index.to_numpy()]
         baselines["latents"] = classified("latents", (train_latents, encoded["validation"], encoded["test"]))
     return baselines, left_out
 
 
-def _linear_pair(
-    tumor: PatchSelection, normal: PatchSelection, test: PatchSelection, components: int, seed: int
-) -> Baseline:
-    """Score by the linear counterparts of the pair, with the components that the smaller sample allows."""
-    wanted = min(components, len(tumor) - 1, len(normal) - 1)
-    if wanted < 1:
-        raise DataError("a tissue has one training patch, and principal components need two")
-    fits = [linear.fit(patches, wanted, seed) for patches in (tumor, normal)]
-    count = min(len(fit.components) for fit in fits)
-    errors = [fit.leading(count).errors(test) for fit in fits]
-    return Baseline(
-        f"pair of linear models (PCA, {count:,} components)",
-        pair.score(*errors),
-        1,
-        "definition",
-        {"components": count, "components_wanted": components},
-    )
+def _number(components: int) -> str:
+    return f"{components:,} component{'s' * (components != 1)}"
 
 
-def _color_features(patches: PatchSelection) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Measure the color of patches.
+def _features(patches: PatchSelection) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+    """Measure brightness, color and texture of patches.
 
     Returns:
-        The mean over pixels and channels, 0 to 255, float64, shape (n,); and the share of pixels in
-        each of 8 x 8 x 8 bins, float32, shape (n, 512).
+        The mean over pixels and channels, 0 to 255, float64, shape (n,); the share of pixels in each of 16 bins of
+        red, green, blue, hue, saturation and value, float32, shape (n, 96); and `scales.texture`.
 
     """
-    means, histograms = np.empty(len(patches)), np.empty((len(patches), 512), np.float32)
-    strides = np.array([64, 8, 1], np.float32)  # of red, green and blue in the number of a bin
-    for position, patch in enumerate(chain.from_iterable(batches(patches, BATCH))):
-        means[position] = patch.mean()
-        bins = ((patch >> 5) @ strides).astype(np.intp).ravel()
-        histograms[position] = np.bincount(bins, minlength=512) / len(bins)
-    return means, histograms
+    parts = [
+        (batch.mean((1, 2, 3), np.float64), _histograms(batch), scales.texture(batch))
+        for batch in batches(patches, BATCH)
+    ]
+    means, histograms, textures = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return means, histograms, textures
+
+
+def _histograms(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Count the pixels in 16 bins of each of red, green, blue, hue, saturation and value, as shares."""
+    channels = np.concatenate([patches, [np.asarray(Image.fromarray(each).convert("HSV")) for each in patches]], 3)
+    bins = (channels >> 4).astype(np.intp).reshape(len(patches), -1, channels.shape[3])
+    bins += 16 * np.arange(channels.shape[3])
+    counts = [np.bincount(each.ravel(), minlength=16 * channels.shape[3]) for each in bins]
+    return (np.array(counts) / bins.shape[1]).astype(np.float32)

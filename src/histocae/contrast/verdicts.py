@@ -174,18 +174,11 @@ def _these_baselines(names: list[str], verb: str = "") -> str:
 
 
 def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> list[str]:
-    """Name the baselines that are not shown to be above chance, and a linear pair with too few components."""
+    """Name the baselines that are not shown to be above chance."""
     chance = [each.description for each in baselines.values() if each.levels["slide"].includes_chance]
-    lines = []
-    if chance:
-        lines.append(
-            f"Per slide the {100 * confidence:g}% confidence interval of "
-            f"{_these_baselines(chance, ' includes chance (0.5)')}."
-        )
-    details = baselines["pca_pair"].details if "pca_pair" in baselines else {}
-    if details and details["components"] < details["components_wanted"]:
-        lines.append(
-            f"The linear pair has {details['components']:,} components, not {details['components_wanted']:,} as the "
-            "latents of the pair: its training patches allow no more."
-        )
-    return lines
+    if not chance:
+        return []
+    return [
+        f"Per slide the {100 * confidence:g}% confidence interval of "
+        f"{_these_baselines(chance, ' includes chance (0.5)')}."
+    ]

@@ -22,7 +22,7 @@ from histocae.workers.processes import WorkerDiedError, spread
 
 # patches of a task: a multiple of the batch size, so that the batches are the same on one machine and on many
 PART = 64 * reconstruction.BATCH
-Measure = Literal["mse", "measures"]
+Measure = Literal["mse", "measures", "scales"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,19 @@ class Passes:
         """
         return pd.DataFrame(self._measured("measures", rows, label), columns=list(reconstruction.MEASURES))
 
+    def errors_by_scale(self, rows: pd.DataFrame, label: str) -> NDArray[np.float32]:
+        """Describe the errors of patches at several scales, as `reconstruction.measure_by_scale` does.
+
+        Args:
+            rows: of the index of patches.
+            label: of the progress bar.
+
+        Returns:
+            float32, shape (len(rows), features).
+
+        """
+        return self._measured("scales", rows, label)
+
     def write_latents(self, rows: pd.DataFrame, label: str, out: Path) -> None:
         """Write the latents of patches as a numpy array.
 
@@ -119,7 +132,7 @@ class Passes:
         """Whether this process does the work; its backend uses all cores."""
         return self._params.executor.kind == "processes" or rows.empty
 
-    def _measured(self, measure: Measure, rows: pd.DataFrame, label: str) -> NDArray[np.float64]:
+    def _measured(self, measure: Measure, rows: pd.DataFrame, label: str) -> NDArray[Any]:
         if self._local(rows):
             return _MEASURES[measure](self._cae, self._store.select(rows), label)
         return np.concatenate(self._spread(measure, rows, label))
@@ -146,7 +159,7 @@ class Passes:
         return [results[i] for i in range(len(tasks))]
 
 
-def _work(task: _Task) -> NDArray[np.float64] | None:
+def _work(task: _Task) -> NDArray[Any] | None:
     """Do a task, on a worker."""
     backend.start()
     backend.repeatable(task.seed)
@@ -178,7 +191,8 @@ def _encode_part(cae: CAE, images: Images, out: Path, start: int) -> None:
         handle.write(latents.tobytes())
 
 
-_MEASURES: dict[Measure, Callable[[CAE, Images, str | None], NDArray[np.float64]]] = {
+_MEASURES: dict[Measure, Callable[[CAE, Images, str | None], NDArray[Any]]] = {
     "mse": reconstruction.measure_mse,
+    "scales": reconstruction.measure_by_scale,
     "measures": lambda cae, images, label: reconstruction.measure(cae, images, label).to_numpy(),
 }

@@ -4,6 +4,7 @@ Pixels are in [0, 1].
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from histocae.evaluation import scales
 from histocae.networks.cae import CAE
 from histocae.networks.fused import fused_on_bytes
 from histocae.patches.images import Images, batches
@@ -61,13 +63,41 @@ def measure_mse(cae: CAE, patches: Images, label: str | None) -> NDArray[np.floa
     return _over(patches, label, lambda batch: _mse(model(batch, training=False), _scaled(batch)))
 
 
+def measure_by_scale(cae: CAE, patches: Images, label: str | None) -> NDArray[np.float32]:
+    """Describe the error of every patch at several scales; see `scales.errors`.
+
+    Args:
+        cae: the autoencoder.
+        patches: any number.
+        label: of the progress bar; None for no bar.
+
+    Returns:
+        float32, shape (len(patches), features).
+
+    """
+    model = fused_on_bytes(cae)
+    residuals = _compiled(patches, lambda batch: _scaled(batch) - model(batch, training=False))
+    starts = range(0, len(patches), BATCH)
+    # statistics of a batch are computed while the model works on the next one
+    ahead_of_use = ahead(residuals(batch).numpy() for batch in batches(patches, BATCH))
+    return np.concatenate([scales.errors(next(ahead_of_use)) for _ in bar(starts, label, "batches")])
+
+
 def _over(patches: Images, label: str | None, measure: Callable[[tf.Tensor], tf.Tensor]) -> NDArray[np.float64]:
     """Compile a measure and apply it to all patches, batch by batch."""
-    compiled = tf.function(measure, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)])
+    compiled = _compiled(patches, measure)
     starts = range(0, len(patches), BATCH)
     ahead_of_use = ahead(batches(patches, BATCH))
     parts = [compiled(next(ahead_of_use)).numpy() for _ in bar(starts, label, "batches")]
     return np.concatenate(parts).astype(np.float64)
+
+
+def _compiled(patches: Images, function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
+    """Compile a function of batches of any length."""
+    compiled: Callable[[Any], tf.Tensor] = tf.function(
+        function, input_signature=[tf.TensorSpec((None, *patches.shape), tf.uint8)]
+    )
+    return compiled
 
 
 def _scaled(batch: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Principal components of patches: the linear autoencoder that serves as the baseline of the convolutional ones."""
 
-import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from histocae.errors import DataError
 from histocae.patches.images import Images, batches
 
-log = logging.getLogger(__name__)
 BATCH = 1024
 # more samples than this are fitted batch by batch (of patches of 128 pixels: 1.6 GB), unless they are small
 MOST_AT_ONCE = 8192
@@ -62,14 +61,42 @@ class Linear:
             float64, shape (n,).
 
         """
+        return self.errors_of_leading(patches, [len(self.components)])[:, 0]
+
+    def errors_of_leading(self, patches: Images, counts: Sequence[int]) -> NDArray[np.float64]:
+        """Compute the errors of the autoencoders of the first components alone, in one pass.
+
+        Args:
+            patches: n of them.
+            counts: numbers of components, each from 1 to their number here.
+
+        Returns:
+            float64, shape (n, len(counts)): mean squared errors.
+
+        """
         parts = []
         for batch in batches(patches, BATCH):
             centered = _flat(batch) - self.mean
             # the residual is orthogonal to the reconstruction, so its square is a difference of squares
             squares = np.square(centered).sum(1, dtype=np.float64)
-            squares -= np.square(centered @ self.components.T).sum(1, dtype=np.float64)
-            parts.append(np.maximum(squares, 0) / centered.shape[1])
+            explained = np.square(centered @ self.components.T).cumsum(1, dtype=np.float64)
+            left = squares[:, None] - explained[:, np.asarray(counts) - 1]
+            parts.append(np.maximum(left, 0) / centered.shape[1])
         return np.concatenate(parts)
+
+    def residuals(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Subtract the reconstructions from images.
+
+        Args:
+            batch: uint8, shape (n, height, width, channels).
+
+        Returns:
+            float32, of the same shape, of pixels in [0, 1].
+
+        """
+        centered = _flat(batch) - self.mean
+        centered -= (centered @ self.components.T) @ self.components
+        return centered.reshape(batch.shape)
 
 
 def fit(patches: Images, components: int, seed: int) -> Linear:
@@ -96,17 +123,8 @@ def fit(patches: Images, components: int, seed: int) -> Linear:
     count = min(components, len(patches) - 1, values)
     few_values = values <= MOST_AT_ONCE and len(patches) * values <= MOST_VALUES
     if len(patches) <= MOST_AT_ONCE or few_values:
-        fitted = principal(_flat(patches.take(np.arange(len(patches)))), count)
-    else:
-        fitted = _in_batches(patches, count, seed)
-    if len(fitted.components) < components:
-        log.warning(
-            "%d principal components requested, but %d patches allow only %d",
-            components,
-            len(patches),
-            len(fitted.components),
-        )
-    return fitted
+        return principal(_flat(patches.take(np.arange(len(patches)))), count)
+    return _in_batches(patches, count, seed)
 
 
 def _in_batches(patches: Images, count: int, seed: int) -> Linear:

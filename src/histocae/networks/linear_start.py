@@ -1,5 +1,7 @@
 """Linear layers of an autoencoder whose weights are computed from the training patches, not learned."""
 
+import logging
+
 import numpy as np
 
 from histocae.errors import TrainingError
@@ -7,6 +9,8 @@ from histocae.networks import linear
 from histocae.networks.blocks import block_side
 from histocae.networks.cae import CAE
 from histocae.patches.images import Images
+
+log = logging.getLogger(__name__)
 
 
 def start_residual(cae: CAE, patches: Images, seed: int) -> None:
@@ -55,6 +59,13 @@ def fitted_pca(patches: Images, components: int, seed: int) -> CAE:
     if len(patches) < 2:
         raise TrainingError("principal components need at least two patches")
     fitted = linear.fit(patches, components, seed)
+    if len(fitted.components) < components:
+        log.warning(
+            "%d principal components requested, but %d patches allow only %d",
+            components,
+            len(patches),
+            len(fitted.components),
+        )
     cae = CAE(patches.shape, len(fitted.components), architecture="pca")
     cae.encoder.get_layer("latent").set_weights([fitted.components.T, -(fitted.components @ fitted.mean)])
     cae.decoder.get_layer("pixels").set_weights([fitted.components, fitted.mean])

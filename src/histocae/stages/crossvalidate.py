@@ -5,7 +5,9 @@ import logging
 import shutil
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae import paths
 from histocae.cohort import balance
@@ -76,14 +78,14 @@ def _train_and_test(
     from histocae.networks.cae import CAE
     from histocae.tracking.record import TrainingRecord
 
-    errors, training_rows, size = [], [], 0
+    errors, training_rows, models = [], [], {}
     for name in pair:
         keras.backend.clear_session()
         description = recipe.describe(params, name, store, layout.splits, layout.trained)
         done = TrainingRecord(name, layout).is_of(description)
         cae = CAE(path=layout.trained / name, load=True) if done else train(params, name, layout, description)
         training_rows.append(balance.rows_for_model(tables["train"], description))
-        size = TrainingRecord(name, layout).training["latent_size"]
+        models[name] = cae
         label = f"{name} on fold {number}"
         errors.append(
             {
@@ -95,7 +97,18 @@ def _train_and_test(
         comparison.join(tables[split], *(each[split] for each in errors)) for split in ("validation", "test")
     )
     tumor, normal = training_rows
+
+    def errors_by_scale(rows: pd.DataFrame) -> NDArray[np.float32]:
+        images, label = store.select(rows), f"errors by scale on fold {number}"
+        return np.hstack([reconstruction.measure_by_scale(cae, images, label) for cae in models.values()])
+
     simpler, left_out = baselines.make(
-        store, (tumor, normal), validation, test, components=size, encoded=None, seed=params.seed
+        store,
+        (tumor, normal),
+        validation,
+        test,
+        errors_by_scale=errors_by_scale,
+        encoded=None,
+        seed=params.seed,
     )
     return crossvalidation.Fold(number, validation, test, simpler, left_out)

@@ -22,6 +22,7 @@ from histocae.params import Params
 from histocae.patches.store import PatchStore
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
+from histocae.workers.processes import held
 
 if TYPE_CHECKING:
     from histocae.networks.cae import CAE
@@ -56,15 +57,28 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
     store = PatchStore(paths.PATCHES)
     tumor, normal = (balance.rows_for_model(tables["train"], record.training) for record in records)
     encoded, no_latents = _latents(settings.latents, tables)
-    simpler, left_out = baselines.make(
-        store,
-        (tumor, normal),
-        validation,
-        test,
-        components=records[0].training["latent_size"],
-        encoded=encoded,
-        seed=seed,
-    )
+    models = _load(records, seed)
+
+    from histocae.evaluation.inference import Passes
+
+    passes = {
+        record.name: Passes(params, cae, record.folder, record.training["weights"], store)
+        for record, cae in zip(records, models.values(), strict=True)
+    }
+
+    def errors_by_scale(rows: pd.DataFrame) -> NDArray[np.float32]:
+        return np.hstack([each.errors_by_scale(rows, f"errors of {name} by scale") for name, each in passes.items()])
+
+    with held(params.executor):
+        simpler, left_out = baselines.make(
+            store,
+            (tumor, normal),
+            validation,
+            test,
+            errors_by_scale=errors_by_scale,
+            encoded=encoded,
+            seed=seed,
+        )
     metrics = comparison.study(validation, test, simpler, left_out | no_latents, settings, seed)
     bands = comparison.roc_curves(test, settings, seed)
     levels = {
@@ -93,7 +107,7 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
         agreement = comparison.against_truth(test, truths, simpler, settings, seed)
         metrics = dataclasses.replace(metrics, truth=agreement)
     _write_tables(folder, levels, bands, metrics)
-    plots.write_pairs(folder, _load(records, seed), store, test, seed)
+    plots.write_pairs(folder, models, store, test, seed)
     weights = [record.training["weights"] for record in records]
     return metrics.as_json() | {
         "pair": dict(zip(TISSUES, pair, strict=True)),
