@@ -153,7 +153,7 @@ class Network(Section):
     kernel: Count = 3
     stride: Count = 1
     pool: Annotated[int, Field(ge=1, lt=TOO_LARGE)] = 2
-    loss: Literal["mse", "mae", "binary_crossentropy"] = "mse"
+    loss: Literal["mse", "l1", "ssim", "mse+ssim", "binary_crossentropy"] = "mse"
     epochs: Count | None = None
     batch_size: Count | None = None
     patience: Count | None = None
@@ -192,6 +192,7 @@ class Model(Network):
 
 # settings of a training that a null switches off
 NULLABLE = ("clip_norm", "denoise", "min_percent_tumor_nuclei")
+SSIM_SIDE = 11  # of the window of SSIM; networks.losses has it too, but loads Keras
 # keys that decide the shapes of a model's weights
 SHAPE = ("architecture", "filters", "latent_features", "kernel", "stride", "pool")
 
@@ -340,6 +341,26 @@ def _conflicts(params: Params) -> list[str]:
     return conflicts + _pair_conflicts(params)
 
 
+def loss_problems(model: Network, pixels: int) -> list[str]:
+    """List what is wrong with the loss of a model.
+
+    Args:
+        model: the architecture.
+        pixels: side of its square images.
+
+    Returns:
+        At most one text of the form `loss: problem`.
+
+    """
+    if model.architecture == "pca" and model.loss != "mse":
+        return ["loss: pca is a least-squares fit; its loss is mse"]
+    if model.architecture in ("residual", "compact") and model.loss == "binary_crossentropy":
+        return [f"loss: {model.architecture} has no sigmoid, which binary_crossentropy needs"]
+    if model.loss in ("ssim", "mse+ssim") and pixels < SSIM_SIDE:
+        return [f"loss: {model.loss} needs a side of {SSIM_SIDE} pixels or more, not {pixels}"]
+    return []
+
+
 def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
     """List the values of a model that its architecture does not allow.
 
@@ -356,7 +377,7 @@ def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
         f"{key}: only plain has this key; {model.architecture} has not"
         for key in ("kernel", "stride", "pool")
         if model.architecture != "plain" and getattr(model, key) != Model.model_fields[key].default
-    ]
+    ] + loss_problems(model, pixels)
     if model.architecture == "plain":
         if model.filters is None:
             problems.append("filters: missing; plain needs them")
@@ -370,8 +391,6 @@ def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
         problems.append(f"latent_features: missing; {model.architecture} needs them")
     elif model.latent_features > channels * pixels**2:
         problems.append(f"latent_features: more than the {channels * pixels**2} values of a patch")
-    if model.loss != "mse" and model.architecture != "compact":
-        problems.append(f"loss: {model.architecture} starts from a least-squares fit; its loss is mse")
     if model.architecture == "residual":
         if model.filters is not None and len(model.filters) != 2:
             problems.append("filters: residual has two, at an eighth and a sixteenth of the side")
@@ -382,8 +401,6 @@ def shape_problems(model: Network, pixels: int, channels: int) -> list[str]:
             problems.append("filters: compact has two, at a half and a quarter of the side")
         if pixels % 4:
             problems.append(f"architecture: compact needs a side that is a multiple of 4, not {pixels}")
-        if model.loss == "binary_crossentropy":
-            problems.append("loss: compact has no sigmoid, which binary_crossentropy needs")
     elif model.filters is not None:
         problems.append("filters: pca has none")
     return problems

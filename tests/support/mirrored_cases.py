@@ -43,7 +43,7 @@ SGD = {"optimizer": "sgd", "learning_rate": 1.0}
 # SGD's steps depend on the gradient's size; those of other optimizers hardly do. Clipping depends on the norm of the
 # whole gradient.
 CASES = {
-    "clipped": (PLAIN | {"lossfn": "mae", "latent_features": 5}, SGD | {"clip_norm": 0.001}, 3),
+    "clipped": (PLAIN | {"lossfn": "l1", "latent_features": 5}, SGD | {"clip_norm": 0.001}, 3),
     "bfloat16": (PLAIN, SGD | {"precision": "bfloat16"}, 2),
     "adamw": (PLAIN | {"lossfn": "binary_crossentropy"}, {"optimizer": "adamw"}, 2),
     "residual": (RESIDUAL, SGD, 2),

@@ -96,65 +96,140 @@ def make(
         The baselines by name, and the reason for each that cannot be computed.
 
     """
-    pool = pd.concat(training)
-    count = min(MOST_PER_TISSUE, *(len(rows) for rows in training))
-    sampled = pool.groupby("sample_type").sample(count, random_state=seed).sort_index()
-    labels, validation_labels = (sampled["sample_type"] == TUMOR).to_numpy(int), validation["label"].to_numpy()
-    parts = (sampled, validation, test)
-    means, histograms, textures = zip(*(_features(store.select(rows)) for rows in parts), strict=True)
-
-    def classified(description: str, features: Sequence[NDArray[Any]]) -> Baseline:
-        fitted = classifier.fit_classifier(features[0], labels, features[1], validation_labels, seed=seed)
-        scores, validation_scores = (fitted.decision_function(each) for each in (features[2], features[1]))
-        return Baseline(
-            f"{description} + logistic regression", scores, 1, "training", validation_scores=validation_scores
-        )
-
     baselines = {
         f"error_{model}": _oriented(
             f"error of the {model.replace('_', ' ')} alone",
             test[column],
             validation[column],
             fixing=validation[column],
-            labels=validation_labels,
+            labels=validation["label"],
             fixed_on="validation",
         )
         for model, column in pair.MODELS.items()
     }
-    baselines["mean_intensity"] = _oriented(
-        "mean intensity", means[2], means[1], fixing=means[0], labels=labels, fixed_on="training"
+    parts = Parts(sample(training, seed), validation, test)
+    without_pair, left_out = simple(store, training, parts, seed)
+    baselines |= without_pair
+    baselines["errors_by_scale"] = parts.classify(
+        "errors of both models by scale", [errors_by_scale(rows) for rows in parts.each], seed
     )
-    baselines["color_histogram"] = classified("color histogram", histograms)
-    baselines["texture"] = classified("texture", textures)
-    both = [np.hstack(each) for each in zip(textures, histograms, strict=True)]
-    baselines["texture_color"] = classified("texture and color histogram", both)
-    left_out: dict[str, str] = {}
+    if encoded is not None:
+        train_latents = encoded["train"][parts.train.index.to_numpy()]
+        baselines["latents"] = parts.classify(
+            "latents", (train_latents, encoded["validation"], encoded["test"]), seed
+        )
+    return baselines, left_out
+
+
+def sample(training: tuple[pd.DataFrame, pd.DataFrame], seed: int) -> pd.DataFrame:
+    """Draw the training patches of a classifier: equally many of either tissue, at most 2,000.
+
+    Args:
+        training: rows of tumor and of normal training patches.
+        seed: of the draw.
+
+    Returns:
+        The rows, in their order, with their label (1 tumor, 0 normal).
+
+    """
+    count = min(MOST_PER_TISSUE, *(len(rows) for rows in training))
+    sampled = pd.concat(training).groupby("sample_type").sample(count, random_state=seed).sort_index()
+    return sampled.assign(label=(sampled["sample_type"] == TUMOR).astype(int))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of patches with their label, which a classifier is trained on, chosen with and tested on.
+
+    Attributes:
+        train: the result of `sample`.
+        validation: of validation patches.
+        test: of test patches.
+
+    """
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def each(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """The rows of training, validation and test."""
+        return self.train, self.validation, self.test
+
+    def classify(self, description: str, features: Sequence[NDArray[Any]], seed: int) -> Baseline:
+        """Score patches by a logistic regression; see `classifier.fit_classifier`.
+
+        Args:
+            description: of the features, for readers.
+            features: floats, shape (rows, features), of the rows of training, validation and test.
+            seed: of the fit.
+
+        Returns:
+            The scores of validation and test patches.
+
+        """
+        labels, validation_labels = self.train["label"].to_numpy(), self.validation["label"].to_numpy()
+        fitted = classifier.fit_classifier(features[0], labels, features[1], validation_labels, seed=seed)
+        scores, validation_scores = (fitted.decision_function(each) for each in (features[2], features[1]))
+        return Baseline(
+            f"{description} + logistic regression", scores, 1, "training", validation_scores=validation_scores
+        )
+
+
+def simple(
+    store: PatchStore, training: tuple[pd.DataFrame, pd.DataFrame], parts: Parts, seed: int
+) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Compute the baselines that need no autoencoder.
+
+    Args:
+        store: the patches.
+        training: rows of tumor and of normal training patches, from which principal components are computed.
+        parts: rows of which the baselines are trained, chosen and tested.
+        seed: of samples and fits.
+
+    Returns:
+        The baselines by name, and the reason for each that cannot be computed.
+
+    """
+    means, histograms, textures = zip(*(_features(store.select(rows)) for rows in parts.each), strict=True)
+    baselines = {
+        "mean_intensity": _oriented(
+            "mean intensity",
+            means[2],
+            means[1],
+            fixing=means[0],
+            labels=parts.train["label"],
+            fixed_on="training",
+        ),
+        "color_histogram": parts.classify("color histogram", histograms, seed),
+        "texture": parts.classify("texture", textures, seed),
+        "texture_color": parts.classify(
+            "texture and color histogram",
+            [np.hstack(each) for each in zip(textures, histograms, strict=True)],
+            seed,
+        ),
+    }
     samples = (rows.sample(min(len(rows), linear.MOST_AT_ONCE), random_state=seed).sort_index() for rows in training)
     try:
         tumor, normal = (store.select(rows) for rows in samples)
         fits = linear_pair.fit(tumor, normal, seed)
     except DataError as error:
-        left_out |= dict.fromkeys(("pca_pair", "pca_errors_by_scale"), str(error))
-    else:
-        chosen = linear_pair.choose(fits, store.select(validation), validation_labels)
-        baselines["pca_pair"] = Baseline(
-            f"pair of linear models (PCA, {_number(chosen.components)})",
-            chosen.scores(store.select(test)),
-            1,
-            "definition",
-            {"components": chosen.components},
-        )
-        baselines["pca_errors_by_scale"] = classified(
-            "errors of the linear pair by scale",
-            [chosen.errors_by_scale(store.select(rows)) for rows in parts],
-        )
-    baselines["errors_by_scale"] = classified(
-        "errors of both models by scale", [errors_by_scale(rows) for rows in parts]
+        return baselines, dict.fromkeys(("pca_pair", "pca_errors_by_scale"), str(error))
+    chosen = linear_pair.choose(fits, store.select(parts.validation), parts.validation["label"].to_numpy())
+    baselines["pca_pair"] = Baseline(
+        f"pair of linear models (PCA, {_number(chosen.components)})",
+        chosen.scores(store.select(parts.test)),
+        1,
+        "definition",
+        {"components": chosen.components},
     )
-    if encoded is not None:
-        train_latents = encoded["train"][sampled.index.to_numpy()]
-        baselines["latents"] = classified("latents", (train_latents, encoded["validation"], encoded["test"]))
-    return baselines, left_out
+    baselines["pca_errors_by_scale"] = parts.classify(
+        "errors of the linear pair by scale",
+        [chosen.errors_by_scale(store.select(rows)) for rows in parts.each],
+        seed,
+    )
+    return baselines, {}
 
 
 def _number(components: int) -> str:

@@ -7,7 +7,7 @@ import keras
 
 from histocae import checksums
 from histocae.files import replacing_folder, write_yaml
-from histocae.networks import saved, weights
+from histocae.networks import losses, saved, weights
 from histocae.networks.architectures import BUILDERS
 from histocae.networks.blocks import FILTERS, NetworkParams
 
@@ -75,7 +75,7 @@ class CAE:
             pool: side of every pooling, in pixels.
             optimizer: name of a Keras optimizer, with Keras' default learning rate (for adamax
                 0.001 in Keras 3, 0.002 in Keras 2). To change it, compile `model` again.
-            lossfn: name of a Keras loss.
+            lossfn: mse | l1 | ssim | mse+ssim, or another name of a Keras loss; see `histocae.networks.losses`.
             path: folder to save to and load from.
             load: read all other arguments from `path` and ignore those of this call.
             architecture: plain | residual | compact | pca. residual and pca have linear layers
@@ -126,8 +126,7 @@ class CAE:
         inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
         self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
         try:
-            keras.losses.get(self.params["lossfn"])  # compile looks the name up only when the model is used
-            self.model.compile(optimizer=self.params["optimizer"], loss=self.params["lossfn"])
+            self.model.compile(optimizer=self.params["optimizer"], loss=losses.per_patch(self.params["lossfn"]))
         except ValueError as error:
             if load and self.path is not None:
                 raise saved.unbuilt(self.path, error) from None

@@ -110,7 +110,7 @@ def train(
     options: Options,
     *,
     state: State,
-    folder: Path,
+    folder: Path | None,
     fingerprint: str,
     callbacks: Callbacks = SILENT,
 ) -> State:
@@ -122,7 +122,8 @@ def train(
         validation: patches whose loss decides when to stop and which weights are best.
         options: of the training.
         state: a new state; the checkpoint's state replaces it where `folder` has one of the same fingerprint.
-        folder: of the checkpoint from which a killed training resumes; written after each epoch.
+        folder: of the checkpoint from which a killed training resumes; written after each epoch. None for a short
+            training without one.
         fingerprint: of all that the training depends on.
         callbacks: called on the way.
 
@@ -138,7 +139,9 @@ def train(
     optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
     model.compile(optimizer=optimizer)  # Keras saves the optimizer's state with the weights
     optimizer.build(model.trainable_variables)
-    state = checkpoint.resume(model, state, folder, fingerprint)
+    if folder is not None:
+        state = checkpoint.resume(model, state, folder, fingerprint)
+    best = model.get_weights()
     engine = _engine(cae, model, optimizer, options)
     callbacks.on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
@@ -171,7 +174,10 @@ def train(
         if better:
             state.best, state.best_epoch = row["validation_loss"], epoch
         callbacks.on_epoch(state)
-        checkpoint.save(model, state, folder, fingerprint, better)
+        if folder is not None:
+            checkpoint.save(model, state, folder, fingerprint, better)
+        elif better:
+            best = model.get_weights()
         log.info(
             "epoch %d/%d: loss %.5f, validation loss %.5f, %.1f s",
             epoch,
@@ -183,7 +189,10 @@ def train(
         callbacks.on_saved(state)
         if board is not None:
             board.write(row)
-    checkpoint.load_best(model, state, folder)
+    if folder is not None:
+        checkpoint.load_best(model, state, folder)
+    else:
+        model.set_weights(best)
     return state
 
 

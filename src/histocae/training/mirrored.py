@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histocae.errors import TrainingError
+from histocae.networks.losses import Loss
 from histocae.training import steps
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class Mirrored(steps.FromHost):
 
 
 def _compiled(
-    strategy: Any, twin: keras.Model, optimizer: keras.optimizers.Optimizer, losses: steps.Loss
+    strategy: Any, twin: keras.Model, optimizer: keras.optimizers.Optimizer, losses: Loss
 ) -> tuple[Callable[[ByDevice, ByDevice, ByDevice], Any], Callable[[ByDevice, ByDevice], Any]]:
     """Compile a training step and a measurement of the loss; both take a part of the batch for each device."""
     import tensorflow as tf

@@ -24,6 +24,7 @@ CODE = (
     "networks/fused",
     "networks/linear",
     "networks/linear_start",
+    "networks/losses",
     "patches/images",
     "patches/shard_file",
     "patches/store",

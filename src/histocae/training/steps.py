@@ -13,12 +13,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from histocae.networks import losses
+from histocae.networks.losses import Loss
 from histocae.patches.images import Images
 
 CHUNK_BYTES = 2**27  # bytes of patches that are copied to a GPU at once
 MOST_STEPS = 64  # steps per call on a GPU
 Item = TypeVar("Item")
-Loss = Callable[[Any, Any], Any]  # of targets and outputs, both tensors of the backend
 
 
 class Steps(Protocol):
@@ -111,33 +112,25 @@ class FromHost:
 
 
 def bytes_loss(name: str) -> Loss:
-    """Make a Keras loss of floats in [0, 1] accept uint8 targets; it returns the mean over patches.
+    """Make a loss of floats in [0, 1] accept uint8 targets; it returns the mean over patches.
 
     Args:
-        name: of a loss that is a mean over pixels and channels.
+        name: see `losses.per_patch`.
 
     """
-    losses = patch_losses(name)
-    return lambda targets, outputs: keras.ops.mean(losses(targets, outputs))
+    of_patches = patch_losses(name)
+    return lambda targets, outputs: keras.ops.mean(of_patches(targets, outputs))
 
 
 def patch_losses(name: str) -> Loss:
-    """Make a Keras loss of floats in [0, 1] accept uint8 targets; it returns a loss per patch.
+    """Make a loss of floats in [0, 1] accept uint8 targets; it returns a loss per patch.
 
     Args:
-        name: of a loss that is a mean over pixels and channels.
+        name: see `losses.per_patch`.
 
     """
-    loss = keras.losses.get(name)
-
-    def scaled(targets: Any, outputs: Any) -> Any:
-        # one row per patch, so that a single operation computes the mean over a patch
-        rows = (-1, int(np.prod(outputs.shape[1:])))
-        outputs = keras.ops.reshape(outputs, rows)
-        targets = keras.ops.reshape(keras.ops.cast(targets, outputs.dtype) * (1 / 255), rows)
-        return loss(targets, outputs)
-
-    return scaled
+    loss = losses.per_patch(name)
+    return lambda targets, outputs: loss(keras.ops.cast(targets, outputs.dtype) * (1 / 255), outputs)
 
 
 def compiled(model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -240,7 +233,7 @@ def make(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str) -
     Args:
         model: of uint8 patches.
         optimizer: built for the model's trainable variables.
-        loss: name of a Keras loss.
+        loss: see `losses.per_patch`.
 
     Returns:
         The steps for the backend in use.
