@@ -10,7 +10,7 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist simulate test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
+.PHONY: run study mnist simulate decide test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
 	lint format lock audit environment clean
 
 environment: $(STAMP)
@@ -83,6 +83,13 @@ bench: $(STAMP)
 # tables of docs/statistics.md. Takes less than 30 minutes on two idle cores, with one process for each core.
 simulate: $(STAMP)
 	$(ACTIVATE) OPENBLAS_NUM_THREADS=1 python benchmarks/simulations.py
+
+# Which pair of models distinguishes tumor from normal best, and by which score? DATA has the folders that
+# examples/own_data.py reads. Writes benchmarks/decide.json, and the tables and the figure of docs/studies/pair.md.
+# Takes less than an hour on two idle cores; an interrupted study goes on.
+DATA ?= ../shared/data
+decide: $(STAMP)
+	$(ACTIVATE) python benchmarks/decide.py $(DATA)
 
 # Tests a training on jax, in an environment with only keras, jax, numpy, pandas and cachetools. On a machine with a
 # graphics card, benchmarks/train_gpu.py needs only these libraries too.

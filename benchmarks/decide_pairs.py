@@ -1,0 +1,381 @@
+"""Pairs of autoencoders to choose from, their trainings on folds of cases, and the scores of patches."""
+
+import dataclasses
+import hashlib
+import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import latent_distances
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from histocae import params_file
+from histocae.cohort import balance, split
+from histocae.contrast import baselines, comparison, crossvalidation, pair
+from histocae.contrast.baselines import Parts
+from histocae.files import code_fingerprint, replacing, write_yaml
+from histocae.identifiers import COMPARED
+from histocae.networks import backend
+from histocae.params import Model, Params
+from histocae.patches.store import PatchSelection, PatchStore
+from histocae.sources.tables import read_metadata
+from histocae.statistics import discrimination
+from histocae.training import recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".histocae" / "decide"
+FOLDS = 5
+DEALS = 3
+FINALISTS = 2  # by error, and as many by any score
+PIXELS = 64
+BY_ERROR = ("log ratio", "relative")
+BY_OTHERS = ("mahalanobis", "neighbors", "latents", "errors by scale", "both")
+LATENTS = (2, 4, 8, 16, 32, 128, 512)
+FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (16, 64)}
+# data sets: kind of examples/own_data.py (None: the demo), and changes to params.yaml
+DATA: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "biopsies": ("biopsies", {}),
+}
+CODE = (*recipe.CODE, "contrast/baselines", "contrast/linear_pair", "evaluation/scales")
+Scores = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # by name: of validation and of test patches
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """A pair to try.
+
+    Attributes:
+        architecture: plain | residual | compact.
+        latents: number of latents; None: no dense layer.
+        loss: of the training.
+        notebook: whether it is trained as the notebooks did, with Adamax and without changes of the patches.
+
+    """
+
+    architecture: str
+    latents: int | None
+    loss: str = "mse"
+    notebook: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for tables and files."""
+        if self.notebook:
+            return "notebook"
+        return f"{self.architecture}-{self.latents}" + (f"-{self.loss}" if self.loss != "mse" else "")
+
+    def model(self) -> Model:
+        """Return the entry of `models` that trains it, as far as both tissues share it."""
+        own = (
+            {"epochs": 20, "patience": 3, "optimizer": "adamax", "learning_rate": 0.002}
+            if self.notebook
+            else {
+                "epochs": 20,
+                "patience": 4,
+                "optimizer": "adamw",
+                "learning_rate": 0.002,
+                "schedule": "cosine",
+                "clip_norm": 1.0,
+                "augment": True,
+            }
+        )
+        filters = list(FILTERS[self.architecture])
+        return Model(
+            architecture=self.architecture, filters=filters, latent_features=self.latents, loss=self.loss, **own
+        )
+
+
+NOTEBOOK = Configuration("plain", None, notebook=True)
+GRID = [
+    NOTEBOOK,
+    *(Configuration(*each) for each in itertools.product(FILTERS, LATENTS)),
+]
+# trained on the first data set only: SSIM takes three times as long as the squared error
+LOSSES = [Configuration("residual", 8, loss) for loss in ("l1", "ssim", "mse+ssim")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A fold of a deal of a data set, and the pair to train on it; without a pair, the baselines.
+
+    Attributes:
+        data: a key of DATA.
+        deal: its number, from 0, which seeds the assignment of cases to folds.
+        fold: its number, from 0.
+        configuration: the pair; None for the baselines.
+
+    """
+
+    data: str
+    deal: int
+    fold: int
+    configuration: Configuration | None
+
+    @property
+    def file(self) -> Path:
+        """The file of its scores; its name has the hashes of the code and of all that the task depends on."""
+        trained = None if self.configuration is None else self.configuration.model().model_dump()
+        text = repr((dataclasses.astuple(self), trained, DATA[self.data], PIXELS, code_fingerprint(*CODE)))
+        name = "baselines" if self.configuration is None else self.configuration.name
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return WORK / "scores" / self.data / f"{name}-{self.deal}-{self.fold}-{digest}.npz"
+
+
+def prepare(data: str, source: Path) -> None:
+    """Extract the patches of a data set, as the pipeline does."""
+    kind, changes = DATA[data]
+    folder = WORK / data
+    if (folder / "data/patches/store.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    params = params_file.read(ROOT / "params.yaml")
+    params["patches"] |= {"pixels": PIXELS, **changes}
+    write_yaml(params, folder / "params.yaml")
+    if kind is not None:
+        own_data = ROOT / "examples" / "own_data.py"
+        subprocess.run([sys.executable, own_data, kind, source.resolve()], cwd=folder, check=True)
+    for stage in ("inventory", "metadata", "slides", "patches"):
+        subprocess.run(["histocae", stage], cwd=folder, check=True)
+
+
+@cache
+def _patches(data: str) -> tuple[Params, PatchStore, pd.DataFrame]:
+    folder = WORK / data
+    store = PatchStore(folder / "data/patches")
+    rows = split.with_metadata(store.index(), read_metadata(folder / "data/slides_metadata.csv"))
+    rows = rows[rows["sample_type"].isin(COMPARED)].reset_index(drop=True)
+    rows["label"] = (rows["sample_type"] == COMPARED[0]).astype(int)
+    return params_file.load(folder / "params.yaml"), store, rows
+
+
+@cache
+def divided(data: str, deal: int) -> list[dict[str, pd.DataFrame]]:
+    """Divide the cases of a data set into folds; see `crossvalidation.divide`."""
+    params, _, rows = _patches(data)
+    return crossvalidation.divide(rows, FOLDS, params.seed + deal, params.split.together)
+
+
+def work(task: Task) -> None:
+    """Train a pair on a fold and keep the scores of its validation and test patches, or those of the baselines."""
+    params, store, _ = _patches(task.data)
+    tables = divided(task.data, task.deal)[task.fold]
+    training = tuple(
+        balance.sample(tables["train"], cohort, "patches", None, params.seed) for cohort in ("tumor", "normal")
+    )
+    parts = Parts(baselines.sample(training, params.seed), tables["validation"], tables["test"])
+    if task.configuration is None:
+        found, _ = baselines.simple(store, training, parts, params.seed)
+        scores = {name: (_of_validation(each, parts), each.scores) for name, each in found.items()}
+    else:
+        scores = _pair_scores(task.configuration, store, tables, training, parts, params.seed)
+    task.file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(task.file) as handle:
+        np.savez(handle, **{name: np.concatenate(both) for name, both in scores.items()})
+
+
+def _of_validation(baseline: baselines.Baseline, parts: Parts) -> NDArray[np.float64]:
+    """Return the scores of validation patches; NaN where the baseline has none."""
+    scores = baseline.validation_scores
+    return np.full(len(parts.validation), np.nan) if scores is None else scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What one model of a pair says of the patches of training, validation and test.
+
+    Attributes:
+        errors: mean squared error of each patch, of validation and of test.
+        by_scale: see `reconstruction.measure_by_scale`.
+        latents: of each patch.
+        distances: from the latents of the model's own training patches.
+
+    """
+
+    errors: list[NDArray[np.float64]]
+    by_scale: list[NDArray[np.float32]]
+    latents: list[NDArray[np.float32]]
+    distances: latent_distances.Distances
+
+
+def _pair_scores(
+    configuration: Configuration,
+    store: PatchStore,
+    tables: dict[str, pd.DataFrame],
+    training: tuple[pd.DataFrame, pd.DataFrame],
+    parts: Parts,
+    seed: int,
+) -> Scores:
+    """Train both models and score the patches in every way."""
+    tumor, normal = (
+        _train_and_describe(configuration, store, own, tables["validation"], parts, seed) for own in training
+    )
+    variances = [_variances(store.select(rows)) for rows in parts.each[1:]]
+
+    def scored(score: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        validation, test = (score(part) for part in (0, 1))
+        return validation, test
+
+    scores = {
+        "log ratio": scored(lambda i: pair.score(tumor.errors[i], normal.errors[i])),
+        "relative": scored(lambda i: (normal.errors[i] - tumor.errors[i]) / variances[i]),
+        "mahalanobis": scored(lambda i: _apart(tumor, normal, i, "mahalanobis")),
+        "neighbors": scored(lambda i: _apart(tumor, normal, i, "nearest")),
+        "normal: error": scored(lambda i: normal.errors[i]),
+        "normal: relative error": scored(lambda i: normal.errors[i] / variances[i]),
+        "normal: mahalanobis": scored(lambda i: normal.distances.mahalanobis(normal.latents[i + 1])),
+        "normal: neighbors": scored(lambda i: normal.distances.nearest(normal.latents[i + 1])),
+    }
+    latents, by_scale = (
+        [np.hstack(each) for each in zip(getattr(tumor, name), getattr(normal, name), strict=True)]
+        for name in ("latents", "by_scale")
+    )
+    both = [np.hstack(each) for each in zip(latents, by_scale, strict=True)]
+    for name, features in (("latents", latents), ("errors by scale", by_scale), ("both", both)):
+        found = parts.classify(name, features, seed)
+        scores[name] = (found.validation_scores, found.scores)
+    return scores
+
+
+def _apart(tumor: Described, normal: Described, part: int, kind: str) -> NDArray[np.float64]:
+    """Compare the distance from normal latents with that from tumor latents, each in its own model's latents."""
+    far, near = (getattr(each.distances, kind)(each.latents[part + 1]) for each in (normal, tumor))
+    return pair.score(near, far)
+
+
+def _variances(patches: PatchSelection) -> NDArray[np.float64]:
+    images = patches.take(np.arange(len(patches))) / np.float32(255)
+    return images.var((1, 2), dtype=np.float64).mean(1) + pair.LEAST_ERROR
+
+
+def _train_and_describe(
+    configuration: Configuration,
+    store: PatchStore,
+    own: pd.DataFrame,
+    validation: pd.DataFrame,
+    parts: Parts,
+    seed: int,
+) -> Described:
+    """Train one model of a pair on its tissue, early stopping on its tissue's validation patches, and use it."""
+    backend.repeatable(seed)
+    import keras
+
+    from histocae.evaluation import reconstruction, samples
+    from histocae.training import loop
+    from histocae.training.checkpoint import State
+
+    keras.backend.clear_session()
+    model = configuration.model()
+    fit = model.training(params_file.load(ROOT / "params.yaml").training)
+    held_out = validation[validation["sample_type"] == own["sample_type"].iloc[0]]
+    cae = recipe.start(model, fit, store.select(own), seed)
+    options = loop.Options(
+        epochs=fit.epochs,
+        batch_size=fit.batch_size,
+        patience=fit.patience,
+        optimizer=fit.optimizer,
+        learning_rate=fit.learning_rate,
+        seed=seed,
+        schedule=fit.schedule,
+        clip_norm=fit.clip_norm,
+        augment=fit.augment,
+    )
+    loop.train(cae, store.select(own), store.select(held_out), options, state=State(""), folder=None, fingerprint="")
+    images = store.select(pd.concat(parts.each))  # all at once: each call compiles the model anew
+    ends = np.cumsum([len(rows) for rows in parts.each])[:-1]
+    latents = samples.encode(cae, images, None).reshape(len(images), -1)
+    of_tissue = (parts.train["sample_type"] == own["sample_type"].iloc[0]).to_numpy()
+    return Described(
+        np.split(reconstruction.measure_mse(cae, images, None), ends)[1:],
+        np.split(reconstruction.measure_by_scale(cae, images, None), ends),
+        np.split(latents, ends),
+        latent_distances.fit(latents[: len(of_tissue)][of_tissue]),
+    )
+
+
+def scores_of(task: Task) -> Scores:
+    """Read the scores that a task has kept."""
+    count = len(divided(task.data, task.deal)[task.fold]["validation"])
+    with np.load(task.file) as kept:
+        return {name: (kept[name][:count], kept[name][count:]) for name in kept.files}
+
+
+def case_auroc(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str = "mean") -> float:
+    """Measure the AUROC per case: the mean of its slides, each the mean, the median or an upper quantile of patches.
+
+    Args:
+        rows: of the patches.
+        scores: of the patches.
+        of_slide: mean | median | upper (the 0.9 quantile).
+
+    Returns:
+        The AUROC.
+
+    """
+    units = comparison.by_level(with_slides(rows, scores, of_slide))["case"]
+    return discrimination.auroc(units["label"].to_numpy(), units["score"].to_numpy())
+
+
+def with_slides(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str) -> pd.DataFrame:
+    """Give every patch the score of its slide, so that the mean over the slide is that score; mean: leave them."""
+    scored = rows.assign(score=scores)
+    if of_slide == "mean":
+        return scored
+    quantile = {"median": 0.5, "upper": 0.9}[of_slide]
+    return scored.assign(score=scored.groupby("slide_id")["score"].transform("quantile", quantile))
+
+
+def finalists(data: str) -> list[Configuration]:
+    """Choose the pairs with the highest AUROC per case on validation cases: the best by error, and by any score.
+
+    Args:
+        data: a key of DATA.
+
+    Returns:
+        Up to twice FINALISTS pairs. The AUROC of a pair is the mean over the folds, of the score that suits it best.
+
+    """
+    best: dict[tuple[str, ...], dict[Configuration, float]] = {BY_ERROR: {}, BY_ERROR + BY_OTHERS: {}}
+    for configuration in GRID:
+        means: dict[str, list[float]] = {}
+        for fold, tables in enumerate(divided(data, 0)):
+            found = scores_of(Task(data, 0, fold, configuration))
+            for name, (validation, _) in found.items():
+                means.setdefault(name, []).append(case_auroc(tables["validation"], validation))
+        for scores, areas in best.items():
+            areas[configuration] = max(float(np.mean(means[score])) for score in scores)
+    chosen = [sorted(areas, key=lambda each: -areas[each])[:FINALISTS] for areas in best.values()]
+    return list(dict.fromkeys(itertools.chain(*chosen)))
+
+
+def tasks(data: list[str], deals: range, configurations: list[Configuration]) -> Iterator[Task]:
+    """List the folds of deals of data sets, with each pair and with the baselines."""
+    for each, configuration, deal, fold in itertools.product(data, [None, *configurations], deals, range(FOLDS)):
+        yield Task(each, deal, fold, configuration)
+
+
+def run(planned: list[Task], label: str) -> None:
+    """Work on the tasks whose scores are not kept yet, a process for each core."""
+    left = [task for task in planned if not task.file.is_file()]
+    processes = len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _start) as pool, tqdm(total=len(left), desc=label, unit="pairs") as bar:
+        for _ in pool.imap_unordered(work, left):
+            bar.update()
+
+
+def _start() -> None:
+    """Give TensorFlow one thread: two processes with a thread each train faster than one with two."""
+    import tensorflow
+
+    tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    backend.start()
