@@ -84,7 +84,6 @@ class Deal:
 
         """
         self.folds = decide_pairs.divided(data, deal)
-        self.configurations = configurations
         self._scores: dict[Configuration | None, list[Scores]] = {
             each: [decide_pairs.scores_of(Task(data, deal, fold, each)) for fold in range(len(self.folds))]
             for each in (None, *configurations)
@@ -115,11 +114,12 @@ class Deal:
         """Measure a way to score slides, over all folds."""
         return _aurocs(self.pooled(lambda _: choice))
 
-    def choose(self, fold: int, scores: tuple[str, ...]) -> Choice:
+    def choose(self, fold: int, pairs: list[Configuration], scores: tuple[str, ...]) -> Choice:
         """Choose the pair, the score and the statistic of slides with the highest AUROC on a fold's validation cases.
 
         Args:
             fold: its number.
+            pairs: to choose from.
             scores: to choose from.
 
         Returns:
@@ -129,7 +129,7 @@ class Deal:
         rows = self.folds[fold]["validation"]
         choices = [
             Choice(configuration, score, of_slide)
-            for configuration in self.configurations
+            for configuration in pairs
             for score in scores
             for of_slide in OF_SLIDE
         ]
@@ -194,10 +194,8 @@ def _measure_losses(data: str) -> dict[str, Any]:
 
 
 def _measure_deal(deal: Deal, pairs: list[Configuration], scores: tuple[str, ...]) -> dict[str, Any]:
-    limited = Deal.__new__(Deal)
-    limited.folds, limited.configurations, limited._scores = deal.folds, pairs, deal._scores
     chosen = {
-        name: [limited.choose(fold, of) for fold in range(len(deal.folds))]
+        name: [deal.choose(fold, pairs, of) for fold in range(len(deal.folds))]
         for name, of in (("by error", BY_ERROR), ("any score", (*UNSUPERVISED, *SUPERVISED)))
     }
     methods: dict[str, Callable[[int], Choice]] = {

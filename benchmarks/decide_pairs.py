@@ -277,17 +277,7 @@ def _train_and_describe(
     fit = model.training(params_file.load(ROOT / "params.yaml").training)
     held_out = validation[validation["sample_type"] == own["sample_type"].iloc[0]]
     cae = recipe.start(model, fit, store.select(own), seed)
-    options = loop.Options(
-        epochs=fit.epochs,
-        batch_size=fit.batch_size,
-        patience=fit.patience,
-        optimizer=fit.optimizer,
-        learning_rate=fit.learning_rate,
-        seed=seed,
-        schedule=fit.schedule,
-        clip_norm=fit.clip_norm,
-        augment=fit.augment,
-    )
+    options = loop.Options.of(fit, seed)
     loop.train(cae, store.select(own), store.select(held_out), options, state=State(""), folder=None, fingerprint="")
     images = store.select(pd.concat(parts.each))  # all at once: each call compiles the model anew
     ends = np.cumsum([len(rows) for rows in parts.each])[:-1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from histocae import CAE
+from histocae import CAE, params
 from histocae.evaluation import reconstruction
 from histocae.networks import losses
 from histocae.patches.images import InMemory
@@ -64,6 +64,10 @@ def test_a_model_trained_for_ssim_has_a_higher_ssim():
         assert state.best_epoch > 1
         found[loss] = reconstruction.measure(cae, InMemory(patches), None)["ssim"].mean()
     assert found["ssim"] > found["mse"] + 0.1
+
+
+def test_params_know_the_window_of_ssim():
+    assert params.SSIM_SIDE == losses.SSIM_SIDE
 
 
 def test_an_unknown_loss_is_refused():

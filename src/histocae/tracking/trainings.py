@@ -53,22 +53,8 @@ def fit_and_keep(
 
     """
     name, layout = record.name, record.layout
-    options = Options(
-        epochs=fit.epochs,
-        batch_size=fit.batch_size,
-        patience=fit.patience,
-        optimizer=fit.optimizer,
-        learning_rate=fit.learning_rate,
-        seed=seed,
-        schedule=fit.schedule,
-        clip_norm=fit.clip_norm,
-        augment=fit.augment,
-        denoise=fit.denoise,
-        picture_every=fit.picture_every,
-        tensorboard=Path("logs") / name if fit.tensorboard else None,
-        precision=fit.precision,
-        devices=devices,
-    )
+    tensorboard = Path("logs") / name if fit.tensorboard else None
+    options = Options.of(fit, seed, tensorboard=tensorboard, devices=devices)
     checkpoint = layout.checkpoints / name
     state, run = train_live(
         cae,

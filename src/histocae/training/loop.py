@@ -28,7 +28,7 @@ from histocae.training.checkpoint import State
 
 # a machine that only trains may have Keras and a backend alone, without pydantic
 if TYPE_CHECKING:
-    from histocae.params import Denoise
+    from histocae.params import Denoise, Fit
 
 log = logging.getLogger(__name__)
 WARMUP_STEPS = 60
@@ -70,6 +70,37 @@ class Options:
     tensorboard: Path | None = None
     precision: str = "float32"
     devices: int = 1
+
+    @classmethod
+    def of(cls, fit: "Fit", seed: int, *, tensorboard: Path | None = None, devices: int = 1) -> "Options":
+        """Return the options that params.yaml sets for a model.
+
+        Args:
+            fit: the training settings of the model.
+            seed: of the params.
+            tensorboard: folder for TensorBoard's logs, or None.
+            devices: number of this machine's devices that share each batch.
+
+        Returns:
+            The options.
+
+        """
+        return cls(
+            epochs=fit.epochs,
+            batch_size=fit.batch_size,
+            patience=fit.patience,
+            optimizer=fit.optimizer,
+            learning_rate=fit.learning_rate,
+            seed=seed,
+            schedule=fit.schedule,
+            clip_norm=fit.clip_norm,
+            augment=fit.augment,
+            denoise=fit.denoise,
+            picture_every=fit.picture_every,
+            tensorboard=tensorboard,
+            precision=fit.precision,
+            devices=devices,
+        )
 
     def shows(self, epoch: int) -> bool:
         """Decide whether an image of an epoch's reconstructions is written: the first, every n-th, the last."""
@@ -141,7 +172,7 @@ def train(
     optimizer.build(model.trainable_variables)
     if folder is not None:
         state = checkpoint.resume(model, state, folder, fingerprint)
-    best = model.get_weights()
+    best = [] if folder is not None else model.get_weights()
     engine = _engine(cae, model, optimizer, options)
     callbacks.on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
