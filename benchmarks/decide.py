@@ -32,7 +32,16 @@ from histocae.statistics.intervals import Estimate
 
 RESULTS = Path(__file__).with_name("decide.json")
 DOCUMENT = decide_pairs.ROOT / "docs" / "studies" / "pair.md"
-SETTINGS = Tissue(tumor="tumor", normal="normal", latents=None, bootstrap=2000, permutations=2000, confidence=0.95)
+SETTINGS = Tissue(
+    tumor="tumor",
+    normal="normal",
+    score="log_ratio",
+    baseline_pair=None,
+    latents=None,
+    bootstrap=2000,
+    permutations=2000,
+    confidence=0.95,
+)
 LEVELS = ("patch", "case")
 OF_SLIDE = {"mean": "mean", "median": "median", "upper": "0.9 quantile"}
 UNSUPERVISED = (*BY_ERROR, "mahalanobis", "neighbors")

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -206,11 +207,25 @@ class Latent(Section):
     umap: bool
 
 
-class Tissue(Section):
-    """The pair of models that is compared, and the precision of the comparison."""
+class BaselinePair(Section):
+    """Names of another pair of models, which is a baseline of the one that is compared."""
 
     tumor: str
     normal: str
+
+    def missing(self, models: Mapping[str, Model]) -> str | None:
+        """Name the models that are not among `models`, as a reason to leave the pair out; None where both are."""
+        names = [name for name in (self.tumor, self.normal) if name not in models]
+        return f"models has no {' and no '.join(names)}" if names else None
+
+
+class Tissue(Section):
+    """The pair of models that is compared, its score and baselines, and the precision of the comparison."""
+
+    tumor: str
+    normal: str
+    score: Literal["errors_by_scale", "log_ratio"]
+    baseline_pair: BaselinePair | None
     latents: str | None
     bootstrap: Annotated[int, Field(ge=100, lt=TOO_LARGE)]
     permutations: Annotated[int, Field(ge=100, lt=TOO_LARGE)]
@@ -434,29 +449,36 @@ def _alike(model: Model, training: Training) -> dict[str, object]:
 
 
 def _pair_conflicts(params: Params) -> list[str]:
-    conflicts: list[str] = []
     tissue = params.tissue
     if params.pair is None:  # models without a counterpart are allowed; nothing is compared then
-        return conflicts
+        return []
+    conflicts = []
     if tissue.latents is not None and tissue.latents not in params.models:
         conflicts.append(f"tissue.latents: models has no entry {tissue.latents!r}")
-    pair = [params.models[name] for name in params.pair]
-    for name, model in zip(params.pair, pair, strict=True):
-        if params.crossvalidation.folds is not None and model.init_from is not None:
+    for name in params.pair:
+        init_from = params.models[name].init_from
+        if params.crossvalidation.folds is not None and init_from is not None:
             conflicts.append(
-                f"models.{name}.init_from: not with crossvalidation.folds: {model.init_from} was "
+                f"models.{name}.init_from: not with crossvalidation.folds: {init_from} was "
                 "trained on cases that a fold tests on"
             )
-    for key, model in zip(("tumor", "normal"), pair, strict=True):
-        if model.cohort != key:
-            name = getattr(tissue, key)
-            conflicts.append(
-                f"models.{name}.cohort: tissue.{key} names this model; expected {key}, got {model.cohort}"
-            )
-    alike = [_alike(model, params.training) for model in pair]
+    conflicts += _differences(params, "tissue", {"tumor": tissue.tumor, "normal": tissue.normal})
+    if tissue.baseline_pair is not None and not tissue.baseline_pair.missing(params.models):
+        conflicts += _differences(params, "tissue.baseline_pair", tissue.baseline_pair.model_dump())
+    return conflicts
+
+
+def _differences(params: Params, section: str, names: dict[str, str]) -> list[str]:
+    """List what keeps two models from being a pair: tumor and normal, which `section` names."""
+    conflicts = [
+        f"models.{name}.cohort: {section}.{key} names this model; expected {key}, got {params.models[name].cohort}"
+        for key, name in names.items()
+        if params.models[name].cohort != key
+    ]
+    alike = [_alike(params.models[name], params.training) for name in names.values()]
     if differing := [key for key in alike[0] if alike[0][key] != alike[1][key]]:
         conflicts.append(
-            f"models: {tissue.tumor} and {tissue.normal}, the pair of tissue, differ in {' and '.join(differing)}; "
-            "they must not, or a difference of their errors says nothing about tissue"
+            f"models: {names['tumor']} and {names['normal']}, the pair of {section}, differ in "
+            f"{' and '.join(differing)}; they must not, or a difference of their errors says nothing about tissue"
         )
     return conflicts

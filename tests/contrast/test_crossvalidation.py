@@ -64,7 +64,10 @@ def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project,
     assert metrics["folds"] == FOLDS and len(metrics["each"]) == FOLDS
     assert metrics["auroc_patch"]["value"] == pytest.approx(roc_auc_score(labels, scores["score"]))
     expected = np.log(scores["error_normal"]) - np.log(scores["error_tumor"])
-    np.testing.assert_allclose(scores["score"], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(scores["log_ratio"], expected, rtol=1e-6, atol=1e-9)
+    log_ratio = metrics["baselines"]["log_ratio"]
+    assert log_ratio["auroc_patch"]["value"] == pytest.approx(roc_auc_score(labels, scores["log_ratio"]))
+    assert "baseline_pair" in metrics["left_out"] and "errors_by_scale" not in metrics["baselines"]
     assert metrics["counts"]["case"]["cases"] == index["case_id"].nunique()
     assert {"error_tumor_model", "color_histogram", "pca_pair"} <= set(metrics["baselines"])
     assert "NaN" not in json.dumps(metrics)
@@ -90,7 +93,14 @@ def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project,
 
 def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_units():
     settings = params.Tissue(
-        tumor="tumor", normal="normal", latents=None, bootstrap=100, permutations=100, confidence=0.95
+        tumor="tumor",
+        normal="normal",
+        score="log_ratio",
+        baseline_pair=None,
+        latents=None,
+        bootstrap=100,
+        permutations=100,
+        confidence=0.95,
     )
     sample_types = ["Primary Tumor", "Solid Tissue Normal"] * 4
     folds = []

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from histocae.contrast import baselines, comparison, heatmaps, linear_pair, truth, verdicts
+from histocae.cohort import balance
+from histocae.contrast import baselines, comparison, heatmaps, linear_pair, pair, truth, verdicts
 from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError, StoreError
 from histocae.evaluation import scales
@@ -35,7 +36,16 @@ from support import make_data
 from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
 
-SETTINGS = Tissue(tumor="tumor", normal="normal", latents=None, bootstrap=200, permutations=200, confidence=0.95)
+SETTINGS = Tissue(
+    tumor="tumor",
+    normal="normal",
+    score="log_ratio",
+    baseline_pair=None,
+    latents=None,
+    bootstrap=200,
+    permutations=200,
+    confidence=0.95,
+)
 SIDE = 8
 
 
@@ -343,9 +353,7 @@ def test_sentences_state_where_an_interval_includes_chance():
         assert f"{metrics.levels[level].auroc.value:.2f}" in sentence
     assert any("Labels are per slide, not per patch" in line for line in sentences)
     assert any(line == "Left out, latents: all has no latent layer." for line in sentences)
-    assert any(
-        "do not show that the AUROC of the pair differs" in line and "linear models" in line for line in sentences
-    )
+    assert any("not shown to differ" in line and "linear models" in line for line in sentences)
 
 
 def test_sentences_name_the_smallest_p_that_the_cases_allow():
@@ -384,15 +392,15 @@ def test_the_pair_is_compared_with_baselines_by_differences_with_intervals():
     assert table.loc["pair"][["difference", "difference_low", "difference_high"]].isna().all(axis=None)
     sentences = verdicts.sentences(metrics, 0.95)
     assert any(
-        line.startswith("Per slide the AUROC of the pair is higher") and "nothing (+0.50" in line
+        line.startswith("Per slide, the AUROC of the pair is higher") and "nothing (+0.50)" in line
         for line in sentences
     )
     lower = Estimate(-0.2, -0.3, -0.1)
     assert verdicts.against_baselines({"a simple way": lower}) == [
-        "Per slide the AUROC of the pair is lower than that of this baseline: a simple way (-0.20; -0.30 to -0.10)."
+        "Per slide, the AUROC of the pair is lower than that of: a simple way (-0.20)."
     ]
     (both,) = verdicts.against_baselines({"one": lower, "another": lower})
-    assert "than that of these baselines: one (-0.20; -0.30 to -0.10); another (-0.20;" in both
+    assert both.endswith("lower than that of: one (-0.20); another (-0.20).")
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
@@ -436,16 +444,7 @@ def template(tmp_path_factory):
         monkeypatch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
         workspace = Workspace(tmp_path_factory.mktemp("extracted"))
         monkeypatch.chdir(workspace.folder)
-        workspace.params(
-            data__source="demo",
-            data__demo={"cases": 6, "side_microns": MICRONS},
-            patches__tissue_share=0.3,
-            models=MODELS,
-            split__validation=0.25,
-            split__test=0.25,
-            tissue__bootstrap=200,
-            tissue__permutations=200,
-        )
+        workspace.params(**PARAMS)
         return workspace.make().folder
 
 
@@ -459,6 +458,18 @@ MODELS = {
     "all": {"cohort": "all", "filters": [4], "latent_features": 6},
     "tumor": {"cohort": "tumor", "filters": [2, 4]},
     "normal": {"cohort": "normal", "filters": [2, 4]},
+}
+
+
+PARAMS = {
+    "data__source": "demo",
+    "data__demo": {"cases": 6, "side_microns": MICRONS},
+    "patches__tissue_share": 0.3,
+    "models": MODELS,
+    "split__validation": 0.25,
+    "split__test": 0.25,
+    "tissue__bootstrap": 200,
+    "tissue__permutations": 200,
 }
 
 
@@ -703,14 +714,15 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     assert not (result := evaluated.run("tissue")).code, result.lines
     assert any("Labels are per slide" in line for line in result.lines)
     metrics, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
-    assert metrics["pair"] == {"tumor": "tumor", "normal": "normal"} and metrics["left_out"] == {}
+    assert metrics["pair"] == {"tumor": "tumor", "normal": "normal"}
+    assert metrics["left_out"] == {"baseline_pair": "models has no notebook-tumor and no notebook-normal"}
     errors = {name: evaluated.read(f"reports/models/{name}/evaluation/per_patch.csv") for name in ("tumor", "normal")}
     for data, sample_type in (("tumor_data", TUMOR), ("normal_data", NORMAL)):
         for name, table in errors.items():
             mean = table.loc[table["sample_type"] == sample_type, "mse"].mean()
             assert metrics["mse"][data][f"{name}_model"] == pytest.approx(mean)
     scores = pd.read_csv(folder / "scores.csv")
-    assert scores["score"].to_numpy() == pytest.approx(np.log(errors["normal"]["mse"] / errors["tumor"]["mse"]))
+    assert scores["log_ratio"].to_numpy() == pytest.approx(np.log(errors["normal"]["mse"] / errors["tumor"]["mse"]))
     assert len(scores) == metrics["counts"]["patch"]["units"] == metrics["truth"]["patches"]
     slides = pd.read_csv(folder / "slides.csv")
     assert slides["score"].to_numpy() == pytest.approx(scores.groupby("slide_id")["score"].mean().to_numpy())
@@ -728,7 +740,7 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
         "texture_color",
         "pca_pair",
         "pca_errors_by_scale",
-        "errors_by_scale",
+        "log_ratio",
         "latents",
     }
     assert 0 < metrics["truth"]["tumor_patches"] < metrics["truth"]["patches"]
@@ -752,10 +764,40 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
             pixels = originals.astype(np.float32) / 255
             assert images == pytest.approx(np.asarray(cae.model(pixels)), abs=1e-5)
             assert measured == pytest.approx(((images - pixels) ** 2).mean(axis=(1, 2, 3)), rel=1e-3)
+    # score.json computes the scores from both models' reconstructions
+    test = balance.read_split(evaluated.folder / "data/splits/test.csv")
+    pixels = PatchStore(evaluated.folder / "data/patches").select(test).take(np.arange(len(test))) / np.float32(255)
+    features = [
+        scales.errors(
+            pixels - np.asarray(CAE(path=evaluated.folder / "models/trained" / name, load=True).model(pixels))
+        )
+        for name in ("tumor", "normal")
+    ]
+    score = json.loads((folder / "score.json").read_text())
+    assert score["kind"] == "errors_by_scale"
+    expected = pair.Linear.from_json(score["linear"]).score(np.hstack(features))
+    np.testing.assert_allclose(scores["score"], expected, rtol=1e-2, atol=1e-2)
+    assert len(metrics["summary"]) == 3 and metrics["example"] in set(scores["shard"])
     outputs = evaluated.outputs("reports/tissue")
     assert not evaluated.run("tissue").code
     assert evaluated.outputs("reports/tissue") == outputs
     assert not evaluated.leftovers()
+
+
+@pytest.mark.slow
+def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
+    another = {"tumor": "tumor", "normal": "normal"}
+    evaluated.params(**PARAMS, tissue__score="log_ratio", tissue__baseline_pair=another)
+    assert not (result := evaluated.run("tissue")).code, result.lines
+    metrics, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
+    scores = pd.read_csv(folder / "scores.csv")
+    np.testing.assert_array_equal(scores["score"], scores["log_ratio"])
+    assert json.loads((folder / "score.json").read_text()) == {"kind": "log_ratio", "linear": None}
+    assert metrics["left_out"] == {} and "errors_by_scale" in metrics["baselines"]
+    # a pair beside itself has the same AUROC
+    other = metrics["baselines"]["baseline_pair"]
+    assert other["auroc_slide"]["value"] == metrics["auroc_slide"]["value"]
+    assert other["difference_slide"]["value"] == 0 and other["about"] == "log ratio of the errors of tumor and normal"
 
 
 @pytest.mark.slow

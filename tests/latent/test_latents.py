@@ -25,7 +25,16 @@ from histocae.statistics.levels import LEVELS
 from support.make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
-TISSUE = params.Tissue(tumor="t", normal="n", latents=None, bootstrap=100, permutations=200, confidence=0.95)
+TISSUE = params.Tissue(
+    tumor="t",
+    normal="n",
+    score="log_ratio",
+    baseline_pair=None,
+    latents=None,
+    bootstrap=100,
+    permutations=200,
+    confidence=0.95,
+)
 CASES = {"train": 12, "validation": 6, "test": 6}
 PER_CASE = 12
 

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
+from histocae.contrast.pair import Linear
 from histocae.workers import processes
 from support.workspace import ALL_STAGES, Workspace
 
@@ -50,8 +51,8 @@ class Registered(Workspace):
         content["metrics"] |= metrics
         (self.folder / path).write_text(json.dumps(content))
 
-    def compare(self, threshold: float = 0.0, **changes: object) -> None:
-        """Write metrics of the stage tissue with invented numbers."""
+    def compare(self, threshold: float = 0.0, linear: Linear | None = None, **changes: object) -> None:
+        """Write metrics of the stage tissue with invented numbers; without a linear function of the log ratio."""
         rate = {"value": 0.75, "low": 0.25, "high": 0.875}
         rates = dict.fromkeys(("accuracy", "balanced_accuracy", "sensitivity", "specificity"), rate)
         names = ("tumor", "normal")
@@ -69,12 +70,18 @@ class Registered(Workspace):
             "at_threshold": dict.fromkeys(LEVELS, rates),
             "counts": {level: {"positive": 2, "negative": 1} for level in LEVELS},
             "baselines": {"mean_intensity": {f"auroc_{level}": rate for level in LEVELS}},
+            "score": "an invented one",
+            "summary": ["The pair was invented."],
+            "example": "s0",
             "sentences": ["The interval per slide includes chance."],
             **{f"{key}_{level}": rate for key in ("auroc", "auprc") for level in LEVELS},
             **{f"p_value_{level}": 0.5 for level in LEVELS},
         }
         (self.folder / "reports/tissue").mkdir(exist_ok=True)
         (self.folder / "reports/tissue/metrics.json").write_text(json.dumps(metrics | changes))
+        kind, function = ("log_ratio", None) if linear is None else ("errors_by_scale", linear.as_json())
+        score = {"kind": kind, "linear": function}
+        (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))
 
 
 def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from histocae import CAE
 from histocae.contrast import pair
+from histocae.evaluation import scales
 from histocae.tracking import live, runs
 from histocae.tracking import server as tracking_server
 from support import registered, services
@@ -218,10 +219,29 @@ def test_the_pair_has_its_own_run_with_the_results(original):
     for name in ("tumor", "normal"):
         assert run.data.tags[f"{name}.run_id"] == original.json(f"models/runs/{name}.json")["run_id"]
     assert [file.path for file in original.client.list_artifacts(run.info.run_id, "tissue")] == [
-        "tissue/metrics.json"
+        "tissue/metrics.json",
+        "tissue/score.json",
     ]
     card = original.client.get_model_version_by_alias("histocae-pair", "champion").description
     assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card
+
+
+def test_the_pair_returns_the_score_of_errors_by_scale(project):
+    data, residuals = patches(70), []
+    for name in ("tumor", "normal"):
+        scaled = data.astype(np.float32) / 255
+        cae = CAE(path=project.folder / "models/trained" / name, load=True)
+        residuals.append(scaled - cae.model.predict(scaled, verbose=0))
+    features = np.hstack([scales.errors(each) for each in residuals])
+    rng = np.random.default_rng(1)
+    linear = pair.Linear(features.mean(0), features.std(0) + 0.1, rng.normal(size=features.shape[1]), 0.25)
+    project.compare(linear=linear, threshold=0.5)
+    project.make("register")
+    mlflow.set_tracking_uri(project.uri)
+    table = mlflow.pyfunc.load_model("models:/histocae-pair@champion").predict(data)
+    np.testing.assert_allclose(table["score"], linear.score(features), rtol=1e-3, atol=1e-3)
+    assert table["score"].std() > 0.1
+    assert table["class"].tolist() == np.where(table["score"] >= 0.5, TUMOR, NORMAL).tolist()
 
 
 def test_a_changed_threshold_makes_a_new_version_with_other_classes(project):

@@ -40,6 +40,7 @@ class Baseline:
         details: further numbers for the report.
         validation_scores: float64, shape (validation patches,). They give the scale of the scores,
             which differs between models; None where a score of 0 means the same for all models.
+        linear: the function of features that gives the scores; None where it is not a linear one.
 
     """
 
@@ -49,6 +50,7 @@ class Baseline:
     fixed_on: str
     details: dict[str, int] = field(default_factory=dict)
     validation_scores: NDArray[np.float64] | None = None
+    linear: pair.Linear | None = None
 
 
 def _oriented(
@@ -171,9 +173,20 @@ class Parts:
         """
         labels, validation_labels = self.train["label"].to_numpy(), self.validation["label"].to_numpy()
         fitted = classifier.fit_classifier(features[0], labels, features[1], validation_labels, seed=seed)
-        scores, validation_scores = (fitted.decision_function(each) for each in (features[2], features[1]))
+        linear = pair.Linear(
+            fitted["scale"].mean_,
+            fitted["scale"].scale_,
+            fitted["classify"].coef_[0],
+            fitted["classify"].intercept_[0],
+        )
+        scores, validation_scores = (linear.score(each) for each in (features[2], features[1]))
         return Baseline(
-            f"{description} + logistic regression", scores, 1, "training", validation_scores=validation_scores
+            f"{description} + logistic regression",
+            scores,
+            1,
+            "training",
+            validation_scores=validation_scores,
+            linear=linear,
         )
 
 

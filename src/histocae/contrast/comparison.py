@@ -1,12 +1,12 @@
 """Tumor against normal: scores of patches by a pair of models, one trained on each tissue.
 
-The score of a patch is log E_normal - log E_tumor, from the errors with which the models
-reconstruct it; a higher score means tumor. Baselines, simpler ways to distinguish the tissues,
+The score of a patch is computed from the errors with which the models reconstruct it (tissue.score of the params);
+a higher score means tumor. Baselines, simpler ways to distinguish the tissues,
 are measured on the same split. Thresholds, calibrations and directions are fixed on training or
 validation cases; test cases only report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,8 @@ def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.Da
         normal: likewise of the normal model.
 
     Returns:
-        The rows with label (1 tumor, 0 normal), error_tumor, error_normal and score.
+        The rows with label (1 tumor, 0 normal), error_tumor, error_normal, log_ratio (`pair.score`) and score, which
+        is the log ratio until `with_score` replaces it.
 
     Raises:
         DataError: the errors are of other patches.
@@ -53,8 +54,53 @@ def join(rows: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame) -> pd.Da
     joined = rows.reset_index(drop=True)
     joined["label"] = (joined["sample_type"] == TUMOR).astype(int)
     joined["error_tumor"], joined["error_normal"] = tumor["mse"].to_numpy(), normal["mse"].to_numpy()
-    joined["score"] = pair.score(joined["error_tumor"].to_numpy(), joined["error_normal"].to_numpy())
-    return joined
+    joined["log_ratio"] = pair.score(joined["error_tumor"].to_numpy(), joined["error_normal"].to_numpy())
+    return joined.assign(score=joined["log_ratio"])
+
+
+def with_score(
+    kind: str, validation: pd.DataFrame, test: pd.DataFrame, baselines: Mapping[str, Baseline]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Baseline]]:
+    """Give patches the score that the params choose.
+
+    Args:
+        kind: log_ratio | errors_by_scale, a value of tissue.score.
+        validation: the result of `join` for validation patches.
+        test: the result of `join` for test patches.
+        baselines: by name; errors_by_scale is among them.
+
+    Returns:
+        The rows of validation and of test, and the baselines. With errors_by_scale, that baseline becomes the score
+        of the pair, and the log ratio a baseline.
+
+    """
+    if kind == "log_ratio":
+        return validation, test, dict(baselines)
+    others = dict(baselines)
+    chosen = others.pop("errors_by_scale")
+    log_ratio = Baseline("log ratio of both models' mean errors", test["score"].to_numpy(), 1, "definition")
+    scored = validation.assign(score=chosen.validation_scores), test.assign(score=chosen.scores)
+    return *scored, {"log_ratio": log_ratio} | others
+
+
+def another_pair(test: pd.DataFrame, tumor: pd.DataFrame, normal: pd.DataFrame, names: Sequence[str]) -> Baseline:
+    """Score test patches by the log ratio of the errors of another pair of models.
+
+    Args:
+        test: the result of `join` for test patches.
+        tumor: shard, position and mse of its tumor model, in the same order.
+        normal: likewise of its normal model.
+        names: of both models.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: the errors are of other patches.
+
+    """
+    scores = join(test, tumor, normal)["score"].to_numpy()
+    return Baseline(f"log ratio of the errors of {' and '.join(names)}", scores, 1, "definition")
 
 
 def by_level(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -138,8 +184,8 @@ def decide(validation: pd.DataFrame, test: pd.DataFrame, confidence: float) -> d
     """Fix a threshold and a calibration per level on validation cases, and measure them on test cases.
 
     Args:
-        validation: the result of `join` for validation patches.
-        test: the result of `join` for test patches.
+        validation: validation patches with their label and score.
+        test: test patches with label, score and log_ratio.
         confidence: of the intervals, e.g. 0.95.
 
     Returns:
@@ -148,12 +194,15 @@ def decide(validation: pd.DataFrame, test: pd.DataFrame, confidence: float) -> d
     """
     decisions = {}
     fixing, reported = by_level(validation), by_level(test)
+    of_errors = by_level(test.assign(score=test["log_ratio"]))
     for level in LEVELS:
         labels, scores = fixing[level]["label"].to_numpy(), fixing[level]["score"].to_numpy()
         threshold, calibration = thresholds.choose_threshold(labels, scores), thresholds.calibrate(labels, scores)
-        labels, scores, cases = (reported[level][name].to_numpy() for name in ("label", "score", "case_id"))
         at_threshold, argmin = (
-            thresholds.rates_at_threshold(labels, scores, bound, confidence, cases) for bound in (threshold, 0.0)
+            thresholds.rates_at_threshold(
+                rows["label"].to_numpy(), rows["score"].to_numpy(), bound, confidence, rows["case_id"].to_numpy()
+            )
+            for rows, bound in ((reported[level], threshold), (of_errors[level], 0.0))
         )
         decisions[level] = Decision(threshold, calibration, at_threshold, argmin)
     return decisions
@@ -299,3 +348,25 @@ def against_truth(
         for name, values in scores.items()
     }
     return TruthMetrics(len(truth), int(truth.sum()), aurocs)
+
+
+def example(slides: pd.DataFrame, test: pd.DataFrame, shares: NDArray[np.float64] | None) -> str:
+    """Choose the slide that is shown first; how well its score fits has no influence.
+
+    Args:
+        slides: the slides of `by_level`.
+        test: the result of `join`.
+        shares: tumor share of each test patch's area, float64, shape (patches,); None where unknown.
+
+    Returns:
+        The shard of the tumor slide that has most nearly equal parts of tumor and of other patches; where the truth
+        is unknown, of the tumor slide with the median score.
+
+    """
+    tumor = slides[slides["label"] == 1].set_index("slide_id")
+    if shares is None:
+        chosen = tumor["score"].sort_values(kind="stable").index[(len(tumor) - 1) // 2]
+    else:
+        balance = (pd.Series(shares >= TRUE_SHARE).groupby(test["slide_id"].to_numpy()).mean() - 0.5).abs()
+        chosen = balance[tumor.index].idxmin()
+    return str(test.loc[test["slide_id"] == chosen, "shard"].iloc[0])

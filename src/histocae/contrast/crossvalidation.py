@@ -193,17 +193,27 @@ def uneven_folds(divided: Sequence[dict[str, pd.DataFrame]], together: str) -> l
     return split.uneven(pd.concat(tables.values()), summary, together)
 
 
-def scores(folds: Sequence[Fold]) -> pd.DataFrame:
-    """List the test patches of all folds with fold, both errors and score."""
-    columns = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score"]
-    return pd.concat([fold.test[columns].assign(fold=fold.number) for fold in folds], ignore_index=True)
+def scores(folds: Sequence[Fold], kind: str) -> pd.DataFrame:
+    """List the test patches of all folds with fold, both errors, their log ratio, and score.
+
+    Args:
+        folds: the tested folds.
+        kind: of the score, a value of tissue.score.
+
+    Returns:
+        The table. Scores are those that `pool` measures.
+
+    """
+    columns = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "log_ratio", "score"]
+    parts = [_on_one_scale(fold, kind)[columns].assign(fold=fold.number) for fold in folds]
+    return pd.concat(parts, ignore_index=True)
 
 
 def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
     """Measure the scores of all folds together.
 
-    Scores of pairs are pooled as they are: the log ratio of two errors is 0 where both models
-    do equally well, whatever the fold. Scores of other baselines have another scale in each fold.
+    The log ratio of two errors is pooled as it is: it is 0 where both models do equally well,
+    whatever the fold. Other scores, of the pair and of baselines, have another scale in each fold.
     They are pooled in standard deviations from the mean of the fold's validation patches.
     Differences between the folds' models lower the pooled AUROC, so each fold's own AUROC is
     reported beside it. Classes are called at the threshold of each fold's validation cases.
@@ -217,7 +227,7 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
         The numbers over all folds and of each fold.
 
     """
-    everything = pd.concat([fold.test for fold in folds], ignore_index=True)
+    everything = pd.concat([_on_one_scale(fold, settings.score) for fold in folds], ignore_index=True)
     levels = comparison.discriminate_levels(everything, settings, seed)
     within = paired.within_cases(everything, settings.confidence)
     baselines = {
@@ -243,6 +253,14 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
             ),
         ],
     )
+
+
+def _on_one_scale(fold: Fold, kind: str) -> pd.DataFrame:
+    """Return a fold's test patches with scores that mean the same in every fold."""
+    if kind == "log_ratio":
+        return fold.test
+    validation = fold.validation["score"].to_numpy()
+    return fold.test.assign(score=_standardized(fold.test["score"].to_numpy(), validation))
 
 
 def _rates(folds: Sequence[Fold], confidence: float) -> dict[str, Rates]:
@@ -292,8 +310,12 @@ def _comparable(baseline: Baseline) -> NDArray[np.float64]:
     """Give scores that mean the same in every fold."""
     if baseline.validation_scores is None:
         return baseline.scores
-    mean, spread = baseline.validation_scores.mean(), baseline.validation_scores.std()
-    standardized: NDArray[np.float64] = (baseline.scores - mean) / (spread if spread > 0 else 1.0)
+    return _standardized(baseline.scores, baseline.validation_scores)
+
+
+def _standardized(scores: NDArray[np.float64], validation: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean, spread = validation.mean(), validation.std()
+    standardized: NDArray[np.float64] = (scores - mean) / (spread if spread > 0 else 1.0)
     return standardized
 
 

@@ -34,7 +34,7 @@ class Decision:
         threshold: a unit is called tumor where its score is at least that.
         calibration: of the score to a probability.
         at_threshold: rates on test units at the threshold.
-        argmin: rates on test units where the model with the smaller error decides (threshold 0).
+        argmin: rates on test units where the model with the smaller error decides (log ratio at threshold 0).
 
     """
 

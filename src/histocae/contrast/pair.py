@@ -1,8 +1,11 @@
-"""Which of two autoencoders reconstructs a patch better, the one trained on tumor or the one on normal tissue.
+"""Scores of patches from the errors of two autoencoders, one trained on tumor and one on normal tissue.
 
 NumPy alone: a copy of this file travels inside the registered pair, which runs without this
 package (`tracking.served_pair`).
 """
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,3 +38,49 @@ def score(error_tumor: ArrayLike, error_normal: ArrayLike) -> NDArray[np.float64
     normal, tumor = (np.maximum(np.asarray(error, np.float64), LEAST_ERROR) for error in (error_normal, error_tumor))
     difference: NDArray[np.float64] = np.log(normal) - np.log(tumor)
     return difference
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear function of standardized features, as a logistic regression fits it: log odds of tumor.
+
+    Attributes:
+        means: of each feature, shape (features,).
+        deviations: standard deviation of each feature, of the same shape.
+        weights: of each feature in standard deviations, of the same shape.
+        intercept: the score where all features have their means.
+
+    """
+
+    means: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    intercept: float
+
+    def score(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Score patches.
+
+        Args:
+            features: floats, shape (n, features).
+
+        Returns:
+            float64, shape (n,).
+
+        Example:
+            >>> Linear(np.array([1.0]), np.array([2.0]), np.array([3.0]), 0.5).score([[1.0], [3.0]])
+            array([0.5, 3.5])
+
+        """
+        standardized = (np.asarray(features, np.float64) - self.means) / self.deviations
+        scores: NDArray[np.float64] = standardized @ self.weights + self.intercept
+        return scores
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object, lists of numbers by name."""
+        return {name: np.asarray(value).tolist() for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Linear":
+        """Make it from what `as_json` gave."""
+        means, deviations, weights = (np.array(values[name]) for name in ("means", "deviations", "weights"))
+        return cls(means, deviations, weights, float(values["intercept"]))

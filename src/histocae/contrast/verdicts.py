@@ -9,6 +9,56 @@ from histocae.statistics.levels import LEVELS
 from histocae.statistics.paired import PairedCases
 from histocae.statistics.permutation import CHANCE, is_significant
 
+# what the score of a patch is, by tissue.score
+SCORES = {
+    "log_ratio": "log(error_normal) - log(error_tumor), with the mean squared errors of both models",
+    "errors_by_scale": (
+        "the log odds of tumor, by a logistic regression on statistics of both models' errors at scales of 1 to 16 "
+        "pixels. It was fitted on training patches"
+    ),
+}
+
+
+def summary(metrics: PairMetrics, confidence: float) -> list[str]:
+    """Say in a few sentences what was found: the pair, the best of the simpler ways, and the truth where it is known.
+
+    Args:
+        metrics: the numbers of a pair and its baselines.
+        confidence: of the intervals, e.g. 0.95.
+
+    Returns:
+        Two or three sentences.
+
+    """
+    level, counts = metrics.levels["slide"], metrics.levels["slide"].counts
+    shown = "do not show that the pair distinguishes" if level.includes_chance else "show that the pair distinguishes"
+    if level.auroc.high < CHANCE:
+        shown = "show that the score of the pair points the wrong way for"
+    lines = [
+        f"These data {shown} tumor from normal slides: AUROC {_interval(level.auroc)} on {counts.units} test slides "
+        f"of {counts.cases} cases ({100 * confidence:g}% confidence interval; 0.5 is chance, 1 is perfect)."
+    ]
+    if metrics.baselines:
+        best = max(metrics.baselines.values(), key=lambda each: each.levels["slide"].auroc.value)
+        less = best.differences["slide"]
+        verdict = (
+            "lower than the pair"
+            if less.low > 0
+            else "higher than the pair: this simpler way wins"
+            if less.high < 0
+            else "not shown to differ from the pair"
+        )
+        lines.append(
+            f"Of {len(metrics.baselines)} simpler ways to tell them apart, the best is {best.description}, with "
+            f"{_interval(best.levels['slide'].auroc)}; it is {verdict}."
+        )
+    if metrics.truth is not None and "pair" in metrics.truth.aurocs:
+        lines.append(
+            "Within the slides the true tumor regions are known: the score separates tumor patches from the others "
+            f"with an AUROC of {_interval(metrics.truth.aurocs['pair'])}."
+        )
+    return lines
+
 
 def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
     """Describe in words what the numbers show, and where they show nothing.
@@ -153,24 +203,23 @@ def against_baselines(differences: Mapping[str, Estimate]) -> list[str]:
         differences: AUROC of the pair less that of each baseline, by the baseline's description.
 
     Returns:
-        A sentence for each outcome that some baseline has.
+        A sentence for each outcome that some baseline has, with the differences in brackets.
 
     """
     groups: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
     for description, less in differences.items():
         outcome = "better" if less.low > 0 else "worse" if less.high < 0 else "unclear"
-        groups[outcome].append(f"{description} ({less.value:+.2f}; {less.low:+.2f} to {less.high:+.2f})")
+        groups[outcome].append(f"{description} ({less.value:+.2f})")
     sentences = {
-        "worse": "Per slide the AUROC of the pair is lower than that of",
-        "better": "Per slide the AUROC of the pair is higher than that of",
-        "unclear": "Per slide these data do not show that the AUROC of the pair differs from that of",
+        "worse": "lower than that of",
+        "better": "higher than that of",
+        "unclear": "not shown to differ from that of",
     }
-    return [f"{sentences[outcome]} {_these_baselines(names)}." for outcome, names in groups.items() if names]
-
-
-def _these_baselines(names: list[str], verb: str = "") -> str:
-    """List baselines behind a colon, after "this baseline" or "these baselines" and a verb that may follow it."""
-    return f"{'this baseline' if len(names) == 1 else 'these baselines'}{verb}: {'; '.join(names)}"
+    return [
+        f"Per slide, the AUROC of the pair is {sentences[outcome]}: {'; '.join(names)}."
+        for outcome, names in groups.items()
+        if names
+    ]
 
 
 def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> list[str]:
@@ -179,6 +228,5 @@ def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> l
     if not chance:
         return []
     return [
-        f"Per slide the {100 * confidence:g}% confidence interval of "
-        f"{_these_baselines(chance, ' includes chance (0.5)')}."
+        f"Per slide, the {100 * confidence:g}% confidence interval includes chance (0.5) for: {'; '.join(chance)}."
     ]

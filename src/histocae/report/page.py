@@ -142,6 +142,7 @@ def page(contents: Contents, splits: tuple[str, ...]) -> str:
             if measured & set(keys)
         ],
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
+        example=next((file for file in contents.heatmaps if file.stem == contents.tissue.get("example")), None),
     )
 
 

@@ -40,7 +40,7 @@ def run(params: Params) -> None:
         metrics["pair"] = dict(zip(("tumor", "normal"), pair, strict=True))
     with replacing_folder(paths.CROSSVALIDATION) as folder:
         if folds is not None:
-            write_table(crossvalidation.scores(folds), folder / "scores.csv", separator=",")
+            write_table(crossvalidation.scores(folds, params.tissue.score), folder / "scores.csv", separator=",")
         write_json(metrics, folder / "metrics.json")
     for sentence in metrics.get("sentences", ["crossvalidation.folds is null; nothing to do"]):
         log.info("%s", sentence)
@@ -111,4 +111,7 @@ def _train_and_test(
         encoded=None,
         seed=params.seed,
     )
+    validation, test, simpler = comparison.with_score(params.tissue.score, validation, test, simpler)
+    if params.tissue.baseline_pair is not None:
+        left_out["baseline_pair"] = "only the pair of tissue is trained on folds"
     return crossvalidation.Fold(number, validation, test, simpler, left_out)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
 from histocae.contrast import baselines, comparison, truth, verdicts
+from histocae.contrast.baselines import Baseline
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
 from histocae.files import read_table, replacing_folder, write_json, write_table
 from histocae.latent import stored
 from histocae.networks import backend
-from histocae.params import Params
+from histocae.params import BaselinePair, Params
 from histocae.patches.store import PatchStore
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
@@ -79,6 +81,13 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             encoded=encoded,
             seed=seed,
         )
+    score = _score(settings.score, simpler)  # before the chosen score is taken out of the baselines
+    validation, test, simpler = comparison.with_score(settings.score, validation, test, simpler)
+    if settings.baseline_pair is not None:
+        if (missing := settings.baseline_pair.missing(params.models)) is not None:
+            left_out["baseline_pair"] = missing
+        else:
+            simpler["baseline_pair"] = _baseline_pair(settings.baseline_pair, test)
     metrics = comparison.study(validation, test, simpler, left_out | no_latents, settings, seed)
     bands = comparison.roc_curves(test, settings, seed)
     levels = {
@@ -107,14 +116,31 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
         agreement = comparison.against_truth(test, truths, simpler, settings, seed)
         metrics = dataclasses.replace(metrics, truth=agreement)
     _write_tables(folder, levels, bands, metrics)
+    write_json(score, folder / "score.json")
     plots.write_pairs(folder, models, store, test, seed)
     weights = [record.training["weights"] for record in records]
     return metrics.as_json() | {
         "pair": dict(zip(TISSUES, pair, strict=True)),
         "weights": dict(zip(TISSUES, weights, strict=True)),
         "settings": settings.model_dump(),
+        "score": verdicts.SCORES[settings.score],
+        "summary": verdicts.summary(metrics, settings.confidence),
+        "example": comparison.example(levels["slide"], test, truths),
         "sentences": verdicts.sentences(metrics, settings.confidence),
     }
+
+
+def _score(kind: str, simpler: Mapping[str, Baseline]) -> dict[str, Any]:
+    """Give what computes the score of other patches: its kind, and the function of errors by scale."""
+    linear = simpler["errors_by_scale"].linear if kind == "errors_by_scale" else None
+    return {"kind": kind, "linear": None if linear is None else linear.as_json()}
+
+
+def _baseline_pair(names: BaselinePair, test: pd.DataFrame) -> Baseline:
+    """Score test patches by another pair of models."""
+    records = [TrainingRecord(name) for name in (names.tumor, names.normal)]
+    tumor, normal = (_errors(record, "per_patch") for record in records)
+    return comparison.another_pair(test, tumor, normal, (names.tumor, names.normal))
 
 
 def _with_sizes(slides: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +154,7 @@ def _with_sizes(slides: pd.DataFrame) -> pd.DataFrame:
 
 def _write_tables(folder: Path, levels: dict[str, pd.DataFrame], bands: pd.DataFrame, metrics: PairMetrics) -> None:
     """Write scores.csv, slides.csv, cases.csv, roc.csv and baselines.csv."""
-    kept = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "score", "probability"]
+    kept = [*comparison.KEPT_COLUMNS, "error_tumor", "error_normal", "log_ratio", "score", "probability"]
     tables = {
         "scores": levels["patch"][kept],
         "slides": levels["slide"],

@@ -110,7 +110,7 @@ def _of_pair(pair: PairRecord, name: str, findings: Sequence[str]) -> str:
     records = (pair.tumor, pair.normal)
     return _joined(
         f"{pair.tumor.name} and {pair.normal.name}, two autoencoders: one trained on tumor, one on normal tissue.",
-        "The score of a patch is log(error_normal) - log(error_tumor): the higher it is, the more the patch looks "
+        f"The score of a patch is {tissue['score']}. The higher it is, the more the patch looks "
         f"like tumor. At or above the threshold of {tissue['threshold']['patch']:.4f}, the class is {PRIMARY_TUMOR}; "
         f"below it, {SOLID_TISSUE_NORMAL}. The threshold was chosen on validation cases.",
         *(f"{record.name}: {_architecture(record)}" for record in records),

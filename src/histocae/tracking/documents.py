@@ -227,7 +227,26 @@ class Comparison(Areas):
     baselines: dict[str, Areas]
     mse: ErrorMatrix
     settings: dict[str, Any]
+    score: Text
+    summary: list[str]
+    example: Text
     sentences: list[str]
+
+
+class LinearScore(Document):
+    """`linear` of a score: a list of numbers, one for each feature, and the intercept."""
+
+    means: list[Number]
+    deviations: list[Number]
+    weights: list[Number]
+    intercept: Number
+
+
+class Score(Document):
+    """reports/tissue/score.json; `linear` is missing (null) where the score is the log ratio."""
+
+    kind: Literal["errors_by_scale", "log_ratio"]
+    linear: LinearScore | None
 
 
 class _Content(dict[str, Any]):

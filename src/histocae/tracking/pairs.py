@@ -14,6 +14,7 @@ from mlflow.types import ColSpec, Schema
 
 from histocae import checksums
 from histocae.contrast import pair as scoring
+from histocae.evaluation import scales
 from histocae.files import write_json
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
 from histocae.networks import backend
@@ -48,40 +49,45 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
     shape = tuple(caes[0].params["input_shape"])
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        _save_errors(caes, shape, here / "pair" / "errors")
+        _save_differences(caes, shape, here / "pair" / "differences")
         description = {
             "pixels": shape[0],
             "threshold": pair.tissue["threshold"]["patch"],
             "tumor": PRIMARY_TUMOR,
             "normal": SOLID_TISSUE_NORMAL,
+            "score": pair.score["kind"],
+            "linear": pair.score["linear"],
         }
         write_json(description, here / "pair" / "pair.json")
         checksums.write(here / "pair")
-        shutil.copyfile(scoring.__file__, here / "histocae_pair.py")
+        copies = {"histocae_pair.py": scoring, "histocae_scales.py": scales}
+        for name, module in copies.items():
+            shutil.copyfile(str(module.__file__), here / name)
         yield {
             "python_model": str(SERVED),
             "artifacts": {"pair": str(here / "pair")},
-            "code_paths": [str(here / "histocae_pair.py")],
+            "code_paths": [str(here / name) for name in copies],
             "signature": ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()])),
             "input_example": np.zeros((1, *shape), np.uint8),
             "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
         }
 
 
-def _save_errors(caes: "list[CAE]", shape: tuple[int, ...], folder: Path) -> None:
-    """Save a function of uint8 patches that returns both models' MSE, as the evaluation measures it.
+def _save_differences(caes: "list[CAE]", shape: tuple[int, ...], folder: Path) -> None:
+    """Save a function of uint8 patches: their differences from both reconstructions, and the MSE of each.
 
     It is saved in TensorFlow's own format, which loads without Keras and without this package.
     """
     import keras
     import tensorflow as tf
 
-    def errors(patches: tf.Tensor) -> list[tf.Tensor]:
+    def differences(patches: tf.Tensor) -> list[tf.Tensor]:
         scaled = tf.cast(patches, tf.float32) / 255
-        return [tf.reduce_mean(tf.square(cae.model(scaled, training=False) - scaled), axis=(1, 2, 3)) for cae in caes]
+        residuals = [scaled - cae.model(scaled, training=False) for cae in caes]
+        return [*residuals, *(tf.reduce_mean(tf.square(each), axis=(1, 2, 3)) for each in residuals)]
 
     archive = keras.export.ExportArchive()
     for cae in caes:
         archive.track(cae.model)
-    archive.add_endpoint("errors", errors, [tf.TensorSpec((None, *shape), tf.uint8, name="patches")])
+    archive.add_endpoint("differences", differences, [tf.TensorSpec((None, *shape), tf.uint8, name="patches")])
     archive.write_out(str(folder), verbose=False)

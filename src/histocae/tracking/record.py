@@ -231,16 +231,25 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """A tumor and a normal model, and the results of their comparison (reports/tissue/metrics.json)."""
+    """A tumor and a normal model, and the results of their comparison.
+
+    Attributes:
+        tumor: of the tumor model.
+        normal: of the normal model.
+        tissue: content of reports/tissue/metrics.json.
+        score: content of reports/tissue/score.json: how patches are scored.
+
+    """
 
     tumor: TrainingRecord
     normal: TrainingRecord
     tissue: dict[str, Any]
+    score: dict[str, Any]
 
     @property
     def state(self) -> str:
         """A fingerprint of the weights and results of which the registered pair is made."""
-        return fingerprint([self.tumor.training["weights"], self.normal.training["weights"], self.tissue])
+        return fingerprint([self.tumor.training["weights"], self.normal.training["weights"], self.tissue, self.score])
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -289,7 +298,9 @@ def read_pair(delivered: Collection[str]) -> PairRecord | None:
     if missing := set(tissue["pair"].values()) - set(delivered):
         log.info("no pair to deliver: its model %s is not delivered", " and ".join(sorted(missing)))
         return None
-    pair = PairRecord(TrainingRecord(tissue["pair"]["tumor"]), TrainingRecord(tissue["pair"]["normal"]), tissue)
+    score = documents.read(paths.TISSUE / "score.json", documents.Score, _TISSUE_REMEDY)
+    tumor, normal = (TrainingRecord(tissue["pair"][name]) for name in ("tumor", "normal"))
+    pair = PairRecord(tumor, normal, tissue, score)
     if pair.tumor.is_linear:
         log.info("the pair is linear, there only for comparison; it is not registered")
         return None

@@ -1,8 +1,8 @@
 """The registered pair as MLflow runs it: patches in, a table of scores out.
 
 MLflow copies this file into the model ("models from code") and runs it where the model is loaded. Beside it lie
-`histocae_pair.py`, a copy of histocae/contrast/pair.py, and the files that `tracking.pairs` saved. It needs
-TensorFlow, and nothing else of this package.
+`histocae_pair.py` and `histocae_scales.py`, copies of histocae/contrast/pair.py and histocae/evaluation/scales.py,
+and the files that `tracking.pairs` saved. It needs TensorFlow, and nothing else of this package.
 
 The model has no input schema on purpose. With one, MLflow would turn fractions in a JSON request into bytes without
 a word, so that values in [0, 1] would become black patches. `checked` decides instead.
@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class Pair(PythonModel):
-    """Score patches by which of two autoencoders reconstructs them better."""
+    """Score patches by the errors with which two autoencoders reconstruct them."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load both autoencoders and the threshold.
@@ -33,13 +33,17 @@ class Pair(PythonModel):
 
         """
         import tensorflow as tf
-        from histocae_pair import score  # type: ignore[import-not-found]  # the copy that lies beside this file
+
+        # copies that lie beside this file
+        from histocae_pair import Linear, score  # type: ignore[import-not-found]
+        from histocae_scales import errors  # type: ignore[import-not-found]
 
         folder = Path(context.artifacts["pair"])
         check(folder)
-        self._models = tf.saved_model.load(str(folder / "errors"))
-        self._score = score
-        self._settings = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
+        self._models = tf.saved_model.load(str(folder / "differences"))
+        self._settings = settings = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
+        self._log_ratio, self._by_scale = score, errors
+        self._linear = None if settings["linear"] is None else Linear.from_json(settings["linear"])
 
     def predict(  # type: ignore[override]  # MLflow also takes a method without params
         self, context: PythonModelContext, model_input: np.ndarray
@@ -52,7 +56,7 @@ class Pair(PythonModel):
 
         Returns:
             A row per patch: score (at or above the threshold: tumor), error_tumor and error_normal (mean squared
-            errors, pixels in [0, 1]), class.
+            errors, pixels in [0, 1]), and class.
 
         Raises:
             MlflowException: the input is something else; a server answers 400.
@@ -60,13 +64,21 @@ class Pair(PythonModel):
         """
         settings = self._settings
         patches = checked(model_input, settings["pixels"])
-        parts = [self._models.errors(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
-        tumor, normal = np.concatenate([np.empty((2, 0)), *parts], axis=1)
-        score = self._score(tumor, normal)
+        parts = [self._score(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
+        score, tumor, normal = np.concatenate([np.empty((3, 0)), *parts], axis=1)
         classes = np.where(score >= settings["threshold"], settings["tumor"], settings["normal"])
         return pd.DataFrame(
             {"score": score, "error_tumor": tumor, "error_normal": normal, "class": classes.astype(object)}
         )
+
+    def _score(self, patches: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return score, error of the tumor model and error of the normal model of a batch, shape (3, n)."""
+        *residuals, tumor, normal = (each.numpy() for each in self._models.differences(patches))
+        if self._linear is None:
+            scores = self._log_ratio(tumor, normal)
+        else:
+            scores = self._linear.score(np.hstack([self._by_scale(each) for each in residuals]))
+        return np.stack([scores, tumor, normal])
 
 
 def checked(data: object, pixels: int) -> NDArray[np.uint8]:
