@@ -168,6 +168,26 @@ def test_figures_are_the_same_to_the_byte_and_show_each_pair_in_a_column(tmp_pat
     assert loaded.dtype == np.float32 and loaded.min() >= 0 and loaded.max() <= 1 and len(loaded) == 2
 
 
+@pytest.mark.parametrize("orient", ["v", "h"])
+def test_residual_maps_show_the_absolute_error_of_each_pixel_on_one_scale(orient):
+    originals = np.zeros((2, 16, 16, 3), np.uint8)
+    reconstructions = np.zeros((2, 16, 16, 3), np.float32)
+    reconstructions[0, 2, 3], reconstructions[1, 4] = (0.3, 0.0, 0.6), 0.5
+    maps = plots.residual_maps(originals, reconstructions)
+    assert (
+        maps[0, 2, 3] == pytest.approx(0.3) and maps[1, 4] == pytest.approx(np.full(16, 0.5)) and maps[0].sum() < 0.4
+    )
+    figure = plots.plot_paired_imgs(originals, reconstructions, orient=orient, shuffle=False, residuals=True)
+    *axes, bar = figure.axes
+    columns = np.array(axes).reshape((3, 2) if orient == "v" else (2, 3))
+    last = columns[2] if orient == "v" else columns[:, 2]
+    for axis, values in zip(last, maps, strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), values)
+        assert axis.images[0].get_clim() == last[0].images[0].get_clim()
+    same = plots.plot_paired_imgs(originals, originals, shuffle=False, residuals=True)
+    assert len(same.axes) == 7  # no error anywhere still has a scale
+
+
 def test_curves_and_histograms_name_their_axes():
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.2, 0.1], "validation_loss": [0.3, 0.2]})
     axis = plots.plot_curves({"all": history}, plots.model_colors(["all"])).axes[0]

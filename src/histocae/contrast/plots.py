@@ -21,7 +21,7 @@ from histocae.contrast.pair import MODELS
 from histocae.identifiers import COMPARED
 from histocae.patches.store import PatchStore
 from histocae.progress import bar
-from histocae.report.plots import TISSUE_COLORS, save
+from histocae.report.plots import TISSUE_COLORS, residual_maps, save, show_residuals
 from histocae.statistics.discrimination import Discrimination, auroc
 from histocae.statistics.levels import LEVELS
 from histocae.statistics.permutation import CHANCE
@@ -156,7 +156,7 @@ def plot_roc(curves: pd.DataFrame, levels: Mapping[str, Discrimination], confide
         axis.set(xlabel="false positive rate (1 - specificity)", aspect="equal")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     figure.axes[0].set_ylabel("true positive rate (sensitivity)")
-    title = f"Score log E_normal - log E_tumor on test cases; {100 * confidence:g}% bands and intervals by case"
+    title = f"Score of the pair on test cases; {100 * confidence:g}% bands and intervals by case"
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -254,8 +254,7 @@ def plot_errors(table: pd.DataFrame, threshold: float) -> Figure:
     for name, color in TISSUE_COLORS.items():
         axes[2].hist(table.loc[table["sample_type"] == name, "score"], edges, alpha=0.5, color=color, label=name)
     axes[2].axvline(threshold, color="black", lw=1, label="threshold (validation)")
-    axes[2].axvline(0, color="black", lw=1, ls=":", label="equal errors")
-    axes[2].set(title="score", xlabel="log E_normal - log E_tumor")
+    axes[2].set(title="score", xlabel="score of a patch (higher: tumor)")
     axes[0].set_ylabel("patches")
     for axis in axes:
         axis.set_ylim(top=axis.get_ylim()[1] * 1.3)  # room for the legend
@@ -268,7 +267,7 @@ def plot_pairs(
     reconstructions: Mapping[str, tuple[NDArray[np.float32], Sequence[float]]],
     title: str,
 ) -> Figure:
-    """Show patches above their reconstructions by each model, with errors.
+    """Show patches above their reconstructions by each model, with the error of each patch and of each pixel.
 
     Args:
         originals: uint8, shape (n, side, side, 3), RGB.
@@ -277,17 +276,24 @@ def plot_pairs(
         title: of the figure.
 
     Returns:
-        The figure: originals in the first row, then a row per model.
+        The figure: originals in the first row, then two rows per model.
 
     """
-    count, rows = len(originals), 1 + len(reconstructions)
+    count, rows = len(originals), 1 + 2 * len(reconstructions)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.95 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for axis, image in zip(axes[0], originals, strict=True):
         axis.imshow(image)
     axes[0, 0].set_ylabel("original")
     least = np.min([errors for _, errors in reconstructions.values()], axis=0)
-    for row, (name, (images, errors)) in zip(axes[1:], reconstructions.items(), strict=True):
+    maps = [
+        (row, residual_maps(originals, images))
+        for row, (images, _) in zip(axes[2::2], reconstructions.values(), strict=True)
+    ]
+    show_residuals(figure, maps)
+    for row, _ in maps:
+        row[0].set_ylabel("absolute error")
+    for row, (name, (images, errors)) in zip(axes[1::2], reconstructions.items(), strict=True):
         row[0].set_ylabel(name)
         for axis, image, error, smallest in zip(row, images, errors, least, strict=True):
             axis.imshow(image)

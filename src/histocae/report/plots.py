@@ -99,6 +99,7 @@ def plot_paired_imgs(
     seed: int = 0,
     title: str | None = None,
     names: tuple[str, str] = ("original", "reconstruction"),
+    residuals: bool = False,
 ) -> Figure:
     """Show originals beside their reconstructions.
 
@@ -113,6 +114,7 @@ def plot_paired_imgs(
         seed: of the choice.
         title: of the figure.
         names: of originals and reconstructions.
+        residuals: show as well where they differ; see `residual_maps`.
 
     Returns:
         The figure.
@@ -124,15 +126,19 @@ def plot_paired_imgs(
     if orient not in ("h", "v"):
         raise ValueError(f"orient is 'h' or 'v', not {orient!r}")
     chosen = _choose(len(X), N, shuffle, seed)
-    count = max(1, len(chosen))
-    shape = (2, count) if orient == "v" else (count, 2)
+    shown = (*names, "absolute error") if residuals else names
+    shape = (len(shown), max(1, len(chosen)))
+    if orient == "h":
+        shape = shape[::-1]
     figure = Figure(figsize=(shape[1] * size + 0.3, shape[0] * size + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
+    rows = axes if orient == "v" else axes.T  # originals, reconstructions, and where they differ
     for position, i in enumerate(chosen):
-        for side, images in enumerate((X, Y)):
-            axis = axes[side, position] if orient == "v" else axes[position, side]
-            _show(axis, images[i], color)
-    for side, name in enumerate(names):
+        for row, images in zip(rows, (X, Y), strict=False):
+            _show(row[position], images[i], color)
+    if residuals:
+        show_residuals(figure, [(rows[2], residual_maps(X[chosen], Y[chosen]))])
+    for side, name in enumerate(shown):
         if orient == "v":
             axes[side, 0].set_ylabel(name)
         else:
@@ -143,6 +149,43 @@ def plot_paired_imgs(
     if title:
         figure.suptitle(title, parse_math=False)  # a name with dollar signs is no formula
     return figure
+
+
+def residual_maps(originals: NDArray[Any], reconstructions: NDArray[Any]) -> NDArray[np.float32]:
+    """Compute where reconstructions differ from their originals.
+
+    Args:
+        originals: uint8 or floats in [0, 1], shape (n, height, width, channels).
+        reconstructions: of the same shape.
+
+    Returns:
+        The absolute difference of pixels in [0, 1], its mean over the channels; float32, shape (n, height, width).
+
+    """
+    first, second = (
+        images.astype(np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
+        for images in (originals, reconstructions)
+    )
+    maps: NDArray[np.float32] = np.abs(first - second).mean(3)
+    return maps
+
+
+def show_residuals(figure: Figure, rows: Sequence[tuple[NDArray[Any], NDArray[np.float32]]]) -> None:
+    """Show residual maps on one scale, black where there is no error, with a bar that explains the colors.
+
+    Args:
+        figure: that the axes are part of.
+        rows: axes, and the result of `residual_maps` for them; there may be more axes than maps.
+
+    """
+    everything = np.concatenate([maps.ravel() for _, maps in rows])
+    if not everything.size:
+        return
+    top = float(np.quantile(everything, 0.99)) or 1.0  # few pixels, as of dust, would make all others black
+    for axes, maps in rows:
+        for axis, values in zip(axes, maps, strict=False):
+            shown = axis.imshow(values, cmap="inferno", vmin=0, vmax=top)
+    figure.colorbar(shown, ax=[axis for axes, _ in rows for axis in axes], fraction=0.03, pad=0.01, extend="max")
 
 
 def plot_curves(histories: Mapping[str, pd.DataFrame], colors: Mapping[str, str]) -> Figure:

@@ -72,7 +72,8 @@ def run(params: Params, name: str) -> None:
                 reconstruct(cae, images),
                 PAIRS,
                 shuffle=False,
-                title=f"{name}: {split} patches and their reconstructions",
+                title=f"{name}: {split} patches, their reconstructions, and the error of each pixel",
+                residuals=True,
             )
             plots.save(figure, folder / f"pairs_{split}.png")
         for tissue, sample_type in zip(("tumor", "normal"), COMPARED, strict=True):
