@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import latent_distances
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ from histocae.contrast import baselines, comparison, crossvalidation, pair
 from histocae.contrast.baselines import Parts
 from histocae.files import code_fingerprint, replacing, write_yaml
 from histocae.identifiers import COMPARED
+from histocae.latent import distances
+from histocae.latent.distances import Distances
 from histocae.networks import backend
 from histocae.params import Model, Params
 from histocae.patches.store import PatchSelection, PatchStore
@@ -45,7 +46,7 @@ FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (16, 64)}
 DATA: dict[str, tuple[str | None, dict[str, Any]]] = {
     "biopsies": ("biopsies", {}),
 }
-CODE = (*recipe.CODE, "contrast/baselines", "contrast/linear_pair", "evaluation/scales")
+CODE = (*recipe.CODE, "contrast/baselines", "contrast/linear_pair", "evaluation/scales", "latent/distances")
 Scores = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # by name: of validation and of test patches
 
 
@@ -203,7 +204,7 @@ class Described:
     errors: list[NDArray[np.float64]]
     by_scale: list[NDArray[np.float32]]
     latents: list[NDArray[np.float32]]
-    distances: latent_distances.Distances
+    distances: Distances
 
 
 def _pair_scores(
@@ -287,7 +288,7 @@ def _train_and_describe(
         np.split(reconstruction.measure_mse(cae, images, None), ends)[1:],
         np.split(reconstruction.measure_by_scale(cae, images, None), ends),
         np.split(latents, ends),
-        latent_distances.fit(latents[: len(of_tissue)][of_tissue]),
+        distances.fit(latents[: len(of_tissue)][of_tissue]),
     )
 
 

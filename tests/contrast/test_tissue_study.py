@@ -778,6 +778,15 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     expected = pair.Linear.from_json(score["linear"]).score(np.hstack(features))
     np.testing.assert_allclose(scores["score"], expected, rtol=1e-2, atol=1e-2)
     assert len(metrics["summary"]) == 3 and metrics["example"] in set(scores["shard"])
+    alone = metrics["one_class"]
+    assert alone["model"] == "normal" and set(alone["scores"]) == {"error", "relative_error"}
+    assert alone["left_out"] == dict.fromkeys(("mahalanobis", "neighbors"), "normal has no latent layer")
+    of_normal = pd.read_csv(folder / "one_class.csv")
+    np.testing.assert_allclose(of_normal["error"], scores["error_normal"], rtol=1e-6)
+    variances = pixels.var((1, 2)).mean(1)
+    np.testing.assert_allclose(of_normal["relative_error"], scores["error_normal"] / variances, rtol=1e-4)
+    labels = scores["sample_type"] == TUMOR
+    assert alone["scores"]["error"]["auroc_patch"]["value"] == pytest.approx(auroc(labels, of_normal["error"]))
     outputs = evaluated.outputs("reports/tissue")
     assert not evaluated.run("tissue").code
     assert evaluated.outputs("reports/tissue") == outputs
@@ -824,4 +833,15 @@ def test_without_a_pair_only_the_reason_is_written(project, monkeypatch):
     assert metrics_of(project) == {
         "pair": None,
         "reason": "models has no tumor and no normal, which tissue names as the pair",
+        "one_class": {"model": None, "reason": "models has no normal of cohort normal"},
     }
+
+
+@pytest.mark.slow
+def test_a_normal_model_is_studied_alone_where_there_is_no_tumor_model(evaluated):
+    evaluated.params(**PARAMS | {"models": {"normal": MODELS["normal"]}}, tissue__latents=None)
+    assert not (result := evaluated.run("tissue")).code, result.lines
+    metrics = metrics_of(evaluated)
+    assert metrics["pair"] is None and "models has no tumor" in metrics["reason"]
+    assert set(metrics["one_class"]["scores"]) == {"error", "relative_error"}
+    assert any("AUROC per slide of normal alone" in line for line in result.lines)

@@ -178,7 +178,7 @@ def test_residual_maps_show_the_absolute_error_of_each_pixel_on_one_scale(orient
         maps[0, 2, 3] == pytest.approx(0.3) and maps[1, 4] == pytest.approx(np.full(16, 0.5)) and maps[0].sum() < 0.4
     )
     figure = plots.plot_paired_imgs(originals, reconstructions, orient=orient, shuffle=False, residuals=True)
-    *axes, bar = figure.axes
+    *axes, _ = figure.axes
     columns = np.array(axes).reshape((3, 2) if orient == "v" else (2, 3))
     last = columns[2] if orient == "v" else columns[:, 2]
     for axis, values in zip(last, maps, strict=True):

@@ -73,6 +73,7 @@ class Registered(Workspace):
             "score": "an invented one",
             "summary": ["The pair was invented."],
             "example": "s0",
+            "one_class": {"model": None, "reason": "it was invented"},
             "sentences": ["The interval per slide includes chance."],
             **{f"{key}_{level}": rate for key in ("auroc", "auprc") for level in LEVELS},
             **{f"p_value_{level}": 0.5 for level in LEVELS},

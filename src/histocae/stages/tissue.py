@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
-from histocae.contrast import baselines, comparison, truth, verdicts
+from histocae.contrast import baselines, comparison, one_class, truth, verdicts
 from histocae.contrast.baselines import Baseline
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
 from histocae.files import read_table, replacing_folder, write_json, write_table
+from histocae.identifiers import COMPARED
 from histocae.latent import stored
 from histocae.networks import backend
 from histocae.params import BaselinePair, Params
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from histocae.networks.cae import CAE
 
 TISSUES = ("tumor", "normal")
+_, NORMAL = COMPARED
 log = logging.getLogger(__name__)
 
 
@@ -43,9 +45,49 @@ def run(params: Params) -> None:
             metrics: dict[str, Any] = {"pair": None, "reason": reason}
         else:
             metrics = _compare(params, params.pair, folder)
+        metrics["one_class"] = alone = _normal_alone(params, folder)
         write_json(metrics, folder / "metrics.json")
-    for sentence in metrics.get("sentences", [metrics.get("reason")]):
-        log.info("%s", sentence)
+    for part in (metrics, alone):
+        for sentence in part.get("sentences", [part.get("reason")]):
+            log.info("%s", sentence)
+
+
+def _normal_alone(params: Params, folder: Path) -> dict[str, Any]:
+    """Measure the normal model alone, write its scores, and give what metrics.json holds; else the reason."""
+    name, settings = params.tissue.normal, params.tissue
+    if name not in params.models or params.models[name].cohort != "normal":
+        return {"model": None, "reason": f"models has no {name} of cohort normal"}
+    tables = {split: balance.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
+    if tables["test"]["sample_type"].nunique() < len(COMPARED):
+        return {"model": None, "reason": "the test patches are of one tissue"}
+    normal = (tables["validation"]["sample_type"] == NORMAL).to_numpy()
+    if not normal.any():
+        return {"model": None, "reason": "no validation patch is of normal tissue"}
+    record = TrainingRecord(name)
+    validation, test = tables["validation"][normal], tables["test"]
+    validation, test = (one_class.labeled(rows) for rows in (validation, test))
+    errors = (_errors(record, "per_patch_validation")["mse"].to_numpy()[normal], _errors(record, "per_patch")["mse"])
+    encoded, no_latents = _latents(name, tables)
+    latents = None
+    if encoded is not None:
+        rows = balance.rows_for_model(tables["train"], record.training)
+        kept = rows.sample(min(len(rows), one_class.MOST_NEIGHBORS), random_state=params.seed).sort_index()
+        latents = one_class.Latents(
+            encoded["train"][kept.index.to_numpy()], encoded["validation"][normal], encoded["test"]
+        )
+    store = PatchStore(paths.PATCHES)
+    scored = one_class.scores(
+        (errors[0], errors[1].to_numpy()), (store.select(validation), store.select(test)), latents
+    )
+    found = one_class.study(validation, test, scored, settings, params.seed)
+    table = test[comparison.KEPT_COLUMNS].assign(**{score: values for score, (_, values) in scored.items()})
+    write_table(table, folder / "one_class.csv", separator=",")
+    return {
+        "model": name,
+        "scores": {score: each.as_json() for score, each in found.items()},
+        "left_out": dict.fromkeys(("mahalanobis", "neighbors"), no_latents["latents"]) if no_latents else {},
+        "sentences": one_class.sentences(found, name),
+    }
 
 
 def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, Any]:

@@ -152,10 +152,17 @@ class Pair(Document):
     normal: Text
 
 
+class OneClass(Document):
+    """`one_class` of the comparison: the name of the normal model, or None where it was not measured alone."""
+
+    model: Text | None
+
+
 class AnyComparison(Document):
     """reports/tissue/metrics.json, with a pair or without."""
 
     pair: Pair | None
+    one_class: OneClass
 
 
 class NoComparison(Document):

@@ -267,6 +267,8 @@ class PairRecord:
                 numbers[f"{rate}_{level}"] = tissue["at_threshold"][level][rate]["value"]
             for name, baseline in tissue["baselines"].items():
                 numbers[f"baseline/{name}_auroc_{level}"] = baseline[f"auroc_{level}"]["value"]
+            for name, score in tissue["one_class"].get("scores", {}).items():
+                numbers[f"one_class/{name}_auroc_{level}"] = score[f"auroc_{level}"]["value"]
         for data, models in tissue["mse"].items():
             numbers |= {f"mse_{data}_{model}": value for model, value in models.items()}
         return numbers

@@ -1,4 +1,4 @@
-"""Distances of latents from those of a tissue, the one that a model was trained on."""
+"""Distances of latents from those of the tissue that a model was trained on."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
