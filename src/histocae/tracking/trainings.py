@@ -14,6 +14,7 @@ from histocae.errors import TrackingError
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.networks import saved
 from histocae.networks.cae import CAE
+from histocae.networks.losses import Loss
 from histocae.params import Fit
 from histocae.patches.images import Images
 from histocae.tracking import finished
@@ -35,6 +36,7 @@ def fit_and_keep(
     record: TrainingRecord,
     experiment: str,
     devices: int = 1,
+    loss: Loss | None = None,
 ) -> None:
     """Train a CAE, write its folder and its run's file, and deliver its run.
 
@@ -47,6 +49,7 @@ def fit_and_keep(
         record: of the training; files that are there are replaced.
         experiment: of MLflow.
         devices: number of devices that share each batch; see `mirrored.count`.
+        loss: of patches; None for the one that the autoencoder names.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -54,7 +57,7 @@ def fit_and_keep(
     """
     name, layout = record.name, record.layout
     tensorboard = Path("logs") / name if fit.tensorboard else None
-    options = Options.of(fit, seed, tensorboard=tensorboard, devices=devices)
+    options = Options.of(fit, seed, tensorboard=tensorboard, devices=devices, loss=loss)
     checkpoint = layout.checkpoints / name
     state, run = train_live(
         cae,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from histocae.errors import TrainingError
 from histocae.networks.cae import CAE
 from histocae.networks.fused import fused_on_bytes
+from histocae.networks.losses import Loss
 from histocae.patches.images import Images
 from histocae.training import checkpoint, mirrored, steps
 from histocae.training.batches import Batches
@@ -53,6 +54,7 @@ class Options:
         tensorboard: folder for TensorBoard's logs, or None.
         precision: float32 | bfloat16; see `fused.fused_on_bytes`.
         devices: number of this machine's devices that share each batch; see `mirrored.count`.
+        loss: of floats in [0, 1], per patch; None for the one that the autoencoder names.
 
     """
 
@@ -70,9 +72,18 @@ class Options:
     tensorboard: Path | None = None
     precision: str = "float32"
     devices: int = 1
+    loss: Loss | None = None
 
     @classmethod
-    def of(cls, fit: "Fit", seed: int, *, tensorboard: Path | None = None, devices: int = 1) -> "Options":
+    def of(
+        cls,
+        fit: "Fit",
+        seed: int,
+        *,
+        tensorboard: Path | None = None,
+        devices: int = 1,
+        loss: Loss | None = None,
+    ) -> "Options":
         """Return the options that params.yaml sets for a model.
 
         Args:
@@ -80,6 +91,7 @@ class Options:
             seed: of the params.
             tensorboard: folder for TensorBoard's logs, or None.
             devices: number of this machine's devices that share each batch.
+            loss: of patches; None for the one that the autoencoder names.
 
         Returns:
             The options.
@@ -100,6 +112,7 @@ class Options:
             tensorboard=tensorboard,
             precision=fit.precision,
             devices=devices,
+            loss=loss,
         )
 
     def shows(self, epoch: int) -> bool:
@@ -251,13 +264,14 @@ def _optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optim
 
 def _engine(cae: CAE, model: keras.Model, optimizer: keras.optimizers.Optimizer, options: Options) -> steps.Steps:
     """Compile the steps of a model for one device or for several."""
+    loss = cae.params["lossfn"] if options.loss is None else options.loss
     if options.devices == 1:
-        return steps.make(model, optimizer, cae.params["lossfn"])
+        return steps.make(model, optimizer, loss)
 
     def build() -> keras.Model:
         return fused_on_bytes(CAE(**cae.params), options.precision)
 
-    return mirrored.Mirrored(build, model, optimizer, cae.params["lossfn"], options.devices)
+    return mirrored.Mirrored(build, model, optimizer, loss, options.devices)
 
 
 _REMEDY = "; try a lower learning_rate"

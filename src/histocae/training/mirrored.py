@@ -101,7 +101,7 @@ class Mirrored(steps.FromHost):
         build: Callable[[], keras.Model],
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: str,
+        loss: str | Loss,
         requested: int,
     ):
         """Copy a model and its optimizer to several devices.
@@ -110,7 +110,7 @@ class Mirrored(steps.FromHost):
             build: builds a model like `model`, with any weights.
             model: of uint8 patches.
             optimizer: built for the model's trainable variables.
-            loss: name of a Keras loss.
+            loss: a name, see `losses.per_patch`, or a function like those that it returns.
             requested: number of devices.
 
         Raises:

@@ -111,26 +111,26 @@ class FromHost:
         raise NotImplementedError("this backend keeps no patches on the device")
 
 
-def bytes_loss(name: str) -> Loss:
+def bytes_loss(loss: str | Loss) -> Loss:
     """Make a loss of floats in [0, 1] accept uint8 targets; it returns the mean over patches.
 
     Args:
-        name: see `losses.per_patch`.
+        loss: a name, see `losses.per_patch`, or a function like those that it returns.
 
     """
-    of_patches = patch_losses(name)
+    of_patches = patch_losses(loss)
     return lambda targets, outputs: keras.ops.mean(of_patches(targets, outputs))
 
 
-def patch_losses(name: str) -> Loss:
+def patch_losses(loss: str | Loss) -> Loss:
     """Make a loss of floats in [0, 1] accept uint8 targets; it returns a loss per patch.
 
     Args:
-        name: see `losses.per_patch`.
+        loss: a name, see `losses.per_patch`, or a function like those that it returns.
 
     """
-    loss = losses.per_patch(name)
-    return lambda targets, outputs: loss(keras.ops.cast(targets, outputs.dtype) * (1 / 255), outputs)
+    of_floats = losses.per_patch(loss) if isinstance(loss, str) else loss
+    return lambda targets, outputs: of_floats(keras.ops.cast(targets, outputs.dtype) * (1 / 255), outputs)
 
 
 def compiled(model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -227,13 +227,13 @@ def in_a_call(steps: Steps, batch_bytes: int) -> int:
     return max(1, min(steps.at_once, CHUNK_BYTES // batch_bytes))
 
 
-def make(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str) -> Steps:
+def make(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str | Loss) -> Steps:
     """Compile the steps of a model on uint8 patches (see `fused.fused_on_bytes`).
 
     Args:
         model: of uint8 patches.
         optimizer: built for the model's trainable variables.
-        loss: see `losses.per_patch`.
+        loss: a name, see `losses.per_patch`, or a function like those that it returns.
 
     Returns:
         The steps for the backend in use.
