@@ -386,6 +386,28 @@ def sha256_once(path: Path) -> str:
     return _sha256_of_state(path.absolute(), *state(path))
 
 
+def named_sha256(file: str, key: str) -> str:
+    """Return the SHA-256 of a file that a key of params.yaml names, computed once per process.
+
+    Args:
+        file: its path.
+        key: dotted, for the error's line.
+
+    Returns:
+        The hash in hex.
+
+    Raises:
+        DataError: the file is missing or can't be read.
+
+    """
+    try:
+        return sha256_once(Path(file))
+    except OSError as error:
+        raise_if_machine(error)
+        problem = "no such file" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        raise DataError(f"{key}: {file}: {problem}; put the file there, or correct the key") from None
+
+
 @lru_cache(maxsize=1024)
 def _sha256_of_state(path: Path, *_state: int) -> str:
     return sha256(path)

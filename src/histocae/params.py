@@ -135,6 +135,14 @@ class Fit(Section):
     tensorboard: bool
 
 
+class Perceptual(Section):
+    """A perceptual loss: the user's network, the layers whose features are compared, and how much they count."""
+
+    network: str  # a file; relative to the folder of params.yaml, or absolute
+    layers: Annotated[list[str], Field(min_length=1)]
+    weight: Positive = 0.1
+
+
 AnyFit = TypeVar("AnyFit", bound=Fit)
 
 
@@ -154,7 +162,8 @@ class Network(Section):
     kernel: Count = 3
     stride: Count = 1
     pool: Annotated[int, Field(ge=1, lt=TOO_LARGE)] = 2
-    loss: Literal["mse", "l1", "ssim", "mse+ssim", "binary_crossentropy"] = "mse"
+    loss: Literal["mse", "l1", "ssim", "mse+ssim", "binary_crossentropy", "perceptual"] = "mse"
+    perceptual: Perceptual | None = None
     epochs: Count | None = None
     batch_size: Count | None = None
     patience: Count | None = None
@@ -373,6 +382,21 @@ def loss_problems(model: Network, pixels: int) -> list[str]:
         return [f"loss: {model.architecture} has no sigmoid, which binary_crossentropy needs"]
     if model.loss in ("ssim", "mse+ssim") and pixels < SSIM_SIDE:
         return [f"loss: {model.loss} needs a side of {SSIM_SIDE} pixels or more, not {pixels}"]
+    return _perceptual_problems(model)
+
+
+def _perceptual_problems(model: Network) -> list[str]:
+    """List what is wrong with `perceptual` of a model: at most one text of the form `key: problem`."""
+    if model.perceptual is None:
+        missing = "perceptual: missing; loss perceptual needs {network: FILE.keras, layers: [NAME]}"
+        return [missing] if model.loss == "perceptual" else []
+    network, layers = model.perceptual.network, model.perceptual.layers
+    if model.loss != "perceptual":
+        return [f"perceptual: only loss perceptual uses it, not {model.loss}; remove it, or set loss: perceptual"]
+    if not network.endswith(".keras"):  # Keras reads other formats only in part, or runs code from them
+        return [f"perceptual.network: expected a file of Keras, NAME.keras (model.save writes it), got {network!r}"]
+    if twice := sorted({name for name in layers if layers.count(name) > 1}):
+        return [f"perceptual.layers: {', '.join(twice)} more than once"]
     return []
 
 
@@ -442,7 +466,7 @@ def _alike(model: Model, training: Training) -> dict[str, object]:
     """Return the settings in which the two models of a pair have to agree."""
     common = model.training(training)
     return {
-        **{key: getattr(model, key) for key in (*SHAPE, "loss")},
+        **{key: getattr(model, key) for key in (*SHAPE, "loss", "perceptual")},
         **{key: getattr(common, key) for key in ("balance", "min_percent_tumor_nuclei", "precision")},
         "having init_from": model.init_from is not None,
     }

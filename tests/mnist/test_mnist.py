@@ -33,6 +33,12 @@ FOLDER = ROOT / "examples" / "mnist"
 COMMITTED = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
 STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 MODELS = ("notebook", "own", "pca")
+PERCEPTUAL = {
+    "filters": [8],
+    "latent_features": 3,
+    "loss": "perceptual",
+    "perceptual": {"network": "vgg.keras", "layers": ["a"]},
+}
 
 
 def small_params() -> dict:
@@ -258,6 +264,14 @@ def test_the_committed_params_are_valid():
         (
             {"classes": {"model": {"architecture": "pca"}, "components": [2]}},
             "classes.model.latent_features: missing",
+        ),
+        (
+            {"models": {**small_params()["models"], "own": PERCEPTUAL}},
+            "models.own.loss: perceptual is for patches of slides, not for MNIST",
+        ),
+        (
+            {"classes": {"model": PERCEPTUAL, "components": [2]}},
+            "classes.model.loss: perceptual is for patches of slides, not for MNIST",
         ),
     ],
 )

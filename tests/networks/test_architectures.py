@@ -601,6 +601,17 @@ PAIR = {
 }
 
 
+PERCEPTUAL = {
+    "filters": [8],
+    "loss": "perceptual",
+    "perceptual": {"network": "vgg.keras", "layers": ["a", "b"], "weight": 0.1},
+}
+
+
+def perceptual(**changed):
+    return PERCEPTUAL | {"perceptual": PERCEPTUAL["perceptual"] | changed}
+
+
 def load_params(tmp_path, models, **changed):
     values = copy.deepcopy(COMMITTED) | {"models": models}
     for name, value in changed.items():
@@ -628,6 +639,28 @@ def load_params(tmp_path, models, **changed):
         (
             {"patches__pixels": 8, "x": {"filters": [8], "loss": "ssim"}},
             "ssim needs a side of 11 pixels",
+        ),
+        ({"x": PERCEPTUAL | {"perceptual": None}}, "models.x.perceptual: missing; loss perceptual needs {network: "),
+        (
+            {"x": PERCEPTUAL | {"loss": "mse"}},
+            "models.x.perceptual: only loss perceptual uses it, not mse; remove it",
+        ),
+        (
+            {"x": {**PERCEPTUAL, "filters": None, "architecture": "pca", "latent_features": 8}},
+            "models.x.loss: pca is a least-squares fit; its loss is mse",
+        ),
+        (
+            {"x": {**PERCEPTUAL, "filters": None, "architecture": "pca", "latent_features": 8, "loss": "mse"}},
+            "models.x.perceptual: only loss perceptual uses it, not mse",
+        ),
+        ({"x": perceptual(network="vgg.h5")}, "models.x.perceptual.network: expected a file of Keras, NAME.keras ("),
+        ({"x": perceptual(layers=[])}, "models.x.perceptual.layers: "),
+        ({"x": perceptual(layers=["a", "b", "a"])}, "models.x.perceptual.layers: a more than once"),
+        ({"x": perceptual(weight=0.0)}, "models.x.perceptual.weight: "),
+        ({"x": perceptual(weights=1.0)}, "models.x.perceptual.weights: unknown key; did you mean weight?"),
+        (
+            {"tumor": PERCEPTUAL | {"cohort": "tumor"}, "normal": perceptual(weight=0.2) | {"cohort": "normal"}},
+            "tumor and normal, the pair of tissue, differ in perceptual; ",
         ),
         ({"x": {"architecture": "pca", "latent_features": 8, "pool": 3}}, "models.x.pool: only plain has this key"),
         ({"x": {"architecture": "pca", "latent_features": 49153}}, "models.x.latent_features: more than the 49152"),

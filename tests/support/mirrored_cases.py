@@ -29,7 +29,9 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 backend.start()
 gc.freeze()  # as the backend does where it is the first to import Keras
 
-from histocae.networks import fused  # noqa: E402
+import small_network  # noqa: E402 (beside this script)
+
+from histocae.networks import fused, perceptual  # noqa: E402
 from histocae.params import Denoise  # noqa: E402
 from histocae.patches.images import InMemory  # noqa: E402
 from histocae.training import loop, mirrored  # noqa: E402
@@ -143,6 +145,9 @@ def train_fully(devices: int, checkpoint: Path, killed: bool = False) -> tuple[C
 
 def main(folder: Path) -> None:
     results: dict[str, object] = {name: compare(*case) for name, case in CASES.items()}
+    network = small_network.save(folder / "small.keras")
+    loss = perceptual.load(network, small_network.LAYERS, 1.0, shape=(16, 16, 3), key="perceptual")
+    results["perceptual"] = compare(PLAIN | {"lossfn": "perceptual"}, SGD | {"loss": loss}, 2)
     single, single_state = train_fully(1, folder / "1")
     double, double_state = train_fully(2, folder / "2")
     resumed, resumed_state = train_fully(2, folder / "killed", killed=True)

@@ -41,7 +41,7 @@ def results(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", ["clipped", "bfloat16", "adamw", "residual", "compact", "trained"])
+@pytest.mark.parametrize("case", ["clipped", "bfloat16", "adamw", "residual", "compact", "perceptual", "trained"])
 def test_training_on_several_devices_equals_training_on_one(results, case):
     result = results[case]
     assert result["moved"] > 1e-3  # otherwise there is nothing to compare

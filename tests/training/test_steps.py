@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ backend.start()
 
 import keras  # noqa: E402 (after the backend suppresses its log messages)
 
-from histocae.networks import fused  # noqa: E402
+from histocae.networks import fused, perceptual  # noqa: E402
 from histocae.networks.cae import with_rescaling  # noqa: E402
 from histocae.patches.images import InMemory  # noqa: E402
 from histocae.training import loop, steps  # noqa: E402
@@ -80,16 +81,26 @@ def test_bfloat16_is_close_to_float32_and_its_weights_and_pixels_are_float32():
         fused.fused_on_bytes(cae, "float16")
 
 
-@pytest.mark.parametrize("loss", ["mse", "l1", "binary_crossentropy"])
-def test_compiled_steps_learn_the_same_weights_as_keras(loss):
+def perceptual_loss(file: Path) -> Callable:
+    """Save a network and load it as a loss; the small network of tests/support is not there in `make test-jax`."""
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="edges")(pixels)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="parts")(keras.layers.BatchNormalization()(x))
+    keras.Model(pixels, x).save(file)
+    return perceptual.load(file, ["edges", "parts"], 0.5, shape=(16, 16, 3), key="perceptual")
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "binary_crossentropy", "perceptual"])
+def test_compiled_steps_learn_the_same_weights_as_keras(loss, tmp_path):
     backend.repeatable(1)
+    of_patches = perceptual_loss(tmp_path / "network.keras") if loss == "perceptual" else loss
     cae, keras_cae = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
     patches = images(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
     fused_model = fused.fused_on_bytes(cae)
     optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
     optimizer.build(fused_model.trainable_variables)
-    engine = steps.make(fused_model, optimizer, loss)
-    keras_cae.model.compile(keras.optimizers.Adamax(0.01), {"l1": "mae"}.get(loss, loss))
+    engine = steps.make(fused_model, optimizer, of_patches)
+    keras_cae.model.compile(keras.optimizers.Adamax(0.01), {"l1": "mae"}.get(loss, of_patches))
     scaled = patches / np.float32(255)
     flattened = scaled.reshape(-1, *scaled.shape[2:])
     history = keras_cae.model.fit(flattened, flattened, batch_size=8, shuffle=False, verbose=0).history

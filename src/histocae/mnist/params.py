@@ -89,6 +89,11 @@ def _conflicts(params: Params) -> list[str]:
     problems += [f"classes.model.{problem}" for problem in precision_problems(params.classes.model, params.training)]
     models = {f"models.{name}": model for name, model in params.models.items()}
     problems += [
+        f"{key}.loss: perceptual is for patches of slides, not for MNIST; choose another"
+        for key, model in (models | {"classes.model": params.classes.model}).items()
+        if model.loss == "perceptual"
+    ]
+    problems += [
         f"{key}.latent_features: missing; the latents are classified"
         for key, model in (models | {"classes.model": params.classes.model}).items()
         if model.architecture == "plain" and model.latent_features is None

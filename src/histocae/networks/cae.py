@@ -76,6 +76,8 @@ class CAE:
             optimizer: name of a Keras optimizer, with Keras' default learning rate (for adamax
                 0.001 in Keras 3, 0.002 in Keras 2). To change it, compile `model` again.
             lossfn: mse | l1 | ssim | mse+ssim, or another name of a Keras loss; see `histocae.networks.losses`.
+                Or perceptual: `model` is then compiled with mse, since a CAE does not contain the
+                network that this loss needs (`histocae.networks.perceptual`).
             path: folder to save to and load from.
             load: read all other arguments from `path` and ignore those of this call.
             architecture: plain | residual | compact | pca. residual and pca have linear layers
@@ -125,8 +127,9 @@ class CAE:
         self.encoder, self.decoder = BUILDERS[self.params["architecture"]](self.params)
         inputs = keras.Input(tuple(self.params["input_shape"]), name="patch")
         self.model = keras.Model(inputs, self.decoder(self.encoder(inputs)), name="cae")
+        compiled = "mse" if self.params["lossfn"] == "perceptual" else self.params["lossfn"]
         try:
-            self.model.compile(optimizer=self.params["optimizer"], loss=losses.per_patch(self.params["lossfn"]))
+            self.model.compile(optimizer=self.params["optimizer"], loss=losses.per_patch(compiled))
         except ValueError as error:
             if load and self.path is not None:
                 raise saved.unbuilt(self.path, error) from None

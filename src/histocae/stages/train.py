@@ -70,6 +70,8 @@ def train(params: Params, name: str, layout: paths.Layout, description: dict[str
     store = PatchStore(paths.PATCHES)
     if description is None:
         description = recipe.describe(params, name, store, layout.splits, layout.trained)
+    # before the patches are read, so that a refusal does not wait for them
+    loss = recipe.load_loss(params, name, store.pixels)
     patches = read(store, layout.splits, description)
     backend.repeatable(params.seed)
     from histocae.tracking.record import TrainingRecord
@@ -86,6 +88,7 @@ def train(params: Params, name: str, layout: paths.Layout, description: dict[str
         record=record,
         experiment=params.tracking.experiment,
         devices=devices,
+        loss=loss,
     )
     return cae
 

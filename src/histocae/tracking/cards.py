@@ -5,6 +5,8 @@ its training, its measured quality, its limits, and how to call it.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
 
 from histocae.cohort.split import SPLITS
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
@@ -204,8 +206,19 @@ def _training(record: TrainingRecord) -> str:
     start = f" It started from the weights of {first}." if (first := training["model"]["init_from"]) else ""
     return (
         f"{training['epochs']} of at most {fit['epochs']} epochs, batches of {fit['batch_size']}, {fit['optimizer']} "
-        f"at {fit['learning_rate']:g} ({fit['schedule']}), loss {training['model']['loss']}. The weights are those "
+        f"at {fit['learning_rate']:g} ({fit['schedule']}), loss {_loss(training['model'])}. The weights are those "
         f"of epoch {training['best_epoch']}, the best on validation.{start}"
+    )
+
+
+def _loss(model: Mapping[str, Any]) -> str:
+    perceptual = model.get("perceptual")  # earlier versions lack it
+    if perceptual is None:
+        return str(model["loss"])
+    return (
+        f"{model['loss']} (MSE of pixels + {perceptual['weight']:g} × distance of the features of "
+        f"{', '.join(perceptual['layers'])} of {PurePath(perceptual['network']).name}, "
+        f"SHA-256 {perceptual['sha256']})"
     )
 
 

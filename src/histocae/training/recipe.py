@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocae.cohort.split import SPLITS
 from histocae.errors import TrainingError
-from histocae.files import code_fingerprint, fingerprint, read_json_or_none, sha256_once
+from histocae.files import code_fingerprint, fingerprint, named_sha256, read_json_or_none, sha256_once
 from histocae.networks import saved
 from histocae.params import Fit, Network, Params
 from histocae.patches.images import Images
@@ -13,8 +13,10 @@ from histocae.patches.store import PatchStore
 
 if TYPE_CHECKING:  # keras takes seconds to load, and a refusal should not wait for it
     from histocae.networks.cae import CAE
+    from histocae.networks.losses import Loss
 
 FILE = saved.RECORD_FILE
+CHANNELS = 3  # of patches
 CODE = (
     "cohort/balance",
     "networks/architectures",
@@ -25,6 +27,7 @@ CODE = (
     "networks/linear",
     "networks/linear_start",
     "networks/losses",
+    "networks/perceptual",
     "patches/images",
     "patches/shard_file",
     "patches/store",
@@ -50,28 +53,35 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path, trained
         trained: folder of the trained models, among them the one that this model starts from.
 
     Returns:
-        JSON-able: cohort, model, params, hashes of the tables of the split, and `made_from`: a fingerprint of all
-        of it with the patches, the code and, with `init_from`, the weights of the first model.
+        JSON-able: cohort, model (with the hash of the network of a perceptual loss), params, hashes of the tables
+        of the split, and `made_from`: a fingerprint of all of it with the patches, the code and, with `init_from`,
+        the weights of the first model.
 
     Raises:
         HistocaeError: the model to start from is not trained, was trained with other params or data, or is damaged.
+            Or the network of a perceptual loss is missing.
 
     """
     model = params.model(name)
+    described = model.model_dump()
+    if model.perceptual is not None:
+        key = f"models.{name}.perceptual.network"
+        described["perceptual"]["sha256"] = named_sha256(model.perceptual.network, key)
     # sections that are read only after a training: changing them must not retrain the model
     settings = params.model_dump(exclude={"models", "executor", "tracking", "latent", "tissue", "crossvalidation"})
     settings["training"] = model.training(params.training).model_dump()
-    settings["model"] = model.model_dump(exclude=set(settings["training"])) | {"name": name}
+    own = {key: value for key, value in described.items() if key not in settings["training"]}
+    settings["model"] = own | {"name": name}
     hashes = {split: sha256_once(splits / f"{split}.csv") for split in SPLITS}
     # the tables of the split name the shards, whose names are hashes of their inputs
     made_from = fingerprint(
-        [model.model_dump(), settings["training"], params.seed, store.pixels, hashes, code_fingerprint(*CODE)]
+        [described, settings["training"], params.seed, store.pixels, hashes, code_fingerprint(*CODE)]
     )
     if model.init_from is not None:
         made_from = fingerprint([made_from, _first_weights(params, model.init_from, name, store, splits, trained)])
     return {
         "cohort": model.cohort,
-        "model": model.model_dump(),
+        "model": described,
         "params": settings,
         "splits": hashes,
         "made_from": made_from,
@@ -88,6 +98,35 @@ def _first_weights(params: Params, first: str, name: str, store: PatchStore, spl
         raise TrainingError(f"{message} was trained with other params or data; {remedy}")
     saved.check(trained / first)
     return str(record["weights"])  # as the check has found them
+
+
+def load_loss(params: Params, name: str, pixels: int) -> "Loss | None":
+    """Load the loss of a model where it needs a file, and check that file.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        pixels: side of the patches.
+
+    Returns:
+        The loss per patch; None where the autoencoder's name of its loss is enough.
+
+    Raises:
+        TrainingError: the network of a perceptual loss is damaged, or does not fit the patches or the params.
+
+    """
+    perceptual = params.model(name).perceptual
+    if perceptual is None:
+        return None
+    from histocae.networks.perceptual import load
+
+    return load(
+        Path(perceptual.network),
+        perceptual.layers,
+        perceptual.weight,
+        shape=(pixels, pixels, CHANNELS),
+        key=f"models.{name}.perceptual",
+    )
 
 
 def build(params: Params, name: str, patches: Images, trained: Path) -> "CAE":
