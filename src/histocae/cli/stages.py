@@ -116,6 +116,9 @@ def run_stage(arguments: argparse.Namespace) -> int:
 
         if arguments.stage in lineage.STAGES:
             lineage.check_code(arguments.stage, paths.CODE)
+        if arguments.stage in ("train", "crossvalidate"):
+            for name in (params.pair or ()) if arguments.model is None else (arguments.model,):
+                lineage.check_networks(params, name, paths.LINEAGE)
     stage = _module(arguments)
     if arguments.model is None:
         with _locked(arguments.command):

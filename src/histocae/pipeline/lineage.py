@@ -1,7 +1,7 @@
-"""Files on which stages depend for what DVC can't see: the code of a stage, and the models that a model starts from.
+"""Files on which stages depend for what DVC can't see: the code of a stage, and what else a model depends on.
 
 The code: one file per stage with the hashes of the modules that it uses. The models: one file per model, with its
-own settings and those of the models that it starts from.
+own settings and those of the models that it starts from, and the hashes of the networks of perceptual losses.
 """
 
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histocae.errors import DataError
-from histocae.files import sha256, write_json, write_text
+from histocae.files import named_sha256, read_json_or_none, sha256, write_json, write_text
 from histocae.params import Params
 from histocae.paths import PACKAGE
 
@@ -166,22 +166,91 @@ def check_code(stage: str, folder: Path) -> None:
 def write_models(params: Params, folder: Path) -> None:
     """Write per model its settings and those of the models that it starts from, defaults included.
 
-    DVC can't follow init_from, and does not know the defaults of values that an entry leaves out.
+    DVC can't follow init_from, and does not know the defaults of values that an entry leaves out. Nor does it see
+    the file of a network that is not there for every model.
 
     Args:
         params: of the pipeline.
         folder: where one file per model goes; files of former models are deleted.
 
+    Raises:
+        DataError: a network is missing whose hash is not recorded in `folder`; files there stay as they were.
+
     """
+    hashes = {name: _network_hash(params, name, folder) for name in params.models}
     for name in params.models:
-        chain: dict[str, Any] = {}
-        ancestor: str | None = name
-        while ancestor is not None:
-            model = params.models[ancestor]
-            chain[ancestor] = model.model_dump() | model.training(params.training).model_dump()
-            ancestor = model.init_from
-        write_json(chain, folder / f"{name}.json")
+        write_json(_chain(params, name, hashes), folder / f"{name}.json")
     _remove_others(folder, "*.json", {f"{name}.json" for name in params.models})
+
+
+def networks(params: Params) -> tuple[Path, ...]:
+    """List the files of the networks of perceptual losses."""
+    files = [model.perceptual.network for model in params.models.values() if model.perceptual is not None]
+    return tuple(map(Path, dict.fromkeys(files)))
+
+
+def check_networks(params: Params, name: str, folder: Path) -> None:
+    """Check that the network of a perceptual loss is the one that the inventory recorded, perhaps hours ago.
+
+    Otherwise DVC would cache a model that another network has trained.
+
+    Args:
+        params: of the pipeline.
+        name: of the model.
+        folder: where `write_models` wrote.
+
+    Raises:
+        DataError: the file has changed or is missing.
+
+    """
+    perceptual = params.model(name).perceptual
+    if perceptual is None:
+        return
+    key = _network_key(name)
+    if _recorded_hash(params, name, folder) != named_sha256(perceptual.network, key):
+        raise DataError(f"{key}: {perceptual.network} changed since this repro began; run dvc repro again")
+
+
+def _chain(params: Params, name: str, hashes: dict[str, str | None]) -> dict[str, Any]:
+    """Describe a model and those that it starts from."""
+    chain: dict[str, Any] = {}
+    ancestor: str | None = name
+    while ancestor is not None:
+        model = params.models[ancestor]
+        chain[ancestor] = model.model_dump() | model.training(params.training).model_dump()
+        if model.perceptual is not None:
+            chain[ancestor]["perceptual"]["sha256"] = hashes[ancestor]
+        ancestor = model.init_from
+    return chain
+
+
+def _network_key(name: str) -> str:
+    return f"models.{name}.perceptual.network"
+
+
+def _network_hash(params: Params, name: str, folder: Path) -> str | None:
+    """Return the hash of a model's network: of its file, or as recorded; None where the model has no network.
+
+    A trained model that was pulled needs no file: the record was pulled with it.
+    """
+    perceptual = params.models[name].perceptual
+    if perceptual is None:
+        return None
+    if not Path(perceptual.network).exists() and (recorded := _recorded_hash(params, name, folder)) is not None:
+        return recorded
+    return named_sha256(perceptual.network, _network_key(name))
+
+
+def _recorded_hash(params: Params, name: str, folder: Path) -> str | None:
+    """Return the recorded hash of a model's network, if that is a record of the same file."""
+    perceptual = params.models[name].perceptual
+    content = read_json_or_none(folder / f"{name}.json")
+    try:
+        entry = content[name]["perceptual"]
+        same = perceptual is not None and entry["network"] == perceptual.network
+        return str(entry["sha256"]) if same else None
+    except (KeyError, TypeError):  # the record is of other settings, or damaged
+        return None
 
 
 def _remove_others(folder: Path, pattern: str, current: set[str]) -> None:

@@ -23,10 +23,11 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
     With HISTOCAE_FILES=elsewhere the list of the user's files stays as it is: the files are on another machine.
 
     Returns:
-        The files that were read, and the outputs; None where the files are on another machine.
+        The files that were read, and the outputs; None where one of the files is on another machine.
 
     Raises:
-        DataError: the files are on another machine, and there is no list of them.
+        DataError: the files are on another machine, and there is no list of them; or the network of a perceptual
+            loss is missing, and its hash is not known.
 
     """
     elsewhere = os.environ.get(FILES) == ELSEWHERE and params.data.source in ("slides", "tiles")
@@ -35,7 +36,10 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
     inputs = None if elsewhere else _list(params)
     lineage.write_code(paths.CODE)
     lineage.write_models(params, paths.LINEAGE)
-    return None if inputs is None else (inputs, (paths.INVENTORY, paths.CODE, paths.LINEAGE))
+    networks = lineage.networks(params)
+    if inputs is None or not all(path.exists() for path in networks):
+        return None
+    return (*inputs, *networks), (paths.INVENTORY, paths.CODE, paths.LINEAGE)
 
 
 def _list(params: Params) -> tuple[Path, ...]:
