@@ -132,6 +132,26 @@ def test_an_unknown_model_is_reported_before_anything_is_sent(send):
     assert send("-P", "model=none").startswith("models has no entry 'none'; it has ")
 
 
+def test_a_network_that_does_not_travel_is_reported_before_anything_is_sent(send, project):
+    def entry(file: str) -> dict:
+        return {"filters": [4], "loss": "perceptual", "perceptual": {"network": file, "layers": ["a"]}}
+
+    Path("data").mkdir(exist_ok=True)
+    for file in ("data/a.keras", "../a.keras", "a.keras"):
+        Path(file).write_bytes(b"")
+        project.params(models={"all": {"filters": [4]}, "x": entry(file)})
+        Path(".gitignore").write_text("/data/*\n/a.keras\n")
+        commit()
+        message = send("-P", "model=all")
+        assert message.startswith(f"models.x.perceptual.network: {file} is not in the commit that is sent; git add")
+    Path(".gitignore").unlink()
+    commit()
+    assert send().startswith("nowhere.invalid: ssh: ")  # the next check
+    project.params(models={"all": {"filters": [4]}, "x": entry("/there/a.keras")})
+    commit()
+    assert send().startswith("nowhere.invalid: ssh: ")
+
+
 def test_an_unknown_host_is_reported(send):
     commit()
     assert send(entry="main").startswith("nowhere.invalid: ssh: Could not resolve hostname")

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import importlib.resources
 import logging
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 
 from histocae import params_file
 from histocae.errors import HistocaeError, RemoteError
+from histocae.params import Params
 from histocae.remote import dvc_locks, places, tree
 from histocae.remote.config import PLAIN, JobConfig, SshConfig
 from histocae.remote.host import Host
@@ -185,12 +187,29 @@ def _project(
         known.model(model)
     models = list(known.models) if model is None else [model]
     commit = tree.commit_of(folder, dirty, locks_changed)
+    _check_networks(folder, commit, known)
     # a job runs the supervisor of the commit that is sent, and version 0.1.0 has it under another name
     if tree.has_file(folder, commit, "src/histocae/remote/job.py"):
         raise RemoteError(
             f"commit {commit.sent[:8]} has histocae 0.1.0, which only that version can send; install it"
         )
     return _Project(folder, commit, entry, models, model)
+
+
+def _check_networks(folder: Path, commit: tree.Commit, params: Params) -> None:
+    """Check that the networks of perceptual losses are sent with the commit; the job's inventory hashes all of them.
+
+    An absolute path may be right on the job's machine: the job itself checks it.
+    """
+    for name, model in params.models.items():
+        if model.perceptual is None or Path(model.perceptual.network).is_absolute():
+            continue
+        file = Path(os.path.normpath(model.perceptual.network))
+        if file.parts[0] == os.pardir or not tree.has_file(folder, commit, file.as_posix()):
+            raise RemoteError(
+                f"models.{name}.perceptual.network: {file} is not in the commit that is sent; git add and commit it, "
+                "or give an absolute path that the job's machine has too"
+            )
 
 
 def _shared_folder(host: Host, folder: str) -> str:
