@@ -54,7 +54,7 @@ def test_a_plan_of_a_new_project_names_every_stage_and_writes_nothing(project, c
     output = capsys.readouterr().out
     for name in ("metadata", "slides", "patches", "split", "train@all", "evaluate@pca-512", "latent@all", "tissue"):
         assert f"\n{name} " in output, name
-    assert "latent@tumor" not in output  # this model has no latents
+    assert "latent@notebook-tumor" not in output  # this model has no latents
     for assumption in figures.assumed().values():
         assert assumption["origin"] in output and assumption["unit"] in output
     assert sorted(project.folder.rglob("*")) == before
@@ -176,7 +176,7 @@ def test_a_plan_imports_no_heavy_library(project):
 
 
 def test_the_demo_has_as_many_slides_as_planned():
-    for cases in (*range(6, 15), 26):
+    for cases in (*range(6, 15), 26, 56):
         assert count_slides(cases) == len(demo.cohort(demo.DemoSpec(1, cases, 128.0)))
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from histocae.sources import demo
 
 SMALL = demo.DemoSpec(seed=5, cases=8, side_microns=256.0)
-FULL = demo.DemoSpec(seed=20181003, cases=26, side_microns=768.0)
+FULL = demo.DemoSpec(seed=20181003, cases=56, side_microns=448.0)
 TUMOR, NORMAL = "Primary Tumor", "Solid Tissue Normal"
 
 
@@ -55,7 +55,7 @@ def test_the_default_cohort_has_the_intended_columns_sizes_and_balance():
         "file_name",
         "mpp",
     ]
-    assert 38 <= len(table) <= 44
+    assert 78 <= len(table) <= 86
     assert table["slide_id"].is_unique and table["file_name"].is_unique
     assert table["case_id"].nunique() == FULL.cases
     assert table["slide_id"].str.fullmatch(r"DEMO-S[1-4]-\d{4}-(01|11)A-01-(TS|BS)1").all()
