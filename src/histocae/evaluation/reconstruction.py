@@ -4,9 +4,9 @@ Pixels are in [0, 1].
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -44,7 +44,45 @@ def measure(cae: CAE, patches: Images, label: str | None) -> pd.DataFrame:
 
     """
     model = fused_on_bytes(cae)
-    return pd.DataFrame(_over(patches, label, lambda batch: _measure(model, batch)), columns=list(MEASURES))
+
+    def measures(batch: tf.Tensor) -> tf.Tensor:
+        return _measures(model(batch, training=False), _scaled(batch))
+
+    return pd.DataFrame(_over(patches, label, measures), columns=list(MEASURES))
+
+
+def measure_images(reconstructions: NDArray[np.floating[Any]], patches: NDArray[np.uint8]) -> pd.DataFrame:
+    """Measure reconstructions from any source, as `measure` does those of a model.
+
+    Args:
+        reconstructions: floats, about in [0, 1], shape (n, height, width, channels).
+        patches: uint8, of the same shape.
+
+    Returns:
+        float64 columns mse, psnr, ssim, mean_color_mse; a row per patch.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    """
+    if reconstructions.shape != patches.shape:
+        raise ValueError(f"reconstructions have shape {reconstructions.shape}, patches {patches.shape}")
+    compiled = _compiled_comparison(patches.shape[1:])
+    parts = [
+        compiled(reconstructions[start : start + BATCH].astype(np.float32), patches[start : start + BATCH]).numpy()
+        for start in range(0, len(patches), BATCH)
+    ]
+    return pd.DataFrame(np.concatenate(parts).astype(np.float64), columns=list(MEASURES))
+
+
+@cache
+def _compiled_comparison(shape: tuple[int, int, int]) -> Callable[[Any, Any], tf.Tensor]:
+    """Compile the measures of images of one shape, once for all."""
+    compiled: Callable[[Any, Any], tf.Tensor] = tf.function(
+        lambda output, batch: _measures(output, _scaled(batch)),
+        input_signature=[tf.TensorSpec((None, *shape), dtype) for dtype in (tf.float32, tf.uint8)],
+    )
+    return compiled
 
 
 def measure_mse(cae: CAE, patches: Images, label: str | None) -> NDArray[np.float64]:
@@ -108,14 +146,13 @@ def _mse(output: tf.Tensor, scaled: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(output - scaled), axis=(1, 2, 3))
 
 
-def _measure(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
-    output, scaled = model(batch, training=False), _scaled(batch)
+def _measures(output: tf.Tensor, scaled: tf.Tensor) -> tf.Tensor:
     mse = _mse(output, scaled)
     psnr = -10 * tf.math.log(tf.maximum(mse, LEAST_MSE)) / np.log(10.0)
     window = 11
     ssim = (
         tf.image.ssim(scaled, output, max_val=1.0, filter_size=window)
-        if batch.shape[1] >= window
+        if scaled.shape[1] >= window
         else tf.fill(tf.shape(mse), np.nan)
     )
     mean_color = tf.reduce_mean(tf.math.reduce_variance(scaled, axis=(1, 2)), axis=1)
