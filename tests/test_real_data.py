@@ -81,7 +81,7 @@ def test_crops_of_one_class_train_one_model_but_no_pair(tmp_path, shared, run_st
         pytest.skip("no TCGA-PAAD crops beside the checkout")
     models = {"all": {"filters": [4], "latent_features": 8}, "tumor": {"cohort": "tumor", "filters": [4]}}
     project = example_project(tmp_path, shared, "paad", models=models, **{"patches.pixels": 128})
-    stages = ("train all", "evaluate all", "latent all", "tissue", "crossvalidate", "compare")
+    stages = ("train all", "evaluate all", "latent all", "tissue", "crossvalidate", "codecs", "compare")
     result = run_stages(project, *ALL_STAGES, *stages)
     assert result.code == 0, result.lines
     assert list(pd.read_csv(project.folder / "reports/comparison.csv")["model"]) == ["all"]

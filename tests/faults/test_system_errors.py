@@ -34,7 +34,7 @@ MODELS = {
     "normal": {"cohort": "normal", "filters": [4], "latent_features": 8},
 }
 SHORT = ("metadata", "slides", "patches", "split")
-LONG = ("train all", "evaluate all", "latent all", "tissue", "compare", "register")
+LONG = ("train all", "evaluate all", "latent all", "tissue", "codecs", "compare", "register")
 # what the later ones read
 BEFORE = (
     *(f"{stage} {model}" for model in ("tumor", "normal") for stage in ("train", "evaluate", "latent")),

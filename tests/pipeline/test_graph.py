@@ -31,14 +31,15 @@ def test_each_stage_depends_on_the_file_of_its_code():
 
 def test_stages_that_use_all_models_depend_on_the_lineage_of_all():
     stages = {stage for stage in STAGES if "models/lineage" in STAGES[stage].get("do", STAGES[stage])["deps"]}
-    assert stages == {"tissue", "crossvalidate", "compare", "register"}
+    assert stages == {"tissue", "crossvalidate", "codecs", "compare", "register"}
     assert "models/lineage/${key}.json" in STAGES["train"]["do"]["deps"]
 
 
 # which stages use a file of the package
 USERS = {
     "statistics/intervals.py": {"latent", "tissue", "crossvalidate"},
-    "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate"},
+    "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate", "codecs"},
+    "evaluation/codecs.py": {"codecs"},
     "training/mirrored.py": {"train", "crossvalidate"},
     "stages/split.py": {"split"},
     "sources/gdc/client.py": {"metadata", "slides", "patches"},

@@ -97,6 +97,7 @@ def test_every_stage_ran_without_warnings(project):
         "evaluate@tumor",
         "latent@all",
         "tissue",
+        "codecs",
         "compare",
         "register",
     } <= stages_run(project.output)
@@ -170,8 +171,9 @@ def test_the_page_needs_no_other_file(project):
     page = (project.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     images = [*project.folder.glob("reports/tissue/**/*.png"), *project.folder.glob("reports/models/*/latent/*.png")]
-    # two images of the comparison, two of samples, three per model; and all of the tissue study and of latents
-    assert page.count("data:image/webp;base64,") == 2 + 2 + 3 * 3 + len(images)
+    # two images of the comparison, one of codecs, two of samples, three per model; and all of the studies of tissue
+    # and latents
+    assert page.count("data:image/webp;base64,") == 2 + 1 + 2 + 3 * 3 + len(images)
 
 
 def test_the_page_shows_the_numbers_of_the_reports(project):
@@ -340,6 +342,7 @@ def test_compare_names_the_report_that_lacks_a_key_or_was_cut(project_copy):
         ("reports/tissue/metrics.json", "auroc_slide", "tissue"),
         ("reports/tissue/metrics.json", "sentences", "tissue"),
         ("reports/crossvalidation/metrics.json", "folds", "crossvalidate"),
+        ("reports/codecs/metrics.json", "sentences", "codecs"),
         ("reports/models/all/latent/metrics.json", "metrics", "latent@all"),
         ("reports/models/all/latent/metrics.json", "notes", "latent@all"),
         ("reports/split.json", "test", "split"),

@@ -45,6 +45,7 @@ COMMANDS = {
     "latent": Command("analyze the latents of one model", True),
     "tissue": Command("test whether the tumor and the normal model reconstruct tissue differently", False),
     "crossvalidate": Command("cross-validate the tumor and the normal model over folds of cases", False),
+    "codecs": Command("compare models with image codecs at equal bytes per patch", False),
     "compare": Command("write the table and the page that compare all models", False),
     "register": Command("register the best model of each cohort in MLflow's registry", False),
     "publish": Command("deliver runs of trained models that the tracking server lacks", False),

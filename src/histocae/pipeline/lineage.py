@@ -64,6 +64,7 @@ STAGES = (
     "latent",
     "tissue",
     "crossvalidate",
+    "codecs",
     "compare",
     "register",
 )

@@ -156,7 +156,7 @@ def _as_text(estimate: PlanEstimate) -> Iterator[str]:
     yield _table(_store_rows(made.store), "lll")
     yield "\nmemory, beside about 0.5 GB of libraries"
     yield _table([(f"  {name}", format_bytes(size)) for name, size in made.memory.items()], "ll")
-    yield "\nnot counted: inventory, compare and register (seconds to minutes), and machines that wait for each other"
+    yield "\nnot counted: inventory, codecs, compare, register (seconds to minutes); machines waiting for each other"
     yield "\nassumed (an option changes each: histocae plan --help)"
     for name, entry in figures.assumed().items():
         if name not in estimate.chosen:

@@ -90,6 +90,8 @@ class Contents:
         set_aside: slides that were set aside, with the reasons.
         samples: figures of test patches per tissue.
         figures: title, caption and file of each figure on the comparison.
+        codecs: content of reports/codecs/metrics.json.
+        codecs_figure: errors of models and codecs over bytes.
         tissue: content of reports/tissue/metrics.json.
         tissue_figures: by name.
         heatmaps: of the test slides.
@@ -108,6 +110,8 @@ class Contents:
     set_aside: pd.DataFrame
     samples: list[Path]
     figures: list[tuple[str, str, Path]]
+    codecs: dict[str, Any]
+    codecs_figure: Path
     tissue: dict[str, Any]
     tissue_figures: dict[str, Path]
     heatmaps: list[Path]

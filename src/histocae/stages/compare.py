@@ -24,6 +24,7 @@ def run(params: Params) -> None:
     records = [TrainingRecord(name) for name in params.models]
     tissue = documents.read(paths.TISSUE / "metrics.json", documents.AnyComparison, "run dvc repro tissue")
     crossvalidation = _read(paths.CROSSVALIDATION / "metrics.json", "crossvalidate")
+    codecs = documents.read(paths.CODECS / "metrics.json", documents.Codecs, "run dvc repro codecs")
     latents = {name: _study(name) for name in params.models}
     table = summary.table(records)
     metrics = summary.metrics(records, latents, tissue, crossvalidation)
@@ -51,6 +52,8 @@ def run(params: Params) -> None:
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), ",", needed=COLUMNS),
         samples=[file for file in (first / "samples_tumor.png", first / "samples_normal.png") if file.is_file()],
         figures=_figures(records, table),
+        codecs=codecs,
+        codecs_figure=paths.CODECS / "codecs.png",
         tissue=tissue,
         tissue_figures={file.stem: file for file in sorted(paths.TISSUE.glob("*.png"))},
         heatmaps=sorted((paths.TISSUE / "heatmaps").glob("*.png")),

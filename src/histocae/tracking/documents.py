@@ -137,6 +137,14 @@ class Evaluation(Document):
     metrics: Measured
 
 
+class Codecs(Document):
+    """reports/codecs/metrics.json."""
+
+    patches: Count
+    of: Count
+    sentences: list[str]
+
+
 class Estimate(Document):
     """A number with its confidence interval."""
 
