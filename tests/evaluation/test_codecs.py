@@ -279,16 +279,13 @@ def test_sentences_say_who_wins_at_the_size_of_a_model():
     }
     assert compression.sentences(errors, models) == [
         "With 64 latents of 8 bits each (64 bytes), small has a test MSE of 0.05000; WebP, the best codec at that "
-        "size, has 0.10000: the model wins.",
-        "The SSIM of small is 0.100, that of WebP 0.200: the codec wins.",
-        "Rounding the latents to 8 bits raises the MSE of small from 0.04 to 0.05.",
+        "size, has 0.10000: the model wins. Its SSIM is 0.100, that of WebP 0.200: the codec wins. "
+        "Rounding the latents to 8 bits raises its MSE from 0.04 to 0.05.",
         "With 512 latents of 8 bits each (512 bytes), large has a test MSE of 0.00350; WebP, the best codec at that "
-        "size, has 0.00300: the codec wins.",
-        "The SSIM of large is 0.950, that of JPEG 0.900: the model wins.",
-        "Rounding the latents to 8 bits leaves the MSE of large at 0.0035.",
+        "size, has 0.00300: the codec wins. Its SSIM is 0.950, that of JPEG 0.900: the model wins. "
+        "Rounding the latents to 8 bits leaves its MSE at 0.0035.",
         "With 1,100 latents of 8 bits each (1,100 bytes), odd has a test MSE of 0.00200; no codec was compared at "
-        "that size.",
-        "Rounding the latents to 8 bits lowers the MSE of odd from 0.0021 to 0.002.",
+        "that size. Rounding the latents to 8 bits lowers its MSE from 0.0021 to 0.002.",
         "JPEG is left out at 64, 128 and 256 bytes, since even its lowest quality takes more for some patches.",
     ]
 
@@ -302,6 +299,10 @@ def test_the_figure_has_an_axis_per_measure_and_a_label_per_model(tmp_path):
     for axis in figure.axes:
         assert [text.get_text() for text in axis.texts] == ["a $ b $"]
         assert [label.get_text() for label in axis.get_xticklabels()] == ["512", "1024"]
+    models = {f"m$^{number}$": model_errors(300, 0.05, 0.04, ssim=0.1) for number in range(7)}
+    figure = plots.plot_compression(compression.joined(errors, models))
+    save(figure, tmp_path / "many.png")
+    assert not figure.axes[0].texts and len(figure.legends[0].get_texts()) == 1 + 7  # labels would overlap
     small = compression.joined(codec_errors(("JPEG", 64, 0.004, math.nan)), {"all": model_errors(64, 0.05, 0.04)})
     assert len(plots.plot_compression(small).axes) == 2  # patches smaller than the window have no SSIM
 

@@ -159,30 +159,10 @@ def sentences(errors: CodecErrors, models: Mapping[str, ModelErrors]) -> list[st
         models: errors by name.
 
     Returns:
-        Sentences.
+        A few sentences per model, in one text, and a sentence per codec with budgets that are left out.
 
     """
-    said = []
-    for name, model in models.items():
-        mse, ssim = model.rounded["mse"], model.rounded.get("ssim")
-        start = f"With {model.latents:,} latents of 8 bits each ({model.latents:,} bytes), {name} has a test MSE of"
-        rivals = errors.table[errors.table["bytes"] == model.latents]
-        if rivals.empty:
-            said.append(f"{start} {mse:.5f}; no codec was compared at that size.")
-        else:
-            best = rivals.loc[rivals["mse"].idxmin()]
-            winner = "the codec" if best["mse"] <= mse else "the model"
-            said.append(
-                f"{start} {mse:.5f}; {best['method']}, the best codec at that size, has {best['mse']:.5f}: "
-                f"{winner} wins."
-            )
-            if ssim is not None:
-                best = rivals.loc[rivals["ssim"].idxmax()]
-                winner = "the codec" if best["ssim"] >= ssim else "the model"
-                said.append(
-                    f"The SSIM of {name} is {ssim:.3f}, that of {best['method']} {best['ssim']:.3f}: {winner} wins."
-                )
-        said.append(_cost_of_rounding(name, model.exact["mse"], mse))
+    said = [_verdict(name, model, errors.table) for name, model in models.items()]
     for codec, counts in errors.left_out.items():
         if counts:
             *first, last = [f"{budget:,}" for budget in counts]
@@ -193,12 +173,26 @@ def sentences(errors: CodecErrors, models: Mapping[str, ModelErrors]) -> list[st
     return said
 
 
-def _cost_of_rounding(name: str, exact: float, rounded: float) -> str:
-    before, after = f"{exact:.4g}", f"{rounded:.4g}"
+def _verdict(name: str, model: ModelErrors, table: pd.DataFrame) -> str:
+    """Compare a model with the codecs that have as many bytes."""
+    mse, ssim, count = model.rounded["mse"], model.rounded.get("ssim"), f"{model.latents:,}"
+    rivals = table[table["bytes"] == model.latents]
+    text = f"With {count} latents of 8 bits each ({count} bytes), {name} has a test MSE of {mse:.5f}"
+    if rivals.empty:
+        text += "; no codec was compared at that size."
+    else:
+        best = rivals.loc[rivals["mse"].idxmin()]
+        winner = "codec" if best["mse"] <= mse else "model"
+        text += f"; {best['method']}, the best codec at that size, has {best['mse']:.5f}: the {winner} wins."
+        if ssim is not None:
+            best = rivals.loc[rivals["ssim"].idxmax()]
+            winner = "codec" if best["ssim"] >= ssim else "model"
+            text += f" Its SSIM is {ssim:.3f}, that of {best['method']} {best['ssim']:.3f}: the {winner} wins."
+    before, after = (f"{errors['mse']:.4g}" for errors in (model.exact, model.rounded))
     if before == after:
-        return f"Rounding the latents to 8 bits leaves the MSE of {name} at {after}."
-    verb = "raises" if rounded > exact else "lowers"
-    return f"Rounding the latents to 8 bits {verb} the MSE of {name} from {before} to {after}."
+        return f"{text} Rounding the latents to 8 bits leaves its MSE at {after}."
+    verb = "raises" if model.exact["mse"] < mse else "lowers"
+    return f"{text} Rounding the latents to 8 bits {verb} its MSE from {before} to {after}."
 
 
 def _means(reconstructions: NDArray[np.float32], patches: NDArray[np.uint8]) -> dict[str, float]:
