@@ -59,6 +59,7 @@ def _draw(axis: Axes, table: pd.DataFrame, name: str) -> None:
     if name == "mse":
         axis.set_yscale("log")
         plain_numbers(axis.yaxis)
+    axis.margins(x=0.2)  # space for names on the left
     axis.grid(alpha=0.3)
 
 
