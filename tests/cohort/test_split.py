@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from histocae import paths
-from histocae.cohort.balance import read_rows_for_model, read_split, rows_for_model, select
+from histocae.cohort.balance import read_rows_for_model, read_split, rows_for_model, sample, select
 from histocae.cohort.split import SPLITS, check_apart, count_patches, folds, split_cases, summarize_sites
 from histocae.errors import DataError
 from histocae.files import read_table, write_table
@@ -102,12 +102,20 @@ def test_a_cohort_of_one_sample_type_is_split(project, sample_type):
     }
 
 
-def test_models_of_one_tissue_need_patches_of_both_sample_types():
+def test_balanced_models_of_one_tissue_need_patches_of_both_sample_types():
     table = rows_of([(TUMOR,)] * 5)
-    assert len(select(table, "all")) == 5
-    for cohort in ("tumor", "normal"):
-        with pytest.raises(DataError, match=f"cohort {cohort}.*no patches of {NORMAL}"):
-            select(table, cohort)
+    assert len(select(table, "all")) == len(select(table, "tumor")) == 5
+    for balance in ("patches", "cases"):
+        with pytest.raises(DataError, match=f"cohort tumor.*no patches of {NORMAL}.*training.balance: none"):
+            sample(table, "tumor", balance, None, 1)
+    for balance in ("patches", "cases", "none"):
+        with pytest.raises(DataError, match=f"no patches of {NORMAL}, of which models of cohort normal are"):
+            sample(table, "normal", balance, None, 1)
+
+
+def test_without_balance_a_model_of_one_tissue_needs_patches_of_that_tissue_only():
+    table = rows_of([(TUMOR,)] * 5)
+    pd.testing.assert_frame_equal(sample(table, "tumor", "none", None, 1), table)
 
 
 @pytest.mark.parametrize(

@@ -68,18 +68,35 @@ def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
         The rows of the cohort's sample types.
 
     Raises:
-        DataError: the cohort is tumor or normal, and the data have only one of the two.
+        DataError: the cohort is tumor or normal, and has no rows.
 
     """
-    if cohort != "all":
-        present = set(table["sample_type"].unique())
-        for missing in (name for name in COMPARED if name not in present):
-            raise DataError(
-                f"models of cohort {cohort} are compared with those of the other tissue, and the data have no "
-                f"patches of {missing}; add such slides, or train models of cohort all only"
-            )
+    if (missing := lacking(table, cohort, "none")) is not None:
+        raise DataError(
+            f"this part of the split has no patches of {missing}, of which models of cohort {cohort} are; add such "
+            "slides, or train models of cohort all only"
+        )
     own = table["sample_type"].isin(COHORTS[cohort])
     return table if own.all() else table[own]  # a copy of all rows may not fit into memory
+
+
+def lacking(table: pd.DataFrame, cohort: str, balance: str) -> str | None:
+    """Find a sample type without which models of a cohort can't be trained.
+
+    Args:
+        table: one row a patch or a slide, with sample_type.
+        cohort: all | tumor | normal.
+        balance: patches | cases | none; without balance a model of one tissue does not need the other.
+
+    Returns:
+        A sample type that the table lacks; None where it lacks none.
+
+    """
+    if cohort == "all":
+        return None
+    needed = COHORTS[cohort] if balance == "none" else COMPARED
+    present = set(table["sample_type"].unique())
+    return next((name for name in needed if name not in present), None)
 
 
 def sample(
@@ -103,12 +120,18 @@ def sample(
         The rows, in the order of the table.
 
     Raises:
-        DataError: no rows are left, or the data have only one tissue.
+        DataError: no rows are left, or there are none of the tissue whose number the other is to match.
 
     """
     rows = select(table, cohort)
     if cohort == "all":
         return rows
+    if (missing := lacking(table, cohort, balance)) is not None:
+        raise DataError(
+            f"models of cohort {cohort} learn from as many {balance} as those of the other tissue, and this part of "
+            f"the split has no patches of {missing}; add such slides, train models of cohort all only, or set "
+            "training.balance: none"
+        )
     (own,) = COHORTS[cohort]
     pools = {}
     for number, name in enumerate(COMPARED):
