@@ -18,6 +18,7 @@ INVENTORY = Path("data/inventory.csv")
 CODE = Path("data/code")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")
+GIVEN_SPLIT = Path("data/given_split.csv")
 ASKED = Path("data/gdc")  # the query to the GDC, and a manifest
 METADATA_SET_ASIDE = Path("data/set_aside/metadata.csv")
 SLIDES = Path("data/slides.csv")

@@ -232,7 +232,7 @@ def test_the_report_has_the_share_of_cases_at_sites_with_both_tissues(project):
     report = project.folder / "reports/split.json"
     lines = project.make("split").run("split").lines
     summary = json.loads(report.read_text(encoding="utf-8"))
-    assert set(summary) == {*SPLITS, "sites"}
+    assert set(summary) == {*SPLITS, "given", "sites"} and summary["given"] is False
     # the cases of site CC and the last case of site AA have both tissues
     assert summary["sites"] == {"sample_types": {TUMOR: 2, NORMAL: 3}, "in_both": 2, "share_of_cases_in_both": 0.7}
     assert any("2 have both, with 70.0% of the cases" in line for line in lines)

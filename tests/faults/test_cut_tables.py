@@ -13,6 +13,7 @@ READ_BY = [
     ("data/set_aside/metadata.csv", "patches"),
     ("data/set_aside/slides.csv", "patches"),
     ("data/slides_metadata.csv", "split"),
+    ("data/given_split.csv", "split"),
     ("data/patches/index.csv", "split"),
     ("data/slides_metadata.csv", "plan"),
     ("data/slides.csv", "plan"),
@@ -43,8 +44,9 @@ DAMAGES = (cut_in_last_row, cut_in_header, without_end_of_header, without_end_of
 
 
 def extract(project: Workspace) -> None:
-    """Run the stages up to the split on eight slides, of which two are set aside."""
-    rows = [slide_row(name, i) for i, name in enumerate("abcdefgh")]
+    """Run the stages up to a given split on eight slides, of which two are set aside."""
+    parts = ("train", "train", "validation", "validation", "test", "test", "train", "test")
+    rows = [slide_row(name, i, split=part) for i, (name, part) in enumerate(zip("abcdefgh", parts, strict=True))]
     for i, row in enumerate(rows):
         write_slide(project.own / row["file_name"], tissue(i, 128, 128), 0.5)
     rows[6]["sample_type"] = "Metastatic"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from histocae import params
+from histocae import params, paths
 from histocae.cli import COMMANDS
 from histocae.pipeline import lineage
 from histocae.stages import patches
@@ -33,6 +33,13 @@ def test_stages_that_use_all_models_depend_on_the_lineage_of_all():
     stages = {stage for stage in STAGES if "models/lineage" in STAGES[stage].get("do", STAGES[stage])["deps"]}
     assert stages == {"tissue", "crossvalidate", "codecs", "compare", "register"}
     assert "models/lineage/${key}.json" in STAGES["train"]["do"]["deps"]
+
+
+def test_a_change_of_the_given_split_reruns_the_stages_that_divide_cases_but_not_the_extraction_of_patches():
+    given = str(paths.GIVEN_SPLIT)
+    assert given in STAGES["metadata"]["outs"]
+    stages = {stage for stage in STAGES if given in STAGES[stage].get("do", STAGES[stage])["deps"]}
+    assert stages == {"split", "crossvalidate"}
 
 
 # which stages use a file of the package

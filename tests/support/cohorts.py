@@ -4,6 +4,7 @@ import pandas as pd
 
 from histocae.files import write_table
 from histocae.patches import store
+from histocae.sources import given_split
 from histocae.sources.tables import SEED_COLUMNS
 from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
@@ -40,11 +41,17 @@ def write_index(
     slides: int = 2,
     patches: int | list[int] = 5,
     sites: list[str] | None = None,
+    given: list[str] | None = None,
 ) -> None:
-    """Write the index of a patch store and its metadata into a project, without images."""
+    """Write the index of a patch store and its metadata into a project, without images.
+
+    `sites` and `given` have an entry per case: its site, and its part of a split that the user gives.
+    """
     rows = rows_of(sample_types, slides, patches)
     if sites is not None:
         rows = at_sites(rows, sites)
+    cases = dict(zip(rows["slide_id"], rows["case_id"], strict=True))
+    part_of = {} if given is None else {slide_id: given[int(case[-3:])] for slide_id, case in cases.items()}
     rows = rows.assign(
         shard=rows["slide_id"],
         file=rows["slide_id"] + ".tif",
@@ -59,6 +66,7 @@ def write_index(
     metadata = rows.drop_duplicates("slide_id").assign(disease_type="Ductal|x", percent_tumor_cells=50.0)
     metadata = metadata.reindex(columns=[*SEED_COLUMNS, "file_name", "mpp"])
     write_table(metadata, project.folder / "data/slides_metadata.csv")
+    given_split.write(part_of, metadata["slide_id"], project.folder / "data/given_split.csv")
 
 
 MIXED = [(TUMOR,)] * 9 + [(NORMAL,)] * 6 + [(TUMOR, NORMAL)] * 5

@@ -40,7 +40,7 @@ def split_cases(slides: pd.DataFrame, shares: dict[str, float], seed: int, toget
             the site and a case_id is no barcode.
 
     """
-    unit_of = _unit_of_case(slides, together)
+    unit_of = units_of_cases(slides, together)
     units = _units(slides, unit_of)
     for name, count in _counts(units).items():
         if count < len(SPLITS):
@@ -68,7 +68,7 @@ def folds(slides: pd.DataFrame, count: int, seed: int, together: str) -> dict[st
             the site and a case_id is no barcode.
 
     """
-    unit_of = _unit_of_case(slides, together)
+    unit_of = units_of_cases(slides, together)
     units = _units(slides, unit_of)
     counts = _counts(units)
     name = min(counts, key=lambda name: (counts[name], name))
@@ -102,8 +102,20 @@ def _remedy(together: str) -> str:
     return "add cases" if together == "case" else "set split.together: case or add cases of other sites"
 
 
-def _unit_of_case(slides: pd.DataFrame, together: str) -> "pd.Series[str]":
-    """Give each case the unit that is assigned as a whole: itself, or its site."""
+def units_of_cases(slides: pd.DataFrame, together: str) -> "pd.Series[str]":
+    """Give each case the unit that is assigned as a whole: itself, or its site.
+
+    Args:
+        slides: rows with case_id.
+        together: case or site.
+
+    Returns:
+        The unit of each case; the index has the cases, sorted.
+
+    Raises:
+        DataError: the unit is the site and a case_id is no barcode.
+
+    """
     cases = pd.Series(sorted(slides["case_id"].unique()))
     cases.index = pd.Index(cases)
     if together == "case":
@@ -196,17 +208,17 @@ def check_apart(tables: dict[str, pd.DataFrame]) -> None:
                 split_of[value] = split
 
 
-def summarize(tables: dict[str, pd.DataFrame], shares: dict[str, float]) -> dict[str, dict[str, Any]]:
+def summarize(tables: dict[str, pd.DataFrame], shares: dict[str, float] | None) -> dict[str, dict[str, Any]]:
     """Count cases, slides and patches per split and sample type, with their shares.
 
     Args:
         tables: per split, a row per slide, as `PatchStore.slides` returns them.
-        shares: asked for per split.
+        shares: asked for per split; None where the split is given.
 
     Returns:
         Per split: cases, slides, patches, and per sample type the same with two kinds of shares. share_of_patches is
         the type's share of the split's patches. share_of_type has the split's share of the type's cases, slides and
-        patches, beside the share that was asked for.
+        patches, beside the share that was asked for (None where the split is given).
 
     """
     whole = {name: _counted(rows) for name, rows in pd.concat(tables.values()).groupby("sample_type")}
@@ -220,7 +232,7 @@ def summarize(tables: dict[str, pd.DataFrame], shares: dict[str, float]) -> dict
             by_type[str(name)] = {
                 **counts,
                 "share_of_patches": round(counts["patches"] / total["patches"], 6),
-                "share_of_type": {"asked": round(shares[split], 6), **parts},
+                "share_of_type": {"asked": None if shares is None else round(shares[split], 6), **parts},
             }
         summary[split] = {**total, "sample_types": by_type}
     return summary
@@ -239,7 +251,7 @@ def uneven(slides: pd.DataFrame, summary: dict[str, dict[str, Any]], together: s
         remedy.
 
     """
-    unit_of = _unit_of_case(slides, together)
+    unit_of = units_of_cases(slides, together)
     sentences = []
     for name, rows in slides.groupby("sample_type"):
         parts = {split: counts["sample_types"][name]["share_of_type"] for split, counts in summary.items()}

@@ -12,7 +12,7 @@ import pandas as pd
 from histocae.errors import SlideError
 from histocae.files import write_json, write_text
 from histocae.params import Data
-from histocae.sources import demo, tables
+from histocae.sources import demo, given_split, tables
 from histocae.sources.gdc.remote import File, Server
 from histocae.sources.hashes import Hashes
 from histocae.sources.table_files import check_files
@@ -172,12 +172,14 @@ class Cohort:
             `file_name` is None for tiles.
         aside: slide_id and reason of slides that the source sets aside.
         query: the query to the GDC, or the portal's files in its place; empty for other sources.
+        part_of: train, validation or test, for each slide, where the user's table gives a split; else empty.
 
     """
 
     slides: pd.DataFrame
     aside: list[tuple[str, str]] = field(default_factory=list)
     query: dict[str, Any] = field(default_factory=dict)
+    part_of: dict[str, str] = field(default_factory=dict)
 
     def write_query(self, folder: Path) -> None:
         """Write the query (empty for sources other than the GDC) and, for the GDC, a manifest of the slides."""
@@ -211,7 +213,8 @@ def cohort(data: Data, seed: int) -> Cohort:
 
         selection = find(data.gdc, _server(data), seed)
         return Cohort(selection.slides, selection.aside, selection.query)
-    return Cohort(own_files(data).slides)
+    own = own_files(data)
+    return Cohort(own.slides, part_of=own.part_of)
 
 
 class OwnFiles(NamedTuple):
@@ -222,12 +225,14 @@ class OwnFiles(NamedTuple):
         slides: one row per slide with `tables.COLUMNS`.
         files: slide_id and file (relative to `data.path`) of each slide or tile, and the hashes that the table has
             of it (None for none); the index is the line number in the table.
+        part_of: train, validation or test, for each slide; empty where the table does not give them.
 
     """
 
     table: Path
     slides: pd.DataFrame
     files: pd.DataFrame
+    part_of: dict[str, str]
 
 
 def own_files(data: Data) -> OwnFiles:
@@ -242,7 +247,8 @@ def own_files(data: Data) -> OwnFiles:
     column = "path" if tiles else "file_name"
     table = tables.read(path, ("slide_id", "case_id", "sample_type", column))
     # of tiles, `file_name` is not read
-    tables.check_names(table, {*tables.COLUMNS, *tables.HASHES} - ({"file_name"} if tiles else set()), path)
+    known = {*tables.COLUMNS, *tables.HASHES, given_split.COLUMN}
+    tables.check_names(table, known - ({"file_name"} if tiles else set()), path)
     table = tables.check_types(table, path)
     tables.check_texts(table, (column,), path)
     if not tiles:
@@ -250,7 +256,7 @@ def own_files(data: Data) -> OwnFiles:
     table[column] = check_files(table, column, folder, path)
     slides = tables.one_per_slide(table, path) if tiles else table
     files = table[["slide_id", column, *tables.HASHES]].rename(columns={column: "file"})
-    return OwnFiles(path, slides[list(tables.COLUMNS)], files)
+    return OwnFiles(path, slides[list(tables.COLUMNS)], files, given_split.check(table, path))
 
 
 def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:

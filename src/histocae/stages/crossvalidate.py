@@ -10,13 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histocae import paths
-from histocae.cohort import balance
+from histocae.cohort import balance, given
 from histocae.cohort.split import SPLITS, with_metadata
 from histocae.contrast import baselines, comparison, crossvalidation
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
+from histocae.sources import given_split
 from histocae.sources.tables import read_metadata
 from histocae.stages.train import train
 from histocae.training import recipe
@@ -25,8 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write models/folds and reports/crossvalidation."""
+    """Write models/folds and reports/crossvalidation.
+
+    Raises:
+        DataError: there are folds and a given split, or a model can't be trained on a fold.
+
+    """
     count, pair = params.crossvalidation.folds, params.pair
+    given.check_folds(count, given_split.read(paths.GIVEN_SPLIT))
     current = {paths.fold(number).splits.parent for number in range(1, (count or 0) + 1)}
     for stale in set(paths.FOLDS.glob("fold-*")) - current:
         shutil.rmtree(stale)

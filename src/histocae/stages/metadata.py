@@ -8,13 +8,13 @@ from histocae.errors import DataError
 from histocae.files import replacing_folder, write_table
 from histocae.identifiers import COMPARED
 from histocae.params import Params
-from histocae.sources import slide_source
+from histocae.sources import given_split, slide_source
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write the table of slides and the table of those set aside.
+    """Write the table of slides, the split that the user's table gives, and the table of slides set aside.
 
     Raises:
         DataError: no slide is of a sample type that is compared.
@@ -31,8 +31,9 @@ def run(params: Params) -> None:
     ]
     with replacing_folder(paths.ASKED) as folder:
         cohort.write_query(folder)
-    write_table(slides[compared], paths.METADATA)
-    write_table(set_aside("metadata", aside), paths.METADATA_SET_ASIDE)
     kept = slides[compared]
+    write_table(kept, paths.METADATA)
+    given_split.write(cohort.part_of, kept["slide_id"], paths.GIVEN_SPLIT)
+    write_table(set_aside("metadata", aside), paths.METADATA_SET_ASIDE)
     for name, rows in kept.groupby("sample_type"):
         log.info("%s: %d slides of %d cases", name, len(rows), rows["case_id"].nunique())
