@@ -1,10 +1,11 @@
-"""Write a table of slides or tiles for one of four public data sets, and set params.yaml to it.
+"""Write a table of slides or tiles for one of five public data sets, and set params.yaml to it.
 
-    python examples/own_data.py slides|lung|biopsies|paad FOLDER
+    python examples/own_data.py slides|lung|biopsies|paad|bmad FOLDER
 
 FOLDER contains slides/CMU-1-Small-Region.svs, lc25000_lung_tiles/ (with groups.csv), ebhi_colorectal/ (with
-table.csv) and tcga_paad_crops/ (with crops.csv). The tables are written to data/own/. For `slides`, the demo cohort
-is drawn into data/own/slides, with a link to the real slide beside it.
+table.csv) and tcga_paad_crops/ (with crops.csv). For `bmad`, it contains BMAD's camelyon16/ (or is that folder), with
+train/good/, valid/good/, valid/Ungood/, test/good/ and test/Ungood/. The tables are written to data/own/. For
+`slides`, the demo cohort is drawn into data/own/slides, with a link to the real slide beside it.
 """
 
 import os
@@ -90,13 +91,47 @@ def paad(folder: Path, params: dict[str, Any]) -> None:
         del params["models"][name]
 
 
+def bmad(folder: Path, params: dict[str, Any]) -> None:
+    """Write a table of BMAD's patches of Camelyon16 with BMAD's split, and keep models of normal tissue only.
+
+    Names of patches do not tell their slides: each patch counts as its own slide and case.
+    """
+    patches = _camelyon(folder)
+    parts = {"train": "train", "valid": "validation", "test": "test"}
+    types = {"good": SOLID_TISSUE_NORMAL, "ungood": PRIMARY_TUMOR}
+    rows = []
+    for path in sorted(patches.rglob("*.png")):
+        part, kind, *below = path.relative_to(patches).with_suffix("").parts
+        if part in parts and kind.lower() in types and below and "label" not in below:  # label: masks, not patches
+            name = "-".join((part, kind, *below))
+            rows.append((path.relative_to(patches).as_posix(), name, name, types[kind.lower()], parts[part]))
+    table = pd.DataFrame(rows, columns=["path", "slide_id", "case_id", "sample_type", "split"])
+    _tiles(table, patches, "bmad.csv", params)
+    params["patches"]["tiles"] = "reduce"
+    params["training"]["balance"] = "none"  # there is no tumor to train on, with which to balance normal tissue
+    models = params["models"]
+    for name in [name for name, model in models.items() if name != "normal"]:
+        del models[name]
+    models["pca-normal"] = {"cohort": "normal", "architecture": "pca", "latent_features": 16}
+    params["tissue"].update(normal="normal", baseline_pair=None, latents=None)
+
+
+def _camelyon(folder: Path) -> Path:
+    """Find BMAD's folder of Camelyon16: `folder` itself, or one in it."""
+    name = "[Cc]amelyon16*"  # camelyon16_256 in some copies
+    for found in (folder, *sorted(folder.glob(name)), *sorted(folder.glob(f"{name}/{name}"))):
+        if (found / "train" / "good").is_dir():
+            return found
+    sys.exit(f"{folder}: no train/good in it, nor in a folder camelyon16 in it")
+
+
 def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict[str, Any]) -> None:
     OWN.mkdir(parents=True, exist_ok=True)
     table.to_csv(OWN / name, index=False)
     params["data"].update(source="tiles", path=folder.as_posix(), table=(OWN / name).resolve().as_posix())
 
 
-WRITE = {"slides": slides, "lung": lung, "biopsies": biopsies, "paad": paad}
+WRITE = {"slides": slides, "lung": lung, "biopsies": biopsies, "paad": paad, "bmad": bmad}
 NEEDED = {
     "slides": "slides/CMU-1-Small-Region.svs",
     "lung": "lc25000_lung_tiles/groups.csv",
@@ -107,7 +142,7 @@ NEEDED = {
 
 def main(kind: str, folder: str) -> None:
     """Write the table, and set params.yaml to it; its comments stay."""
-    if not (missing := Path(folder) / NEEDED[kind]).is_file():
+    if kind in NEEDED and not (missing := Path(folder) / NEEDED[kind]).is_file():
         sys.exit(f"{missing}: no such file")
     yaml = commented()
     params = yaml.load(PARAMS)
