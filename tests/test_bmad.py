@@ -48,7 +48,7 @@ def test_a_normal_model_alone_passes_from_folder_to_report(tmp_path, run_stages)
     models = {"all": {"filters": [4]}, "tumor": {**small, "cohort": "tumor"}, "normal": small}
     project = Project(tmp_path / "project", models=models, **{"patches.pixels": 32, "training.epochs": 1})
     project.run("python", EXAMPLE, "bmad", str(tmp_path / "data"))
-    result = run_stages(project, *ALL_STAGES, *STAGES, "tissue", "crossvalidate", "compare")
+    result = run_stages(project, *ALL_STAGES, *STAGES, "tissue", "codecs", "crossvalidate", "compare")
     assert result.code == 0, result.lines
     assert not [line for line in result.lines if "refused" in line or "asked for" in line]
 

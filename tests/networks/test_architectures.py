@@ -586,9 +586,13 @@ def test_a_pair_needs_both_tissues():
     table = make_table([(0, PRIMARY_TUMOR, 80.0), (1, PRIMARY_TUMOR, 80.0)])
     assert len(cohorts.sample(table, "all", "patches", 90.0, 1)) == 2
     for cohort in TISSUES:
-        for balance in ("patches", "cases", "none"):
+        for balance in ("patches", "cases"):
             with pytest.raises(DataError, match=f"no patches of {SOLID_TISSUE_NORMAL}"):
                 cohorts.sample(table, cohort, balance, None, 1)
+    # without balance the other tissue has no part in it
+    assert len(cohorts.sample(table, "tumor", "none", None, 1)) == 2
+    with pytest.raises(DataError, match=f"no patches of {SOLID_TISSUE_NORMAL}"):
+        cohorts.sample(table, "normal", "none", None, 1)
 
 
 # -- params --

@@ -171,9 +171,10 @@ def test_the_page_needs_no_other_file(project):
     page = (project.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     images = [*project.folder.glob("reports/tissue/**/*.png"), *project.folder.glob("reports/models/*/latent/*.png")]
-    # two images of the comparison, one of codecs, two of samples, three per model; and all of the studies of tissue
-    # and latents
-    assert page.count("data:image/webp;base64,") == 2 + 1 + 2 + 3 * 3 + len(images)
+    # two images of the comparison, one of codecs, two of samples, three per model; all of the studies of tissue and
+    # latents; and one heatmap again, at the top
+    assert page.count("data:image/webp;base64,") == 2 + 1 + 2 + 3 * 3 + len(images) + 1
+    assert page.index("heatmap of a test slide") < page.index('<h2 id="data">')
 
 
 def test_the_page_shows_the_numbers_of_the_reports(project):
@@ -186,7 +187,7 @@ def test_the_page_shows_the_numbers_of_the_reports(project):
     for level in ("patch", "slide", "case"):
         auroc = tissue[f"auroc_{level}"]
         assert f"{auroc['value']:.2f} ({auroc['low']:.2f}–{auroc['high']:.2f})" in page
-    for sentence in tissue["sentences"]:
+    for sentence in [*tissue["summary"], *tissue["sentences"], *tissue["one_class"]["sentences"]]:
         assert sentence in page
     assert "Labels are per slide" in page and "it is no diagnosis" in page
 
