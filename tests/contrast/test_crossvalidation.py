@@ -9,11 +9,10 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from histocae import params
 from histocae.cohort import balance
 from histocae.contrast import baselines, comparison, crossvalidation
 from histocae.errors import DataError
-from support.cohorts import write_index
+from support.cohorts import tissue_settings, write_index
 from support.make_data import NORMAL, TUMOR
 
 FOLDS = 3
@@ -92,16 +91,7 @@ def test_each_case_is_tested_once_by_models_that_were_not_trained_on_it(project,
 
 
 def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_units():
-    settings = params.Tissue(
-        tumor="tumor",
-        normal="normal",
-        score="log_ratio",
-        baseline_pair=None,
-        latents=None,
-        bootstrap=100,
-        permutations=100,
-        confidence=0.95,
-    )
+    settings = tissue_settings(bootstrap=100, permutations=100)
     sample_types = ["Primary Tumor", "Solid Tissue Normal"] * 4
     folds = []
     for number, (scale, shift) in enumerate(((1, 0), (50, 900)), 1):

@@ -9,21 +9,12 @@ from scipy.spatial.distance import cdist
 
 from histocae.contrast import one_class
 from histocae.errors import DataError
-from histocae.params import Tissue
 from histocae.patches.images import InMemory
 from histocae.statistics.discrimination import auroc
+from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR
 
-SETTINGS = Tissue(
-    tumor="tumor",
-    normal="normal",
-    score="log_ratio",
-    baseline_pair=None,
-    latents=None,
-    bootstrap=200,
-    permutations=200,
-    confidence=0.95,
-)
+SETTINGS = tissue_settings()
 
 
 def rows(kinds, patches=4):

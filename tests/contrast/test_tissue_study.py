@@ -21,7 +21,6 @@ from histocae.contrast import baselines, comparison, heatmaps, linear_pair, pair
 from histocae.contrast import plots as contrast_plots
 from histocae.errors import DataError, StoreError
 from histocae.evaluation import scales
-from histocae.params import Tissue
 from histocae.patches import previews
 from histocae.patches.images import InMemory
 from histocae.patches.shard_file import ShardWriter
@@ -33,19 +32,11 @@ from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
 from histocae.workers import processes
 from support import make_data
+from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
 
-SETTINGS = Tissue(
-    tumor="tumor",
-    normal="normal",
-    score="log_ratio",
-    baseline_pair=None,
-    latents=None,
-    bootstrap=200,
-    permutations=200,
-    confidence=0.95,
-)
+SETTINGS = tissue_settings()
 SIDE = 8
 
 

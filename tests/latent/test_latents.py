@@ -22,19 +22,11 @@ from histocae.patches import store
 from histocae.patches.shard_file import ShardWriter
 from histocae.statistics import classifier, discrimination
 from histocae.statistics.levels import LEVELS
+from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR
 
 LATENT = params.Latent(sample=50, clusters=4, perplexity=10.0, umap=False)
-TISSUE = params.Tissue(
-    tumor="t",
-    normal="n",
-    score="log_ratio",
-    baseline_pair=None,
-    latents=None,
-    bootstrap=100,
-    permutations=200,
-    confidence=0.95,
-)
+TISSUE = tissue_settings(bootstrap=100)
 CASES = {"train": 12, "validation": 6, "test": 6}
 PER_CASE = 12
 

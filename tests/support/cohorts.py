@@ -3,6 +3,7 @@
 import pandas as pd
 
 from histocae.files import write_table
+from histocae.params import Tissue
 from histocae.patches import store
 from histocae.sources import given_split
 from histocae.sources.tables import SEED_COLUMNS
@@ -70,3 +71,10 @@ def write_index(
 
 
 MIXED = [(TUMOR,)] * 9 + [(NORMAL,)] * 6 + [(TUMOR, NORMAL)] * 5
+
+
+def tissue_settings(**changes: object) -> Tissue:
+    """Make the section `tissue` of params, with few draws and the log ratio as the score."""
+    small = {"score": "log_ratio", "baseline_pair": None, "latents": None, "confidence": 0.95}
+    names = {"tumor": "tumor", "normal": "normal", "bootstrap": 200, "permutations": 200}
+    return Tissue(**{**small, **names, **changes})

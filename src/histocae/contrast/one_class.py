@@ -13,13 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histocae.contrast import comparison, pair
+from histocae.contrast.verdicts import interval
 from histocae.identifiers import COMPARED
 from histocae.latent import distances
 from histocae.params import Tissue
 from histocae.patches.images import Images, batches
 from histocae.statistics import thresholds
 from histocae.statistics.discrimination import Discrimination, levels_as_json
-from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS
 from histocae.statistics.permutation import CHANCE
 from histocae.statistics.thresholds import Rates
@@ -176,7 +176,7 @@ def sentences(results: Mapping[str, Anomaly], model: str) -> list[str]:
 
     """
     areas = {name: each.levels["slide"].auroc for name, each in results.items()}
-    listed = "; ".join(f"{results[name].about} {_interval(area)}" for name, area in areas.items())
+    listed = "; ".join(f"{results[name].about} {interval(area)}" for name, area in areas.items())
     lines = [f"AUROC per slide of {model} alone, without any tumor in training or in choosing a threshold: {listed}."]
     for which, said in (
         ([name for name, area in areas.items() if area.low > CHANCE], "Shown to be higher for tumor"),
@@ -187,7 +187,3 @@ def sentences(results: Mapping[str, Anomaly], model: str) -> list[str]:
     if all(area.low <= CHANCE <= area.high for area in areas.values()):
         lines.append("These data do not show that the normal model alone notices tumor.")
     return lines
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -35,7 +35,7 @@ def summary(metrics: PairMetrics, confidence: float) -> list[str]:
     if level.auroc.high < CHANCE:
         shown = "show that the score of the pair points the wrong way for"
     lines = [
-        f"These data {shown} tumor from normal slides: AUROC {_interval(level.auroc)} on {counts.units} test slides "
+        f"These data {shown} tumor from normal slides: AUROC {interval(level.auroc)} on {counts.units} test slides "
         f"of {counts.cases} cases ({100 * confidence:g}% confidence interval; 0.5 is chance, 1 is perfect)."
     ]
     if metrics.baselines:
@@ -50,12 +50,12 @@ def summary(metrics: PairMetrics, confidence: float) -> list[str]:
         )
         lines.append(
             f"Of {len(metrics.baselines)} simpler ways to tell them apart, the best is {best.description}, with "
-            f"{_interval(best.levels['slide'].auroc)}; it is {verdict}."
+            f"{interval(best.levels['slide'].auroc)}; it is {verdict}."
         )
     if metrics.truth is not None and "pair" in metrics.truth.aurocs:
         lines.append(
             "Within the slides the true tumor regions are known: the score separates tumor patches from the others "
-            f"with an AUROC of {_interval(metrics.truth.aurocs['pair'])}."
+            f"with an AUROC of {interval(metrics.truth.aurocs['pair'])}."
         )
     return lines
 
@@ -90,8 +90,8 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
             )
     rates = metrics.decisions["slide"].at_threshold
     lines.append(
-        f"At the threshold fixed on validation cases, sensitivity per slide is {_interval(rates.sensitivity)} and "
-        f"specificity per slide is {_interval(rates.specificity)}."
+        f"At the threshold fixed on validation cases, sensitivity per slide is {interval(rates.sensitivity)} and "
+        f"specificity per slide is {interval(rates.specificity)}."
     )
     lines += against_baselines(
         {baseline.description: baseline.differences["slide"] for baseline in metrics.baselines.values()}
@@ -121,7 +121,7 @@ def on_levels(levels: Mapping[str, Discrimination], within: PairedCases | None, 
         ties = f" (and as high in {within.equal})" if within.equal else ""
         lines.append(
             f"In {within.above} of {within.cases} cases with both tissues, the tumor scores above the normal tissue "
-            f"of the same case{ties}: a share of {_interval(within.share)}. The sign test gives "
+            f"of the same case{ties}: a share of {interval(within.share)}. The sign test gives "
             f"p = {within.p_value:.2g}; the smallest possible is {within.smallest_p:.2g}."
         )
     return lines
@@ -166,7 +166,8 @@ def _what_is_possible(result: Discrimination, confidence: float) -> str:
     return f"{start}."
 
 
-def _interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate) -> str:
+    """Word an estimate with its interval: 0.75 (0.50 to 0.90)."""
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
@@ -190,9 +191,9 @@ def _truth(truth: TruthMetrics) -> str:
     )
     if "pair" not in truth.aurocs:
         return f"{start}. All patches are of one kind, so no AUROC can be computed against this truth."
-    line = f"{start}. Against this truth, the AUROC per patch of the pair is {_interval(truth.aurocs['pair'])}"
+    line = f"{start}. Against this truth, the AUROC per patch of the pair is {interval(truth.aurocs['pair'])}"
     if "latents" in truth.aurocs:
-        line += f", and that of latents + logistic regression is {_interval(truth.aurocs['latents'])}"
+        line += f", and that of latents + logistic regression is {interval(truth.aurocs['latents'])}"
     return f"{line}."
 
 
