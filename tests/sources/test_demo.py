@@ -15,7 +15,7 @@ from scipy import ndimage
 from histocae.sources import demo
 
 SMALL = demo.DemoSpec(seed=5, cases=8, side_microns=256.0)
-FULL = demo.DemoSpec(seed=20181003, cases=56, side_microns=448.0)
+FULL = demo.DemoSpec(seed=20181003, cases=56, side_microns=384.0)
 TUMOR, NORMAL = "Primary Tumor", "Solid Tissue Normal"
 
 
