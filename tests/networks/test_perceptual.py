@@ -123,12 +123,6 @@ def test_a_saved_cae_loads_without_the_network(file, tmp_path):
         loop.train(loaded, patches, patches, options, state=State(""), folder=None, fingerprint="")
 
 
-@keras.saving.register_keras_serializable("tests")
-class Own(keras.layers.Layer):
-    def call(self, x):
-        return x
-
-
 def rewritten(file: Path, path: Path, **members: bytes) -> Path:
     """Copy a .keras file with other members (`_` is a dot); those that are None are left out."""
     changed = {name.replace("_", "."): content for name, content in members.items()}
@@ -221,8 +215,15 @@ def test_a_file_that_does_not_fit_is_reported_in_one_line_with_its_key(file, tmp
 
 
 def test_a_custom_layer_is_refused(tmp_path):
-    path = of_layers(tmp_path / "own.keras", Own(name="edges"))
-    keras.saving.get_custom_objects().pop("tests>Own")
+    @keras.saving.register_keras_serializable("tests")
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    try:
+        path = of_layers(tmp_path / "own.keras", Own(name="edges"))
+    finally:  # else models that later tests log would contain it
+        keras.saving.get_custom_objects().pop("tests>Own")
     with pytest.raises(TrainingError, match=r"own\.keras: can't be loaded: .*of Keras' own layers"):
         load(path, ["edges"])
 
