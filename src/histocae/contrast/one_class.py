@@ -175,15 +175,16 @@ def sentences(results: Mapping[str, Anomaly], model: str) -> list[str]:
         Sentences.
 
     """
-    areas = {name: each.levels["slide"].auroc for name, each in results.items()}
-    listed = "; ".join(f"{results[name].about} {interval(area)}" for name, area in areas.items())
+    slides = {name: each.levels["slide"] for name, each in results.items()}
+    listed = "; ".join(f"{results[name].about} {interval(slide.auroc)}" for name, slide in slides.items())
     lines = [f"AUROC per slide of {model} alone, without any tumor in training or in choosing a threshold: {listed}."]
+    shown = {name: slide.auroc.value for name, slide in slides.items() if not slide.includes_chance}
     for which, said in (
-        ([name for name, area in areas.items() if area.low > CHANCE], "Shown to be higher for tumor"),
-        ([name for name, area in areas.items() if area.high < CHANCE], "Shown to be lower for tumor, the wrong way"),
+        ([name for name, area in shown.items() if area > CHANCE], "Shown to be higher for tumor"),
+        ([name for name, area in shown.items() if area < CHANCE], "Shown to be lower for tumor, the wrong way"),
     ):
         if which:
             lines.append(f"{said}: {'; '.join(results[name].about for name in which)}.")
-    if all(area.low <= CHANCE <= area.high for area in areas.values()):
+    if not shown:
         lines.append("These data do not show that the normal model alone notices tumor.")
     return lines
