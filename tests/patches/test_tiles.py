@@ -60,7 +60,7 @@ def encoded(kind: str, side: int) -> bytes:
     return handle.getvalue()
 
 
-def test_by_default_a_whole_tile_becomes_one_patch_without_filter_or_cap(project):
+def test_by_default_a_whole_tile_becomes_one_patch_without_filter(project):
     images = {f"{i}.png": tissue(i, 64, 64) for i in range(6)} | {"glass.png": tissue(9, 64, 64, glass=64)}
     add_tiles(project, images)
     project.make(*EXTRACTION)
@@ -112,6 +112,18 @@ def test_the_cap_is_a_seeded_sample_over_all_tiles_of_a_slide(project):
     project.make(*EXTRACTION)
     index_after, _ = read_store(project)
     pd.testing.assert_frame_equal(index_after[index_after["slide_id"] == "s"], index)
+
+
+def test_the_cap_holds_for_tiles_that_are_reduced_and_counts_only_those_that_can_be_read(project):
+    add_tiles(project, {f"{i}.png": tissue(i, 64, 64) for i in range(5)}, patches__max_per_slide=3)
+    (project.own / "0.png").write_bytes(b"no image")
+    project.params(data__source="tiles", patches__max_per_slide=3, patches__on_read_error="keep")
+    project.run(*EXTRACTION)
+    index, patches = read_store(project)
+    assert len(index) == 3 and set(index["file"]) < {f"{i}.png" for i in range(1, 5)}
+    assert counts(project).to_dict() == dict.fromkeys(REASONS, 0) | {"kept": 3, "capped": 1, "unread": 1}
+    expected = tissue(int(index["file"][0][0]), 64, 64).reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.abs(patches[0] - expected).mean() < 3
 
 
 @pytest.mark.parametrize("method", ["reduce", "cut"])

@@ -18,7 +18,8 @@ from histocae.planning.stage import Machine
 from histocae.sources import demo
 from histocae.sources.demo_cases import count_slides
 from support.cohorts import MIXED, write_index
-from support.workspace import Workspace
+from support.make_data import tissue, write_tile
+from support.workspace import Workspace, slide_row
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -111,6 +112,19 @@ def test_a_deleted_slide_takes_no_disk_and_a_cap_limits_the_patches(project, cap
     project.params(data__source="gdc", data__keep_slides=False, patches__max_per_slide=100)
     deleted_slides = plan_of(project, capsys, "--slides 300")
     assert stages(deleted_slides)["slides"]["disk_bytes"] == 0 and deleted_slides["cohort"]["patches"] == 30_000
+
+
+def test_a_cap_limits_the_patches_of_reduced_tiles(project, capsys):
+    rows = [{"path": f"{i}.png", **slide_row("ab"[i > 0], i > 0), "file_name": ""} for i in range(5)]
+    for row in rows:
+        write_tile(project.own / row["path"], tissue(1, 32, 32))
+    project.table(rows)
+    for most, count in ((None, 5), (3, 4)):
+        project.params(data__source="tiles", patches__max_per_slide=most)
+        project.make("inventory", "metadata", "slides")
+        assert plan_of(project, capsys)["cohort"]["patches"] == count
+        assert len(project.make("patches").index) == count
+        shutil.rmtree(project.folder / "data/patches")
 
 
 def test_gpus_cost_hours_and_money_if_their_speed_is_set(project, capsys):

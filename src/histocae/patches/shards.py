@@ -259,10 +259,11 @@ def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
 def _planned_tiles(task: ShardTask, notes: _Notes, budget: Budget) -> Extracted:
     params = task.params
     chosen = None
-    if params.tiles == "cut" and params.max_per_slide is not None:
+    most = params.max_per_slide
+    if most is not None and (params.tiles == "cut" or len(task.files) > most):
         # the sample is of all the slide's patches, so they are counted first
         total = sum(len(patches.rows) for _, _, patches in _each_tile(task, _Notes(), budget))
-        chosen = set(draw(total, params.max_per_slide, task.sample_seed))
+        chosen = set(draw(total, most, task.sample_seed))
     previews.remove_tiles(task.previews, task.name)
     shown: list[previews.TilePreview] = []
     number = 0  # of the tile's first patch among all of the slide's

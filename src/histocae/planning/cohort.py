@@ -134,9 +134,9 @@ def _patches(
         origins["patches"] = str(paths.PATCHES)
         return int(store["patches"])
     reduced = source == "tiles" and params.patches.tiles == "reduce" and "slides" not in chosen
-    if reduced and (tiles := sum(1 for _ in _rows(paths.SLIDES))):
+    if reduced and (tiles := Counter(row["slide_id"] for row in _rows(paths.SLIDES))):
         origins["patches"] = str(paths.SLIDES)
-        return tiles
+        return sum(count if most is None else min(count, most) for count in tiles.values())
     if source == "demo":
         origins["patches"] = "data.demo.side_microns"
         each = (params.data.demo.side_microns // (params.patches.pixels * params.patches.mpp)) ** 2
