@@ -19,32 +19,31 @@ from tqdm import tqdm
 
 from histocae import params_file
 from histocae.cohort import balance, split
-from histocae.contrast import baselines, comparison, crossvalidation, pair
+from histocae.contrast import baselines, crossvalidation, pair
 from histocae.contrast.baselines import Parts
+from histocae.evaluation import scales
 from histocae.files import code_fingerprint, replacing, write_yaml
 from histocae.identifiers import COMPARED
 from histocae.latent import distances
 from histocae.latent.distances import Distances
 from histocae.networks import backend
-from histocae.params import Model, Params
+from histocae.params import Model, Params, Training
 from histocae.patches.store import PatchSelection, PatchStore
 from histocae.sources.tables import read_metadata
-from histocae.statistics import discrimination
 from histocae.training import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".histocae" / "decide"
 FOLDS = 5
-DEALS = 3
-FINALISTS = 2  # by error, and as many by any score
 PIXELS = 64
-BY_ERROR = ("log ratio", "relative")
-BY_OTHERS = ("mahalanobis", "neighbors", "latents", "errors by scale", "both")
 LATENTS = (2, 4, 8, 16, 32, 128, 512)
 FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (16, 64)}
 # data sets: kind of examples/own_data.py (None: the demo), and changes to params.yaml
 DATA: dict[str, tuple[str | None, dict[str, Any]]] = {
     "biopsies": ("biopsies", {}),
+    "gray biopsies": ("biopsies", {"color": "grey"}),
+    "gray lung tiles": ("lung", {"color": "grey", "max_per_slide": 6}),
+    "demo": (None, {"mpp": 1.0, "max_per_slide": 8}),
 }
 CODE = (*recipe.CODE, "contrast/baselines", "contrast/linear_pair", "evaluation/scales", "latent/distances")
 Scores = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # by name: of validation and of test patches
@@ -125,18 +124,17 @@ class Task:
     def file(self) -> Path:
         """The file of its scores; its name has the hashes of the code and of all that the task depends on."""
         trained = None if self.configuration is None else self.configuration.model().model_dump()
-        text = repr((dataclasses.astuple(self), trained, DATA[self.data], PIXELS, code_fingerprint(*CODE)))
+        code = (Path(__file__).read_text(encoding="utf-8"), code_fingerprint(*CODE))
+        text = repr((dataclasses.astuple(self), trained, _fingerprint(self.data), code))
         name = "baselines" if self.configuration is None else self.configuration.name
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return WORK / "scores" / self.data / f"{name}-{self.deal}-{self.fold}-{digest}.npz"
 
 
 def prepare(data: str, source: Path) -> None:
-    """Extract the patches of a data set, as the pipeline does."""
+    """Extract the patches of a data set, as the pipeline does; those that are there and right are kept."""
     kind, changes = DATA[data]
     folder = WORK / data
-    if (folder / "data/patches/store.json").is_file():
-        return
     folder.mkdir(parents=True, exist_ok=True)
     params = params_file.read(ROOT / "params.yaml")
     params["patches"] |= {"pixels": PIXELS, **changes}
@@ -159,6 +157,15 @@ def _patches(data: str) -> tuple[Params, PatchStore, pd.DataFrame]:
 
 
 @cache
+def _fingerprint(data: str) -> str:
+    """Hash the patches of a data set, and the params that its trainings depend on."""
+    params, _, _ = _patches(data)
+    used = (params.seed, params.split.together, params.training.model_dump())
+    manifest = (WORK / data / "data/patches/store.json").read_bytes()
+    return hashlib.sha256(manifest + repr(used).encode()).hexdigest()
+
+
+@cache
 def divided(data: str, deal: int) -> list[dict[str, pd.DataFrame]]:
     """Divide the cases of a data set into folds; see `crossvalidation.divide`."""
     params, _, rows = _patches(data)
@@ -177,7 +184,7 @@ def work(task: Task) -> None:
         found, _ = baselines.simple(store, training, parts, params.seed)
         scores = {name: (_of_validation(each, parts), each.scores) for name, each in found.items()}
     else:
-        scores = _pair_scores(task.configuration, store, tables, training, parts, params.seed)
+        scores = _pair_scores(task.configuration, store, tables, training, parts, params)
     task.file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(task.file) as handle:
         np.savez(handle, **{name: np.concatenate(both) for name, both in scores.items()})
@@ -213,11 +220,12 @@ def _pair_scores(
     tables: dict[str, pd.DataFrame],
     training: tuple[pd.DataFrame, pd.DataFrame],
     parts: Parts,
-    seed: int,
+    params: Params,
 ) -> Scores:
     """Train both models and score the patches in every way."""
     tumor, normal = (
-        _train_and_describe(configuration, store, own, tables["validation"], parts, seed) for own in training
+        _train_and_describe(configuration, store, own, tables["validation"], parts, params.training, params.seed)
+        for own in training
     )
     variances = [_variances(store.select(rows)) for rows in parts.each[1:]]
 
@@ -235,13 +243,16 @@ def _pair_scores(
         "normal: mahalanobis": scored(lambda i: normal.distances.mahalanobis(normal.latents[i + 1])),
         "normal: neighbors": scored(lambda i: normal.distances.nearest(normal.latents[i + 1])),
     }
-    latents, by_scale = (
-        [np.hstack(each) for each in zip(getattr(tumor, name), getattr(normal, name), strict=True)]
-        for name in ("latents", "by_scale")
-    )
-    both = [np.hstack(each) for each in zip(latents, by_scale, strict=True)]
-    for name, features in (("latents", latents), ("errors by scale", by_scale), ("both", both)):
-        found = parts.classify(name, features, seed)
+    latents = _joined(tumor.latents, normal.latents)
+    by_scale = _joined(tumor.by_scale, normal.by_scale)
+    textures = [_texture(store.select(rows)) for rows in parts.each]
+    for name, features in (
+        ("latents", latents),
+        ("errors by scale", by_scale),
+        ("errors and latents", _joined(by_scale, latents)),
+        ("errors and texture", _joined(by_scale, textures)),
+    ):
+        found = parts.classify(name, features, params.seed)
         scores[name] = (found.validation_scores, found.scores)
     return scores
 
@@ -250,6 +261,14 @@ def _apart(tumor: Described, normal: Described, part: int, kind: str) -> NDArray
     """Compare the distance from normal latents with that from tumor latents, each in its own model's latents."""
     far, near = (getattr(each.distances, kind)(each.latents[part + 1]) for each in (normal, tumor))
     return pair.score(near, far)
+
+
+def _joined(*features: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    return [np.hstack(each) for each in zip(*features, strict=True)]
+
+
+def _texture(patches: PatchSelection) -> NDArray[np.float32]:
+    return scales.texture(patches.take(np.arange(len(patches))))
 
 
 def _variances(patches: PatchSelection) -> NDArray[np.float64]:
@@ -263,6 +282,7 @@ def _train_and_describe(
     own: pd.DataFrame,
     validation: pd.DataFrame,
     parts: Parts,
+    training: Training,
     seed: int,
 ) -> Described:
     """Train one model of a pair on its tissue, early stopping on its tissue's validation patches, and use it."""
@@ -275,7 +295,7 @@ def _train_and_describe(
 
     keras.backend.clear_session()
     model = configuration.model()
-    fit = model.training(params_file.load(ROOT / "params.yaml").training)
+    fit = model.training(training)
     held_out = validation[validation["sample_type"] == own["sample_type"].iloc[0]]
     cae = recipe.start(model, fit, store.select(own), seed)
     options = loop.Options.of(fit, seed)
@@ -297,54 +317,6 @@ def scores_of(task: Task) -> Scores:
     count = len(divided(task.data, task.deal)[task.fold]["validation"])
     with np.load(task.file) as kept:
         return {name: (kept[name][:count], kept[name][count:]) for name in kept.files}
-
-
-def case_auroc(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str = "mean") -> float:
-    """Measure the AUROC per case: the mean of its slides, each the mean, the median or an upper quantile of patches.
-
-    Args:
-        rows: of the patches.
-        scores: of the patches.
-        of_slide: mean | median | upper (the 0.9 quantile).
-
-    Returns:
-        The AUROC.
-
-    """
-    units = comparison.by_level(with_slides(rows, scores, of_slide))["case"]
-    return discrimination.auroc(units["label"].to_numpy(), units["score"].to_numpy())
-
-
-def with_slides(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str) -> pd.DataFrame:
-    """Give every patch the score of its slide, so that the mean over the slide is that score; mean: leave them."""
-    scored = rows.assign(score=scores)
-    if of_slide == "mean":
-        return scored
-    quantile = {"median": 0.5, "upper": 0.9}[of_slide]
-    return scored.assign(score=scored.groupby("slide_id")["score"].transform("quantile", quantile))
-
-
-def finalists(data: str) -> list[Configuration]:
-    """Choose the pairs with the highest AUROC per case on validation cases: the best by error, and by any score.
-
-    Args:
-        data: a key of DATA.
-
-    Returns:
-        Up to twice FINALISTS pairs. The AUROC of a pair is the mean over the folds, of the score that suits it best.
-
-    """
-    best: dict[tuple[str, ...], dict[Configuration, float]] = {BY_ERROR: {}, BY_ERROR + BY_OTHERS: {}}
-    for configuration in GRID:
-        means: dict[str, list[float]] = {}
-        for fold, tables in enumerate(divided(data, 0)):
-            found = scores_of(Task(data, 0, fold, configuration))
-            for name, (validation, _) in found.items():
-                means.setdefault(name, []).append(case_auroc(tables["validation"], validation))
-        for scores, areas in best.items():
-            areas[configuration] = max(float(np.mean(means[score])) for score in scores)
-    chosen = [sorted(areas, key=lambda each: -areas[each])[:FINALISTS] for areas in best.values()]
-    return list(dict.fromkeys(itertools.chain(*chosen)))
 
 
 def tasks(data: list[str], deals: range, configurations: list[Configuration]) -> Iterator[Task]:

@@ -55,27 +55,28 @@ def test_a_figure_keeps_its_reason_only_if_it_misses_its_goal(harness, monkeypat
 def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import decide
+    import decide_measures
     import decide_pairs
+    import decide_tables
 
     monkeypatch.setattr(decide_pairs, "WORK", tmp_path)
     monkeypatch.setattr(decide_pairs, "FOLDS", 3)
     pairs = [decide_pairs.NOTEBOOK, *(decide_pairs.Configuration("compact", count) for count in (2, 4))]
-    for module in (decide, decide_pairs):
+    for module in (decide_measures, decide_pairs):
         monkeypatch.setattr(module, "GRID", pairs)
-        monkeypatch.setattr(module, "DEALS", 2)
-    monkeypatch.setattr(decide, "LOSSES", [decide_pairs.Configuration("compact", 2, "l1")])
+        monkeypatch.setattr(module, "LOSSES", [decide_pairs.Configuration("compact", 2, "l1")])
+    monkeypatch.setattr(decide_measures, "DEALS", 2)
+    monkeypatch.setattr(decide_measures, "FINALISTS", 1)
     monkeypatch.setattr(decide_pairs, "DATA", {"demo": (None, {"mpp": 2.0, "max_per_slide": 3})})
-    monkeypatch.setattr(decide_pairs, "FINALISTS", 1)
     monkeypatch.setattr(decide_pairs, "run", lambda tasks, _: [decide_pairs.work(task) for task in tasks])
-    monkeypatch.setattr(
-        decide, "SETTINGS", decide.SETTINGS.model_copy(update={"bootstrap": 100, "permutations": 100})
-    )
+    few = {"bootstrap": 100, "permutations": 100}
+    monkeypatch.setattr(decide_measures, "SETTINGS", decide_measures.SETTINGS.model_copy(update=few))
     monkeypatch.setattr(decide, "RESULTS", tmp_path / "decide.json")
-    monkeypatch.setattr(decide, "plot", lambda *_: None)
+    monkeypatch.setattr(decide_tables, "plot", lambda *_: None)
     names = ("data", "answer", "first demo", "finalists demo", "one-class demo", "losses", "statistics")
     document = tmp_path / "pair.md"
     document.write_text("\n".join(f"<!-- {name} -->\n\nold\n\n<!-- end of {name} -->" for name in names))
-    monkeypatch.setattr(decide, "DOCUMENT", document)
+    monkeypatch.setattr(decide_tables, "DOCUMENT", document)
     decide.main(tmp_path, ["demo"])
 
     found = json.loads((tmp_path / "decide.json").read_text())["demo"]
@@ -90,8 +91,8 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     assert "old" not in text and "| notebook |" in text
 
     # the AUROC of a score that the fold's own scale can't change is that of its patches
-    deal = decide.Deal("demo", 0, pairs)
-    rows = deal.pooled(lambda _: decide.Choice(pairs[1], "log ratio"))
+    deal = decide_measures.Deal("demo", 0, pairs)
+    rows = deal.pooled(lambda _: decide_measures.Choice(pairs[1], "log ratio"))
     assert len(rows) == found["patches"] and rows["case_id"].nunique() == found["cases"]
     value = found["first"]["compact-2"]["log ratio"]["mean"]["patch"]
     assert value == pytest.approx(roc_auc_score(rows["label"], rows["score"]), abs=1e-4)

@@ -1,0 +1,265 @@
+"""What the scores of pairs say: the choice of a pair on validation cases, and AUROCs on test cases."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import decide_pairs
+import numpy as np
+import pandas as pd
+from decide_pairs import GRID, LOSSES, NOTEBOOK, Configuration, Scores, Task
+from numpy.typing import NDArray
+
+from histocae.contrast import comparison
+from histocae.params import Tissue
+from histocae.statistics import discrimination
+from histocae.statistics.discrimination import Discrimination
+
+DEALS = 3
+FINALISTS = 2  # by error, and as many by any score
+SETTINGS = Tissue(
+    tumor="tumor",
+    normal="normal",
+    score="log_ratio",
+    baseline_pair=None,
+    latents=None,
+    bootstrap=2000,
+    permutations=2000,
+    confidence=0.95,
+)
+LEVELS = ("patch", "case")
+OF_SLIDE = {"mean": "mean", "median": "median", "upper": "0.9 quantile"}  # of the scores of its patches
+BY_ERROR = ("log ratio", "relative")
+UNSUPERVISED = (*BY_ERROR, "mahalanobis", "neighbors")
+SCORES = (*UNSUPERVISED, "latents", "errors by scale", "errors and latents", "errors and texture")
+ONE_CLASS = ("normal: error", "normal: relative error", "normal: mahalanobis", "normal: neighbors")
+SAME_SCALE = (*UNSUPERVISED, "pca_pair")  # scores whose 0 means the same in every fold
+BASELINES = {
+    "mean_intensity": "mean intensity",
+    "color_histogram": "color histogram",
+    "texture": "texture",
+    "texture_color": "texture and color",
+    "pca_pair": "linear pair (PCA)",
+    "pca_errors_by_scale": "errors of the linear pair by scale",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to score a slide.
+
+    Attributes:
+        configuration: the pair; None for a baseline.
+        score: name of the score.
+        of_slide: mean | median | upper; see `case_auroc`.
+
+    """
+
+    configuration: Configuration | None
+    score: str
+    of_slide: str = "mean"
+
+    @property
+    def name(self) -> str:
+        """A name for tables."""
+        pair = BASELINES[self.score] if self.configuration is None else f"{self.configuration.name}, {self.score}"
+        return pair if self.of_slide == "mean" else f"{pair}, {self.of_slide}"
+
+
+class Deal:
+    """The scores of all folds of a deal of a data set."""
+
+    def __init__(self, data: str, deal: int, configurations: list[Configuration]):
+        """Read the scores.
+
+        Args:
+            data: a key of `decide_pairs.DATA`.
+            deal: its number.
+            configurations: the pairs that were trained.
+
+        """
+        self.folds = decide_pairs.divided(data, deal)
+        self._scores: dict[Configuration | None, list[Scores]] = {
+            each: [decide_pairs.scores_of(Task(data, deal, fold, each)) for fold in range(len(self.folds))]
+            for each in (None, *configurations)
+        }
+
+    def pooled(self, choose: Callable[[int], Choice]) -> pd.DataFrame:
+        """Join the test patches of all folds.
+
+        Args:
+            choose: from the number of a fold to the way to score its slides.
+
+        Returns:
+            Rows of the test patches with their score. Scores whose scale differs between folds are in standard
+            deviations from the mean of the fold's validation patches.
+
+        """
+        choices = [choose(fold) for fold in range(len(self.folds))]
+        raw = len({(each.configuration, each.score) for each in choices}) == 1 and choices[0].score in SAME_SCALE
+        parts = []
+        for fold, choice in enumerate(choices):
+            validation, test = self._scores[choice.configuration][fold][choice.score]
+            if not raw:
+                test = (test - validation.mean()) / (validation.std() or 1.0)
+            parts.append(with_slides(self.folds[fold]["test"], test, choice.of_slide))
+        return pd.concat(parts, ignore_index=True)
+
+    def aurocs(self, choice: Choice) -> dict[str, float]:
+        """Measure a way to score slides, over all folds."""
+        return _aurocs(self.pooled(lambda _: choice))
+
+    def choose(self, fold: int, pairs: list[Configuration], scores: tuple[str, ...]) -> Choice:
+        """Choose the pair, the score and the statistic of slides with the highest AUROC on a fold's validation cases.
+
+        Args:
+            fold: its number.
+            pairs: to choose from.
+            scores: to choose from.
+
+        Returns:
+            The choice; of equals the first.
+
+        """
+        rows = self.folds[fold]["validation"]
+        choices = [
+            Choice(configuration, score, of_slide)
+            for configuration in pairs
+            for score in scores
+            for of_slide in OF_SLIDE
+        ]
+        return max(
+            choices,
+            key=lambda each: case_auroc(rows, self._scores[each.configuration][fold][each.score][0], each.of_slide),
+        )
+
+
+def case_auroc(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str = "mean") -> float:
+    """Measure the AUROC per case: the mean of its slides, each the mean, the median or an upper quantile of patches.
+
+    Args:
+        rows: of the patches.
+        scores: of the patches.
+        of_slide: mean | median | upper (the 0.9 quantile).
+
+    Returns:
+        The AUROC.
+
+    """
+    units = comparison.by_level(with_slides(rows, scores, of_slide))["case"]
+    return discrimination.auroc(units["label"].to_numpy(), units["score"].to_numpy())
+
+
+def with_slides(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str) -> pd.DataFrame:
+    """Give every patch the score of its slide, so that the mean over the slide is that score; mean: leave them."""
+    scored = rows.assign(score=scores)
+    if of_slide == "mean":
+        return scored
+    quantile = {"median": 0.5, "upper": 0.9}[of_slide]
+    return scored.assign(score=scored.groupby("slide_id")["score"].transform("quantile", quantile))
+
+
+def finalists(data: str) -> list[Configuration]:
+    """Choose the pairs with the highest AUROC per case on validation cases: the best by error, and by any score.
+
+    Args:
+        data: a key of DATA.
+
+    Returns:
+        Up to twice FINALISTS pairs. The AUROC of a pair is the mean over the folds, of the score that suits it best.
+
+    """
+    best: dict[tuple[str, ...], dict[Configuration, float]] = {BY_ERROR: {}, SCORES: {}}
+    for configuration in GRID:
+        means: dict[str, list[float]] = {}
+        for fold, tables in enumerate(decide_pairs.divided(data, 0)):
+            found = decide_pairs.scores_of(Task(data, 0, fold, configuration))
+            for name, (validation, _) in found.items():
+                means.setdefault(name, []).append(case_auroc(tables["validation"], validation))
+        for scores, areas in best.items():
+            areas[configuration] = max(float(np.mean(means[score])) for score in scores)
+    chosen = [sorted(areas, key=lambda each: -areas[each])[:FINALISTS] for areas in best.values()]
+    return list(dict.fromkeys(itertools.chain(*chosen)))
+
+
+def _aurocs(rows: pd.DataFrame) -> dict[str, float]:
+    levels = comparison.by_level(rows)
+    return {
+        level: discrimination.auroc(levels[level]["label"].to_numpy(), levels[level]["score"].to_numpy())
+        for level in LEVELS
+    }
+
+
+def _discriminate(rows: pd.DataFrame) -> dict[str, Discrimination]:
+    return comparison.discriminate_levels(rows, SETTINGS, 1, with_auprc=False)
+
+
+def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
+    """Measure all scores of a data set.
+
+    Args:
+        data: a key of `decide_pairs.DATA`.
+        finalists: the pairs that were trained on all deals.
+
+    Returns:
+        JSON-able; see the tables.
+
+    """
+    first = Deal(data, 0, GRID)
+    rows = pd.concat([tables["test"] for tables in first.folds])
+    scores = (*SCORES, *ONE_CLASS)
+    found: dict[str, Any] = {
+        "patches": len(rows),
+        "slides": int(rows["slide_id"].nunique()),
+        "cases": int(rows["case_id"].nunique()),
+        "paired": int((rows.groupby("case_id")["label"].nunique() == 2).sum()),
+        "first": {
+            each.name: {score: {of: first.aurocs(Choice(each, score, of)) for of in OF_SLIDE} for score in scores}
+            for each in GRID
+        },
+        "finalists": [each.name for each in finalists],
+        "deals": [],
+    }
+    for number in range(DEALS):
+        deal = first if number == 0 else Deal(data, number, [*finalists, NOTEBOOK])
+        found["deals"].append(_measure_deal(deal, [*finalists, NOTEBOOK], scores))
+    return found
+
+
+def measure_losses(data: str) -> dict[str, Any]:
+    """Measure pairs that differ in their loss, over the folds of the first deal."""
+    pairs = [Configuration(LOSSES[0].architecture, LOSSES[0].latents), *LOSSES]
+    deal = Deal(data, 0, pairs)
+    return {pair.loss: {score: deal.aurocs(Choice(pair, score)) for score in SCORES} for pair in pairs}
+
+
+def _measure_deal(deal: Deal, pairs: list[Configuration], scores: tuple[str, ...]) -> dict[str, Any]:
+    chosen = {
+        name: [deal.choose(fold, pairs, of) for fold in range(len(deal.folds))]
+        for name, of in (("by error", BY_ERROR), ("any score", SCORES))
+    }
+    methods: dict[str, Callable[[int], Choice]] = {
+        name: (lambda fold, choices=choices: choices[fold]) for name, choices in chosen.items()
+    }
+    measured = {name: _discriminate(deal.pooled(choose)) for name, choose in methods.items()}
+    against = {name: _discriminate(deal.pooled(lambda _, name=name: Choice(None, name))) for name in BASELINES}
+    return {
+        "chosen": {name: [each.name for each in choices] for name, choices in chosen.items()},
+        "methods": {name: _as_json(levels) for name, levels in (measured | against).items()},
+        "differences": {
+            name: {
+                other: {level: levels[level].less(against[other][level]).as_json() for level in LEVELS}
+                for other in BASELINES
+            }
+            for name, levels in measured.items()
+        },
+        "pairs": {
+            each.name: {score: {of: deal.aurocs(Choice(each, score, of)) for of in OF_SLIDE} for score in scores}
+            for each in pairs
+        },
+    }
+
+
+def _as_json(levels: dict[str, Discrimination]) -> dict[str, Any]:
+    return {level: levels[level].auroc.as_json() for level in LEVELS}

@@ -1,0 +1,139 @@
+"""The tables and the figure of docs/studies/pair.md."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import decide_pairs
+import numpy as np
+from decide_measures import BASELINES, LEVELS, OF_SLIDE, ONE_CLASS, SCORES
+from decide_pairs import LATENTS
+
+from histocae.files import write_text
+from histocae.statistics.intervals import Estimate
+
+DOCUMENT = decide_pairs.ROOT / "docs" / "studies" / "pair.md"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _header(*cells: object) -> list[str]:
+    return [_row(*cells), _row(*("---" for _ in cells))]
+
+
+def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Make the tables of the document.
+
+    Args:
+        results: `measure` of each data set.
+
+    Yields:
+        The name of a table, and its text.
+
+    """
+    lines = _header("data", "patches", "slides", "cases", "with both tissues")
+    for data, found in results.items():
+        lines.append(_row(data, *(f"{found[key]:,}" for key in ("patches", "slides", "cases", "paired"))))
+    yield "data", "\n".join(lines)
+    yield "answer", "\n".join(_answer(results))
+    for data, found in results.items():
+        scores = SCORES
+        lines = _header("pair", *scores)
+        for pair, by_score in found["first"].items():
+            lines.append(_row(pair, *(f"{by_score[score]['mean']['case']:.2f}" for score in scores)))
+        yield f"first {data}", "\n".join(lines)
+        lines = _header("pair", "statistic of a slide", *scores)
+        for pair, of in itertools.product(sorted(found["deals"][0]["pairs"]), OF_SLIDE):
+            cells = [np.mean([deal["pairs"][pair][score][of]["case"] for deal in found["deals"]]) for score in scores]
+            lines.append(_row(pair, OF_SLIDE[of], *(f"{cell:.3f}" for cell in cells)))
+        yield f"finalists {data}", "\n".join(lines)
+        lines = _header("normal model alone", *(score.removeprefix("normal: ") for score in ONE_CLASS))
+        for pair, by_score in found["first"].items():
+            lines.append(_row(pair, *(f"{by_score[score]['mean']['case']:.2f}" for score in ONE_CLASS)))
+        yield f"one-class {data}", "\n".join(lines)
+    losses = next(iter(results.values()))["losses"]
+    lines = _header("loss", *next(iter(losses.values())))
+    for loss, by_score in losses.items():
+        lines.append(_row(loss, *(f"{areas['patch']:.2f} / {areas['case']:.2f}" for areas in by_score.values())))
+    yield "losses", "\n".join(lines)
+    lines = _header("statistic of a slide's patches", *results)
+    for of in OF_SLIDE:
+        cells = []
+        for found in results.values():
+            values = [by_score[score][of]["case"] for by_score in found["first"].values() for score in SCORES]
+            cells.append(f"{np.mean(values):.3f}")
+        lines.append(_row(OF_SLIDE[of], *cells))
+    yield "statistics", "\n".join(lines)
+
+
+def _answer(results: dict[str, Any]) -> Iterator[str]:
+    """List the chosen scores and the baselines, as means over the deals, with differences from the best score."""
+    yield from _header("score", *(f"{data}: patch / case" for data in results))
+    names = {"by error": "**pair, by error**", "any score": "**pair, any score**", **BASELINES}
+    for method, name in names.items():
+        cells = []
+        for found in results.values():
+            means = [
+                np.mean([deal["methods"][method][level]["value"] for deal in found["deals"]]) for level in LEVELS
+            ]
+            cell = " / ".join(f"{mean:.2f}" for mean in means)
+            if method in BASELINES:
+                cell += f" ({_less(found['deals'], method)})"
+            cells.append(cell)
+        yield _row(name, *cells)
+
+
+def _less(deals: list[dict[str, Any]], baseline: str) -> str:
+    """Summarize by how much the pair's best score exceeds a baseline per case, over the deals."""
+    less = [Estimate(**deal["differences"]["any score"][baseline]["case"]) for deal in deals]
+    above, below = sum(each.low > 0 for each in less), sum(each.high < 0 for each in less)
+    sign = f", above in {above}" if above else f", below in {below}" if below else ""
+    return f"{np.mean([each.value for each in less]):+.2f}{sign}"
+
+
+def plot(results: dict[str, Any], file: Path) -> None:
+    """Draw the AUROC per case of the first deal over the number of latents.
+
+    Args:
+        results: `measure` of each data set.
+        file: to write.
+
+    """
+    from matplotlib.figure import Figure
+
+    shown = {"log ratio": "by error (log ratio)", "errors by scale": "errors by scale + logistic regression"}
+    figure = Figure(figsize=(3.1 * len(results), 5.6), layout="constrained")
+    axes = figure.subplots(len(shown), len(results), sharex=True, sharey=True, squeeze=False)
+    colors = dict(zip(decide_pairs.FILTERS, ("#4C72B0", "#C44E52", "#55A868"), strict=True))
+    for row, (score, title) in zip(axes, shown.items(), strict=True):
+        for axis, (data, found) in zip(row, results.items(), strict=True):
+            for architecture, color in colors.items():
+                first = found["first"]
+                areas = [first[f"{architecture}-{count}"][score]["mean"]["case"] for count in LATENTS]
+                axis.plot(LATENTS, areas, "o-", color=color, label=architecture, markersize=4)
+            for baseline, style in (("texture", "-"), ("pca_pair", "--")):
+                area = found["deals"][0]["methods"][baseline]["case"]["value"]
+                axis.axhline(area, color="#555555", linestyle=style, linewidth=1, label=BASELINES[baseline])
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(LATENTS, [str(count) for count in LATENTS])
+            axis.set_title(data, fontsize=10)
+        row[0].set_ylabel(f"AUROC per case\n{title}", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("latents")
+    axes[0, 0].legend(fontsize=7)
+    figure.savefig(file, dpi=110)
+
+
+def quote(results: dict[str, Any]) -> None:
+    """Write the tables between their marks in the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, table in tables(results):
+        between = re.compile(rf"(?<=<!-- {name} -->\n\n).*?(?=\n\n<!-- end of {name} -->)", re.DOTALL)
+        text, count = between.subn(lambda _, table=table: table, text)
+        if count != 1:
+            raise SystemExit(f"{DOCUMENT}: {count} places for the table {name!r}")
+    write_text(text, DOCUMENT)
