@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from histocae.workers import processes
-from support.workspace import ROOT, Workspace
+from support.workspace import ROOT, Result, Workspace, command
 
 # the same examples in every run, so that a failure can be repeated
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -75,6 +75,18 @@ def new_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: Non
         return workspace
 
     return make
+
+
+@pytest.fixture
+def run_stages(monkeypatch: pytest.MonkeyPatch, in_process: None) -> Callable[..., Result]:
+    """Run stages of a project in this process: a process for each stage takes seconds to load its libraries."""
+
+    def run(folder: Path, *stages: str) -> Result:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: other tests are of tracking
+        return command(*stages)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from support import make_data
 from support.make_data import NORMAL, TUMOR
 from support.project import ROOT, Project
-from support.workspace import ALL_STAGES, Result, command
+from support.workspace import ALL_STAGES
 
 EXAMPLE = str(ROOT / "examples/own_data.py")
 COUNTS = {"train/good": 16, "valid/good": 6, "valid/Ungood/img": 4, "test/good": 6, "test/Ungood": 6}
@@ -30,25 +29,13 @@ def write_patches(folder: Path) -> None:
     (folder / "test/good/Thumbs.db").write_bytes(b"")
 
 
-@pytest.fixture
-def run_stages(in_process, monkeypatch):
-    """Run stages of a project in this process: a process for each stage takes seconds to load its libraries."""
-
-    def run(project: Project, *stages: str) -> Result:
-        monkeypatch.chdir(project.folder)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: other tests are of tracking
-        return command(*stages)
-
-    return run
-
-
 def test_a_normal_model_alone_passes_from_folder_to_report(tmp_path, run_stages):
     write_patches(tmp_path / "data/camelyon16_256")
     small = {"cohort": "normal", "architecture": "residual", "filters": [4, 4], "latent_features": 4, "epochs": 1}
     models = {"all": {"filters": [4]}, "tumor": {**small, "cohort": "tumor"}, "normal": small}
     project = Project(tmp_path / "project", models=models, **{"patches.pixels": 32, "training.epochs": 1})
     project.run("python", EXAMPLE, "bmad", str(tmp_path / "data"))
-    result = run_stages(project, *ALL_STAGES, *STAGES, "tissue", "codecs", "crossvalidate", "compare")
+    result = run_stages(project.folder, *ALL_STAGES, *STAGES, "tissue", "codecs", "crossvalidate", "compare")
     assert result.code == 0, result.lines
     assert not [line for line in result.lines if "refused" in line or "asked for" in line]
 
@@ -69,6 +56,7 @@ def test_a_normal_model_alone_passes_from_folder_to_report(tmp_path, run_stages)
     assert list(pd.read_csv(project.folder / "reports/comparison.csv")["model"]) == ["normal", "pca-normal"]
     page = re.sub(r"\s+", " ", (project.folder / "reports/index.html").read_text(encoding="utf-8"))
     assert "The table of slides gives the split." in page and page.count("<td>as given</td>") == 5
+    assert "Here every patch counts as a case." in page
 
 
 def test_the_folder_itself_may_be_named_and_another_is_refused(tmp_path):

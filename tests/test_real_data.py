@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from support.project import ROOT, Project
-from support.workspace import ALL_STAGES, Result, command
+from support.workspace import ALL_STAGES
 
 SMALL = {"patches.pixels": 32, "training.epochs": 1, "training.batch_size": 64, "data.demo.side_microns": 256.0}
 
@@ -17,24 +17,12 @@ def example_project(tmp_path, shared, kind: str, **overrides: object) -> Project
     return project
 
 
-@pytest.fixture
-def run_stages(in_process, monkeypatch):
-    """Run stages of a project in this process: a process for each stage takes seconds to load its libraries."""
-
-    def run(project: Project, *stages: str) -> Result:
-        monkeypatch.chdir(project.folder)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unreachable: other tests are of tracking
-        return command(*stages)
-
-    return run
-
-
 def test_a_model_trains_on_a_real_slide_among_demo_slides(tmp_path, shared, run_stages):
     if not (shared / "slides/CMU-1-Small-Region.svs").is_file():
         pytest.skip("no CMU-1-Small-Region.svs beside the checkout")
     models = {"all": {"filters": [4], "latent_features": 8}}
     project = example_project(tmp_path, shared, "slides", models=models, **{"patches.pixels": 128})
-    result = run_stages(project, *ALL_STAGES, "train all", "evaluate all")
+    result = run_stages(project.folder, *ALL_STAGES, "train all", "evaluate all")
     assert result.code == 0, result.lines
     slides = pd.read_csv(project.folder / "data/slides.csv", sep="|").set_index("slide_id")
     assert slides.loc["CMU-1", ["width", "height", "mpp", "vendor"]].to_list() == [2220, 2967, 0.499, "aperio"]
@@ -67,7 +55,7 @@ def test_biopsies_are_a_table_of_pictures_by_case(tmp_path, shared, run_stages):
     if not (shared / "ebhi_colorectal/table.csv").is_file():
         pytest.skip("no colorectal biopsies beside the checkout")
     project = example_project(tmp_path, shared, "biopsies")
-    result = run_stages(project, *ALL_STAGES)
+    result = run_stages(project.folder, *ALL_STAGES)
     assert result.code == 0, result.lines
     index = pd.read_csv(project.folder / "data/patches/index.csv", sep="|")
     # 720 pictures less those of the two slides that have both tissues
@@ -82,11 +70,11 @@ def test_crops_of_one_class_train_one_model_but_no_pair(tmp_path, shared, run_st
     models = {"all": {"filters": [4], "latent_features": 8}, "tumor": {"cohort": "tumor", "filters": [4]}}
     project = example_project(tmp_path, shared, "paad", models=models, **{"patches.pixels": 128})
     stages = ("train all", "evaluate all", "latent all", "tissue", "crossvalidate", "codecs", "compare")
-    result = run_stages(project, *ALL_STAGES, *stages)
+    result = run_stages(project.folder, *ALL_STAGES, *stages)
     assert result.code == 0, result.lines
     assert list(pd.read_csv(project.folder / "reports/comparison.csv")["model"]) == ["all"]
     index = pd.read_csv(project.folder / "data/patches/index.csv", sep="|")
     assert index["case_id"].nunique() == 10 and 300 < len(index) <= 640
     project.set(**{"models.tumor": {"cohort": "tumor", "filters": [4]}})
-    message = run_stages(project, "train tumor").error
+    message = run_stages(project.folder, "train tumor").error
     assert "no patches of Solid Tissue Normal" in message and "models of cohort all" in message
