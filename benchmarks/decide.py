@@ -43,12 +43,11 @@ def main(source: Path, data: list[str]) -> None:
     ]
     decide_pairs.run(first, "first deal")
     chosen = {each: decide_measures.finalists(each) for each in data}
+    deals = range(1, decide_measures.DEALS)
     more = [
         task
-        for each in data
-        for task in decide_pairs.tasks(
-            [each], range(1, decide_measures.DEALS), [*chosen[each], decide_pairs.NOTEBOOK]
-        )
+        for each, pairs in chosen.items()
+        for task in decide_pairs.tasks([each], deals, decide_measures.with_always(pairs))
     ]
     decide_pairs.run(more, "finalists")
     results = _rounded({each: decide_measures.measure(each, chosen[each]) for each in data})

@@ -12,36 +12,30 @@ from decide_pairs import GRID, LOSSES, NOTEBOOK, Configuration, Scores, Task
 from numpy.typing import NDArray
 
 from histocae.contrast import comparison
-from histocae.params import Tissue
 from histocae.statistics import discrimination
 from histocae.statistics.discrimination import Discrimination
 
 DEALS = 3
-FINALISTS = 2  # by error, and as many by any score
-SETTINGS = Tissue(
-    tumor="tumor",
-    normal="normal",
-    score="log_ratio",
-    baseline_pair=None,
-    latents=None,
-    bootstrap=2000,
-    permutations=2000,
-    confidence=0.95,
-)
+DRAWS = 2000  # of the bootstrap and of permutations
 LEVELS = ("patch", "case")
 OF_SLIDE = {"mean": "mean", "median": "median", "upper": "0.9 quantile"}  # of the scores of its patches
 BY_ERROR = ("log ratio", "relative")
 UNSUPERVISED = (*BY_ERROR, "mahalanobis", "neighbors")
 SCORES = (*UNSUPERVISED, "latents", "errors by scale", "errors and latents", "errors and texture")
+FINALISTS = {BY_ERROR: 2, SCORES: 1}  # how many pairs are trained on all deals, by the scores they are best by
 ONE_CLASS = ("normal: error", "normal: relative error", "normal: mahalanobis", "normal: neighbors")
 SAME_SCALE = (*UNSUPERVISED, "pca_pair")  # scores whose 0 means the same in every fold
-BASELINES = {
+DEFAULT = Configuration("residual", 16)  # of params.yaml
+ALWAYS = (DEFAULT, NOTEBOOK)  # trained on all deals, beside the finalists
+OTHERS = {  # with which the best pair is compared
+    "default": f"{DEFAULT.name}, errors by scale (default)",
     "mean_intensity": "mean intensity",
     "color_histogram": "color histogram",
     "texture": "texture",
     "texture_color": "texture and color",
     "pca_pair": "linear pair (PCA)",
     "pca_errors_by_scale": "errors of the linear pair by scale",
+    "notebook": "pair of the notebooks, by error",
 }
 
 
@@ -63,7 +57,7 @@ class Choice:
     @property
     def name(self) -> str:
         """A name for tables."""
-        pair = BASELINES[self.score] if self.configuration is None else f"{self.configuration.name}, {self.score}"
+        pair = OTHERS[self.score] if self.configuration is None else f"{self.configuration.name}, {self.score}"
         return pair if self.of_slide == "mean" else f"{pair}, {self.of_slide}"
 
 
@@ -92,18 +86,23 @@ class Deal:
             choose: from the number of a fold to the way to score its slides.
 
         Returns:
-            Rows of the test patches with their score. Scores whose scale differs between folds are in standard
-            deviations from the mean of the fold's validation patches.
+            Rows of the test patches with their `score` and that of their slide, `slide_score`. Scores whose scale
+            differs between folds are in standard deviations from the mean of the fold's validation patches.
 
         """
         choices = [choose(fold) for fold in range(len(self.folds))]
-        raw = len({(each.configuration, each.score) for each in choices}) == 1 and choices[0].score in SAME_SCALE
+        raw = len(set(choices)) == 1 and choices[0].score in SAME_SCALE
         parts = []
         for fold, choice in enumerate(choices):
-            validation, test = self._scores[choice.configuration][fold][choice.score]
-            if not raw:
-                test = (test - validation.mean()) / (validation.std() or 1.0)
-            parts.append(with_slides(self.folds[fold]["test"], test, choice.of_slide))
+            validation, test = (
+                with_slides(self.folds[fold][part], scores, choice.of_slide)
+                for part, scores in zip(
+                    ("validation", "test"), self._scores[choice.configuration][fold][choice.score], strict=True
+                )
+            )
+            for column in () if raw else ("score", "slide_score"):
+                test[column] = (test[column] - validation[column].mean()) / (validation[column].std(ddof=0) or 1.0)
+            parts.append(test)
         return pd.concat(parts, ignore_index=True)
 
     def aurocs(self, choice: Choice) -> dict[str, float]:
@@ -147,17 +146,16 @@ def case_auroc(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str = 
         The AUROC.
 
     """
-    units = comparison.by_level(with_slides(rows, scores, of_slide))["case"]
-    return discrimination.auroc(units["label"].to_numpy(), units["score"].to_numpy())
+    return _aurocs(with_slides(rows, scores, of_slide))["case"]
 
 
 def with_slides(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str) -> pd.DataFrame:
-    """Give every patch the score of its slide, so that the mean over the slide is that score; mean: leave them."""
+    """Add the scores of patches, `score`, and those of their slides, `slide_score`; see `case_auroc`."""
     scored = rows.assign(score=scores)
-    if of_slide == "mean":
-        return scored
-    quantile = {"median": 0.5, "upper": 0.9}[of_slide]
-    return scored.assign(score=scored.groupby("slide_id")["score"].transform("quantile", quantile))
+    quantile = {"mean": None, "median": 0.5, "upper": 0.9}[of_slide]
+    of_slides = scored.groupby("slide_id")["score"]
+    slides = of_slides.transform("mean") if quantile is None else of_slides.transform("quantile", quantile)
+    return scored.assign(slide_score=slides)
 
 
 def finalists(data: str) -> list[Configuration]:
@@ -167,11 +165,12 @@ def finalists(data: str) -> list[Configuration]:
         data: a key of DATA.
 
     Returns:
-        Up to twice FINALISTS pairs. The AUROC of a pair is the mean over the folds, of the score that suits it best.
+        The pairs, as many as FINALISTS says, or fewer where one is best by both. The AUROC of a pair is the mean
+        over the folds, of the score that suits it best.
 
     """
-    best: dict[tuple[str, ...], dict[Configuration, float]] = {BY_ERROR: {}, SCORES: {}}
-    for configuration in GRID:
+    best: dict[tuple[str, ...], dict[Configuration, float]] = {scores: {} for scores in FINALISTS}
+    for configuration in [each for each in GRID if each != NOTEBOOK]:  # which is a baseline
         means: dict[str, list[float]] = {}
         for fold, tables in enumerate(decide_pairs.divided(data, 0)):
             found = decide_pairs.scores_of(Task(data, 0, fold, configuration))
@@ -179,20 +178,34 @@ def finalists(data: str) -> list[Configuration]:
                 means.setdefault(name, []).append(case_auroc(tables["validation"], validation))
         for scores, areas in best.items():
             areas[configuration] = max(float(np.mean(means[score])) for score in scores)
-    chosen = [sorted(areas, key=lambda each: -areas[each])[:FINALISTS] for areas in best.values()]
+    chosen = [sorted(areas, key=lambda each: -areas[each])[: FINALISTS[scores]] for scores, areas in best.items()]
     return list(dict.fromkeys(itertools.chain(*chosen)))
 
 
+def _at(rows: pd.DataFrame, level: str) -> pd.DataFrame:
+    """Return patches whose `score` is that of the level: the mean of slides and cases is then that of slides."""
+    return rows if level == "patch" else rows.assign(score=rows["slide_score"])
+
+
 def _aurocs(rows: pd.DataFrame) -> dict[str, float]:
-    levels = comparison.by_level(rows)
+    units = {level: comparison.by_level(_at(rows, level))[level] for level in LEVELS}
     return {
-        level: discrimination.auroc(levels[level]["label"].to_numpy(), levels[level]["score"].to_numpy())
-        for level in LEVELS
+        level: discrimination.auroc(of["label"].to_numpy(), of["score"].to_numpy()) for level, of in units.items()
     }
 
 
 def _discriminate(rows: pd.DataFrame) -> dict[str, Discrimination]:
-    return comparison.discriminate_levels(rows, SETTINGS, 1, with_auprc=False)
+    return {
+        level: discrimination.discriminate(
+            _at(rows, level), level, seed=1, bootstrap=DRAWS, permutations=DRAWS, confidence=0.95, with_auprc=False
+        )
+        for level in LEVELS
+    }
+
+
+def with_always(finalists: list[Configuration]) -> list[Configuration]:
+    """Return the pairs to train on all deals."""
+    return list(dict.fromkeys((*finalists, *ALWAYS)))
 
 
 def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
@@ -222,8 +235,8 @@ def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
         "deals": [],
     }
     for number in range(DEALS):
-        deal = first if number == 0 else Deal(data, number, [*finalists, NOTEBOOK])
-        found["deals"].append(_measure_deal(deal, [*finalists, NOTEBOOK], scores))
+        deal = first if number == 0 else Deal(data, number, with_always(finalists))
+        found["deals"].append(_measure_deal(deal, finalists, scores))
     return found
 
 
@@ -234,29 +247,31 @@ def measure_losses(data: str) -> dict[str, Any]:
     return {pair.loss: {score: deal.aurocs(Choice(pair, score)) for score in SCORES} for pair in pairs}
 
 
-def _measure_deal(deal: Deal, pairs: list[Configuration], scores: tuple[str, ...]) -> dict[str, Any]:
+def _measure_deal(deal: Deal, finalists: list[Configuration], scores: tuple[str, ...]) -> dict[str, Any]:
     chosen = {
-        name: [deal.choose(fold, pairs, of) for fold in range(len(deal.folds))]
+        name: [deal.choose(fold, finalists, of) for fold in range(len(deal.folds))]
         for name, of in (("by error", BY_ERROR), ("any score", SCORES))
     }
     methods: dict[str, Callable[[int], Choice]] = {
         name: (lambda fold, choices=choices: choices[fold]) for name, choices in chosen.items()
     }
     measured = {name: _discriminate(deal.pooled(choose)) for name, choose in methods.items()}
-    against = {name: _discriminate(deal.pooled(lambda _, name=name: Choice(None, name))) for name in BASELINES}
+    fixed = {name: Choice(None, name) for name in OTHERS}
+    fixed |= {"default": Choice(DEFAULT, "errors by scale"), "notebook": Choice(NOTEBOOK, "log ratio")}
+    against = {name: _discriminate(deal.pooled(lambda _, name=name: fixed[name])) for name in OTHERS}
     return {
         "chosen": {name: [each.name for each in choices] for name, choices in chosen.items()},
         "methods": {name: _as_json(levels) for name, levels in (measured | against).items()},
         "differences": {
             name: {
                 other: {level: levels[level].less(against[other][level]).as_json() for level in LEVELS}
-                for other in BASELINES
+                for other in OTHERS
             }
             for name, levels in measured.items()
         },
         "pairs": {
             each.name: {score: {of: deal.aurocs(Choice(each, score, of)) for of in OF_SLIDE} for score in scores}
-            for each in pairs
+            for each in with_always(finalists)
         },
     }
 

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".histocae" / "decide"
 FOLDS = 5
 PIXELS = 64
+PER_PROCESS = 20  # trainings of pairs
 LATENTS = (2, 4, 8, 16, 32, 128, 512)
 FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (16, 64)}
 # data sets: kind of examples/own_data.py (None: the demo), and changes to params.yaml
@@ -330,7 +331,11 @@ def run(planned: list[Task], label: str) -> None:
     left = [task for task in planned if not task.file.is_file()]
     processes = len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _start) as pool, tqdm(total=len(left), desc=label, unit="pairs") as bar:
+    # a new process for every few pairs, since TensorFlow does not give back all memory of a training
+    with (
+        context.Pool(processes, _start, maxtasksperchild=PER_PROCESS) as pool,
+        tqdm(total=len(left), desc=label, unit="pairs") as bar,
+    ):
         for _ in pool.imap_unordered(work, left):
             bar.update()
 

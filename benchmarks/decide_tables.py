@@ -8,7 +8,7 @@ from typing import Any
 
 import decide_pairs
 import numpy as np
-from decide_measures import BASELINES, LEVELS, OF_SLIDE, ONE_CLASS, SCORES
+from decide_measures import LEVELS, OF_SLIDE, ONE_CLASS, OTHERS, SCORES
 from decide_pairs import LATENTS
 
 from histocae.files import write_text
@@ -39,8 +39,8 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for data, found in results.items():
         lines.append(_row(data, *(f"{found[key]:,}" for key in ("patches", "slides", "cases", "paired"))))
     yield "data", "\n".join(lines)
-    yield "answer", "\n".join(_answer(results))
     for data, found in results.items():
+        yield f"answer {data}", "\n".join(_answer(found["deals"]))
         scores = SCORES
         lines = _header("pair", *scores)
         for pair, by_score in found["first"].items():
@@ -70,29 +70,22 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "statistics", "\n".join(lines)
 
 
-def _answer(results: dict[str, Any]) -> Iterator[str]:
-    """List the chosen scores and the baselines, as means over the deals, with differences from the best score."""
-    yield from _header("score", *(f"{data}: patch / case" for data in results))
-    names = {"by error": "**pair, by error**", "any score": "**pair, any score**", **BASELINES}
+def _answer(deals: list[dict[str, Any]]) -> Iterator[str]:
+    """List the chosen scores and the others, as means over the deals, with differences from the best score."""
+    yield from _header("score", *LEVELS, *(f"best − this, {level}" for level in LEVELS))
+    names = {"any score": "**best pair, any score**", "by error": "**best pair, by error**", **OTHERS}
     for method, name in names.items():
-        cells = []
-        for found in results.values():
-            means = [
-                np.mean([deal["methods"][method][level]["value"] for deal in found["deals"]]) for level in LEVELS
-            ]
-            cell = " / ".join(f"{mean:.2f}" for mean in means)
-            if method in BASELINES:
-                cell += f" ({_less(found['deals'], method)})"
-            cells.append(cell)
-        yield _row(name, *cells)
+        means = [np.mean([deal["methods"][method][level]["value"] for deal in deals]) for level in LEVELS]
+        differences = [_less(deals, method, level) if method in OTHERS else "" for level in LEVELS]
+        yield _row(name, *(f"{mean:.3f}" for mean in means), *differences)
 
 
-def _less(deals: list[dict[str, Any]], baseline: str) -> str:
-    """Summarize by how much the pair's best score exceeds a baseline per case, over the deals."""
-    less = [Estimate(**deal["differences"]["any score"][baseline]["case"]) for deal in deals]
+def _less(deals: list[dict[str, Any]], other: str, level: str) -> str:
+    """Summarize by how much the pair's best score exceeds another, over the deals."""
+    less = [Estimate(**deal["differences"]["any score"][other][level]) for deal in deals]
     above, below = sum(each.low > 0 for each in less), sum(each.high < 0 for each in less)
-    sign = f", above in {above}" if above else f", below in {below}" if below else ""
-    return f"{np.mean([each.value for each in less]):+.2f}{sign}"
+    counts = [f"{count} {sign}" for count, sign in ((above, "above"), (below, "below")) if count]
+    return f"{np.mean([each.value for each in less]):+.3f}" + (f" ({', '.join(counts)})" if counts else "")
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
@@ -117,7 +110,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
                 axis.plot(LATENTS, areas, "o-", color=color, label=architecture, markersize=4)
             for baseline, style in (("texture", "-"), ("pca_pair", "--")):
                 area = found["deals"][0]["methods"][baseline]["case"]["value"]
-                axis.axhline(area, color="#555555", linestyle=style, linewidth=1, label=BASELINES[baseline])
+                axis.axhline(area, color="#555555", linestyle=style, linewidth=1, label=OTHERS[baseline])
             axis.set_xscale("log", base=2)
             axis.set_xticks(LATENTS, [str(count) for count in LATENTS])
             axis.set_title(data, fontsize=10)

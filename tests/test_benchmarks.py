@@ -66,14 +66,15 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
         monkeypatch.setattr(module, "GRID", pairs)
         monkeypatch.setattr(module, "LOSSES", [decide_pairs.Configuration("compact", 2, "l1")])
     monkeypatch.setattr(decide_measures, "DEALS", 2)
-    monkeypatch.setattr(decide_measures, "FINALISTS", 1)
+    monkeypatch.setattr(decide_measures, "DEFAULT", pairs[1])
+    monkeypatch.setattr(decide_measures, "ALWAYS", pairs[:2])
+    monkeypatch.setattr(decide_measures, "FINALISTS", dict.fromkeys(decide_measures.FINALISTS, 1))
     monkeypatch.setattr(decide_pairs, "DATA", {"demo": (None, {"mpp": 2.0, "max_per_slide": 3})})
     monkeypatch.setattr(decide_pairs, "run", lambda tasks, _: [decide_pairs.work(task) for task in tasks])
-    few = {"bootstrap": 100, "permutations": 100}
-    monkeypatch.setattr(decide_measures, "SETTINGS", decide_measures.SETTINGS.model_copy(update=few))
+    monkeypatch.setattr(decide_measures, "DRAWS", 100)
     monkeypatch.setattr(decide, "RESULTS", tmp_path / "decide.json")
     monkeypatch.setattr(decide_tables, "plot", lambda *_: None)
-    names = ("data", "answer", "first demo", "finalists demo", "one-class demo", "losses", "statistics")
+    names = ("data", "answer demo", "first demo", "finalists demo", "one-class demo", "losses", "statistics")
     document = tmp_path / "pair.md"
     document.write_text("\n".join(f"<!-- {name} -->\n\nold\n\n<!-- end of {name} -->" for name in names))
     monkeypatch.setattr(decide_tables, "DOCUMENT", document)
@@ -81,12 +82,11 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
 
     found = json.loads((tmp_path / "decide.json").read_text())["demo"]
     assert set(found["first"]) == {pair.name for pair in pairs} and len(found["deals"]) == 2
-    assert set(found["finalists"]) <= {"notebook", "compact-2", "compact-4"}
+    assert set(found["finalists"]) <= {"compact-2", "compact-4"}
     for deal in found["deals"]:
         # each fold chooses among the pairs that were trained on this deal
-        trained = {"notebook", *found["finalists"]}
-        assert all(name.split(",")[0] in trained for name in deal["chosen"]["by error"])
-        assert {"texture", "pca_pair", "any score"} <= set(deal["methods"])
+        assert all(name.split(",")[0] in found["finalists"] for name in deal["chosen"]["by error"])
+        assert {"texture", "pca_pair", "notebook", "default", "any score"} <= set(deal["methods"])
     text = document.read_text()
     assert "old" not in text and "| notebook |" in text
 
