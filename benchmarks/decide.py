@@ -2,13 +2,14 @@
 
     python benchmarks/decide.py ../shared/data
 
-Every pair is trained on five folds of cases of each data set, once; the best on two more deals of the folds.
+Every pair is trained on five folds of cases of each data set, once; the best on one or two more deals of the folds.
 Everything is chosen on the validation cases of a fold, and measured on its test cases. The scores are kept in
 .histocae/decide, so that a study that was interrupted goes on.
 
 Writes benchmarks/decide.json, and the tables and the figure of docs/studies/pair.md.
 """
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -43,14 +44,17 @@ def main(source: Path, data: list[str]) -> None:
     ]
     decide_pairs.run(first, "first deal")
     chosen = {each: decide_measures.finalists(each) for each in data}
-    deals = range(1, decide_measures.DEALS)
     more = [
         task
         for each, pairs in chosen.items()
-        for task in decide_pairs.tasks([each], deals, decide_measures.with_always(pairs))
+        for task in decide_pairs.tasks(
+            [each], range(1, decide_measures.deals(each)), decide_measures.with_always(pairs)
+        )
     ]
     decide_pairs.run(more, "finalists")
-    results = _rounded({each: decide_measures.measure(each, chosen[each]) for each in data})
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        measured = pool.starmap(decide_measures.measure, chosen.items(), chunksize=1)
+    results = _rounded(dict(zip(chosen, measured, strict=True)))
     results[data[0]]["losses"] = _rounded(decide_measures.measure_losses(data[0]))
     write_json(results, RESULTS)
     decide_tables.quote(results)

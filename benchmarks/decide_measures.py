@@ -11,11 +11,11 @@ import pandas as pd
 from decide_pairs import GRID, LOSSES, NOTEBOOK, Configuration, Scores, Task
 from numpy.typing import NDArray
 
-from histocae.contrast import comparison
 from histocae.statistics import discrimination
 from histocae.statistics.discrimination import Discrimination
 
-DEALS = 3
+DEALS = {"biopsies": 3}  # of data sets; others have OTHER_DEALS, so that the study takes two hours
+OTHER_DEALS = 2
 DRAWS = 2000  # of the bootstrap and of permutations
 LEVELS = ("patch", "case")
 OF_SLIDE = {"mean": "mean", "median": "median", "upper": "0.9 quantile"}  # of the scores of its patches
@@ -25,10 +25,10 @@ SCORES = (*UNSUPERVISED, "latents", "errors by scale", "errors and latents", "er
 FINALISTS = {BY_ERROR: 2, SCORES: 1}  # how many pairs are trained on all deals, by the scores they are best by
 ONE_CLASS = ("normal: error", "normal: relative error", "normal: mahalanobis", "normal: neighbors")
 SAME_SCALE = (*UNSUPERVISED, "pca_pair")  # scores whose 0 means the same in every fold
-DEFAULT = Configuration("residual", 16)  # of params.yaml
-ALWAYS = (DEFAULT, NOTEBOOK)  # trained on all deals, beside the finalists
+OVERALL = Configuration("residual", 8)  # the best by error over all data sets together, on the first deal
+ALWAYS = (OVERALL, NOTEBOOK)  # trained on all deals, beside the finalists
 OTHERS = {  # with which the best pair is compared
-    "default": f"{DEFAULT.name}, errors by scale (default)",
+    "overall": f"{OVERALL.name}, errors by scale",
     "mean_intensity": "mean intensity",
     "color_histogram": "color histogram",
     "texture": "texture",
@@ -174,8 +174,8 @@ def finalists(data: str) -> list[Configuration]:
         means: dict[str, list[float]] = {}
         for fold, tables in enumerate(decide_pairs.divided(data, 0)):
             found = decide_pairs.scores_of(Task(data, 0, fold, configuration))
-            for name, (validation, _) in found.items():
-                means.setdefault(name, []).append(case_auroc(tables["validation"], validation))
+            for name in SCORES:
+                means.setdefault(name, []).append(case_auroc(tables["validation"], found[name][0]))
         for scores, areas in best.items():
             areas[configuration] = max(float(np.mean(means[score])) for score in scores)
     chosen = [sorted(areas, key=lambda each: -areas[each])[: FINALISTS[scores]] for scores, areas in best.items()]
@@ -188,9 +188,11 @@ def _at(rows: pd.DataFrame, level: str) -> pd.DataFrame:
 
 
 def _aurocs(rows: pd.DataFrame) -> dict[str, float]:
-    units = {level: comparison.by_level(_at(rows, level))[level] for level in LEVELS}
+    """Measure patches and cases; faster than `comparison.by_level`, since this is called thousands of times."""
+    cases = rows.drop_duplicates("slide_id").groupby(["case_id", "label"])["slide_score"].mean()
     return {
-        level: discrimination.auroc(of["label"].to_numpy(), of["score"].to_numpy()) for level, of in units.items()
+        "patch": discrimination.auroc(rows["label"].to_numpy(), rows["score"].to_numpy()),
+        "case": discrimination.auroc(cases.index.get_level_values("label").to_numpy(), cases.to_numpy()),
     }
 
 
@@ -201,6 +203,11 @@ def _discriminate(rows: pd.DataFrame) -> dict[str, Discrimination]:
         )
         for level in LEVELS
     }
+
+
+def deals(data: str) -> int:
+    """Return the number of deals of a data set."""
+    return DEALS.get(data, OTHER_DEALS)
 
 
 def with_always(finalists: list[Configuration]) -> list[Configuration]:
@@ -234,7 +241,7 @@ def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
         "finalists": [each.name for each in finalists],
         "deals": [],
     }
-    for number in range(DEALS):
+    for number in range(deals(data)):
         deal = first if number == 0 else Deal(data, number, with_always(finalists))
         found["deals"].append(_measure_deal(deal, finalists, scores))
     return found
@@ -257,7 +264,7 @@ def _measure_deal(deal: Deal, finalists: list[Configuration], scores: tuple[str,
     }
     measured = {name: _discriminate(deal.pooled(choose)) for name, choose in methods.items()}
     fixed = {name: Choice(None, name) for name in OTHERS}
-    fixed |= {"default": Choice(DEFAULT, "errors by scale"), "notebook": Choice(NOTEBOOK, "log ratio")}
+    fixed |= {"overall": Choice(OVERALL, "errors by scale"), "notebook": Choice(NOTEBOOK, "log ratio")}
     against = {name: _discriminate(deal.pooled(lambda _, name=name: fixed[name])) for name in OTHERS}
     return {
         "chosen": {name: [each.name for each in choices] for name, choices in chosen.items()},

@@ -55,6 +55,7 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for pair, by_score in found["first"].items():
             lines.append(_row(pair, *(f"{by_score[score]['mean']['case']:.2f}" for score in ONE_CLASS)))
         yield f"one-class {data}", "\n".join(lines)
+    yield "overall", "\n".join(_overall(results))
     losses = next(iter(results.values()))["losses"]
     lines = _header("loss", *next(iter(losses.values())))
     for loss, by_score in losses.items():
@@ -68,6 +69,17 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
             cells.append(f"{np.mean(values):.3f}")
         lines.append(_row(OF_SLIDE[of], *cells))
     yield "statistics", "\n".join(lines)
+
+
+def _overall(results: dict[str, Any]) -> Iterator[str]:
+    """List the AUROC per case of each pair on the first deal, as the mean over the data sets."""
+    scores = ("log ratio", "errors by scale")
+    yield from _header("pair", *scores)
+    for pair in next(iter(results.values()))["first"]:
+        means = [
+            np.mean([found["first"][pair][score]["mean"]["case"] for found in results.values()]) for score in scores
+        ]
+        yield _row(pair, *(f"{mean:.3f}" for mean in means))
 
 
 def _answer(deals: list[dict[str, Any]]) -> Iterator[str]:

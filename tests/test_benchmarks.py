@@ -65,8 +65,7 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     for module in (decide_measures, decide_pairs):
         monkeypatch.setattr(module, "GRID", pairs)
         monkeypatch.setattr(module, "LOSSES", [decide_pairs.Configuration("compact", 2, "l1")])
-    monkeypatch.setattr(decide_measures, "DEALS", 2)
-    monkeypatch.setattr(decide_measures, "DEFAULT", pairs[1])
+    monkeypatch.setattr(decide_measures, "OVERALL", pairs[1])
     monkeypatch.setattr(decide_measures, "ALWAYS", pairs[:2])
     monkeypatch.setattr(decide_measures, "FINALISTS", dict.fromkeys(decide_measures.FINALISTS, 1))
     monkeypatch.setattr(decide_pairs, "DATA", {"demo": (None, {"mpp": 2.0, "max_per_slide": 3})})
@@ -74,7 +73,16 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     monkeypatch.setattr(decide_measures, "DRAWS", 100)
     monkeypatch.setattr(decide, "RESULTS", tmp_path / "decide.json")
     monkeypatch.setattr(decide_tables, "plot", lambda *_: None)
-    names = ("data", "answer demo", "first demo", "finalists demo", "one-class demo", "losses", "statistics")
+    names = (
+        "data",
+        "answer demo",
+        "first demo",
+        "finalists demo",
+        "one-class demo",
+        "overall",
+        "losses",
+        "statistics",
+    )
     document = tmp_path / "pair.md"
     document.write_text("\n".join(f"<!-- {name} -->\n\nold\n\n<!-- end of {name} -->" for name in names))
     monkeypatch.setattr(decide_tables, "DOCUMENT", document)
@@ -86,7 +94,7 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     for deal in found["deals"]:
         # each fold chooses among the pairs that were trained on this deal
         assert all(name.split(",")[0] in found["finalists"] for name in deal["chosen"]["by error"])
-        assert {"texture", "pca_pair", "notebook", "default", "any score"} <= set(deal["methods"])
+        assert {"texture", "pca_pair", "notebook", "overall", "any score"} <= set(deal["methods"])
     text = document.read_text()
     assert "old" not in text and "| notebook |" in text
 
