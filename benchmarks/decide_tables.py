@@ -129,7 +129,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
         row[0].set_ylabel(f"AUROC per case\n{title}", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("latents")
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     figure.savefig(file, dpi=110)
 
 
