@@ -97,10 +97,12 @@ def test_compiled_steps_learn_the_same_weights_as_keras(loss, tmp_path):
     cae, keras_cae = (random_weights(CAE((16, 16, 3), 6, [3, 4], lossfn=loss)) for _ in range(2))
     patches = images(32, 16, 16, 3).reshape(4, 8, 16, 16, 3)
     fused_model = fused.fused_on_bytes(cae)
-    optimizer = steps.optimizer("adamax", {"learning_rate": 0.01})
+    # features are scaled to unit length, so this loss amplifies rounding, and each step what the last one left
+    rate = 0.003 if loss == "perceptual" else 0.01
+    optimizer = steps.optimizer("adamax", {"learning_rate": rate})
     optimizer.build(fused_model.trainable_variables)
     engine = steps.make(fused_model, optimizer, of_patches)
-    keras_cae.model.compile(keras.optimizers.Adamax(0.01), {"l1": "mae"}.get(loss, of_patches))
+    keras_cae.model.compile(keras.optimizers.Adamax(rate), {"l1": "mae"}.get(loss, of_patches))
     scaled = patches / np.float32(255)
     flattened = scaled.reshape(-1, *scaled.shape[2:])
     history = keras_cae.model.fit(flattened, flattened, batch_size=8, shuffle=False, verbose=0).history
