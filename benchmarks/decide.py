@@ -2,7 +2,7 @@
 
     python benchmarks/decide.py ../shared/data
 
-Every pair is trained on five folds of cases of each data set, once; the best on one or two more deals of the folds.
+Every pair is trained on five folds of cases of each data set, once; the best on two more deals of the folds.
 Everything is chosen on the validation cases of a fold, and measured on its test cases. The scores are kept in
 .histocae/decide, so that a study that was interrupted goes on.
 
@@ -47,9 +47,7 @@ def main(source: Path, data: list[str]) -> None:
     more = [
         task
         for each, pairs in chosen.items()
-        for task in decide_pairs.tasks(
-            [each], range(1, decide_measures.deals(each)), decide_measures.with_always(pairs)
-        )
+        for task in decide_pairs.tasks([each], range(1, decide_measures.DEALS), decide_measures.with_always(pairs))
     ]
     decide_pairs.run(more, "finalists")
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:

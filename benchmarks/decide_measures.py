@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from histocae.statistics import discrimination
 from histocae.statistics.discrimination import Discrimination
 
-DEALS = {"biopsies": 3}  # of data sets; others have OTHER_DEALS, so that the study takes two hours
-OTHER_DEALS = 2
+DEALS = 3  # of the cases to folds
 DRAWS = 2000  # of the bootstrap and of permutations
 LEVELS = ("patch", "case")
 OF_SLIDE = {"mean": "mean", "median": "median", "upper": "0.9 quantile"}  # of the scores of its patches
@@ -205,11 +204,6 @@ def _discriminate(rows: pd.DataFrame) -> dict[str, Discrimination]:
     }
 
 
-def deals(data: str) -> int:
-    """Return the number of deals of a data set."""
-    return DEALS.get(data, OTHER_DEALS)
-
-
 def with_always(finalists: list[Configuration]) -> list[Configuration]:
     """Return the pairs to train on all deals."""
     return list(dict.fromkeys((*finalists, *ALWAYS)))
@@ -241,7 +235,7 @@ def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
         "finalists": [each.name for each in finalists],
         "deals": [],
     }
-    for number in range(deals(data)):
+    for number in range(DEALS):
         deal = first if number == 0 else Deal(data, number, with_always(finalists))
         found["deals"].append(_measure_deal(deal, finalists, scores))
     return found
