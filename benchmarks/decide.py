@@ -32,6 +32,12 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
+def measure_all(chosen: dict[str, list[decide_pairs.Configuration]]) -> dict[str, dict[str, Any]]:
+    """Measure each data set, with the pairs that were trained on all deals, a process for each core."""
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(chosen, pool.starmap(decide_measures.measure, chosen.items(), chunksize=1), strict=True))
+
+
 def main(source: Path, data: list[str]) -> None:
     """Train, measure, and write the results, the tables and the figure."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -50,9 +56,7 @@ def main(source: Path, data: list[str]) -> None:
         for task in decide_pairs.tasks([each], range(1, decide_measures.DEALS), decide_measures.with_always(pairs))
     ]
     decide_pairs.run(more, "finalists")
-    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
-        measured = pool.starmap(decide_measures.measure, chosen.items(), chunksize=1)
-    results = _rounded(dict(zip(chosen, measured, strict=True)))
+    results = _rounded(measure_all(chosen))
     results[data[0]]["losses"] = _rounded(decide_measures.measure_losses(data[0]))
     write_json(results, RESULTS)
     decide_tables.quote(results)

@@ -70,6 +70,9 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     monkeypatch.setattr(decide_measures, "FINALISTS", dict.fromkeys(decide_measures.FINALISTS, 1))
     monkeypatch.setattr(decide_pairs, "DATA", {"demo": (None, {"mpp": 2.0, "max_per_slide": 3})})
     monkeypatch.setattr(decide_pairs, "run", lambda tasks, _: [decide_pairs.work(task) for task in tasks])
+    monkeypatch.setattr(
+        decide, "measure_all", lambda chosen: {k: decide_measures.measure(k, v) for k, v in chosen.items()}
+    )
     monkeypatch.setattr(decide_measures, "DEALS", 2)
     monkeypatch.setattr(decide_measures, "DRAWS", 100)
     monkeypatch.setattr(decide, "RESULTS", tmp_path / "decide.json")
