@@ -149,6 +149,33 @@ def test_an_epoch_covers_every_patch_and_its_loss_is_their_mean(tmp_path):
     assert sum(advanced) == 3
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+def test_a_compiled_autoencoder_trains_again_as_if_it_were_new(optimizer):
+    patches = InMemory(images(21, 16, 16, 3))
+    options = loop.Options(
+        epochs=3, batch_size=8, patience=3, optimizer=optimizer, learning_rate=0.01, seed=1, schedule="cosine"
+    )
+
+    def train(cae: CAE, compiled: loop.Compiled | None) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+        state = loop.train(
+            cae, patches, patches, options, state=State(""), folder=None, fingerprint="", compiled=compiled
+        )
+        return state.rows, cae.model.get_weights()
+
+    backend.repeatable(1)
+    first, second = (CAE((16, 16, 3), 6, [3, 4]) for _ in range(2))
+    weights = second.model.get_weights()
+    compiled = loop.Compiled(first, options, len(patches))
+    rows, trained = train(first, compiled)
+    compiled.restart(weights)
+    rows_again, trained_again = train(first, compiled)
+    expected_rows, expected = train(second, None)
+    assert rows_again == expected_rows != rows
+    for weight, same in zip(trained_again, expected, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert not np.array_equal(trained[0], trained_again[0])
+
+
 @pytest.mark.parametrize(
     ("network", "precision"),
     [({"filters": [3, 4]}, "float32"), ({"filters": [3, 4]}, "bfloat16"), ({"architecture": "compact"}, "float32")],

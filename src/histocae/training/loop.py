@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,41 @@ class Callbacks:
 SILENT = Callbacks()
 
 
+class Compiled:
+    """An autoencoder with its optimizer and its steps. Several trainings can use it, one after the other.
+
+    Compiling takes seconds, which is longer than many a training on a small cohort.
+    """
+
+    def __init__(self, cae: CAE, options: Options, patches: int):
+        """Build the model and the optimizer; the steps are compiled when they are first used.
+
+        Args:
+            cae: trained in place by each training.
+            options: of each training.
+            patches: number of training patches, on which the learning rate schedule depends.
+
+        """
+        self.cae = cae
+        self.model = fused_on_bytes(cae, options.precision)
+        self.optimizer = _optimizer(options, math.ceil(patches / options.batch_size))
+        self.model.compile(optimizer=self.optimizer)  # Keras saves the optimizer's state with the weights
+        self.optimizer.build(self.model.trainable_variables)
+        self._options = options
+        self._first = [keras.ops.convert_to_numpy(variable) for variable in self.optimizer.variables]
+
+    @cached_property
+    def engine(self) -> steps.Steps:
+        """The steps."""
+        return _engine(self.cae, self.model, self.optimizer, self._options)
+
+    def restart(self, weights: list[NDArray[np.float32]]) -> None:
+        """Set the weights that the next training starts with, and the optimizer to its own start."""
+        self.cae.model.set_weights(weights)
+        for variable, value in zip(self.optimizer.variables, self._first, strict=True):
+            variable.assign(value)
+
+
 def _ignore(_: int) -> None:
     pass
 
@@ -157,6 +193,7 @@ def train(
     folder: Path | None,
     fingerprint: str,
     callbacks: Callbacks = SILENT,
+    compiled: Compiled | None = None,
 ) -> State:
     """Train a CAE until all epochs are done or the validation loss stops improving.
 
@@ -170,6 +207,7 @@ def train(
             training without one.
         fingerprint: of all that the training depends on.
         callbacks: called on the way.
+        compiled: of `cae`, of the same options and of as many patches; None to compile it for this training.
 
     Returns:
         The state at the training's end.
@@ -179,14 +217,12 @@ def train(
             the training runs.
 
     """
-    model = fused_on_bytes(cae, options.precision)
-    optimizer = _optimizer(options, math.ceil(len(patches) / options.batch_size))
-    model.compile(optimizer=optimizer)  # Keras saves the optimizer's state with the weights
-    optimizer.build(model.trainable_variables)
+    compiled = Compiled(cae, options, len(patches)) if compiled is None else compiled
+    model = compiled.model
     if folder is not None:
         state = checkpoint.resume(model, state, folder, fingerprint)
     best = [] if folder is not None else model.get_weights()
-    engine = _engine(cae, model, optimizer, options)
+    engine = compiled.engine
     callbacks.on_start(state)
     board = _Board(options.tensorboard / state.training_id) if options.tensorboard else None
     held_out = Batches(validation, options.batch_size, None)
