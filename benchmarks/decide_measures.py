@@ -24,8 +24,9 @@ SCORES = (*UNSUPERVISED, "latents", "errors by scale", "errors and latents", "er
 FINALISTS = {BY_ERROR: 2, SCORES: 1}  # how many pairs are trained on all deals, by the scores they are best by
 ONE_CLASS = ("normal: error", "normal: relative error", "normal: mahalanobis", "normal: neighbors")
 SAME_SCALE = (*UNSUPERVISED, "pca_pair")  # scores whose 0 means the same in every fold
-OVERALL = Configuration("residual", 8)  # the best by error over all data sets together, on the first deal
+OVERALL = Configuration("residual", 8)  # the best by error over all data sets together
 ALWAYS = (OVERALL, NOTEBOOK)  # trained on all deals, beside the finalists
+SIMPLE = ("texture", "pca_pair")  # baselines that are measured on the folds of all pairs, too
 OTHERS = {  # with which the best pair is compared
     "overall": f"{OVERALL.name}, errors by scale",
     "mean_intensity": "mean intensity",
@@ -61,18 +62,19 @@ class Choice:
 
 
 class Deal:
-    """The scores of all folds of a deal of a data set."""
+    """The scores of folds of a deal of a data set."""
 
-    def __init__(self, data: str, deal: int, configurations: list[Configuration]):
+    def __init__(self, data: str, deal: int, configurations: list[Configuration], folds: int | None = None):
         """Read the scores.
 
         Args:
             data: a key of `decide_pairs.DATA`.
             deal: its number.
             configurations: the pairs that were trained.
+            folds: how many folds they were trained on, from the first; None for all.
 
         """
-        self.folds = decide_pairs.divided(data, deal)
+        self.folds = decide_pairs.divided(data, deal)[:folds]
         self._scores: dict[Configuration | None, list[Scores]] = {
             each: [decide_pairs.scores_of(Task(data, deal, fold, each)) for fold in range(len(self.folds))]
             for each in (None, *configurations)
@@ -160,6 +162,8 @@ def with_slides(rows: pd.DataFrame, scores: NDArray[np.float64], of_slide: str) 
 def finalists(data: str) -> list[Configuration]:
     """Choose the pairs with the highest AUROC per case on validation cases: the best by error, and by any score.
 
+    Only the folds on which all pairs are trained have a say.
+
     Args:
         data: a key of DATA.
 
@@ -171,7 +175,7 @@ def finalists(data: str) -> list[Configuration]:
     best: dict[tuple[str, ...], dict[Configuration, float]] = {scores: {} for scores in FINALISTS}
     for configuration in [each for each in GRID if each != NOTEBOOK]:  # which is a baseline
         means: dict[str, list[float]] = {}
-        for fold, tables in enumerate(decide_pairs.divided(data, 0)):
+        for fold, tables in enumerate(decide_pairs.divided(data, 0)[: decide_pairs.COARSE]):
             found = decide_pairs.scores_of(Task(data, 0, fold, configuration))
             for name in SCORES:
                 means.setdefault(name, []).append(case_auroc(tables["validation"], found[name][0]))
@@ -220,8 +224,8 @@ def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
         JSON-able; see the tables.
 
     """
-    first = Deal(data, 0, GRID)
-    rows = pd.concat([tables["test"] for tables in first.folds])
+    first = Deal(data, 0, GRID, decide_pairs.COARSE)
+    rows = pd.concat([tables["test"] for tables in decide_pairs.divided(data, 0)])
     scores = (*SCORES, *ONE_CLASS)
     found: dict[str, Any] = {
         "patches": len(rows),
@@ -232,19 +236,20 @@ def measure(data: str, finalists: list[Configuration]) -> dict[str, Any]:
             each.name: {score: {of: first.aurocs(Choice(each, score, of)) for of in OF_SLIDE} for score in scores}
             for each in GRID
         },
+        "simple": {name: first.aurocs(Choice(None, name)) for name in SIMPLE},
         "finalists": [each.name for each in finalists],
         "deals": [],
     }
     for number in range(DEALS):
-        deal = first if number == 0 else Deal(data, number, with_always(finalists))
+        deal = Deal(data, number, with_always(finalists))
         found["deals"].append(_measure_deal(deal, finalists, scores))
     return found
 
 
 def measure_losses(data: str) -> dict[str, Any]:
-    """Measure pairs that differ in their loss, over the folds of the first deal."""
+    """Measure pairs that differ in their loss, over the folds on which all pairs are trained."""
     pairs = [Configuration(LOSSES[0].architecture, LOSSES[0].latents), *LOSSES]
-    deal = Deal(data, 0, pairs)
+    deal = Deal(data, 0, pairs, decide_pairs.COARSE)
     return {pair.loss: {score: deal.aurocs(Choice(pair, score)) for score in SCORES} for pair in pairs}
 
 

@@ -28,6 +28,7 @@ from histocae.latent import distances
 from histocae.latent.distances import Distances
 from histocae.networks import backend
 from histocae.params import Model, Params, Training
+from histocae.patches.images import batches
 from histocae.patches.store import PatchSelection, PatchStore
 from histocae.sources.tables import read_metadata
 from histocae.training import recipe
@@ -35,10 +36,12 @@ from histocae.training import recipe
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".histocae" / "decide"
 FOLDS = 5
+COARSE = 3  # folds of the first deal on which all pairs are trained
 PIXELS = 64
 PER_PROCESS = 20  # trainings of pairs
+BATCH = 64  # patches that are measured at once
 LATENTS = (2, 4, 8, 16, 32, 128, 512)
-FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (16, 64)}
+FILTERS = {"plain": (8, 16, 32, 64), "residual": (32, 64), "compact": (8, 32)}
 # data sets: kind of examples/own_data.py (None: the demo), and changes to params.yaml
 DATA: dict[str, tuple[str | None, dict[str, Any]]] = {
     "biopsies": ("biopsies", {}),
@@ -277,6 +280,54 @@ def _variances(patches: PatchSelection) -> NDArray[np.float64]:
     return images.var((1, 2), dtype=np.float64).mean(1) + pair.LEAST_ERROR
 
 
+class _Reusable:
+    """An autoencoder that is compiled once, for all trainings of a pair that take as many steps.
+
+    Tracing the functions of a model takes longer than its training on these few patches.
+    """
+
+    def __init__(self, cae: Any, options: Any, patches: int):
+        from histocae.networks import fused
+        from histocae.training import loop, steps
+
+        self.options = options
+        self.training = loop.Compiled(cae, options, patches)
+        self._reconstruct = steps.compiled(fused.fused_on_bytes(cae))
+        self._encode = steps.compiled(fused.encoder_on_bytes(cae))
+
+    def train(self, start: Any, patches: PatchSelection, validation: PatchSelection) -> None:
+        """Train from the weights of an autoencoder."""
+        from histocae.training import loop
+        from histocae.training.checkpoint import State
+
+        self.training.restart(start.model.get_weights())
+        loop.train(
+            self.training.cae,
+            patches,
+            validation,
+            self.options,
+            state=State(""),
+            folder=None,
+            fingerprint="",
+            compiled=self.training,
+        )
+
+    def describe(
+        self, patches: PatchSelection
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+        """Compute the mean squared errors, the errors by scale and the latents of patches."""
+        errors, by_scale, latents = [], [], []
+        for batch in batches(patches, BATCH):
+            residuals = batch / np.float32(255) - self._reconstruct(batch)
+            errors.append(np.square(residuals).mean((1, 2, 3), dtype=np.float64))
+            by_scale.append(scales.errors(residuals))
+            latents.append(self._encode(batch).reshape(len(batch), -1))
+        return np.concatenate(errors), np.concatenate(by_scale), np.concatenate(latents)
+
+
+_reusable: dict[tuple[Configuration, int], _Reusable] = {}  # the last one
+
+
 def _train_and_describe(
     configuration: Configuration,
     store: PatchStore,
@@ -290,24 +341,26 @@ def _train_and_describe(
     backend.repeatable(seed)
     import keras
 
-    from histocae.evaluation import reconstruction, samples
     from histocae.training import loop
-    from histocae.training.checkpoint import State
 
-    keras.backend.clear_session()
     model = configuration.model()
     fit = model.training(training)
+    key = (configuration, -(-len(own) // fit.batch_size))
+    if key not in _reusable:
+        _reusable.clear()
+        keras.backend.clear_session()
+    start = recipe.start(model, fit, store.select(own), seed)
+    if key not in _reusable:
+        _reusable[key] = _Reusable(start, loop.Options.of(fit, seed), len(own))
     held_out = validation[validation["sample_type"] == own["sample_type"].iloc[0]]
-    cae = recipe.start(model, fit, store.select(own), seed)
-    options = loop.Options.of(fit, seed)
-    loop.train(cae, store.select(own), store.select(held_out), options, state=State(""), folder=None, fingerprint="")
-    images = store.select(pd.concat(parts.each))  # all at once: each call compiles the model anew
+    _reusable[key].train(start, store.select(own), store.select(held_out))
+    images = store.select(pd.concat(parts.each))
     ends = np.cumsum([len(rows) for rows in parts.each])[:-1]
-    latents = samples.encode(cae, images, None).reshape(len(images), -1)
+    errors, by_scale, latents = _reusable[key].describe(images)
     of_tissue = (parts.train["sample_type"] == own["sample_type"].iloc[0]).to_numpy()
     return Described(
-        np.split(reconstruction.measure_mse(cae, images, None), ends)[1:],
-        np.split(reconstruction.measure_by_scale(cae, images, None), ends),
+        np.split(errors, ends)[1:],
+        np.split(by_scale, ends),
         np.split(latents, ends),
         distances.fit(latents[: len(of_tissue)][of_tissue]),
     )
@@ -320,9 +373,10 @@ def scores_of(task: Task) -> Scores:
         return {name: (kept[name][:count], kept[name][count:]) for name in kept.files}
 
 
-def tasks(data: list[str], deals: range, configurations: list[Configuration]) -> Iterator[Task]:
-    """List the folds of deals of data sets, with each pair and with the baselines."""
-    for each, configuration, deal, fold in itertools.product(data, [None, *configurations], deals, range(FOLDS)):
+def tasks(data: list[str], deals: int, folds: int, configurations: list[Configuration]) -> Iterator[Task]:
+    """List the first folds of the first deals of data sets, with each pair and with the baselines."""
+    pairs = (None, *configurations)
+    for each, configuration, deal, fold in itertools.product(data, pairs, range(deals), range(folds)):
         yield Task(each, deal, fold, configuration)
 
 

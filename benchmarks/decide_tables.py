@@ -8,7 +8,7 @@ from typing import Any
 
 import decide_pairs
 import numpy as np
-from decide_measures import LEVELS, OF_SLIDE, ONE_CLASS, OTHERS, SCORES
+from decide_measures import LEVELS, OF_SLIDE, ONE_CLASS, OTHERS, SCORES, SIMPLE
 from decide_pairs import LATENTS
 
 from histocae.files import write_text
@@ -72,7 +72,7 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _overall(results: dict[str, Any]) -> Iterator[str]:
-    """List the AUROC per case of each pair on the first deal, as the mean over the data sets."""
+    """List the AUROC per case of each pair on the folds of all pairs, as the mean over the data sets."""
     scores = ("log ratio", "errors by scale")
     yield from _header("pair", *scores)
     for pair in next(iter(results.values()))["first"]:
@@ -101,7 +101,7 @@ def _less(deals: list[dict[str, Any]], other: str, level: str) -> str:
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw the AUROC per case of the first deal over the number of latents.
+    """Draw the AUROC per case over the number of latents, on the folds on which all pairs are trained.
 
     Args:
         results: `measure` of each data set.
@@ -120,9 +120,14 @@ def plot(results: dict[str, Any], file: Path) -> None:
                 first = found["first"]
                 areas = [first[f"{architecture}-{count}"][score]["mean"]["case"] for count in LATENTS]
                 axis.plot(LATENTS, areas, "o-", color=color, label=architecture, markersize=4)
-            for baseline, style in (("texture", "-"), ("pca_pair", "--")):
-                area = found["deals"][0]["methods"][baseline]["case"]["value"]
-                axis.axhline(area, color="#555555", linestyle=style, linewidth=1, label=OTHERS[baseline])
+            for baseline, style in zip(SIMPLE, ("-", "--"), strict=True):
+                axis.axhline(
+                    found["simple"][baseline]["case"],
+                    color="#555555",
+                    linestyle=style,
+                    linewidth=1,
+                    label=OTHERS[baseline],
+                )
             axis.set_xscale("log", base=2)
             axis.set_xticks(LATENTS, [str(count) for count in LATENTS])
             axis.set_title(data, fontsize=10)

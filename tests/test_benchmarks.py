@@ -61,6 +61,7 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
 
     monkeypatch.setattr(decide_pairs, "WORK", tmp_path)
     monkeypatch.setattr(decide_pairs, "FOLDS", 3)
+    monkeypatch.setattr(decide_pairs, "COARSE", 2)
     pairs = [decide_pairs.NOTEBOOK, *(decide_pairs.Configuration("compact", count) for count in (2, 4))]
     for module in (decide_measures, decide_pairs):
         monkeypatch.setattr(module, "GRID", pairs)
@@ -103,8 +104,11 @@ def test_a_study_of_pairs_chooses_on_validation_cases_and_fills_its_document(tmp
     assert "old" not in text and "| notebook |" in text
 
     # the AUROC of a score that the fold's own scale can't change is that of its patches
-    deal = decide_measures.Deal("demo", 0, pairs)
+    deal = decide_measures.Deal("demo", 0, pairs[:2])
     rows = deal.pooled(lambda _: decide_measures.Choice(pairs[1], "log ratio"))
     assert len(rows) == found["patches"] and rows["case_id"].nunique() == found["cases"]
+    deal = decide_measures.Deal("demo", 0, pairs, 2)
+    rows = deal.pooled(lambda _: decide_measures.Choice(pairs[1], "log ratio"))
+    assert len(rows) < found["patches"] and rows["case_id"].nunique() < found["cases"]
     value = found["first"]["compact-2"]["log ratio"]["mean"]["patch"]
     assert value == pytest.approx(roc_auc_score(rows["label"], rows["score"]), abs=1e-4)
