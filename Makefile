@@ -86,7 +86,7 @@ simulate: $(STAMP)
 
 # Which pair of models distinguishes tumor from normal best, and by which score? DATA has the folders that
 # examples/own_data.py reads. Writes benchmarks/decide.json, and the tables and the figure of docs/studies/pair.md.
-# Takes about two hours on two idle cores; an interrupted study goes on.
+# Takes less than two hours on two idle cores (108 minutes without AVX-512); an interrupted study goes on.
 DATA ?= ../shared/data
 decide: $(STAMP)
 	$(ACTIVATE) python benchmarks/decide.py $(DATA)
