@@ -43,7 +43,7 @@ def main(source: Path, data: list[str]) -> None:
     """Train, measure, and write the results, the tables and the figure."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    # TensorFlow uses oneDNN by itself only on newer processors; on others it halves the time of plain and compact
+    # TensorFlow uses oneDNN by itself only on newer processors; on others, it saves a third for plain and compact
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     for each in data:
         decide_pairs.prepare(each, source)
