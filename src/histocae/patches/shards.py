@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,19 @@ from PIL import Image, ImageDraw
 from histocae.errors import SlideError
 from histocae.files import replacing, write_table
 from histocae.patches import color, previews
-from histocae.patches.grid import (
-    MASK_PIXELS,
-    Grid,
-    Overview,
-    PatchPlan,
-    make_grid,
-    plan_patches,
-    read_overview,
-    read_patches,
-)
+from histocae.patches.extraction import plan_slide, read_planned, unchanged
+from histocae.patches.grid import MASK_PIXELS, Overview, PatchPlan, make_grid
 from histocae.patches.sampling import draw
 from histocae.patches.shard_file import ShardWriter, open_shard
 from histocae.patches.shard_record import NO_TISSUE, ShardRecord, ShardTask, hash_files, write_record
 from histocae.patches.tiles import TilePatches, UnusableTileError, divide_tile, read_tile, reduce_tile
-from histocae.patches.tissue import tissue_mask
 from histocae.paths import HASHES
-from histocae.slides.area_means import reduce_image
 from histocae.slides.budget import Budget, OverBudgetError
-from histocae.slides.parts import parts_of
 from histocae.slides.slide import Slide
 from histocae.slides.thumbnails import LONGEST, thumbnail
 from histocae.slides.units import MicronsPerPixel
-from histocae.sources.integrity import ChangedFileError, check_unchanged
+from histocae.sources.integrity import ChangedFileError
 
-CELL_BYTES = 1000  # of memory for each cell of a grid: its part of the overview, and the tissue mask's arrays
 OVERVIEW_PIXELS = 1200  # longest side of an overview image
 # columns of the index (a value counts for all rows; `row` is an array) and the patches
 Extracted = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
@@ -154,7 +141,7 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
         with (
-            _unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute()),
+            unchanged(path, task.hashes.get(task.files[0]), HASHES.absolute()),
             Budget(task.params.bounds) as budget,
             Slide(path, task.threads, budget) as slide,
         ):
@@ -163,19 +150,14 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
             notes.mpp, notes.mpp_from = slide.microns(task.own_mpp, task.default_mpp)
             grid = make_grid(slide, notes.mpp, task.params.pixels, MicronsPerPixel(task.params.mpp))
             notes.level, notes.patch_mpp = grid.level, grid.mpp
-            budget.check_memory(grid.rows * grid.columns * CELL_BYTES, f"a grid of {grid.rows * grid.columns} cells")
-            overview = read_overview(slide, grid)
-            plan = plan_patches(grid, overview, task.params.tissue_share, task.params.max_per_slide, task.sample_seed)
-            counts.update(plan.counts)
-            budget.check_patches(len(plan.rows))
-            in_files = sum(part.stat().st_size for part in parts_of(path))
-            budget.check_expansion(len(plan.rows) * 3 * task.params.pixels**2, in_files)
+            overview, plan = plan_slide(slide, grid, task.params, task.sample_seed, budget, counts)
             _draw(overview, plan, task.overview_file)
             with replacing(previews.thumbnail_file(task.previews, task.name)) as handle:
                 Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
             if task.source.demo_spec is not None:
                 _keep_truth(path, task)
-            yield from _planned(task, slide, grid, plan, counts)
+            for columns, patches in read_planned(slide, grid, plan, task.params, counts):
+                yield {"file": task.files[0], **columns}, patches
     except SlideError as error:
         counts["unread"] += counts["kept"] - counts["read"]
         notes.failures.append(str(error))
@@ -185,58 +167,12 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
         counts.pop("read", None)
 
 
-@contextmanager
-def _unchanged(path: Path, sha256: str | None, memory: Path | None = None) -> Iterator[None]:
-    """Check a file before the block reads it, as `check_unchanged` does, and afterwards that it did not change.
-
-    Raises:
-        ChangedFileError: it has other bytes, or changed; also where the block met a SlideError.
-
-    """
-    before = check_unchanged(path, sha256, memory)
-    failure = None
-    try:
-        yield
-    except SlideError as error:
-        failure = error
-    if check_unchanged(path, None) != before:
-        raise ChangedFileError(f"{path.name}: changed while it was read; run dvc repro again")
-    if failure is not None:
-        raise failure
-
-
 def _keep_truth(slide: Path, task: ShardTask) -> None:
     """Keep the truth mask that the demo wrote beside a slide."""
     truth = slide.with_suffix(".truth.png")
     if not truth.is_file():
         raise SlideError(f"its truth mask {truth} is missing; delete the slide, and the demo writes both")
     previews.write_truth(truth, task.previews, task.name)
-
-
-def _planned(task: ShardTask, slide: Slide, grid: Grid, plan: PatchPlan, counts: Counter[str]) -> Extracted:
-    """Read the planned patches; those of unsure cells are kept only if their own pixels show tissue."""
-    for cells, patches in read_patches(slide, grid, plan, task.params.pixels):
-        shares = plan.shares[cells]
-        for i in np.nonzero(plan.unsure[cells])[0]:
-            shares[i] = tissue_mask(reduce_image(patches[i], MASK_PIXELS, MASK_PIXELS)).mean()
-        enough = (shares >= task.params.tissue_share) | ~plan.unsure[cells]
-        counts["read"] += len(cells)
-        counts["background"] += int((~enough).sum())
-        if not enough.all():
-            cells, shares, patches = cells[enough], shares[enough], patches[enough]
-        x, y = grid.corners(plan.rows[cells], plan.columns[cells])
-        yield (
-            {
-                "file": task.files[0],
-                "row": plan.rows[cells],
-                "column": plan.columns[cells],
-                "x": x,
-                "y": y,
-                "mpp": grid.mpp,
-                "tissue_share": shares,
-            },
-            patches,
-        )
 
 
 def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
@@ -304,7 +240,7 @@ def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple
         budget.check_time()
         try:
             path = task.source.fetch(task.slide_id, file)
-            with _unchanged(path, task.hashes.get(file)):
+            with unchanged(path, task.hashes.get(file)):
                 tile = read_tile(path)
             if params.tiles == "reduce":
                 yield file, tile, reduce_tile(tile, file, params.pixels)

@@ -29,6 +29,7 @@ from histocae.workers.processes import WorkerDiedError, spread, threads_each
 
 CODE = (
     "patches/color",
+    "patches/extraction",
     "patches/grid",
     "patches/previews",
     "patches/sampling",
