@@ -40,7 +40,7 @@ def every_cell(slide: Slide, level: int) -> tuple[Grid, PatchPlan]:
         downsample=size.downsample,
         mpp=slides.MPP,
     )
-    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
+    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool), np.ones((0, 0), bool))
 
 
 def by_read_region(path: Path, level: int, plan: PatchPlan) -> Iterator[np.ndarray]:

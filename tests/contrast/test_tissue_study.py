@@ -552,7 +552,7 @@ def test_heatmaps_of_tiles_are_shown_one_below_the_other(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["truth.png", "jpg"])
+@pytest.mark.parametrize("suffix", ["truth.png", "tissue.png", "jpg"])
 def test_a_shard_with_a_missing_preview_is_written_again(extracted, suffix):
     outputs = extracted.outputs("reports/patching", "data/patches")
     (missing,) = list((extracted.folder / "reports/patching/thumbnails").glob(f"*.{suffix}"))[:1]

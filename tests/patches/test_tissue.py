@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from histocae.errors import StoreError
+from histocae.patches import previews
+from histocae.patches.tissue import cell_shares
 from support import make_data
 from support.extracted_slides import EXTRACTION, counts
 from support.workspace import Workspace, slide_row
@@ -93,3 +97,26 @@ def test_dust_and_thin_scratches_on_tinted_glass_are_no_tissue(project):
     extract(project, make_data.tissue(1, SIDE, SIDE), *(dirty(hue) for hue in HUES))
     assert list(counts(project)["kept"]) == [36, 0, 0, 0, 0]
     assert set(project.read("reports/set_aside.csv")["reason"]) == {"shows no tissue"}
+
+
+def test_the_mask_is_kept_beside_the_thumbnail(project, monkeypatch):
+    image = np.full((SIDE, SIDE, 3), make_data.GLASS, np.uint8)
+    image[90:500, 200:700] = make_data.tissue(3, SIDE, SIDE)[90:500, 200:700]
+    extract(project, image)
+    index, folder = project.index, project.folder / "reports/patching/thumbnails"
+    (shard,) = set(index["shard"])
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 10
+    )  # the masks of large grids have more pixels than Pillow's limit
+    mask = previews.read_tissue(folder, shard)
+    assert mask.dtype == bool and mask.shape == (6 * 8, 6 * 8)
+    np.testing.assert_array_equal(cell_shares(mask, 6, 6)[index["row"], index["column"]], index["tissue_share"])
+    rows, columns = np.nonzero(mask)  # a pixel is 16 pixels of the slide wide
+    for found, first, end in ((rows, 90, 500), (columns, 200, 700)):
+        assert abs(16 * found.min() - first) <= 16 and abs(16 * (found.max() + 1) - end) <= 16
+    assert previews.read_tissue(folder, "other") is None
+    path = previews.tissue_file(folder, shard)
+    for damage in (path.read_bytes()[:60], b"", b"no image"):
+        path.write_bytes(damage)
+        with pytest.raises(StoreError, match=r"tissue\.png: can't be read as an image: .*; run dvc repro patches$"):
+            previews.read_tissue(folder, shard)

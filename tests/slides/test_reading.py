@@ -78,7 +78,7 @@ def plan_every_cell(slide: Slide, level: int, pixels: int) -> tuple[Grid, PatchP
         downsample=size.downsample,
         mpp=0.5,
     )
-    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool))
+    return grid, PatchPlan(row, column, np.ones(len(row)), np.zeros(len(row), bool), np.ones((0, 0), bool))
 
 
 def read_all_patches(slide: Slide, level: int, pixels: int) -> np.ndarray:

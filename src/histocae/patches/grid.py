@@ -174,6 +174,7 @@ class PatchPlan:
         columns: int64, shape (n,), of the chosen cells.
         shares: float64, shape (n,), the tissue share of each.
         unsure: bool, shape (n,), cells whose share is unknown until they are read.
+        mask: bool, shape of the overview's image: the tissue that the shares were measured on.
         counts: cells by reason: kept, background, border, capped; unread: those of which the file has no pixel.
 
     """
@@ -182,6 +183,7 @@ class PatchPlan:
     columns: NDArray[np.int64]
     shares: NDArray[np.float64]
     unsure: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -204,7 +206,8 @@ def plan_patches(
         SlideError: there are none, because the file has no pixels, or none that have a color.
 
     """
-    shares = cell_shares(tissue_mask(overview.image), grid.rows, grid.columns)
+    mask = tissue_mask(overview.image)
+    shares = cell_shares(mask, grid.rows, grid.columns)
     enough = (shares >= tissue_share) | overview.unread
     rows, columns = np.nonzero(enough)
     if overview.empty.all() and not len(rows):
@@ -221,7 +224,7 @@ def plan_patches(
         "kept": len(chosen),
     }
     rows, columns = rows[chosen], columns[chosen]
-    return PatchPlan(rows, columns, shares[rows, columns], overview.unread[rows, columns], counts)
+    return PatchPlan(rows, columns, shares[rows, columns], overview.unread[rows, columns], mask, counts)
 
 
 def read_patches(

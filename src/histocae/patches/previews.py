@@ -3,6 +3,7 @@
 They are files of one folder (reports/patching/thumbnails), named after the slide's shard:
 
 - `<shard>.jpg`: thumbnail of the slide;
+- `<shard>.tissue.png`: the tissue mask over the grid of the slide's patches, by which patches were chosen;
 - `<shard>.truth.png`: the demo's truth mask of the slide;
 - `<shard>.tiles.json`, `<shard>.tile-1.png`, ...: of pre-cut tiles, thumbnails of the first that gave patches.
 """
@@ -10,12 +11,15 @@ They are files of one folder (reports/patching/thumbnails), named after the slid
 import re
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from histocae.errors import StoreError, one_line, raise_if_machine
 from histocae.files import read_json_or_none, replacing, write_json
@@ -35,7 +39,7 @@ _DAMAGED = (
 )
 MOST_TILES = 4  # thumbnails of a slide that consists of pre-cut tiles
 # a shard's name ends with a fingerprint, so that nothing of it looks like these
-_SUFFIXES = re.compile(r"(\.truth|\.tiles|\.tile-\d+)?\.[a-z]+$")
+_SUFFIXES = re.compile(r"(\.tissue|\.truth|\.tiles|\.tile-\d+)?\.[a-z]+$")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,20 @@ def thumbnail_file(folder: Path, shard: str) -> Path:
 
     """
     return folder / f"{shard}.jpg"
+
+
+def tissue_file(folder: Path, shard: str) -> Path:
+    """Name the tissue mask of a slide.
+
+    Args:
+        folder: of previews.
+        shard: name of the slide's shard.
+
+    Returns:
+        The path of a PNG file.
+
+    """
+    return folder / f"{shard}.tissue.png"
 
 
 def truth_file(folder: Path, shard: str) -> Path:
@@ -115,6 +133,7 @@ def files(folder: Path, shard: str) -> dict[str, Path]:
     tiles = {f"tile-{number}": tile_file(folder, shard, number) for number in range(1, MOST_TILES + 1)}
     return {
         "thumbnail": thumbnail_file(folder, shard),
+        "tissue": tissue_file(folder, shard),
         "truth": truth_file(folder, shard),
         "tiles": _tiles_file(folder, shard),
         **tiles,
@@ -124,6 +143,43 @@ def files(folder: Path, shard: str) -> dict[str, Path]:
 def shard_of(file: Path) -> str:
     """Name the shard that a preview belongs to."""
     return _SUFFIXES.sub("", file.name)
+
+
+def write_tissue(mask: NDArray[np.bool_], folder: Path, shard: str) -> None:
+    """Write the tissue mask of a slide without loss, one bit a pixel.
+
+    Args:
+        mask: bool, shape (height, width), True where tissue; it covers the grid of the slide's patches.
+        folder: of previews.
+        shard: name of the slide's shard.
+
+    """
+    with replacing(tissue_file(folder, shard)) as handle:
+        Image.fromarray(mask).save(handle, "PNG")
+
+
+def read_tissue(folder: Path, shard: str) -> NDArray[np.bool_] | None:
+    """Read the tissue mask of a slide.
+
+    Args:
+        folder: of previews.
+        shard: name of the slide's shard.
+
+    Returns:
+        bool, shape (height, width), True where tissue, from the slide's top left corner; a patch's side is
+        `grid.MASK_PIXELS` pixels long. None where there is no mask, as for pre-cut tiles.
+
+    Raises:
+        StoreError: the mask is damaged.
+
+    """
+    path = tissue_file(folder, shard)
+    try:
+        # not by Image.open, which refuses images as large as the masks of large grids
+        with _reading(path), PngImageFile(path) as image:
+            return np.asarray(image.convert("1"))
+    except FileNotFoundError:
+        return None
 
 
 def write_truth(source: Path, folder: Path, shard: str) -> None:
@@ -175,11 +231,17 @@ def read_image(path: Path, mode: str = "RGB") -> NDArray[np.uint8]:
         StoreError: it is damaged.
 
     """
+    with _reading(path), Image.open(path) as image:
+        return np.asarray(image.convert(mode))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise a StoreError where Pillow can't read an image; a missing file stays a FileNotFoundError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of a file do no harm
-            with Image.open(path) as image:
-                return np.asarray(image.convert(mode))
+            yield
     except FileNotFoundError:
         raise
     except _DAMAGED as error:

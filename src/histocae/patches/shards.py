@@ -154,6 +154,7 @@ def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
             _draw(overview, plan, task.overview_file)
             with replacing(previews.thumbnail_file(task.previews, task.name)) as handle:
                 Image.fromarray(thumbnail(slide)).save(handle, "JPEG", quality=90)
+            previews.write_tissue(plan.mask, task.previews, task.name)
             if task.source.demo_spec is not None:
                 _keep_truth(path, task)
             for columns, patches in read_planned(slide, grid, plan, task.params, counts):
