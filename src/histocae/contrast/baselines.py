@@ -41,6 +41,8 @@ class Baseline:
         validation_scores: float64, shape (validation patches,). They give the scale of the scores,
             which differs between models; None where a score of 0 means the same for all models.
         linear: the function of features that gives the scores; None where it is not a linear one.
+        train_features: of the training patches (`sample`) that the linear function was fitted on, floats, shape
+            (patches, features); empty where there is no such function.
 
     """
 
@@ -51,6 +53,7 @@ class Baseline:
     details: dict[str, int] = field(default_factory=dict)
     validation_scores: NDArray[np.float64] | None = None
     linear: pair.Linear | None = None
+    train_features: NDArray[Any] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 def _oriented(
@@ -187,6 +190,7 @@ class Parts:
             "training",
             validation_scores=validation_scores,
             linear=linear,
+            train_features=features[0],
         )
 
 

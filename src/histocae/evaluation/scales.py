@@ -1,6 +1,6 @@
 """Statistics of images at several scales: of patches, as their texture, and of errors of reconstruction.
 
-NumPy and the standard library alone: a copy of this file travels inside the registered pair. An image is halved again
+NumPy and the standard library alone: a copy of this file travels inside registered models. An image is halved again
 and again, each pixel the mean of four, so that a statistic at scale 8 sees structures of about 8 pixels.
 """
 
@@ -55,6 +55,22 @@ def errors(residuals: NDArray[np.float32]) -> NDArray[np.float32]:
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         starts = range(0, len(residuals), PER_THREAD)
         return np.concatenate(list(pool.map(lambda start: _errors(residuals[start : start + PER_THREAD]), starts)))
+
+
+def mean_squares(features: NDArray[np.float32], channels: int = 3) -> NDArray[np.float64]:
+    """Compute the mean squared errors that `errors` describes, from its features of the first scale.
+
+    Args:
+        features: the result of `errors`, float32, shape (n, features).
+        channels: of the images.
+
+    Returns:
+        float64, shape (n,), equal to the mean squares except for rounding (about 1e-6 of the value).
+
+    """
+    powers = np.exp(features[:, :channels].astype(np.float64)) - LEAST_POWER
+    means: NDArray[np.float64] = np.maximum(powers.mean(1), 0)
+    return means
 
 
 def _errors(residuals: NDArray[np.float32]) -> NDArray[np.float32]:

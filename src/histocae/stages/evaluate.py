@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort.balance import read_split, rows_for_model, select
 from histocae.cohort.split import SPLITS
+from histocae.contrast import training_data
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.identifiers import COMPARED
 from histocae.networks import backend
@@ -50,12 +51,12 @@ def run(params: Params, name: str) -> None:
     passes = Passes(params, cae, paths.TRAINED / name, trained["weights"], store)
     all_test, validation = tables["test"], _kept(tables["validation"])
     with held(params.executor):
-        metrics = {"train_mse": passes.mse(selected["train"], f"{name} on train").mean()}
+        errors = passes.mse(selected["train"], f"{name} on train")
         validation["mse"] = passes.mse(validation, f"{name} on validation")
         test = pd.concat([_kept(all_test), passes.measures(all_test, f"{name} on test")], axis=1)
         write_latents(cae, paths.LATENTS / name, trained["weights"], tables, passes.write_latents)
     in_cohort = tables["validation"].index.isin(selected["validation"].index)
-    metrics["validation_mse"] = validation["mse"][in_cohort].mean()
+    metrics = {"train_mse": errors.mean(), "validation_mse": validation["mse"][in_cohort].mean()}
     in_cohort = test["sample_type"].isin(selected["test"]["sample_type"].unique())
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarize(rows).items()}
@@ -84,6 +85,8 @@ def run(params: Params, name: str) -> None:
                 plots.save(figure, folder / f"samples_{tissue}.png")
         plots.save(plots.plot_errors(test, f"{name}: error of the test patches"), folder / "errors.png")
         write_json({"model": name, "weights": trained["weights"], "metrics": metrics}, folder / "metrics.json")
+        training = training_data.measure({"error": errors}, store.select(selected["train"]), params.seed)
+        write_json({"weights": trained["weights"], **training.as_json()}, folder / "distribution.json")
     log.info(
         "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",
         name,

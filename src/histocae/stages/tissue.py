@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
-from histocae.contrast import baselines, comparison, one_class, truth, verdicts
+from histocae.contrast import baselines, comparison, one_class, training_data, truth, verdicts
 from histocae.contrast.baselines import Baseline
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
@@ -22,6 +21,7 @@ from histocae.identifiers import COMPARED
 from histocae.latent import stored
 from histocae.networks import backend
 from histocae.params import BaselinePair, Params
+from histocae.patches.images import Images
 from histocae.patches.store import PatchStore
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
@@ -123,7 +123,9 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             encoded=encoded,
             seed=seed,
         )
-    score = _score(settings.score, simpler)  # before the chosen score is taken out of the baselines
+    learned = store.select(baselines.sample((tumor, normal), seed))
+    # before the chosen score is taken out of the baselines
+    score = _score(settings.score, simpler["errors_by_scale"], learned, seed)
     validation, test, simpler = comparison.with_score(settings.score, validation, test, simpler)
     if settings.baseline_pair is not None:
         if (missing := settings.baseline_pair.missing(params.models)) is not None:
@@ -172,10 +174,11 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
     }
 
 
-def _score(kind: str, simpler: Mapping[str, Baseline]) -> dict[str, Any]:
-    """Give what computes the score of other patches: its kind, and the function of errors by scale."""
-    linear = simpler["errors_by_scale"].linear if kind == "errors_by_scale" else None
-    return {"kind": kind, "linear": None if linear is None else linear.as_json()}
+def _score(kind: str, by_scale: Baseline, learned: Images, seed: int) -> dict[str, Any]:
+    """Give what scores other patches: the kind of score, the function of errors by scale, and the training data."""
+    linear = by_scale.linear if kind == "errors_by_scale" else None
+    training = training_data.measure_pair(by_scale.train_features, linear, learned, seed)
+    return {"kind": kind, "linear": None if linear is None else linear.as_json(), "training": training.as_json()}
 
 
 def _baseline_pair(names: BaselinePair, test: pd.DataFrame) -> Baseline:

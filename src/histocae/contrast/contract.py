@@ -1,0 +1,165 @@
+"""The contract of a registered model: what its patches were, and what its training data looked like.
+
+Whoever scores another slide needs both. The patches have to be extracted in the same way, and patches unlike those
+that a model learned from have scores that say little. `as_json` gives contract.json, which lies inside the model.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from histocae.contrast.distribution import Distribution, Number, Part, checked
+from histocae.errors import DataError
+from histocae.files import read_json
+from histocae.params import Count, Positive, Share
+
+VERSION = 1
+SINGLE, PAIR = "single", "pair"
+# the quantiles that `training` has at least
+MEASURES = {
+    SINGLE: ("error", "color"),
+    PAIR: ("error_tumor", "error_normal", "error_least", "score", "color"),
+}
+Text = Annotated[str, Field(min_length=1)]
+
+
+class PatchSettings(Part):
+    """How patches were extracted; `mpp` is None where the slides are tiles, which keep a resolution of their own."""
+
+    pixels: Count
+    mpp: Positive | None
+    tissue_share: Share
+    tiles: Literal["reduce", "cut"]
+    color: Literal["rgb", "grey", "macenko"]
+
+
+class LinearScore(Part):
+    """What `pair.Linear.as_json` gives."""
+
+    means: list[Number]
+    deviations: list[Positive]
+    weights: list[Number]
+    intercept: Number
+
+
+class Score(Part):
+    """How a pair scores patches; `linear` is None where the score is the log ratio."""
+
+    kind: Literal["errors_by_scale", "log_ratio"]
+    linear: LinearScore | None
+
+
+class Decision(Part):
+    """The threshold and the calibration of a level; see `thresholds.Calibration`."""
+
+    threshold: Number
+    slope: Number
+    intercept: Number
+
+
+class Decisions(Part):
+    """A decision per level."""
+
+    patch: Decision
+    slide: Decision
+    case: Decision
+
+
+class Contract(Part):
+    """What a registered model's patches were, how it decides, and what its training data looked like.
+
+    Attributes:
+        version: of this layout.
+        kind: pair | single.
+        models: names, tumor first.
+        latent_features: per model; None without a latent layer.
+        weights: fingerprint per model.
+        source: of the slides (data.source).
+        patches: how they were extracted.
+        score: of a pair.
+        score_text: what the score is, for readers.
+        classes: of a pair: what a unit is called from the threshold on, and below it.
+        levels: threshold and calibration of a pair per level.
+        training: of the training patches.
+        findings: sentences on how well a pair distinguishes the tissues.
+        caveats: sentences on what a model is not for.
+
+    """
+
+    version: Literal[1]
+    kind: Literal["pair", "single"]
+    models: Annotated[list[Text], Field(min_length=1, max_length=2)]
+    latent_features: list[Count | None]
+    weights: list[Text]
+    source: Text
+    patches: PatchSettings
+    score: Score | None
+    score_text: Text | None
+    classes: Annotated[list[Text], Field(min_length=2, max_length=2)] | None
+    levels: Decisions | None
+    training: Distribution
+    findings: list[str]
+    caveats: list[str]
+
+    def conflicts(self) -> list[str]:
+        """List what does not fit together; each text begins with the key."""
+        count = 2 if self.kind == PAIR else 1
+        lists: dict[str, list[Any]] = {
+            "models": self.models,
+            "latent_features": self.latent_features,
+            "weights": self.weights,
+        }
+        found = [
+            f"{key}: {len(values)} entries for a {self.kind}" for key, values in lists.items() if len(values) != count
+        ]
+        if self.kind == PAIR:
+            needed = {"score": self.score, "score_text": self.score_text, "classes": self.classes}
+            found += [
+                f"{key}: missing in a pair" for key, value in {**needed, "levels": self.levels}.items() if not value
+            ]
+        if self.score is not None and (self.score.kind == "errors_by_scale") != (self.score.linear is not None):
+            found.append(f"score.linear: does not fit kind {self.score.kind}")
+        missing = [name for name in MEASURES[self.kind] if name not in self.training.quantiles]
+        found += [f"training.quantiles.{name}: missing" for name in missing]
+        return found + [f"training.{conflict}" for conflict in self.training.conflicts()]
+
+    @classmethod
+    def from_json(cls, values: object, where: str, remedy: str) -> "Contract":
+        """Check the content of a contract.json.
+
+        Args:
+            values: of the JSON file.
+            where: the file or model that they are from, for the error.
+            remedy: end of the error's line.
+
+        Returns:
+            The contract.
+
+        Raises:
+            DataError: it is of another version, or a key is missing, has another type or does not fit the others.
+
+        """
+        version = values.get("version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise DataError(
+                f"{where}: a contract of version {version}, this histocae reads {VERSION}; update histocae"
+            )
+        return checked(cls, values, where, remedy)
+
+    @classmethod
+    def read(cls, path: Path, remedy: str) -> "Contract":
+        """Read contract.json; see `from_json`.
+
+        Args:
+            path: of the file.
+            remedy: end of the error's line.
+
+        Returns:
+            The contract.
+
+        Raises:
+            DataError: the file is missing or damaged; or see `from_json`.
+
+        """
+        return cls.from_json(read_json(path, remedy), str(path), remedy)

@@ -1,0 +1,72 @@
+"""Measure the training patches of a model or of a pair: quantiles of errors, scores and colors."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from histocae.contrast import pair
+from histocae.contrast.distribution import ColorSpread, Distribution, distances, mean_colors
+from histocae.evaluation import scales
+from histocae.patches.images import Images, batches
+from histocae.patches.sampling import draw
+
+LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+MOST = 10_000  # training patches whose mean colors are read
+BATCH = 64  # patches in memory at once
+# Eigenvalues of the covariance below this share of the largest are rounding: gray patches have one, not three.
+LEAST_VARIANCE = 1e-9
+
+
+def measure(values: Mapping[str, ArrayLike], patches: Images, seed: int) -> Distribution:
+    """Describe training patches.
+
+    Args:
+        values: measured on the patches, by name, floats of shape (n,): errors, scores.
+        patches: the n patches; the colors of at most 10,000 of them are read.
+        seed: of the draw of these.
+
+    Returns:
+        The distribution of the values and of `color`.
+
+    """
+    which = draw(len(patches), MOST, seed)
+    colors = np.concatenate([mean_colors(batch) for batch in batches(patches, BATCH, which)])
+    mean = colors.mean(0)
+    deviations = colors - mean
+    covariance = deviations.T @ deviations / len(colors)
+    inverse = np.linalg.pinv(covariance, rcond=LEAST_VARIANCE, hermitian=True)
+    measured = {name: np.asarray(value, np.float64) for name, value in values.items()}
+    measured["color"] = distances(colors, mean, inverse)
+    return Distribution(
+        patches=len(patches),
+        levels=list(LEVELS),
+        quantiles={name: np.quantile(value, LEVELS).tolist() for name, value in measured.items()},
+        color=ColorSpread(mean=mean.tolist(), inverse=inverse.tolist()),
+    )
+
+
+def measure_pair(
+    features: NDArray[np.float32], linear: pair.Linear | None, patches: Images, seed: int
+) -> Distribution:
+    """Describe training patches of both tissues, by a pair of models.
+
+    Args:
+        features: `scales.errors` of the tumor model and of the normal model side by side, float32, shape
+            (n, features).
+        linear: the score as a function of the features; None where it is the log ratio of the errors.
+        patches: the n patches; see `measure`.
+        seed: of the draw of patches.
+
+    Returns:
+        The distribution of the errors, their smaller one, the score and the color.
+
+    """
+    tumor, normal = (scales.mean_squares(each) for each in np.hsplit(features, 2))
+    values = {
+        "error_tumor": tumor,
+        "error_normal": normal,
+        "error_least": np.minimum(tumor, normal),
+        "score": pair.score(tumor, normal) if linear is None else linear.score(features),
+    }
+    return measure(values, patches, seed)
