@@ -85,7 +85,8 @@ def test_mlproject_has_its_entry_points_and_environment():
 
 
 @pytest.mark.parametrize(
-    "command", ["", *COMMANDS, "mnist", *(f"mnist {stage}" for stage in MNIST), "plan", "jobs", "sweep", "completion"]
+    "command",
+    ["", *COMMANDS, "mnist", *(f"mnist {stage}" for stage in MNIST), "export", "plan", "jobs", "sweep", "completion"],
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
@@ -100,6 +101,7 @@ def test_every_command_has_help(command, capsys):
         ("histocae cross", "crossvalidate"),
         ("histocae mnist pi", "pixels"),
         ("histocae jobs f", "fetch"),
+        ("histocae export --form h5", "h5ad h5"),
         ("histocae sweep histocae-s", "histocae-ssh histocae-slurm"),
         ("histocae train deep --params par", "params.yaml"),
     ],

@@ -69,7 +69,8 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Args:
         path: of the file; missing folders are made.
-        mode: "wb" for bytes, "w" for UTF-8 text whose line ends stay as they are.
+        mode: "wb" for bytes, "w+b" for libraries that also read what they write (HDF5), "w" for UTF-8 text whose line
+            ends stay as they are.
 
     Yields:
         The open file.

@@ -1,4 +1,4 @@
-"""The command `histocae`: one subcommand per stage of dvc.yaml, and others for plans and for jobs.
+"""The command `histocae`: one subcommand per stage of dvc.yaml, and others for exports, plans and jobs.
 
 Nothing heavy is imported before a command is known: `--help` answers at once.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from histocae import __version__
 from histocae.address import without_credentials
-from histocae.cli import completion, jobs, plan, signals, stages, streams, system_errors
+from histocae.cli import completion, export, jobs, plan, signals, stages, streams, system_errors
 from histocae.cli.stages import COMMANDS, MNIST
 from histocae.errors import HistocaeError
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"histocae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     stages.add(commands)
+    export.add(commands)
     plan.add(commands)
     stages.add_mnist(commands)
     jobs.add(commands)

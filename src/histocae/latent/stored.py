@@ -14,6 +14,7 @@ from histocae.files import ARRAY_FAULTS, read_json
 from histocae.params import Count, Section
 
 FILE = "latents.json"
+AT_ONCE = 2**14  # rows that are checked together
 
 
 class _Description(Section):
@@ -66,7 +67,25 @@ def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[s
         DataError: a file is missing, damaged or of other rows, or has numbers that are not finite.
 
     """
-    features, remedy = {}, _remedy(folder)
+    return {split: np.array(mapped) for split, mapped in map_features(folder, rows, count).items()}
+
+
+def map_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[str, NDArray[np.float32]]:
+    """Map the latents of the patches of each split, which may not fit into memory, and check them.
+
+    Args:
+        folder: of the model's latents.
+        rows: of the splits, of which only the number counts.
+        count: latents per patch.
+
+    Returns:
+        float32, shape (rows, count), by split; read-only, and read from the files where they are used.
+
+    Raises:
+        DataError: a file is missing, damaged or of other rows, or has numbers that are not finite.
+
+    """
+    features, remedy = dict[str, NDArray[np.float32]](), _remedy(folder)
     for split, split_rows in rows.items():
         path = folder / f"{split}.npy"
         checksums.check(path, remedy)
@@ -81,11 +100,12 @@ def read_features(folder: Path, rows: Mapping[str, Sized], count: int) -> dict[s
             raise DataError(f"{path}: has shape {mapped.shape}, expected {expected}; {remedy}")
         if mapped.dtype != np.float32:
             raise DataError(f"{path}: has numbers of type {mapped.dtype}, expected float32; {remedy}")
-        latents = np.array(mapped)
-        if not np.isfinite(latents).all():
-            row = int(np.flatnonzero(~np.isfinite(latents).all(axis=1))[0])
-            raise DataError(f"{path}: row {row} has latents that are not finite numbers; {remedy}")
-        features[split] = latents
+        for start in range(0, len(mapped), AT_ONCE):
+            finite = np.isfinite(mapped[start : start + AT_ONCE]).all(axis=1)
+            if not finite.all():
+                row = start + int(np.flatnonzero(~finite)[0])
+                raise DataError(f"{path}: row {row} has latents that are not finite numbers; {remedy}")
+        features[split] = mapped
     return features
 
 

@@ -1,0 +1,98 @@
+"""What an exported table of patches holds: its columns, and the model that made the numbers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histocae.errors import DataError
+
+REQUIRED = ("slide_id", "x", "y", "width", "mpp", "tissue_share")
+MEANING = {
+    "slide_id": "the slide",
+    "case_id": "the case of the slide",
+    "label": "the sample type of the slide",
+    "split": "train, validation or test",
+    "file": "the file of the tile, where slides are given as tiles",
+    "x": "left edge of the patch in level-0 pixels; of tiles: in pixels of the tile",
+    "y": "upper edge of the patch in level-0 pixels; of tiles: in pixels of the tile",
+    "width": "side of the patch in level-0 pixels; a fraction where patches are reduced; missing for tiles",
+    "mpp": "microns per pixel of the patch, not of the slide; missing for tiles",
+    "tissue_share": "share of the patch that the tissue mask covers, 0 to 1",
+    "error": "mean squared error of the reconstruction by the model of the latents, of pixels in [0, 1]",
+    "error_tumor": "mean squared error of the reconstruction by the tumor model of the pair",
+    "error_normal": "mean squared error of the reconstruction by the normal model of the pair",
+    "log_ratio": "logarithm of error_normal / error_tumor",
+    "score": "score of the pair; higher is more like tumor",
+    "probability": "probability of tumor by the score, calibrated on validation patches",
+    "class": "sample type that the score speaks for, by a threshold chosen on validation cases",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """The model that made the latents, and the patches that it was given.
+
+    Attributes:
+        model: its name.
+        weights: fingerprint of its weights.
+        pixels: side of a patch in its own pixels.
+        mpp: microns per pixel of a patch that were aimed at; None for tiles.
+        version: of histocae.
+
+    """
+
+    model: str
+    weights: str
+    pixels: int
+    mpp: float | None
+    version: str
+
+    def as_dict(self, columns: Iterable[str]) -> dict[str, Any]:
+        """Return what a file says about its numbers.
+
+        Args:
+            columns: of the table; those that are known here are explained.
+
+        Returns:
+            model, weights, patch_pixels, patch_mpp (not for tiles), histocae_version, latents, and columns with the
+            meaning of each.
+
+        """
+        mpp = {} if self.mpp is None else {"patch_mpp": self.mpp}
+        return {
+            "model": self.model,
+            "weights": self.weights,
+            "patch_pixels": self.pixels,
+            **mpp,
+            "histocae_version": self.version,
+            "latents": "the encoder's output for a patch, float32, unscaled",
+            "columns": {name: MEANING[name] for name in columns if name in MEANING},
+        }
+
+
+def check(path: Path, table: pd.DataFrame, latents: int | None) -> None:
+    """Check a table before it is written.
+
+    Args:
+        path: of the file.
+        table: one row a patch.
+        latents: rows of latents; None for none.
+
+    Raises:
+        DataError: there is no patch, a column is missing, or there are more or fewer latents than patches.
+
+    """
+    if table.empty:
+        raise DataError(f"{path}: there are no patches to write; choose slides that show tissue")
+    if missing := [name for name in REQUIRED if name not in table]:
+        raise DataError(f"{path}: the table of patches lacks {', '.join(missing)}; histocae export writes them")
+    if latents is not None and latents != len(table):
+        raise DataError(f"{path}: {latents} rows of latents for {len(table)} patches; encode these patches again")
+
+
+def is_text(column: "pd.Series[Any]") -> bool:
+    """Return whether a column has texts: of any of pandas' types for them."""
+    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
