@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import anndata
 import mlflow
 import numpy as np
 import pandas as pd
@@ -114,6 +115,24 @@ def test_a_second_repro_runs_only_the_inventory_and_makes_no_run_of_mlflow(proje
     assert stages_run(outputs[0]) == {"inventory"}
     assert project.bytes("models", "reports", "data") == before
     assert len(client.search_runs([runs["all"].info.experiment_id])) == 4
+
+
+def test_latents_are_exported_with_the_scores_of_the_pair(project, tmp_path):
+    output = project.run("histocae", "export", "--form", "h5ad", "--form", "h5", "--out", str(tmp_path))
+    assert "Warning" not in output and sorted(path.name for path in tmp_path.iterdir()) == ["all"]
+    data = anndata.read_h5ad(tmp_path / "all" / "latents.h5ad")
+    latents = [
+        np.load(project.folder / f"models/latents/all/{split}.npy") for split in ("train", "validation", "test")
+    ]
+    np.testing.assert_array_equal(data.X, np.concatenate(latents))
+    scores = pd.read_csv(project.folder / "reports/tissue/scores.csv")
+    of_test = data.obs[data.obs["split"] == "test"]
+    assert list(of_test["slide_id"]) == list(scores["slide_id"]) and len(of_test) == len(latents[2])
+    np.testing.assert_array_equal(of_test["score"], scores["score"])
+    # the class is that of the sensitivity that the stage tissue reports
+    threshold = json.loads((project.folder / "reports/tissue/metrics.json").read_text())["threshold"]["patch"]
+    assert ((of_test["class"] == "Primary Tumor").to_numpy() == (scores["score"] >= threshold)).all()
+    assert len(list((tmp_path / "all" / "h5_files").glob("*.h5"))) == data.obs["slide_id"].nunique()
 
 
 def test_the_comparison_has_a_row_per_model_with_means_of_its_patches(project):

@@ -69,7 +69,7 @@ def _index(texts: list[str]) -> "pd.Index[str]":
 def write_parquet(path: Path, table: pd.DataFrame, latents: NDArray[np.float32] | None, about: About) -> None:
     """Write patches as Parquet. The same input gives the same bytes.
 
-    Latents are one column `latent`, a list of a fixed size. Missing numbers are null: queries leave them out of means.
+    Latents are one column `latent`, a list of a fixed size. Missing numbers are null, which means leave out.
 
     Args:
         path: of the file, *.parquet.

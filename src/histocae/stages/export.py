@@ -35,6 +35,14 @@ TUMOR, NORMAL = COMPARED
 log = logging.getLogger(__name__)
 
 
+class _Comparison(documents.Document):
+    """What a class needs of reports/tissue/metrics.json with a pair: names, weights and thresholds."""
+
+    pair: documents.Pair
+    weights: documents.Pair
+    threshold: documents.Levels[documents.Number]
+
+
 def run(params: Params, name: str | None, forms: Collection[str], out: Path) -> None:
     """Write the latents of all splits to <out>/<name>.
 
@@ -167,9 +175,9 @@ def _scores(rows: pd.DataFrame) -> pd.DataFrame | None:
     if not path.exists():
         log.info("%s: not there; the patches have no scores", path)
         return None
-    metrics = documents.read(file, documents.Comparison, remedy)
+    metrics = documents.read(file, _Comparison, remedy)
     for tissue, name in metrics["pair"].items():
-        if metrics["weights"].get(tissue) != TrainingRecord(name).training["weights"]:
+        if metrics["weights"][tissue] != TrainingRecord(name).training["weights"]:
             raise DataError(f"{file}: of other weights of {name}; {remedy}")
     scores = _per_patch(path, rows, SCORES, remedy)
     called = np.where(scores["score"] >= metrics["threshold"]["patch"], TUMOR, NORMAL)
