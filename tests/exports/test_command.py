@@ -138,6 +138,7 @@ def test_all_forms_have_the_latents_of_all_splits_with_positions_and_scores(copi
 
     slides = pd.read_csv(folder / "slides.csv", dtype=str)
     assert sorted(slides["slide_id"]) == ["0012", "b c", "c~d", "d", "e", "f"]
+    assert slides["case_id"].is_monotonic_increasing  # STAMP would lose slides of a case between those of others
     assert slides.set_index("slide_id").loc["0012", "file"] == "0012.h5"
     assert slides.set_index("slide_id").loc["c~d", "file"].startswith("c%7Ed~")
     for slide_id, file in zip(slides["slide_id"], slides["file"], strict=True):

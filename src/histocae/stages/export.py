@@ -221,4 +221,5 @@ def _sizes() -> dict[str, tuple[int, int]]:
 def _slides(table: pd.DataFrame) -> pd.DataFrame:
     """List the slides with what CLAM and STAMP ask of a table of slides."""
     slides = table[["case_id", "slide_id", "label", "split"]].drop_duplicates("slide_id")
+    slides = slides.sort_values(["case_id", "slide_id"])  # STAMP only joins slides of a case that follow each other
     return slides.assign(file=[f"{shard_name(slide)}.h5" for slide in slides["slide_id"]])
