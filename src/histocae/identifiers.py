@@ -11,6 +11,7 @@ PRIMARY_TUMOR = "Primary Tumor"
 SOLID_TISSUE_NORMAL = "Solid Tissue Normal"
 # the two types that are compared; slides of the others are set aside
 COMPARED = (PRIMARY_TUMOR, SOLID_TISSUE_NORMAL)
+TISSUE_COLORS = {PRIMARY_TUMOR: "#b2364a", SOLID_TISSUE_NORMAL: "#2c6fa6"}  # in figures and annotations
 COHORTS = {"all": COMPARED, "tumor": (PRIMARY_TUMOR,), "normal": (SOLID_TISSUE_NORMAL,)}
 
 # GDC data dictionary, node `sample`, property `sample_type` (permissible values)

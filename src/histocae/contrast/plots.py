@@ -18,10 +18,10 @@ from histocae.contrast.comparison import DATA, TRUE_SHARE, auroc_table
 from histocae.contrast.heatmaps import HeatmapView, slide_view, tile_views
 from histocae.contrast.metrics import PairMetrics
 from histocae.contrast.pair import MODELS
-from histocae.identifiers import COMPARED
+from histocae.identifiers import COMPARED, TISSUE_COLORS
 from histocae.patches.store import PatchStore
 from histocae.progress import bar
-from histocae.report.plots import TISSUE_COLORS, residual_maps, save, show_residuals
+from histocae.report.plots import residual_maps, save, show_residuals
 from histocae.statistics.discrimination import Discrimination, auroc
 from histocae.statistics.levels import LEVELS
 from histocae.statistics.permutation import CHANCE

@@ -15,10 +15,9 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 from PIL import Image
 
-from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL, TISSUE_COLORS
 from histocae.latent.study import EXPLAINED, FeatureStudy
 from histocae.patches.store import PatchSelection
-from histocae.report.plots import TISSUE_COLORS
 
 COLORS = {"latents": "#5b4a9c", "pixels": "#8d8d8d"}
 NAMES = {"latents": "latents", "pixels": "pixels (PCA)"}

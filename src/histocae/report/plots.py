@@ -17,6 +17,7 @@ from matplotlib.ticker import AutoLocator, LogLocator, NullFormatter, StrMethodF
 from numpy.typing import NDArray
 
 from histocae.files import replacing
+from histocae.identifiers import TISSUE_COLORS
 
 ARCHITECTURES = {
     "plain": ("#2c6fa6", "o", ""),
@@ -24,7 +25,6 @@ ARCHITECTURES = {
     "compact": ("#2e8b57", "^", ""),
     "pca": ("#555555", "s", "--"),
 }
-TISSUE_COLORS = {"Primary Tumor": "#b2364a", "Solid Tissue Normal": "#2c6fa6"}
 
 
 def read_images(filenames: Sequence[str], directory: str | Path) -> NDArray[np.float32]:
