@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -693,6 +694,34 @@ def metrics_of(project):
     return json.loads((project.folder / "reports/tissue/metrics.json").read_text(), parse_constant=refuse_constant)
 
 
+def check_annotations(project, scores):
+    """Compare the GeoJSON of each test slide with its patches, its tissue mask and the scores in scores.csv."""
+    index = project.index.merge(scores, on=["shard", "position"], suffixes=("", "_scored"))
+    slides = project.read("reports/patching/counts.csv").set_index("slide_id")
+    files = sorted((project.folder / "reports/tissue/geojson").iterdir())
+    assert [file.name for file in files] == [f"{shard}.geojson" for shard in sorted(set(scores["shard"]))]
+    called = {}
+    for file in files:
+        rows = index[index["shard"] == file.stem].set_index(["x", "y"])
+        side = 16 / slides.loc[rows["slide_id"].iloc[0], "mpp"]  # a patch is 16 microns wide
+        tissue, *patches = json.loads(file.read_text())["features"]
+        mask = previews.read_tissue(project.folder / "reports/patching/thumbnails", file.stem)
+        area = shapely.from_geojson(json.dumps(tissue["geometry"])).area
+        assert area == pytest.approx(mask.sum() * (side / 8) ** 2, rel=0.1)
+        assert len(patches) == len(rows)
+        for patch in patches:
+            left, top, right, bottom = shapely.from_geojson(json.dumps(patch["geometry"])).bounds
+            row, properties = rows.loc[(left, top)], patch["properties"]
+            assert right - left == bottom - top == side
+            names = ["score", "probability", "error_tumor", "error_normal", "tissue_share"]
+            measured = properties["measurements"]
+            assert list(measured) == names and list(measured.values()) == pytest.approx(list(row[names]), rel=1e-3)
+            called.setdefault(properties["classification"]["name"], []).append(row["score"])
+    assert set(called) <= {"Tumor", "Normal"}
+    threshold = metrics_of(project)["threshold"]["patch"]
+    assert min(called.get("Tumor", [np.inf])) >= threshold > max(called.get("Normal", [-np.inf]))
+
+
 @pytest.mark.slow
 def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     from histocae import CAE
@@ -738,6 +767,7 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     assert {"auroc_patch_pair", "auroc_patch_latents"} <= set(metrics["truth"])
     assert set(pd.read_csv(folder / "roc.csv").columns) == {"level", "fpr", "tpr", "low", "high"}
     assert {path.stem for path in (folder / "heatmaps").iterdir()} == set(scores["shard"])
+    check_annotations(evaluated, scores)
     assert {path.name for path in folder.glob("*.png")} == {
         "baselines.png",
         "errors.png",
@@ -782,6 +812,14 @@ def test_the_stage_writes_numbers_tables_and_figures(evaluated, monkeypatch):
     assert not evaluated.run("tissue").code
     assert evaluated.outputs("reports/tissue") == outputs
     assert not evaluated.leftovers()
+
+
+@pytest.mark.slow
+def test_a_missing_tissue_mask_is_reported_with_its_remedy(evaluated):
+    shard = evaluated.read("data/splits/test.csv")["shard"].iloc[0]
+    previews.tissue_file(evaluated.folder / "reports/patching/thumbnails", shard).unlink()
+    assert f"{shard}.tissue.png: not there; run dvc repro patches" in evaluated.run("tissue").error
+    assert not (evaluated.folder / "reports/tissue").exists() and not evaluated.leftovers()
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ USERS = {
     "statistics/intervals.py": {"latent", "tissue", "crossvalidate"},
     "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate", "codecs"},
     "evaluation/codecs.py": {"codecs"},
+    "exports/geojson.py": {"tissue"},
     "training/mirrored.py": {"train", "crossvalidate"},
     "stages/split.py": {"split"},
     "sources/gdc/client.py": {"metadata", "slides", "patches"},

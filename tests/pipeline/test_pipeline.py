@@ -186,6 +186,15 @@ def test_the_weights_of_the_best_epoch_are_kept(project):
     assert metrics["validation_mse"] == pytest.approx(history["validation_loss"].min(), rel=1e-3)
 
 
+def test_each_test_slide_has_its_patches_in_a_file_for_qupath(project):
+    test = pd.read_csv(project.folder / "data/splits/test.csv", sep="|")
+    files = {path.stem: path for path in (project.folder / "reports/tissue/geojson").iterdir()}
+    assert set(files) == set(test["shard"])
+    for shard, rows in test.groupby("shard"):
+        types = [feature["properties"]["objectType"] for feature in json.loads(files[shard].read_text())["features"]]
+        assert types == ["annotation"] + ["detection"] * len(rows)
+
+
 def test_the_page_needs_no_other_file(project):
     page = (project.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)

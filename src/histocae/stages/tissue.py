@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
-from histocae.contrast import baselines, comparison, one_class, training_data, truth, verdicts
+from histocae.contrast import annotations, baselines, comparison, one_class, training_data, truth, verdicts
 from histocae.contrast.baselines import Baseline
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
@@ -156,6 +156,8 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             tiles=store.mpp is None,
             shares=truths,
         )
+    if store.mpp is not None:
+        annotations.write_slides(folder / "geojson", paths.PREVIEWS, levels["patch"], slides, store.pixels)
     if truths is not None:
         agreement = comparison.against_truth(test, truths, simpler, settings, seed)
         metrics = dataclasses.replace(metrics, truth=agreement)
