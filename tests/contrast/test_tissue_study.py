@@ -20,6 +20,7 @@ from PIL import Image
 from histocae.cohort import balance
 from histocae.contrast import baselines, comparison, heatmaps, linear_pair, pair, truth, verdicts
 from histocae.contrast import plots as contrast_plots
+from histocae.contrast.distribution import Distribution
 from histocae.errors import DataError, StoreError
 from histocae.evaluation import scales
 from histocae.patches import previews
@@ -830,7 +831,11 @@ def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
     metrics, folder = metrics_of(evaluated), evaluated.folder / "reports/tissue"
     scores = pd.read_csv(folder / "scores.csv")
     np.testing.assert_array_equal(scores["score"], scores["log_ratio"])
-    assert json.loads((folder / "score.json").read_text()) == {"kind": "log_ratio", "linear": None}
+    score = json.loads((folder / "score.json").read_text())
+    training = Distribution.from_json(score.pop("training"), "score.json", "")
+    assert score == {"kind": "log_ratio", "linear": None}
+    least, tumor = (training.quantile(name, 0.5) for name in ("error_least", "error_tumor"))
+    assert 0 < least <= tumor and training.quantile("score", 0) < training.quantile("score", 1)
     assert metrics["left_out"] == {} and "errors_by_scale" in metrics["baselines"]
     # a pair beside itself has the same AUROC
     other = metrics["baselines"]["baseline_pair"]

@@ -21,7 +21,7 @@ WHAT = {
     "stores": "damaged patch stores",
     "slides": "damaged slides: TIFF and SVS, JPEG, JPEG 2000 and deflate",
     "tiles": "damaged tiles: PNG, JPEG, TIFF and BMP",
-    "requests": "requests to a served pair",
+    "requests": "requests to a served model",
 }
 
 

@@ -25,7 +25,7 @@ from histocae.evaluation.samples import write_latents  # noqa: E402 (after the b
 from histocae.latent import stored  # noqa: E402
 from histocae.networks.fused import fused_on_bytes  # noqa: E402
 from histocae.patches.images import InMemory  # noqa: E402
-from histocae.tracking import served_pair  # noqa: E402
+from histocae.tracking import served_model  # noqa: E402
 from histocae.tracking.record import TrainingRecord  # noqa: E402
 from histocae.training import checkpoint  # noqa: E402
 from histocae.training.checkpoint import State  # noqa: E402
@@ -411,19 +411,20 @@ def test_hostile_latents_are_refused_and_run_nothing(copy, tmp_path, make):
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_served_pair_refuses_files_that_are_not_those_registered(tmp_path):
-    (tmp_path / "errors").mkdir()
-    for name in ("pair.json", "errors/saved_model.pb"):
+def test_a_served_model_refuses_files_that_are_not_those_registered(tmp_path):
+    (tmp_path / "networks").mkdir()
+    for name in ("contract.json", "networks/saved_model.pb"):
         (tmp_path / name).write_bytes(b"12345")
-    served_pair.check(tmp_path)  # a pair of an earlier version
+    with pytest.raises(MlflowException, match=r"SHA256SUMS: can't be read"):
+        served_model.check(tmp_path)
     checksums.write(tmp_path)
-    served_pair.check(tmp_path)
-    damage.flip(tmp_path / "errors/saved_model.pb", random.Random(0))
-    with pytest.raises(MlflowException, match=r"saved_model\.pb: changed since the pair was registered"):
-        served_pair.check(tmp_path)
-    (tmp_path / "errors/saved_model.pb").unlink()
+    served_model.check(tmp_path)
+    damage.flip(tmp_path / "networks/saved_model.pb", random.Random(0))
+    with pytest.raises(MlflowException, match=r"saved_model\.pb: changed since the model was registered"):
+        served_model.check(tmp_path)
+    (tmp_path / "networks/saved_model.pb").unlink()
     with pytest.raises(MlflowException, match=r"saved_model\.pb: can't be read"):
-        served_pair.check(tmp_path)
+        served_model.check(tmp_path)
 
 
 # -- the checkpoint of a killed training --

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as stn
 from PIL import Image
 
 from histocae.errors import SlideError
-from histocae.patches import color
+from histocae.patches import color, conversion
 from histocae.patches.store import PatchStore
 from support.make_data import GLASS, tissue, write_slide, write_tile
 from support.workspace import Workspace, slide_row
@@ -227,3 +227,24 @@ def test_normalized_stains_do_not_depend_on_the_other_slides(new_project: Callab
         index = project.make(*EXTRACTION).index
         kept.append(read_patches(project)[(index["slide_id"] == "a").to_numpy()])
     np.testing.assert_array_equal(*kept)
+
+
+# --- the copy that travels inside registered models ------------------------------------------------
+
+
+@given(patch_arrays, stn.arrays(np.float64, (3, 3), elements=st.floats(-2, 2)))
+def test_registered_models_convert_patches_as_the_pipeline_does(patches, stains):
+    for name in ("rgb", "grey", "macenko"):
+        np.testing.assert_array_equal(conversion.convert(patches, name, stains), color.apply(patches, name, stains))
+    gray = color.apply(patches, "grey")
+    np.testing.assert_array_equal(conversion.convert(gray, "grey"), gray)
+
+
+def test_the_luma_of_every_level_is_that_of_pillow():
+    levels = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
+    np.testing.assert_array_equal(conversion.convert(levels, "grey"), color.apply(levels, "grey"))
+
+
+def test_stains_are_not_normalized_without_those_of_the_slide():
+    with pytest.raises(ValueError, match="pass those of the slide"):
+        conversion.convert(np.zeros((1, 8, 8, 3), np.uint8), "macenko")

@@ -45,7 +45,10 @@ def test_a_change_of_the_given_split_reruns_the_stages_that_divide_cases_but_not
 # which stages use a file of the package
 USERS = {
     "statistics/intervals.py": {"latent", "tissue", "crossvalidate"},
-    "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate", "codecs"},
+    "networks/fused.py": {"train", "evaluate", "tissue", "crossvalidate", "codecs", "register"},
+    "networks/exported.py": {"register"},
+    "patches/conversion.py": {"register"},
+    "contrast/training_data.py": {"evaluate", "tissue"},
     "evaluation/codecs.py": {"codecs"},
     "exports/geojson.py": {"tissue"},
     "training/mirrored.py": {"train", "crossvalidate"},

@@ -275,7 +275,7 @@ def test_the_champion_takes_bytes_and_returns_the_output_of_the_saved_model(proj
         version = client.get_model_version_by_alias(f"histocae-{cohort}", "champion")
         assert version.tags["model"] == cohort
         loaded = mlflow.pyfunc.load_model(f"models:/histocae-{cohort}@champion")
-        assert loaded.metadata.signature.inputs.inputs[0].type == np.dtype("uint8")
+        assert loaded.metadata.signature.outputs.inputs[0].type == np.dtype("float32")
         cae = CAE(path=project.folder / "models/trained" / cohort, load=True)
         expected = cae.model.predict(patches.astype(np.float32) / 255, verbose=0)
         np.testing.assert_allclose(loaded.predict(patches), expected, atol=1e-5)

@@ -285,14 +285,14 @@ class Tiles:
 
 
 class Requests:
-    """Requests to a served pair."""
+    """Requests to a served model."""
 
     def __init__(self, folder: Path):
         from mlflow.exceptions import MlflowException
 
-        from histocae.tracking import served_pair
+        from histocae.tracking import served_model
 
-        self._checked, self._refused = served_pair.checked, MlflowException
+        self._checked, self._refused = served_model.checked, MlflowException
         self.base = make_data.tissue(0, 8, 8)[:4, :4].tolist()
 
     def attempt(self, choice: random.Random) -> None:

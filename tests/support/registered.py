@@ -69,7 +69,14 @@ class Registered(Workspace):
             },
             "at_threshold": dict.fromkeys(LEVELS, rates),
             "counts": {level: {"positive": 2, "negative": 1} for level in LEVELS},
-            "baselines": {"mean_intensity": {f"auroc_{level}": rate for level in LEVELS}},
+            "calibration": {level: {"slope": 2.0, "intercept": -1.0} for level in LEVELS},
+            "baselines": {
+                "mean_intensity": {
+                    "about": "mean intensity",
+                    "difference_slide": {"value": 0.0, "low": -0.1, "high": 0.1},
+                    **{f"auroc_{level}": rate for level in LEVELS},
+                }
+            },
             "score": "an invented one",
             "summary": ["The pair was invented."],
             "example": "s0",
@@ -81,7 +88,10 @@ class Registered(Workspace):
         (self.folder / "reports/tissue").mkdir(exist_ok=True)
         (self.folder / "reports/tissue/metrics.json").write_text(json.dumps(metrics | changes))
         kind, function = ("log_ratio", None) if linear is None else ("errors_by_scale", linear.as_json())
-        score = {"kind": kind, "linear": function}
+        training = self.json("reports/models/tumor/evaluation/distribution.json")
+        quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_least", "score")
+        training["quantiles"] = {**dict.fromkeys(names, quantiles["error"]), "color": quantiles["color"]}
+        score = {"kind": kind, "linear": function, "training": training}
         (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))
 
 

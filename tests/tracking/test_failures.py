@@ -21,6 +21,8 @@ from support import registered
 from support.workspace import ALL_STAGES, Workspace
 
 EPOCHS = 2
+MODEL = {"filters": [4], "latent_features": 16}  # weights larger than all other files of a logged model
+WEIGHTS = "artifacts/histocae/networks/variables/variables.data-00000-of-00001"  # of a logged model
 # status, headers and body of every answer
 ANSWERS = {
     "an internal error": (500, {}, b"oops"),
@@ -80,7 +82,7 @@ def prepared(tmp_path_factory):
         project = registered.Registered(tmp_path_factory.mktemp("prepared") / "project")
         registered.enter(project, patch)
         project.slides(*(f"s{i}" for i in range(12)))
-        project.params(models={"all": {"filters": [4]}}, patches__max_per_slide=4, training__epochs=EPOCHS)
+        project.params(models={"all": MODEL}, patches__max_per_slide=4, training__epochs=EPOCHS)
         yield project.make(*ALL_STAGES, "train all")
 
 
@@ -173,11 +175,16 @@ def artifacts(folder: Path) -> dict[str, bytes]:
     }
 
 
+def model_folder(weights: Path) -> Path:
+    """Return the folder with the files of a logged model."""
+    return weights.parents[len(Path(WEIGHTS).parts) - 1]
+
+
 @pytest.fixture
 def delivered(project):
     """A project whose run is complete, and the path of the weights in its logged model."""
-    project.make("publish")
-    (weights,) = (project.folder / "mlruns").glob("*/models/*/artifacts/data/model.keras")
+    project.make("evaluate all", "publish")
+    (weights,) = (project.folder / "mlruns").glob(f"*/models/*/artifacts/{WEIGHTS}")
     return project, weights
 
 
@@ -185,7 +192,7 @@ def delivered(project):
 def logged_model(request, delivered):
     project, weights = delivered
     if request.param == "of an earlier version":
-        project.client.delete_logged_model_tag(weights.parents[2].name, logged_models.FILES)
+        project.client.delete_logged_model_tag(model_folder(weights).parent.name, logged_models.FILES)
     return project, weights
 
 
@@ -200,7 +207,7 @@ def test_a_whole_logged_model_is_not_saved_again(logged_model):
 def test_a_damaged_logged_model_is_saved_again(logged_model, damaged):
     project, weights = logged_model
     size = weights.stat().st_size
-    description = weights.parents[1] / "MLmodel"
+    description = model_folder(weights) / "MLmodel"
     if damaged == "lost":
         weights.unlink()
     elif damaged == "truncated":
@@ -211,12 +218,12 @@ def test_a_damaged_logged_model_is_saved_again(logged_model, damaged):
     assert weights.stat().st_size == pytest.approx(size, rel=0.01)
     mlflow.pyfunc.load_model(str(description.parent))
     (model,) = project.client.search_logged_models([project.experiment])
-    assert json.loads(model.tags[logged_models.FILES])["data/model.keras"] == weights.stat().st_size
+    assert json.loads(model.tags[logged_models.FILES])[WEIGHTS] == weights.stat().st_size
 
 
 def test_a_logged_model_whose_tag_was_edited_is_checked_without_it(delivered):
     project, weights = delivered
-    project.client.set_logged_model_tags(weights.parents[2].name, {logged_models.FILES: "edited"})
+    project.client.set_logged_model_tags(model_folder(weights).parent.name, {logged_models.FILES: "edited"})
     weights.unlink()
     project.make("publish")
     assert weights.is_file()

@@ -1,4 +1,4 @@
-"""The registry: aliases, cards, the served pair, and registering twice, which changes nothing."""
+"""The registry: aliases, cards, the served models, and registering twice, which changes nothing."""
 
 import json
 import os
@@ -21,10 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from histocae import CAE
+from histocae import CAE, checksums
 from histocae.contrast import pair
+from histocae.contrast.contract import Contract
+from histocae.errors import TrackingError
 from histocae.evaluation import scales
-from histocae.tracking import live, runs
+from histocae.patches import color
+from histocae.patches.store import PatchStore
+from histocae.tracking import contracts, live, runs
 from histocae.tracking import server as tracking_server
 from support import registered, services
 from support.make_data import NORMAL, TUMOR
@@ -208,6 +212,233 @@ def test_the_pair_refuses_data_other_than_patches_in_one_line(original, data, me
         served_pair.predict(data)
     assert "whole numbers from 0 to 255 (uint8), N x 32 x 32 x 3" in error.value.message
     assert error.value.get_http_status_code() == 400 and "\n" not in error.value.message
+
+
+def artifacts(project, name: str) -> Path:
+    """Return the folder artifacts/histocae of a registered model's champion."""
+    mlflow.set_tracking_uri(project.uri)
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion")) / "artifacts/histocae"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("histocae-all", "single"), ("histocae-pair", "pair")])
+def test_a_registered_model_has_its_contract(original, name, kind):
+    folder = artifacts(original, name)
+    contract = Contract.read(folder / "contract.json", "")
+    assert contract.version == 1 and contract.kind == kind and contract.source == "slides"
+    names = ["tumor", "normal"] if kind == "pair" else [aliases(original, name)["champion"]]
+    trainings = [original.json(f"models/trained/{each}/training.json") for each in names]
+    assert contract.models == names
+    assert contract.weights == [training["weights"] for training in trainings]
+    assert contract.latent_features == [training["latent_features"] for training in trainings]
+    settings = trainings[0]["params"]["patches"]
+    assert contract.patches.as_json() == {key: settings[key] for key in contract.patches.as_json()}
+    assert contract.patches.pixels == 32 and contract.patches.color == "rgb"
+    assert any("Not for diagnosis" in sentence for sentence in contract.caveats)
+    assert not any("synthetic" in sentence for sentence in contract.caveats)
+    if kind == "pair":
+        assert contract.classes == [TUMOR, NORMAL]
+        assert contract.levels.slide.as_json() == {"threshold": 0.0, "slope": 2.0, "intercept": -1.0}
+        assert contract.score_text == "an invented one" and contract.findings == ["The pair was invented."]
+        assert any(
+            "mean intensity" in sentence and "not shown to do worse" in sentence for sentence in contract.caveats
+        )
+    else:
+        assert contract.score is contract.levels is contract.classes is None and contract.findings == []
+    description = mlflow.models.get_model_info(f"models:/{name}@champion").metadata["histocae"]
+    assert description["patches"] == contract.patches.as_json()
+    assert description["kind"] == kind and description["version"] == 1
+    listed = {Path(line.split("  ")[1]) for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()} - {Path("SHA256SUMS")}
+    assert set(checksums.compare(folder, "").values()) == {None}
+
+
+def test_the_contract_describes_the_training_patches(original):
+    name = aliases(original, "histocae-all")["champion"]
+    training = Contract.read(artifacts(original, "histocae-all") / "contract.json", "").training
+    rows = pd.read_csv(original.folder / "data/splits/train.csv", sep="|", dtype={"shard": str})
+    data = PatchStore(original.folder / "data/patches").select(rows).take(np.arange(len(rows)))
+    scaled = data.astype(np.float32) / 255
+    output = CAE(path=original.folder / "models/trained" / name, load=True).model.predict(scaled, verbose=0)
+    errors = ((output - scaled) ** 2).mean((1, 2, 3))
+    assert training.patches == len(rows)
+    np.testing.assert_allclose(training.quantiles["error"], np.quantile(errors, training.levels), rtol=1e-4)
+    distances = training.color_distances(data)
+    np.testing.assert_allclose(training.quantiles["color"], np.quantile(distances, training.levels))
+    assert training.color_distances(np.zeros_like(data[:1])) > training.quantile("color", 1)
+
+
+NETWORKS = """
+import sys
+sys.modules["keras"] = sys.modules["histocae"] = None  # neither can be imported
+import numpy as np, tensorflow as tf
+networks = tf.saved_model.load(sys.argv[1])
+patches = np.load(sys.argv[2])
+results = networks.differences(patches)
+latents = networks.latents(patches) if hasattr(networks, "latents") else []
+np.savez(sys.argv[3], *(each.numpy() for each in (*results, *latents)))
+"""
+
+
+@pytest.mark.parametrize("name", ["histocae-all", "histocae-pair"])
+def test_the_networks_need_nothing_but_tensorflow(original, serving_options, name, tmp_path):
+    folder = artifacts(original, name)
+    contract, data = Contract.read(folder / "contract.json", ""), patches(5)
+    np.save(tmp_path / "patches.npy", data)
+    paths = [str(folder / "networks"), str(tmp_path / "patches.npy"), str(tmp_path / "results.npz")]
+    subprocess.run([sys.executable, "-c", NETWORKS, *paths], check=True, **serving_options)
+    results = list(np.load(paths[2]).values())
+    scaled, count = data.astype(np.float32) / 255, len(contract.models)
+    caes = [CAE(path=original.folder / "models/trained" / model, load=True) for model in contract.models]
+    for cae, residual, mse in zip(caes, results[:count], results[count : 2 * count], strict=True):
+        expected = scaled - cae.model.predict(scaled, verbose=0)
+        np.testing.assert_allclose(residual, expected, atol=1e-5)
+        np.testing.assert_allclose(mse, np.square(expected).mean((1, 2, 3)), atol=1e-6)
+    with_latents = [cae for cae in caes if cae.params["latent_features"] is not None]
+    assert [cae in with_latents for cae in caes] == [number is not None for number in contract.latent_features]
+    for cae, latents in zip(with_latents, results[2 * count :], strict=True):
+        np.testing.assert_allclose(latents, cae.encoder.predict(scaled, verbose=0), atol=1e-5)
+
+
+def test_a_single_model_returns_reconstructions(original):
+    name = aliases(original, "histocae-all")["champion"]
+    served = mlflow.pyfunc.load_model("models:/histocae-all@champion")
+    data = patches(70)  # more than a batch
+    expected = CAE(path=original.folder / "models/trained" / name, load=True).model.predict(data / 255, verbose=0)
+    images = served.predict(data)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+    np.testing.assert_array_equal(served.predict(data.tolist()), images)
+    assert served.predict(data[:0]).shape == (0, 32, 32, 3)
+    assert served.metadata.signature.outputs.inputs[0].shape == (-1, 32, 32, 3)
+    with pytest.raises(MlflowException, match="got float64"):
+        served.predict(data / 255)
+
+
+def recolor(project, to: str) -> None:
+    """Have the records of trainings say that the patches had another color, and register the models again."""
+    for name in registered.MODELS:
+        folder = project.folder / "models/trained" / name
+        training = project.json(f"models/trained/{name}/training.json")
+        training["params"]["patches"]["color"] = to
+        (folder / "training.json").write_text(json.dumps(training))
+        (folder / "SHA256SUMS").unlink()
+    project.make("register")
+
+
+def test_a_model_of_gray_patches_converts_them_itself(project):
+    former = mlflow.pyfunc.load_model("models:/histocae-pair/1")
+    recolor(project, "grey")
+    data = patches(3)
+    gray = color.apply(data, "grey")
+    served = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+    pd.testing.assert_frame_equal(served.predict(data), former.predict(gray))
+    pd.testing.assert_frame_equal(served.predict(gray), former.predict(gray))
+    assert not served.predict(data)["error_tumor"].equals(former.predict(data)["error_tumor"])
+    single = mlflow.pyfunc.load_model("models:/histocae-all@champion")
+    np.testing.assert_array_equal(single.predict(data), single.predict(gray))
+    assert (
+        mlflow.models.get_model_info("models:/histocae-pair@champion").metadata["histocae"]["patches"]["color"]
+        == "grey"
+    )
+    card = project.client.get_model_version_by_alias("histocae-pair", "champion").description
+    assert "The model converts patches to gray itself." in card
+    with pytest.raises(MlflowException, match="stains are of no use to this model, whose patches are grey"):
+        served.predict({"patches": data, "stains": np.eye(3)})
+
+
+STAINS = [[0.9, 0.1, 0.05], [0.0, 1.1, 0.02], [-0.1, 0.2, 0.7]]
+STAINS_LACK = "stains belong to a whole slide"
+STAINS_WRONG = "expected stains to be 3 x 3 finite numbers"
+
+
+def test_a_model_of_normalized_stains_takes_the_stains_of_a_slide(project, serving_options, tmp_path):
+    former = mlflow.pyfunc.load_model("models:/histocae-pair/1")
+    recolor(project, "macenko")
+    data = patches(3)
+    normalized = color.apply(data, "macenko", np.array(STAINS))
+    served = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
+    for stains in (STAINS, np.array(STAINS)):
+        pd.testing.assert_frame_equal(served.predict({"patches": data, "stains": stains}), former.predict(normalized))
+    single = mlflow.pyfunc.load_model("models:/histocae-all@champion")
+    assert single.predict({"patches": data, "stains": STAINS}).shape == (3, 32, 32, 3)
+    extreme = {"patches": data, "stains": (np.ones((3, 3)) * -1e6).tolist()}
+    assert np.isfinite(served.predict(extreme)["score"]).all()
+    for request, message in (
+        (data, STAINS_LACK),
+        (data.tolist(), STAINS_LACK),
+        ({"patches": data}, STAINS_LACK),
+        ({"stains": STAINS}, STAINS_LACK),
+        ({"patches": data, "stains": STAINS, "more": 1}, STAINS_LACK),
+        ({"patches": data, "stains": STAINS[:2]}, STAINS_WRONG),
+        ({"patches": data, "stains": [[1.0], [2.0, 3.0]]}, STAINS_WRONG),
+        ({"patches": data, "stains": None}, STAINS_WRONG),
+        ({"patches": data, "stains": [[np.nan] * 3] * 3}, STAINS_WRONG),
+        ({"patches": data, "stains": [[1e300] * 3] * 3}, STAINS_WRONG),
+        ({"patches": data, "stains": [["1"] * 3] * 3}, STAINS_WRONG),
+        ({"patches": data / 255, "stains": STAINS}, "got float64"),
+    ):
+        with pytest.raises(MlflowException, match=re.escape(message)) as error:
+            served.predict(request)
+        assert error.value.get_http_status_code() == 400 and "\n" not in error.value.message
+    card = project.client.get_model_version_by_alias("histocae-pair", "champion").description
+    assert 'model.predict({"patches": patches, "stains": stains})' in card
+    # the same from another process, as JSON
+    (tmp_path / "input.json").write_text(json.dumps({"inputs": {"patches": data.tolist(), "stains": STAINS}}))
+    options = serving_options | {"env": serving_options["env"] | {"MLFLOW_TRACKING_URI": project.uri}}
+    model = ["-m", "models:/histocae-pair@champion", "--env-manager", "local"]
+    files = ["-i", tmp_path / "input.json", "-o", tmp_path / "output.json"]
+    subprocess.run(["mlflow", "models", "predict", *model, *files], check=True, capture_output=True, **options)
+    table = pd.DataFrame(json.loads((tmp_path / "output.json").read_text())["predictions"])
+    pd.testing.assert_frame_equal(table, former.predict(normalized), rtol=1e-5)
+
+
+def test_models_registered_without_a_contract_get_new_versions_once(project):
+    """Earlier versions of this package registered the weights alone."""
+    for model in project.client.search_logged_models([project.experiment]):
+        project.client.set_logged_model_tags(model.model_id, {"weights": "a fingerprint of the weights alone"})
+    names = ("histocae-all", "histocae-pair", "histocae-tumor", "histocae-normal")
+    before = {name: len(project.client.search_model_versions(f"name = '{name}'")) for name in names}
+    project.make("register")
+    after = {name: len(project.client.search_model_versions(f"name = '{name}'")) for name in names}
+    assert after == {name: 2 * count for name, count in before.items()}
+    champion = project.client.get_model_version_by_alias("histocae-pair", "champion")
+    assert int(champion.version) == 2
+    contents = server_contents(project)
+    project.make("register")
+    assert server_contents(project) == contents
+
+
+def test_models_whose_training_data_are_not_measured_are_not_registered(project):
+    """Earlier versions of this package evaluated models without that."""
+    distribution = project.folder / "reports/models/other/evaluation/distribution.json"
+    distribution.unlink()
+    line = "models/trained/other: not evaluated, so its training data's distribution is unknown"
+    remedy = "run dvc repro evaluate@other"
+    assert f"{line}; {remedy}" in project.run("register").error
+    output = project.run("publish")
+    assert output.code == 0 and any("the registry stays as it is" in entry for entry in output.lines)
+    distribution.write_text("{")
+    assert remedy in project.run("register").error
+
+
+def test_the_contract_of_a_trained_model_is_read_from_any_folder(original, tmp_path, monkeypatch):
+    name = aliases(original, "histocae-all")["champion"]
+    expected = Contract.read(artifacts(original, "histocae-all") / "contract.json", "")
+    assert contracts.read_trained(Path("models/trained") / name) == expected
+    monkeypatch.chdir(tmp_path)
+    assert contracts.read_trained(original.folder / "models/trained" / name) == expected
+    with pytest.raises(TrackingError, match=r"training\.json: no such file"):
+        contracts.read_trained(tmp_path / "models/trained/all")
+
+
+def test_a_trained_model_that_is_not_evaluated_has_no_contract(project):
+    (project.folder / "reports/models/all/evaluation/distribution.json").unlink()
+    message = (
+        "models/trained/all: not evaluated, so its training data's distribution is unknown; "
+        "run dvc repro evaluate@all"
+    )
+    with pytest.raises(TrackingError, match=re.escape(message)):
+        contracts.read_trained(Path("models/trained/all"))
 
 
 def test_the_pair_has_its_own_run_with_the_results(original):

@@ -1,7 +1,7 @@
 """Scores of patches from the errors of two autoencoders, one trained on tumor and one on normal tissue.
 
-NumPy alone: a copy of this file travels inside the registered pair, which runs without this
-package (`tracking.served_pair`).
+NumPy alone: a copy of this file travels inside registered models, which run without this
+package (`tracking.served_model`).
 """
 
 from dataclasses import asdict, dataclass

@@ -33,6 +33,7 @@ class MnistRecord(TrainingRecord):
 
     publishes = "histocae mnist publish"
     view = "mnist"
+    has_contract = False
 
     @property
     def command(self) -> str:

@@ -52,7 +52,7 @@ ALSO = {
     "train": ("evaluation/samples.py", "tracking/trainings.py"),
     "crossvalidate": ("evaluation/samples.py", "tracking/trainings.py"),
     "compare": ("report/templates/base.html", "report/templates/index.html"),
-    "register": ("tracking/served_pair.py",),
+    "register": ("tracking/served_model.py",),
 }
 STAGES = (
     "metadata",

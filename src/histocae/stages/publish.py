@@ -22,7 +22,7 @@ def run(params: Params) -> None:
     delivered, pair = deliver_all(params, trained)
     count = len(delivered) + (pair is not None)
     log.info("%d runs are complete in experiment %s", count, params.tracking.experiment)
-    ready = [entry for entry in delivered if entry.record.evaluation is not None]
+    ready = [entry for entry in delivered if entry.record.evaluation is not None and not entry.lacks_contract]
     if paths.REGISTERED.is_file() and len(ready) == len(params.models):
         registry.register_all(delivered, pair, params.tracking.experiment)
     else:

@@ -9,7 +9,9 @@ from pathlib import PurePath
 from typing import Any
 
 from histocae.cohort.split import SPLITS
+from histocae.contrast.contract import Contract
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.tracking import contracts
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 PAIR = (
@@ -20,11 +22,15 @@ PAIR = (
 LONGEST = 5000  # characters of a description that a registry in PostgreSQL or MySQL takes
 _TISSUES = {"all": "tumor and normal tissue", "tumor": "tumor tissue", "normal": "normal tissue"}
 _COLORS = {"rgb": "as scanned", "grey": "converted to gray", "macenko": "stain-normalized (Macenko)"}
-_LABELS = "- Labels are per slide, not per patch: normal tissue on a tumor slide counts as tumor."
-_NOT_FOR = (
-    "- Not for diagnosis. The model was evaluated on the test slides named above only. Other scanners, stains, "
-    "organs and magnifications are different data."
-)
+_CONVERSION = {
+    "rgb": "",
+    "grey": " The model converts patches to gray itself.",
+    "macenko": (
+        ' The model normalizes patches itself, given the stains of their slide: `{"patches": patches, "stains": '
+        "stains}`, with stains from `histocae.patches.color.estimate`."
+    ),
+}
+_SHOWN = (0.01, 0.05, 0.5, 0.95, 0.99)  # of the quantiles of training patches
 
 
 def of_cohort(cohort: str) -> str:
@@ -79,12 +85,15 @@ def _of_model(
         _beside_linear(record, linear),
         _latents(record),
         "## Limits",
-        _lines(_LABELS, _NOT_FOR, _synthetic(record)),
+        _lines(f"- {contracts.LABELS}", f"- {contracts.NOT_FOR}", _synthetic(record)),
+        _contract(contracts.of_training(record)),
         "## How to call it",
         _code(
             f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-            f"images = model.predict(patches)  # uint8, N x {pixels} x {pixels} x 3 -> float32 in about [0, 1]",
+            f"images = model.predict({_input(record)})  "
+            f"# uint8, N x {pixels} x {pixels} x 3 -> float32 in about [0, 1]",
         ),
+        _score_slide(name),
     )
 
 
@@ -125,12 +134,14 @@ def _of_pair(pair: PairRecord, name: str, findings: Sequence[str]) -> str:
         _matrix(pair),
         _lines(*findings),
         "## Limits",
-        _lines(_NOT_FOR, _synthetic(pair.tumor)),
+        _lines(f"- {contracts.NOT_FOR}", _synthetic(pair.tumor)),
+        _contract(contracts.of_pair(pair)),
         "## How to call it",
         _code(
             f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-            f"table = model.predict(patches)  # uint8, N x {pixels} x {pixels} x 3",
+            f"table = model.predict({_input(pair.tumor)})  # uint8, N x {pixels} x {pixels} x 3",
         ),
+        _score_slide(name),
         "Or as a server:",
         f"```\nmlflow models serve -m models:/{name}@champion --env-manager local --port 5001\n"
         "curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' "
@@ -172,16 +183,11 @@ def _source(record: TrainingRecord) -> str:
     params = record.training["params"]
     source, patches = params["data"]["source"], params["patches"]
     cohort = "the procedural demo cohort" if source == "demo" else f"source `{source}`"
-    convert = (
-        " Convert other patches in the same way first, by `histocae.patches.color`."
-        if patches["color"] != "rgb"
-        else ""
-    )
     # tiles keep a resolution of their own
     scale = f" at {patches['mpp']:g} microns per pixel" if source != "tiles" else ""
     return (
-        f"From {cohort}: patches of {patches['pixels']} pixels{scale}, colors {_COLORS[patches['color']]}.{convert} "
-        f"Each {params['split']['together']} is in one part of the split only."
+        f"From {cohort}: patches of {patches['pixels']} pixels{scale}, colors {_COLORS[patches['color']]}."
+        f"{_CONVERSION[patches['color']]} Each {params['split']['together']} is in one part of the split only."
     )
 
 
@@ -262,7 +268,37 @@ def _latents(record: TrainingRecord) -> str:
 
 def _synthetic(record: TrainingRecord) -> str:
     demo = record.training["params"]["data"]["source"] == "demo"
-    return "- The data are synthetic: the results say nothing about real tissue." if demo else ""
+    return f"- {contracts.SYNTHETIC}" if demo else ""
+
+
+def _contract(contract: Contract | None) -> str:
+    """Show what another slide's patches are compared with: thresholds, and quantiles of the training patches."""
+    if contract is None:
+        return ""
+    training, patches = contract.training, contract.patches
+    lines = [
+        f"Patches of other slides are extracted as these were: {patches.pixels} pixels"
+        + (f" at {patches.mpp:g} microns per pixel" if patches.mpp else "")
+        + f", at least {100 * patches.tissue_share:g} % tissue, color {patches.color}."
+    ]
+    if contract.levels is not None:
+        levels = contract.levels
+        thresholds = {"patch": levels.patch, "slide": levels.slide, "case": levels.case}
+        named = ", ".join(f"{decision.threshold:.4f} per {level}" for level, decision in thresholds.items())
+        lines.append(f"Thresholds, fixed on validation cases: {named}.")
+    names = ("error",) if contract.levels is None else ("error_least", "score")
+    rows = [[name, *(f"{training.quantile(name, level):.4g}" for level in _SHOWN)] for name in (*names, "color")]
+    header = (f"{training.patches:,} training patches", *(f"{100 * level:g} %" for level in _SHOWN))
+    return _joined("## Other slides", " ".join(lines), _table(header, rows)).strip()
+
+
+def _input(record: TrainingRecord) -> str:
+    stained = record.training["params"]["patches"]["color"] == "macenko"
+    return '{"patches": patches, "stains": stains}' if stained else "patches"
+
+
+def _score_slide(name: str) -> str:
+    return f"To score a slide:\n\n```\nhistocae score SLIDE --model models:/{name}@champion\n```"
 
 
 def _discrimination(pair: PairRecord) -> str:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlflow
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
-from mlflow.models import Model
 
 from histocae import paths
 from histocae.errors import TrackingError
 from histocae.files import fingerprint, sha256
 from histocae.networks import saved
-from histocae.tracking import logged_models, pairs, runs, views
+from histocae.tracking import contracts, logged_models, runs, views
 from histocae.tracking.impatient import impatient
 from histocae.tracking.record import SPLIT_CONTEXTS, PairRecord, TrainingRecord, flat
 from histocae.tracking.server import (
@@ -48,13 +46,18 @@ class Delivered(NamedTuple):
     Attributes:
         record: of its training.
         run_id: of its run.
-        model_id: of its logged model; None where the model may not be registered.
+        model_id: of its logged model; None where the model may not be registered, or is not evaluated yet.
 
     """
 
     record: TrainingRecord
     run_id: str
     model_id: str | None
+
+    @property
+    def lacks_contract(self) -> bool:
+        """Whether the model can't be registered yet, since its training data are not measured."""
+        return self.record.is_candidate and self.model_id is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ def deliver(
         patient: whether to wait for a slow server as long as it takes.
 
     Returns:
-        The run, and the id of its logged model; None where the model is never registered, and so not logged.
+        The run, and the id of its logged model; None where the model is never registered, or not evaluated yet.
 
     Raises:
         TrackingError: the server is unreachable or refuses, or is too slow.
@@ -147,10 +150,20 @@ def deliver(
         _files(api, run_id, record, known)
         _samples(api, run_id, record)
         _reports(api, run_id, record, known)
-        model_id = logged_models.autoencoder(api, experiment_id, run_id, record) if record.is_candidate else None
+        model_id = _model(api, experiment_id, run_id, record) if record.is_candidate else None
         run = _end(api, run_id, own["end"])
     log.info("%s: run %s is complete, %.1f s", record.name, run_id, time.perf_counter() - start)
     return run, model_id
+
+
+def _model(api: MlflowClient, experiment_id: str, run_id: str, record: TrainingRecord) -> str | None:
+    """Log a model; None where its contract needs an evaluation first."""
+    if not record.has_contract:
+        return logged_models.autoencoder(api, experiment_id, run_id, record)
+    contract = contracts.of_training(record)
+    if contract is None:
+        return None
+    return logged_models.python_model(api, experiment_id, run_id, contract, (record,), record.training["cohort"])
 
 
 def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str]) -> tuple[Run, str]:
@@ -194,13 +207,8 @@ def deliver_pair(pair: PairRecord, experiment_name: str, own_runs: dict[str, str
             end=end,
         )
         run_id = _results(api, experiment_id, results)
-
-        def save(model_id: str, of_run: str | None) -> None:
-            with pairs.as_python_model(pair) as arguments:
-                model = logged_models.MODEL
-                Model.log(None, mlflow.pyfunc, name=model, model_id=model_id, run_id=of_run, **arguments)
-
-        model_id = logged_models.logged(api, experiment_id, run_id, pair.state, {"cohort": "pair"}, save)
+        contract, records = contracts.of_pair(pair), (pair.tumor, pair.normal)
+        model_id = logged_models.python_model(api, experiment_id, run_id, contract, records, "pair")
         run = _end(api, run_id, end)
     log.info("pair: run %s is complete, %.1f s", run_id, time.perf_counter() - start)
     return run, model_id

@@ -226,6 +226,20 @@ class Areas(Document):
     auroc_case: Estimate
 
 
+class BaselineAreas(Areas):
+    """`baselines` of the comparison, by name."""
+
+    about: Text
+    difference_slide: Estimate
+
+
+class Curve(Document):
+    """`calibration` of a level."""
+
+    slope: Number
+    intercept: Number
+
+
 class Comparison(Areas):
     """reports/tissue/metrics.json with a pair."""
 
@@ -237,9 +251,10 @@ class Comparison(Areas):
     p_value_slide: Number
     p_value_case: Number
     threshold: Levels[Number]
+    calibration: Levels[Curve]
     at_threshold: Levels[Rates]
     counts: Levels[Counts]
-    baselines: dict[str, Areas]
+    baselines: dict[str, BaselineAreas]
     mse: ErrorMatrix
     settings: dict[str, Any]
     score: Text
@@ -258,10 +273,14 @@ class LinearScore(Document):
 
 
 class Score(Document):
-    """reports/tissue/score.json; `linear` is missing (null) where the score is the log ratio."""
+    """reports/tissue/score.json; `linear` is missing (null) where the score is the log ratio.
+
+    `contracts.of_pair` checks `training`.
+    """
 
     kind: Literal["errors_by_scale", "log_ratio"]
     linear: LinearScore | None
+    training: dict[str, Any]
 
 
 class _Content(dict[str, Any]):

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import Schema, TensorSpec
 
+from histocae.contrast.contract import Contract
 from histocae.errors import YamlError
 from histocae.files import read_yaml
 from histocae.networks import backend
-from histocae.tracking import runs
+from histocae.tracking import python_models, runs
 from histocae.tracking.record import TrainingRecord
 from histocae.tracking.server import MlflowClient
 
@@ -45,7 +46,7 @@ def logged(
         api: client of the server.
         experiment_id: of the run.
         run_id: of the run.
-        state: of the model: a fingerprint of its weights and whatever else is saved.
+        state: of the model: a fingerprint of its weights and whatever else is saved, such as its contract.
         tags: of a new logged model.
         save: saves the model; it takes the logged model's id, and the id of the run that gets it as an output.
 
@@ -133,8 +134,39 @@ def load() -> None:
         module.save_model  # noqa: B018 (a lazy module is imported when one of its names is looked up)
 
 
+def python_model(
+    api: MlflowClient,
+    experiment_id: str,
+    run_id: str,
+    contract: Contract,
+    records: Sequence[TrainingRecord],
+    cohort: str,
+) -> str:
+    """Log a model with its contract, once; another contract makes another logged model.
+
+    Args:
+        api: client of the server.
+        experiment_id: of the run.
+        run_id: of the run.
+        contract: of the model.
+        records: of its trainings: of one model, or of the pair.
+        cohort: of the model; pair for a pair.
+
+    Returns:
+        The logged model's id.
+
+    """
+
+    def save(model_id: str, of_run: str | None) -> None:
+        with python_models.saved_for_log(contract, records) as arguments:
+            Model.log(None, python_models.Flavor, name=MODEL, model_id=model_id, run_id=of_run, **arguments)
+
+    state = python_models.state(contract)
+    return logged(api, experiment_id, run_id, state, {"cohort": cohort}, save)
+
+
 def autoencoder(api: MlflowClient, experiment_id: str, run_id: str, record: TrainingRecord) -> str:
-    """Log the autoencoder with signature, input example and pinned requirements, once.
+    """Log an autoencoder of other images than patches, which has no contract, once.
 
     Args:
         api: client of the server.

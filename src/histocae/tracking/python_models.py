@@ -1,42 +1,66 @@
-"""The pair of a tumor and a normal model as one MLflow model."""
+"""Autoencoders as MLflow models that run without this package: one alone, or the pair of tumor and normal."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mlflow
 import numpy as np
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 from histocae import checksums
-from histocae.contrast import pair as scoring
+from histocae.contrast import pair
+from histocae.contrast.contract import PAIR, Contract
 from histocae.evaluation import scales
-from histocae.files import write_json
-from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.files import fingerprint, write_json
 from histocae.networks import backend
-from histocae.tracking.record import PairRecord
+from histocae.patches import conversion
+from histocae.tracking.record import TrainingRecord
 
-if TYPE_CHECKING:  # Keras is imported once the backend has been started
-    from histocae.networks.cae import CAE
-
-SERVED = Path(__file__).with_name("served_pair.py")
+SERVED = Path(__file__).with_name("served_model.py")
+FOLDER, CONTRACT, NETWORKS = "histocae", "contract.json", "networks"  # artifacts/histocae of every model
 PACKAGES = ("mlflow", "tensorflow", "numpy", "pandas")
 COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double", "class": "string"}
+# beside the served model, under these names
+COPIES = {"histocae_pair.py": pair, "histocae_scales.py": scales, "histocae_conversion.py": conversion}
+
+
+class Flavor:
+    """The flavor mlflow.pyfunc, logged without a check of the input example.
+
+    The check loads the model and serves it, which takes longer than to log it. `Model.log` has a switch for it
+    (validate_serving_input), which `mlflow.pyfunc.save_model` does not take. That models can be served is tested in
+    the tests.
+    """
+
+    name = "mlflow.pyfunc"
+
+    @staticmethod
+    def save_model(validate_serving_input: bool, **arguments: Any) -> None:
+        """Save a model."""
+        mlflow.pyfunc.save_model(**arguments)
+
+
+def state(contract: Contract) -> str:
+    """Return a fingerprint of what a model is made of: its contract, which has those of the weights."""
+    return fingerprint([contract.as_json()])
 
 
 @contextmanager
-def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
-    """Save the pair in a temporary folder.
+def saved_for_log(contract: Contract, records: Sequence[TrainingRecord]) -> Iterator[dict[str, Any]]:
+    """Save a model in a temporary folder.
 
     Args:
-        pair: both models and the results of their comparison.
+        contract: of the model.
+        records: of its trainings, tumor first.
 
     Yields:
-        Arguments for `Model.log` with `mlflow.pyfunc`; the files in them are deleted afterwards.
+        Arguments for `Model.log` with `Flavor`; the files in them are deleted afterwards.
 
     Raises:
         HistocaeError: a model's files are damaged, or not those of its training.
@@ -44,50 +68,44 @@ def as_python_model(pair: PairRecord) -> Iterator[dict[str, Any]]:
     """
     backend.start()
     from histocae.networks.cae import CAE
+    from histocae.networks.exported import export
 
-    caes = [CAE(path=record.folder, load=True) for record in (pair.tumor, pair.normal)]
-    shape = tuple(caes[0].params["input_shape"])
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(folder)
-        _save_differences(caes, shape, here / "pair" / "differences")
-        description = {
-            "pixels": shape[0],
-            "threshold": pair.tissue["threshold"]["patch"],
-            "tumor": PRIMARY_TUMOR,
-            "normal": SOLID_TISSUE_NORMAL,
-            "score": pair.score["kind"],
-            "linear": pair.score["linear"],
-        }
-        write_json(description, here / "pair" / "pair.json")
-        checksums.write(here / "pair")
-        copies = {"histocae_pair.py": scoring, "histocae_scales.py": scales}
-        for name, module in copies.items():
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary)
+        folder = here / FOLDER
+        export([CAE(path=record.folder, load=True) for record in records], folder / NETWORKS)
+        write_json(contract.as_json(), folder / CONTRACT)
+        checksums.write(folder)
+        for name, module in COPIES.items():
             shutil.copyfile(str(module.__file__), here / name)
         yield {
             "python_model": str(SERVED),
-            "artifacts": {"pair": str(here / "pair")},
-            "code_paths": [str(here / name) for name in copies],
-            "signature": ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()])),
-            "input_example": np.zeros((1, *shape), np.uint8),
+            "artifacts": {FOLDER: str(folder)},
+            "code_paths": [str(here / name) for name in COPIES],
+            "signature": ModelSignature(outputs=_outputs(contract)),
+            "input_example": _example(contract),
+            "validate_serving_input": False,
+            "flavor_name": Flavor.name,
+            "metadata": {"histocae": _summary(contract)},
             "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
         }
 
 
-def _save_differences(caes: "list[CAE]", shape: tuple[int, ...], folder: Path) -> None:
-    """Save a function of uint8 patches: their differences from both reconstructions, and the MSE of each.
+def _outputs(contract: Contract) -> Schema:
+    if contract.kind == PAIR:
+        return Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()])
+    pixels = contract.patches.pixels
+    return Schema([TensorSpec(np.dtype(np.float32), (-1, pixels, pixels, 3))])
 
-    It is saved in TensorFlow's own format, which loads without Keras and without this package.
-    """
-    import keras
-    import tensorflow as tf
 
-    def differences(patches: tf.Tensor) -> list[tf.Tensor]:
-        scaled = tf.cast(patches, tf.float32) / 255
-        residuals = [scaled - cae.model(scaled, training=False) for cae in caes]
-        return [*residuals, *(tf.reduce_mean(tf.square(each), axis=(1, 2, 3)) for each in residuals)]
+def _example(contract: Contract) -> Any:
+    patches = np.zeros((1, contract.patches.pixels, contract.patches.pixels, 3), np.uint8)
+    if contract.patches.color != "macenko":
+        return patches
+    return {"patches": patches, "stains": np.eye(3)}
 
-    archive = keras.export.ExportArchive()
-    for cae in caes:
-        archive.track(cae.model)
-    archive.add_endpoint("differences", differences, [tf.TensorSpec((None, *shape), tf.uint8, name="patches")])
-    archive.write_out(str(folder), verbose=False)
+
+def _summary(contract: Contract) -> dict[str, Any]:
+    """Give the part of the contract that fits into the description of an MLflow model."""
+    content = contract.as_json()
+    return {key: content[key] for key in ("version", "kind", "models", "source", "patches")}

@@ -8,7 +8,7 @@ from typing import Any
 from histocae.errors import TrackingError
 from histocae.files import fingerprint
 from histocae.identifiers import COHORTS
-from histocae.tracking import cards
+from histocae.tracking import cards, contracts
 from histocae.tracking.delivery import Delivered
 from histocae.tracking.record import PairRecord, TrainingRecord
 from histocae.tracking.server import (
@@ -128,6 +128,9 @@ def register_cohort(cohort: str, entries: Sequence[Delivered]) -> dict[str, Any]
         log.info("%s: only linear maps; nothing to register", name)
         return {}
     ranked = sorted(candidates, key=lambda entry: entry.record.metrics["validation_mse"])
+    for entry in ranked:
+        if entry.lacks_contract:
+            raise TrackingError(contracts.unmeasured(entry.record.folder))
     best = dict(zip((CHAMPION, CHALLENGER), ranked, strict=False))
     with _registry() as api:
         _model(api, name, cards.of_cohort(cohort))
