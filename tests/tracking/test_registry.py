@@ -112,6 +112,10 @@ def test_a_version_has_tags_and_a_card(original):
     train = pd.read_csv(original.folder / "data/splits/train.csv", sep="|")
     counts = (train["case_id"].nunique(), train["slide_id"].nunique(), len(train))
     assert "| train | " + " | ".join(f"&emsp;{n}" for n in counts) + " |" in card
+    training = Contract.read(artifacts(original, "histocae-all") / "contract.json", "").training
+    shown = [f"{training.quantile('error', level):.4g}" for level in (0.01, 0.05, 0.5, 0.95, 0.99)]
+    assert "| error | " + " | ".join(f"&emsp;{number}" for number in shown) + " |" in card and len(card) <= 5000
+    assert "histocae score SLIDE --model models:/histocae-all@champion" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     namespace: dict = {"patches": patches(2)}
     mlflow.set_tracking_uri(original.uri)
@@ -342,7 +346,7 @@ def test_a_model_of_gray_patches_converts_them_itself(project):
     )
     card = project.client.get_model_version_by_alias("histocae-pair", "champion").description
     assert "The model converts patches to gray itself." in card
-    with pytest.raises(MlflowException, match="stains are of no use to this model, whose patches are grey"):
+    with pytest.raises(MlflowException, match="stains are of no use to this model"):
         served.predict({"patches": data, "stains": np.eye(3)})
 
 
@@ -454,6 +458,9 @@ def test_the_pair_has_its_own_run_with_the_results(original):
         "tissue/score.json",
     ]
     card = original.client.get_model_version_by_alias("histocae-pair", "champion").description
+    assert "## Other slides" in card and "histocae score SLIDE --model models:/histocae-pair@champion" in card
+    assert "Thresholds, fixed on validation cases: 0.0000 per patch, 0.0000 per slide, 0.0000 per case." in card
+    assert all(f"| {name} | &emsp;" in card for name in ("error_least", "score", "color")) and len(card) <= 5000
     assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card
 
 

@@ -93,7 +93,20 @@ class Distribution(Part):
 
     @classmethod
     def from_json(cls, values: object, where: str, remedy: str) -> "Distribution":
-        """Check what `as_json` gave; see `checked`."""
+        """Check what `as_json` gave.
+
+        Args:
+            values: of the JSON file.
+            where: the file or model that they are from, for the error.
+            remedy: end of the error's line.
+
+        Returns:
+            The distribution.
+
+        Raises:
+            DataError: a key is missing, has another type or does not fit the others.
+
+        """
         return checked(cls, values, where, remedy)
 
 
