@@ -128,7 +128,7 @@ def relabeled(table: pd.DataFrame) -> list[pd.DataFrame]:
     for swapped in itertools.product((False, True), repeat=len(both)):
         for chosen in itertools.combinations(single, tumors):
             label = {name: int(name in chosen) for name in single}
-            swap = table["case_id"].map(dict(zip(both, swapped, strict=True))).fillna(False).astype(bool)
+            swap = table["case_id"].isin(both[list(swapped)])
             labels = table["case_id"].map(label).fillna(table["label"].where(~swap, 1 - table["label"]))
             ways.append(table.assign(label=labels.astype(int)))
     return ways

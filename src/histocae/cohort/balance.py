@@ -157,7 +157,8 @@ def sample(
     order = rng.permutation(len(pool))
     if balance == "cases":
         # round by round one patch of each case, until there are enough
-        turn = pool["case_id"].iloc[order].groupby(pool["case_id"].iloc[order]).cumcount().to_numpy()
+        shuffled = pool["case_id"].iloc[order]
+        turn = shuffled.groupby(shuffled, observed=True).cumcount().to_numpy()  # observed: it may be a category
         order = order[np.argsort(turn, kind="stable")]
     return pool.iloc[np.sort(order[:size])]
 
