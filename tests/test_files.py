@@ -186,6 +186,14 @@ def test_all_written_tables_end_with_a_line_end(tmp_path, rows):
         assert len(files.read_table(file, ("name",), needed=("name",), numbers=("count",))) == rows
 
 
+@given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
+def test_floats_are_read_back_to_the_last_bit(tmp_path_factory, values):
+    file = tmp_path_factory.getbasetemp() / "floats.csv"
+    files.write_table(pd.DataFrame({"value": values}), file)
+    assert list(files.read_table(file)["value"]) == values
+    assert [value for part in files.read_table_parts(file, rows=7) for value in part["value"]] == values
+
+
 @given(
     content=st.binary(max_size=200) | st.text("ab|\n\"',;1.\0é", max_size=80).map(str.encode), rows=st.integers(1, 3)
 )

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from histocae import cli
+from histocae.files import exact_floats
 from support import make_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +113,7 @@ class Workspace:
 
     def read(self, path: str) -> pd.DataFrame:
         """Read an output table; the separator is `|` in data and `,` in reports."""
-        return pd.read_csv(self.folder / path, sep="|" if path.startswith("data") else ",")
+        return pd.read_csv(self.folder / path, sep="|" if path.startswith("data") else ",", **exact_floats())
 
     @property
     def index(self) -> pd.DataFrame:

@@ -185,7 +185,10 @@ def _plain(name: str) -> str:
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if name not in table:
         return pd.Series(np.nan, index=table.index)
-    numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+    # before pandas 3.1, `to_numeric` may be one bit off; `float` never is, but takes more texts for numbers: 1_0
+    is_number = pd.to_numeric(table[name], errors="coerce").notna()
+    values = [float(cell) if known else np.nan for cell, known in zip(table[name], is_number, strict=True)]
+    numbers = pd.Series(values, table.index, dtype=float)
     for line in table.index[(numbers.isna() & table[name].notna()) | np.isinf(numbers)][:1]:
         raise TableError(f"{path}: row {line}: {name} is {quoted(table.at[line, name])}, not a number")
     return numbers
