@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["CAE", "__version__"]
+__all__ = ["CAE", "__version__", "score"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,4 +12,8 @@ def __getattr__(name: str) -> Any:
         from histocae.networks.cae import CAE
 
         return CAE
+    if name == "score":
+        from histocae.scoring.api import score
+
+        return score
     raise AttributeError(f"module 'histocae' has no attribute {name!r}")

@@ -3,7 +3,6 @@
 import csv
 import string
 import time
-import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocae import identifiers
-from histocae.sources import tables
+from histocae.sources import tables, texts
 from support import make_data
 from support.make_data import NORMAL, TUMOR, table_text
 from support.workspace import Workspace, slide_row
@@ -388,13 +387,7 @@ def test_a_link_inside_the_folder_may_lead_out_of_it(project, tmp_path):
 # texts of cells: letters of any script, separators, quotes, inner blanks
 CELLS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=20
-).filter(
-    lambda cell: (
-        cell.strip() == cell
-        and cell.lower() not in tables.MISSING
-        and unicodedata.normalize("NFKC", cell[0])[0] not in "=+-@"
-    )
-)
+).filter(lambda cell: cell.strip() == cell and cell.lower() not in tables.MISSING and texts.problem(cell) is None)
 
 
 @settings(max_examples=60)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from histocae import __version__
 from histocae.address import without_credentials
-from histocae.cli import completion, export, jobs, plan, signals, stages, streams, system_errors
+from histocae.cli import completion, export, jobs, plan, score, signals, stages, streams, system_errors
 from histocae.cli.stages import COMMANDS, MNIST
 from histocae.errors import HistocaeError
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"histocae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     stages.add(commands)
+    score.add(commands)
     export.add(commands)
     plan.add(commands)
     stages.add_mnist(commands)

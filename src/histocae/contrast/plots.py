@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,25 @@ if TYPE_CHECKING:
 TUMOR, NORMAL = COMPARED
 # from the color of normal tissue to that of tumor, with a neutral middle
 SCALE = ("#2c6fa6", "#9fc3dd", "#f4f1ea", "#e3a3a5", "#b2364a")
+
+
+class Legend(NamedTuple):
+    """What the colors of a heatmap mean.
+
+    Attributes:
+        title: of the values.
+        colors: from the lowest to the highest value.
+        ends: what the lowest value, the middle and the highest one are called; None: their numbers.
+
+    """
+
+    title: str
+    colors: tuple[str, ...]
+    ends: tuple[str, str, str] | None
+
+
+TISSUES = Legend("score of its patches", SCALE, ("like normal", "threshold", "like tumor"))
+ERRORS = Legend("mean squared error of its patches", ("#f4f1ea", "#d8a878", "#7a2f1d"), None)
 UNITS = {"patch": "patches", "slide": "slides", "case": "cases x sample types"}
 QUIET = "#777777"
 PAIRS = 6
@@ -321,7 +340,13 @@ def score_scale(scores: NDArray[np.float64], threshold: float) -> Normalize:
     return Normalize(threshold - reach, threshold + reach)
 
 
-def plot_heatmap(views: Sequence[HeatmapView], scale: Normalize, title: str, of_truth: str | None = None) -> Figure:
+def plot_heatmap(
+    views: Sequence[HeatmapView],
+    scale: Normalize,
+    title: str,
+    of_truth: str | None = None,
+    legend: Legend = TISSUES,
+) -> Figure:
     """Show a slide, or some of its tiles, beside the scores of their patches and, where known, the truth.
 
     Args:
@@ -329,12 +354,13 @@ def plot_heatmap(views: Sequence[HeatmapView], scale: Normalize, title: str, of_
         scale: of the scores.
         title: of the figure.
         of_truth: title of the truth; None where it is unknown.
+        legend: what the colors mean.
 
     Returns:
         The figure.
 
     """
-    colors = LinearSegmentedColormap.from_list("tissue", SCALE)
+    colors = LinearSegmentedColormap.from_list("values", legend.colors)
     count = 2 + (of_truth is not None)
     height, width = views[0].image.shape[:2]
     size = (3.6 * count + 1.2, min(7.0, 3.6 * height / width) * len(views) + 0.6)
@@ -358,13 +384,14 @@ def plot_heatmap(views: Sequence[HeatmapView], scale: Normalize, title: str, of_
         for axis in row:  # an image laid over another sets the limits to its own
             left, right, bottom, top = view.image_extent
             axis.set(xlim=(left, right), ylim=(bottom, top))
-    for axis, name in zip(axes[0], ("image", "score of its patches", of_truth), strict=False):
+    for axis, name in zip(axes[0], ("image", legend.title, of_truth), strict=False):
         axis.set_title(name, fontsize=10)
     colorbar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
     low, high = scale.vmin or 0.0, scale.vmax or 0.0
     colorbar.set_ticks([low, (low + high) / 2, high])
-    colorbar.set_ticklabels(["like normal", "threshold", "like tumor"])
-    figure.suptitle(title, fontsize=11)
+    if legend.ends is not None:
+        colorbar.set_ticklabels(legend.ends)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a slide's name may have dollar signs
     return figure
 
 

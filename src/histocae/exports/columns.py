@@ -24,6 +24,7 @@ MEANING = {
     "error": "mean squared error of the reconstruction by the model of the latents, of pixels in [0, 1]",
     "error_tumor": "mean squared error of the reconstruction by the tumor model of the pair",
     "error_normal": "mean squared error of the reconstruction by the normal model of the pair",
+    "color_distance": "distance of the mean color from that of the model's training patches (Mahalanobis)",
     "log_ratio": "logarithm of error_normal / error_tumor",
     "score": "score of the pair; higher is more like tumor",
     "probability": "probability of tumor by the score, calibrated on validation patches",
@@ -41,6 +42,7 @@ class About:
         pixels: side of a patch in its own pixels.
         mpp: microns per pixel of a patch that were aimed at; None for tiles.
         version: of histocae.
+        parts: of a pair, whose latents lie side by side: each model, and its number of latents (None: it has none).
 
     """
 
@@ -49,6 +51,7 @@ class About:
     pixels: int
     mpp: float | None
     version: str
+    parts: tuple[tuple[str, int | None], ...] = ()
 
     def as_dict(self, columns: Iterable[str]) -> dict[str, Any]:
         """Return what a file says about its numbers.
@@ -62,11 +65,13 @@ class About:
 
         """
         mpp = {} if self.mpp is None else {"patch_mpp": self.mpp}
+        parts = {"latents_of": {name: count for name, count in self.parts if count}} if self.parts else {}
         return {
             "model": self.model,
             "weights": self.weights,
             "patch_pixels": self.pixels,
             **mpp,
+            **parts,
             "histocae_version": self.version,
             "latents": "the encoder's output for a patch, float32, unscaled",
             "columns": {name: MEANING[name] for name in columns if name in MEANING},

@@ -57,6 +57,19 @@ def per_chunk(pixels: int) -> int:
     return max(1, MOST_PIXELS // pixels**2)
 
 
+def sample(count: int) -> NDArray[np.int64]:
+    """Choose the patches from which a slide's stains are estimated: at most 64, spread evenly.
+
+    Args:
+        count: of the slide's patches, at least one.
+
+    Returns:
+        Their positions, int64, shape (n,), ascending.
+
+    """
+    return np.unique(np.linspace(0, count - 1, MOST_PATCHES).round().astype(np.int64))
+
+
 def estimate(patches: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Estimate a slide's two stains, from at most 64 of its patches, spread evenly.
 
@@ -76,8 +89,7 @@ def estimate(patches: NDArray[np.uint8]) -> NDArray[np.float64]:
     """
     from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
-    sample = np.unique(np.linspace(0, len(patches) - 1, MOST_PATCHES).round().astype(int))
-    pixels = patches[sample].reshape(-1, 3)
+    pixels = patches[sample(len(patches))].reshape(-1, 3)
     pixels = pixels[:: -(-len(pixels) // MOST_PIXELS)]
     dense = int((pixels < LIGHT * np.exp(-LEAST_DENSITY) - 1).all(axis=1).sum())
     remedy = "patches.color rgb or grey keeps this slide"

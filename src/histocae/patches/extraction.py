@@ -97,6 +97,9 @@ def unchanged(path: Path, sha256: str | None, memory: Path | None = None) -> Ite
         sha256: that it must have, hex; None: any.
         memory: file with hashes remembered by path and state; None: none.
 
+    Yields:
+        Nothing.
+
     Raises:
         ChangedFileError: it has other bytes, or changed; also where the block met a SlideError.
 

@@ -246,12 +246,10 @@ def read_patches(
         SlideError: a patch can't be read; all patches before it were yielded.
 
     """
-    per_block = _per_block(grid)
-    blocks = (plan.rows // per_block) * (grid.columns // per_block + 1) + plan.columns // per_block
-    order = np.argsort(blocks, kind="stable")
+    blocks, order = _blocks(grid, plan), reading_order(grid, plan)
     todo = iter(np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1) if len(order) else [])
     # buffers are used again: new memory is cleared by the system first, which takes a tenth of the time of reading
-    spare = [np.empty((per_block**2, *_box(grid, pixels), 3), np.uint8) for _ in range(AHEAD + 1)]
+    spare = [np.empty((_per_block(grid) ** 2, *_box(grid, pixels), 3), np.uint8) for _ in range(AHEAD + 1)]
 
     def begin(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8], Reading]:
         buffer = spare.pop()
@@ -275,6 +273,28 @@ def read_patches(
         else:
             yield cells, patches
         spare.append(buffer)
+
+
+def reading_order(grid: Grid, plan: PatchPlan) -> NDArray[np.int64]:
+    """Give the order in which `read_patches` yields the planned cells.
+
+    Args:
+        grid: of the slide's patches.
+        plan: the cells to read.
+
+    Returns:
+        Positions in the plan, int64, shape (n,).
+
+    """
+    order: NDArray[np.int64] = np.argsort(_blocks(grid, plan), kind="stable")
+    return order
+
+
+def _blocks(grid: Grid, plan: PatchPlan) -> NDArray[np.int64]:
+    """Number the block of each planned cell."""
+    per_block = _per_block(grid)
+    blocks: NDArray[np.int64] = (plan.rows // per_block) * (grid.columns // per_block + 1) + plan.columns // per_block
+    return blocks
 
 
 def _per_block(grid: Grid) -> int:

@@ -33,7 +33,7 @@ Extracted = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
 
 
 @dataclass
-class _Notes:
+class Notes:
     """Notes for the record, taken while patches are extracted; the last fields are those of `ShardRecord`."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -59,8 +59,8 @@ def make_shard(task: ShardTask) -> ShardRecord:
     task = task.settled()
     path = task.shards / f"{task.name}.npy"
     path.with_name(f"{task.name}.json").unlink(missing_ok=True)
-    notes = _Notes()
-    extract = _extract_tiles if task.source.tiles else _extract_slide
+    notes = Notes()
+    extract = extract_tiles if task.source.tiles else _extract_slide
     # stains belong to the slide: they are known when all its patches are
     first = "rgb" if task.params.color == "macenko" else task.params.color
     with ShardWriter(path, task.params.pixels) as shard:
@@ -136,7 +136,7 @@ def _normalize(path: Path, count: int, pixels: int) -> None:
             shard.append(color.apply(patches[start : start + step], "macenko", stains))
 
 
-def _extract_slide(task: ShardTask, notes: _Notes) -> Extracted:
+def _extract_slide(task: ShardTask, notes: Notes) -> Extracted:
     counts = notes.counts
     try:
         path = task.source.fetch(task.slide_id, task.files[0])
@@ -176,7 +176,17 @@ def _keep_truth(slide: Path, task: ShardTask) -> None:
     previews.write_truth(truth, task.previews, task.name)
 
 
-def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
+def extract_tiles(task: ShardTask, notes: Notes) -> Extracted:
+    """Extract the patches of a slide that consists of tiles; failures are noted, and none is raised.
+
+    Args:
+        task: of the slide; the thumbnails of some tiles are written into its folder of previews.
+        notes: to take.
+
+    Yields:
+        Columns of the index and patches, uint8, shape (n, pixels, pixels, 3).
+
+    """
     files = [task.source.folder / file for file in task.files]
     in_files = sum(file.stat().st_size for file in files if file.is_file())
     try:
@@ -193,13 +203,13 @@ def _extract_tiles(task: ShardTask, notes: _Notes) -> Extracted:
         notes.over = True
 
 
-def _planned_tiles(task: ShardTask, notes: _Notes, budget: Budget) -> Extracted:
+def _planned_tiles(task: ShardTask, notes: Notes, budget: Budget) -> Extracted:
     params = task.params
     chosen = None
     most = params.max_per_slide
     if most is not None and (params.tiles == "cut" or len(task.files) > most):
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, _Notes(), budget))
+        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, Notes(), budget))
         chosen = set(draw(total, most, task.sample_seed))
     previews.remove_tiles(task.previews, task.name)
     shown: list[previews.TilePreview] = []
@@ -234,7 +244,7 @@ def _planned_tiles(task: ShardTask, notes: _Notes, budget: Budget) -> Extracted:
         previews.write_tiles(task.previews, task.name, shown)
 
 
-def _each_tile(task: ShardTask, notes: _Notes, budget: Budget) -> Iterator[tuple[str, Image.Image, TilePatches]]:
+def _each_tile(task: ShardTask, notes: Notes, budget: Budget) -> Iterator[tuple[str, Image.Image, TilePatches]]:
     """Yield each tile's file, the tile and its patches; failures are noted."""
     params = task.params
     for file in task.files:

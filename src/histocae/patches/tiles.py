@@ -96,6 +96,18 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file begins as an image does that `read_tile` takes; nothing is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS):
+                return True
+    except _BROKEN as error:
+        raise_if_machine(error)
+        return False
+
+
 def reduce_tile(tile: Image.Image, name: str, pixels: int) -> TilePatches:
     """Reduce a tile to one patch; of an oblong tile, its central square.
 

@@ -311,6 +311,19 @@ class Slide:
         return max(fine, key=lambda i: self.levels[i].downsample, default=0)
 
 
+def format_of(path: Path) -> str | None:
+    """Return the name of a slide's format; None where no slide reader knows the file.
+
+    A file whose format is known may still fail to open.
+    """
+    try:
+        vendor: str | None = openslide.OpenSlide.detect_format(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        check_opens(path, error)
+        return None
+    return vendor
+
+
 def _on_white(region: Image.Image) -> NDArray[np.uint8]:
     """Return the pixels of a region, RGB; areas that the slide does not cover are white."""
     least, most = region.getchannel("A").getextrema()

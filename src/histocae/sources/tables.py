@@ -138,26 +138,41 @@ def check_types(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"{path}: row {line}: sample_type {quoted(words[line])} is not among the GDC's; use for example "
             + " or ".join(map(repr, COMPARED))
         )
-    for name in (*PERCENTS, "mpp"):
-        table[name] = _numbers(table, name, path)
     for name in PERCENTS:
+        table[name] = _numbers(table, name, path)
         for line in table.index[(table[name] < 0) | (table[name] > 100)][:1]:
             raise TableError(f"{path}: row {line}: {name} is {table.at[line, name]:g}, not 0 to 100")
+    for name in TEXTS:
+        if name not in table:
+            table[name] = None
+    check_texts(table, TEXTS, path)
+    derived = table["slide_id"].map(sample_of)
+    table["sample_id"] = table["sample_id"].where(table["sample_id"].notna(), derived)
+    return check_files_columns(table, path)
+
+
+def check_files_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Convert the columns that describe files, mpp and the hashes, and add those that are missing.
+
+    Args:
+        table: as `read` returns it.
+        path: of the table, for messages.
+
+    Returns:
+        The table with mpp (float64) and `HASHES` (hex or None).
+
+    Raises:
+        TableError: an mpp that no scanner has, or no hash in a column of hashes.
+
+    """
+    table = table.assign(mpp=_numbers(table, "mpp", path))
     out = (table["mpp"] < MPP_RANGE[0]) | (table["mpp"] > MPP_RANGE[1])
     for line in table.index[out][:1]:
         raise TableError(
             f"{path}: row {line}: mpp is {table.at[line, 'mpp']:g}, not {MPP_EXPECTED}; "
             "leave the cell empty to use the slide's own"
         )
-    for name in TEXTS:
-        if name not in table:
-            table[name] = None
-    check_texts(table, TEXTS, path)
-    for name in HASHES:
-        table[name] = _hashes(table, name, path)
-    derived = table["slide_id"].map(sample_of)
-    table["sample_id"] = table["sample_id"].where(table["sample_id"].notna(), derived)
-    return table
+    return table.assign(**{name: _hashes(table, name, path) for name in HASHES})
 
 
 def check_names(table: pd.DataFrame, known: Iterable[str], path: Path) -> None:

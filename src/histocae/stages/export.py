@@ -14,6 +14,7 @@ from histocae.cohort.split import SPLITS
 from histocae.errors import DataError
 from histocae.exports import features, tables
 from histocae.exports.columns import About
+from histocae.exports.forms import FILES, FOLDERS, FORMS
 from histocae.files import read_table, replacing_folder, write_table
 from histocae.identifiers import COMPARED
 from histocae.latent import stored
@@ -24,10 +25,6 @@ from histocae.progress import bar
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 
-FILES = {"h5ad": "latents.h5ad", "parquet": "latents.parquet"}
-# `h5_files` is the name that CLAM looks for
-FOLDERS: dict[str, tuple[str, features.Reader]] = {"h5": ("h5_files", "clam"), "stamp": ("h5_stamp", "stamp")}
-FORMS = (*FILES, *FOLDERS)
 SLIDES_FILE = "slides.csv"
 PATCH_KEY = ["shard", "position"]
 SCORES = ("error_tumor", "error_normal", "log_ratio", "score", "probability")

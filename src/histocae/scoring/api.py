@@ -1,0 +1,59 @@
+"""`histocae.score`: the scores of one slide as a table, without any file."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from histocae.errors import SlideError, TableError
+from histocae.scoring import given as inputs
+from histocae.scoring import models, results
+from histocae.scoring.command import loaded
+from histocae.scoring.slides import Settings, in_words
+from histocae.scoring.slides import score as score_patches
+from histocae.slides.units import MicronsPerPixel
+from histocae.workers.processes import count_cores
+
+_FETCHED = tempfile.TemporaryDirectory(prefix="histocae-models-")  # for this process; a model is fetched once
+
+
+def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None = None) -> pd.DataFrame:
+    """Score the patches of a slide.
+
+    Args:
+        slide: a file that OpenSlide opens, a tile, or a folder with the tiles of one slide.
+        model: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID on the server that MLFLOW_TRACKING_URI names, or a
+            folder under models/trained.
+        mpp: microns per level-0 pixel, where the slide states none.
+
+    Returns:
+        A row per patch: slide_id; x, y and width in level-0 pixels; mpp, microns per pixel of the patch;
+        tissue_share; color_distance, the distance of its mean color from that of training patches; then error_tumor,
+        error_normal, score, probability and class by a pair, or error by a single model. `attrs` has `summary`, the
+        slide's row of slides.csv, with its warnings.
+
+    Raises:
+        HistocaeError: the slide or the model is not there, or can't be used; the message says what to do.
+
+    Example:
+        >>> import histocae
+        >>> table = histocae.score("slides/new.tif", model="models/trained/all")
+        >>> list(table.columns)
+        ['slide_id', 'x', 'y', 'width', 'mpp', 'tissue_share', 'color_distance', 'error']
+        >>> table.attrs["summary"]["patches"] == len(table)
+        True
+
+    """
+    found = inputs.find([Path(slide)])
+    if len(found) != 1:
+        raise TableError(f"{slide}: has {len(found)} slides; give one, or run histocae score")
+    source = models.find(str(model), Path(_FETCHED.name))
+    settings = Settings(mpp=None if mpp is None else MicronsPerPixel(mpp), threads=count_cores())
+    in_memory = loaded(source, latents=False)
+    try:
+        scored = score_patches(found[0], in_memory, settings)
+    except SlideError as error:
+        raise SlideError(f"{slide}: {in_words(error, source.contract)}") from None
+    table = results.columns(scored)
+    table.attrs["summary"] = results.summarize(scored, in_memory)
+    return table

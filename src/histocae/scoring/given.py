@@ -1,0 +1,263 @@
+"""What a user wants to have scored: slides, folders of slides, tables, and pre-cut tiles."""
+
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from histocae.errors import TableError, shortened
+from histocae.patches.tiles import is_image
+from histocae.slides import slide as slide_reader
+from histocae.slides.parts import parts_of
+from histocae.slides.units import MicronsPerPixel
+from histocae.sources import table_files, tables
+from histocae.sources.texts import problem, quoted
+
+SLIDES = frozenset(
+    (".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi", ".dcm", ".dicom")
+)
+TILES = frozenset((".png", ".jpg", ".jpeg"))
+TABLES = frozenset((".csv", ".tsv", ".txt"))
+NEITHER = TABLES | {".md", ".json", ".xml", ".html", ".geojson", ".parquet"}
+REMEDY = "give slides, folders of slides, tiles, or a table (.csv, .tsv, .txt)"
+RECORD = "result.json"  # of a folder with a slide's results
+# names in the folder of the results that are not those of slides
+RESERVED = ("index.html", "slides.csv", "set_aside.csv", "latents.h5ad", "latents.parquet", "h5_files", "h5_stamp")
+_FROM_GDC = re.compile(
+    r"(?<=[A-Za-z0-9])\.[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+)  # <barcode>.<uuid>.svs
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A slide to score, or the tiles of one.
+
+    Attributes:
+        slide_id: its name in all results.
+        folder: of its files.
+        files: relative to the folder: one slide, or any number of tiles.
+        tiles: the files are tiles.
+        own_mpp: microns per level-0 pixel from a table; None: as the slide states.
+        hashes: file, algorithm and hash (hex) of files whose hash a table gives.
+        metadata: what a table says of it: case_id and sample_type, where it has them.
+
+    """
+
+    slide_id: str
+    folder: Path
+    files: tuple[str, ...]
+    tiles: bool = False
+    own_mpp: MicronsPerPixel | None = None
+    hashes: tuple[tuple[str, str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files with their folder."""
+        return [self.folder / file for file in self.files]
+
+
+def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
+    """Find all slides and tiles that some paths lead to.
+
+    A table is one of the pipeline's: a row per slide with `slide_id` and `file_name`, or a row per tile with
+    `slide_id` and `path`. Of a folder, all slides below it are taken. Tiles of one folder without slides are those of
+    one slide, which is called like the folder.
+
+    Args:
+        given: slides, tiles, folders, tables.
+        results: folder that is left out, as are all folders with a slide's results.
+
+    Returns:
+        The slides, each once, in the order of `given`; those of a folder in the order of their paths.
+
+    Raises:
+        TableError: a path is not there, a folder has no slide, or a table breaks a rule.
+
+    """
+    found: list[tuple[Given, Path]] = []
+    single: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            in_folder = _of_folder(path, results)
+            if not in_folder:
+                raise TableError(f"{path}: has no slides and no tiles; {REMEDY}")
+            found += [(each, path) for each in in_folder]
+        elif not path.is_file():
+            raise TableError(f"{path}: no such file; {REMEDY}")
+        elif path.suffix.lower() in TABLES:
+            found += [(each, path.parent) for each in _of_table(path)]
+        else:
+            single.append(path)
+            found.append((_of_file(path), path.parent))
+    return _named(_each_once(found))
+
+
+def _of_file(path: Path) -> Given:
+    name = _FROM_GDC.sub("", path.stem)
+    return Given(slide_id=name, folder=path.parent, files=(path.name,), tiles=_kind(path) == "tile")
+
+
+def _kind(path: Path) -> Literal["slide", "tile", "damaged", "other"]:
+    """Say what a file is; a damaged TIFF may be a slide or a tile."""
+    suffix = path.suffix.lower()
+    if suffix in NEITHER:
+        return "other"
+    if suffix in TILES:
+        return "tile"
+    if slide_reader.format_of(path) is not None:
+        return "slide"
+    if suffix not in SLIDES:
+        return "other"
+    if suffix not in (".tif", ".tiff"):
+        return "slide"  # which can't be opened; the reason is reported
+    return "tile" if is_image(path) else "damaged"
+
+
+def _of_folder(folder: Path, results: Path | None) -> list[Given]:
+    """Find the slides below a folder, and the tiles of each of its folders; hidden files are left out."""
+    found: list[Given] = []
+    other: list[str] = []
+    seen: set[Path] = set() if results is None else {results.resolve()}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen or RECORD in names:  # a link may lead back
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        slides, tiles, left_out = _of_files([here / name for name in sorted(names) if not name.startswith(".")])
+        # MIRAX has a folder of parts
+        parts = {
+            part.relative_to(here).parts[0] for path in slides for part in parts_of(path) if here in part.parents
+        }
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in parts)
+        found += map(_of_file, slides)
+        if tiles and not slides:
+            found.append(Given(slide_id=here.resolve().name, folder=here, files=tuple(tiles), tiles=True))
+            tiles = []
+        other += [*left_out, *tiles]
+    if other:
+        log.info("%s: %d files are no slides and are left out: %s", folder, len(other), shortened(other))
+    return found
+
+
+def _of_files(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]]:
+    """Divide the files of one folder into slides, the names of tiles, and the names of all others."""
+    parts = set[Path]()
+    kinds = defaultdict[str, list[Path]](list)
+    for path in paths:
+        if path in parts:
+            continue
+        kind = _kind(path)
+        kinds[kind].append(path)
+        if kind == "slide":
+            parts.update(parts_of(path)[1:])
+    # a damaged file is set aside with its reason, as one of the kind that it lies among
+    kinds["tile" if kinds["tile"] and not kinds["slide"] else "slide"] += kinds.pop("damaged", [])
+    tiles, other = ([path.name for path in sorted(kinds[kind])] for kind in ("tile", "other"))
+    return sorted(kinds["slide"]), tiles, other
+
+
+def _of_table(path: Path) -> list[Given]:
+    """Read a table of slides or of tiles, as the pipeline takes them; only slide_id and the files are required."""
+    remedy = "give a table that is there"
+    table = tables.read(path, ("slide_id",), remedy)
+    tables.check_names(table, {"slide_id", *tables.FILE_NAMES, "case_id", "sample_type", "mpp", *tables.HASHES}, path)
+    names = [name for name in tables.FILE_NAMES if name in table]
+    if len(names) != 1:
+        raise TableError(f"{path}: needs a column file_name (slides) or path (tiles), and not both")
+    (column,) = names
+    for line in table.index[table[column].isna()][:1]:
+        raise TableError(f"{path}: row {line}: {column} is empty")
+    tiles = column == "path"
+    table = tables.check_files_columns(table, path)
+    described = [name for name in ("case_id", "sample_type") if name in table]
+    tables.check_texts(table, ("slide_id", column, *described), path)
+    if not tiles:
+        tables.check_unique(table, "slide_id", path)
+    table[column] = table_files.check_files(table, column, path.parent, path)
+    return [_of_rows(str(slide_id), rows, column, path) for slide_id, rows in table.groupby("slide_id", sort=False)]
+
+
+def _of_rows(slide_id: str, rows: pd.DataFrame, column: str, path: Path) -> Given:
+    metadata = []
+    for name in ("case_id", "sample_type"):
+        values = rows[name].dropna().unique() if name in rows else []
+        if len(values) > 1:
+            raise TableError(f"{path}: row {rows.index[0]}: the tiles of slide {quoted(slide_id)} differ in {name}")
+        metadata += [(name, str(value)) for value in values]
+    mpp = rows["mpp"].iloc[0]
+    hashes = [
+        (file, kind, text)
+        for kind in tables.HASHES
+        for file, text in zip(rows[column], rows[kind], strict=True)
+        if text
+    ]
+    return Given(
+        slide_id=slide_id,
+        folder=path.parent,
+        files=tuple(rows[column]),
+        tiles=column == "path",
+        own_mpp=None if pd.isna(mpp) else MicronsPerPixel(float(mpp)),
+        hashes=tuple(hashes),
+        metadata=tuple(metadata),
+    )
+
+
+def _each_once(found: Iterable[tuple[Given, Path]]) -> list[tuple[Given, Path]]:
+    """Leave out a slide that was given before; a slide in a table comes before the same file in a folder."""
+    once: dict[tuple[Path, ...], tuple[Given, Path]] = {}
+    for each, above in found:
+        key = tuple(path.resolve() for path in each.paths)
+        if key not in once or ((each.metadata or each.own_mpp) and not once[key][0].metadata):
+            once[key] = each, above
+    return list(once.values())
+
+
+def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
+    """Give each slide a name of its own: files of one name in several folders get the names of the folders, too.
+
+    Raises:
+        TableError: two slides can't be told apart, or a name can't be in a report.
+
+    """
+    named = [each for each, _ in found]
+    longer = [_with_folders(each, above) for each, above in found]
+    with_suffix = [f"{name}{Path(each.files[0]).suffix}" for each, name in zip(named, longer, strict=True)]
+    for names in (longer, with_suffix):
+        counts = Counter(each.slide_id.casefold() for each in named)
+        named = [
+            replace(each, slide_id=name) if counts[each.slide_id.casefold()] > 1 else each
+            for each, name in zip(named, names, strict=True)
+        ]
+    by_name = defaultdict(list)
+    for each in named:
+        by_name[each.slide_id.casefold()].append(each)
+        if (trouble := problem(each.slide_id)) is not None:
+            raise TableError(f"{each.paths[0]}: the name {quoted(each.slide_id)} {trouble}; rename the file")
+        if each.slide_id in RESERVED:
+            raise TableError(f"{each.paths[0]}: a file of the results has the name {each.slide_id}; rename the slide")
+    for same in by_name.values():
+        if len(same) > 1:
+            raise TableError(
+                f"{same[0].paths[0]} and {same[1].paths[0]}: both would be called {quoted(same[0].slide_id)}; give a "
+                "table with the columns slide_id and file_name"
+            )
+    return named
+
+
+def _with_folders(each: Given, above: Path) -> str:
+    """Name a slide by its path from the folder above that was given."""
+    path = each.folder if each.tiles and len(each.files) > 1 else each.paths[0].with_suffix("")
+    try:
+        parts = path.relative_to(above).parts
+    except ValueError:
+        parts = ()
+    return "_".join((above.resolve().name, *parts) if len(parts) < 2 else parts)

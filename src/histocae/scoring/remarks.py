@@ -1,0 +1,71 @@
+"""Warnings about a scored slide, in words: it is unlike the training slides, or its score rests on little."""
+
+import pandas as pd
+
+from histocae.contrast.contract import PAIR, Contract
+from histocae.scoring.slides import Scored
+
+BEYOND = 0.99  # quantile of the training patches
+MANY = 0.10  # share of a slide's patches beyond it from which on the slide is called unlike the training slides
+FEW = 10  # patches
+RESOLUTION = 0.05  # relative difference of microns per pixel
+
+
+def remarks(scored: Scored, contract: Contract) -> list[str]:
+    """Say what limits the scores of a slide.
+
+    Args:
+        scored: the slide.
+        contract: of the model.
+
+    Returns:
+        Sentences without their full stops; none for a slide like those of the training.
+
+    """
+    table = scored.patches
+    return [
+        *_unlike(table, contract),
+        *_resolution(scored, contract),
+        *([f"few patches: {len(table)}"] if len(table) < FEW else []),
+        *([f"{len(scored.left_out)} tiles left out: {scored.left_out[0]}"] if scored.left_out else []),
+    ]
+
+
+def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
+    """Compare errors and colors with those of the training patches."""
+    if contract.kind == PAIR:
+        error, errors = "error_least", table[["error_tumor", "error_normal"]].min(axis=1)
+        reconstructed = "both models reconstruct them worse"
+    else:
+        error, errors = "error", table["error"]
+        reconstructed = "the model reconstructs them worse"
+    beyond = {
+        reconstructed: float((errors > contract.training.quantile(error, BEYOND)).mean()),
+        "their colors are further from the mean": float(
+            (table["color_distance"] > contract.training.quantile("color", BEYOND)).mean()
+        ),
+    }
+    return [
+        f"unlike the training slides: for {share:.0%} of the patches, {what} than for {BEYOND:.0%} of the training "
+        "patches"
+        for what, share in beyond.items()
+        if share > MANY
+    ]
+
+
+def _resolution(scored: Scored, contract: Contract) -> list[str]:
+    target = contract.patches.mpp
+    if scored.given.tiles:
+        if target is None:
+            return []
+        return [
+            f"another resolution is possible: tiles state none, and the training patches have {target:g} microns "
+            "per pixel"
+        ]
+    found = []
+    own = float(scored.patches["mpp"].iloc[0])
+    if target is not None and abs(own / target - 1) > RESOLUTION:
+        found.append(f"another resolution: {own:.3g} microns per pixel, and {target:g} in training")
+    if scored.mpp_from == "data.mpp":
+        found.append(f"the slide states no microns per pixel: {scored.mpp:g} was given")
+    return found

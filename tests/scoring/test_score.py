@@ -1,0 +1,344 @@
+"""`histocae score` as a user runs it: in an empty folder, with a tracking server and nothing else of the project."""
+
+import doctest
+import hashlib
+import html
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import anndata
+import h5py
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.pyfunc import PythonModel
+
+import histocae
+from histocae.contrast import pair
+from histocae.errors import SlideError, TrackingError
+from histocae.scoring import api, command
+from histocae.scoring.given import RECORD
+from support import make_data, registered
+from support.registered import Registered
+from support.workspace import command as run
+
+FILES = {"patches.parquet", "heatmap.png", "thumbnail.jpg", "patches.geojson", RECORD}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Registered:
+    """A project with registered models, which tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        return registered.make(tmp_path_factory.mktemp("registered") / "project", patch)
+
+
+@pytest.fixture
+def empty(project, tmp_path, monkeypatch, in_process) -> Path:
+    """An empty working directory; the environment names the project's tracking server."""
+    registered.enter(project, monkeypatch)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setattr(command, "_MODELS", {})
+    return tmp_path / "empty"
+
+
+def score(*words: object) -> None:
+    result = run(" ".join(["score", *map(str, words)]))
+    assert result.code == 0, result.lines
+
+
+def table(slide_id: str, out: str = "scores") -> pd.DataFrame:
+    return pd.read_parquet(Path(out) / slide_id / "patches.parquet")
+
+
+def times(out: str = "scores") -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in Path(out).glob(f"*/{RECORD}")}
+
+
+def test_a_slide_gets_the_scores_that_the_pipeline_gives_it(project, empty):
+    rows = project.read("data/splits/test.csv")
+    slide_id = rows["slide_id"].iloc[0]
+    score(project.own / f"{slide_id}.tif")
+    found = table(slide_id)
+    own = rows[rows["slide_id"] == slide_id]
+    columns = ["slide_id", "x", "y", "width", "mpp", "tissue_share", "color_distance", "error_tumor", "error_normal"]
+    assert list(found) == [*columns, "score", "probability", "class"]
+    both = own.merge(found, on=["x", "y"], suffixes=("", "_found"))  # the pipeline drew at most 12 patches
+    assert len(both) == len(own) < len(found)
+    np.testing.assert_allclose(both["tissue_share"], both["tissue_share_found"])
+    for name in ("tumor", "normal"):
+        errors = project.read(f"reports/models/{name}/evaluation/per_patch.csv")
+        errors = errors[errors["slide_id"] == slide_id]
+        np.testing.assert_allclose(both[f"error_{name}"], errors["mse"], rtol=1e-4)
+    np.testing.assert_allclose(found["score"], pair.score(found["error_tumor"], found["error_normal"]))
+    threshold = project.json("reports/tissue/metrics.json")["threshold"]
+    called = np.where(found["score"] >= threshold["patch"], make_data.TUMOR, make_data.NORMAL)
+    assert (found["class"] == called).all() and found["probability"].between(0, 1).all()
+    (slide,) = pd.read_csv("scores/slides.csv").to_dict("records")
+    assert slide["slide_id"] == slide_id and slide["patches"] == len(found)
+    assert slide["score"] == pytest.approx(found["score"].mean())
+    assert slide["class"] == (make_data.TUMOR if slide["score"] >= threshold["slide"] else make_data.NORMAL)
+    assert slide["tumor_share"] == pytest.approx((found["class"] == make_data.TUMOR).mean())
+    assert {path.name for path in Path("scores", slide_id).iterdir()} == FILES
+    assert pd.read_csv("scores/set_aside.csv").empty
+
+
+def test_the_working_directory_gets_the_results_and_nothing_else(project, empty):
+    score(project.own / "s0.tif", "--out", "deep/er")
+    assert {path.name for path in empty.iterdir()} == {"deep"}
+    assert {path.name for path in Path("deep/er").iterdir()} == {
+        ".models",
+        "s0",
+        "slides.csv",
+        "set_aside.csv",
+        "index.html",
+    }
+
+
+def test_a_single_model_gives_errors_and_latents(project, empty):
+    score(project.own / "s1.tif", "--model", "histocae-all", "--latents")
+    found = table("s1")
+    assert "score" not in found and (found["error"] > 0).all()
+    champion = project.json("models/registered.json")["histocae-all"]["champion"]["model"]
+    features = registered.MODELS[champion]["latent_features"]
+    assert np.stack(found["latent"]).shape == (len(found), features)
+    assert list(pd.read_csv("scores/slides.csv")) == ["slide_id", "error", "patches", "warnings"]
+    assert "The error is no diagnosis" in Path("scores/index.html").read_text()
+
+
+def test_a_model_has_many_names(project, empty):
+    entry = project.json("models/registered.json")["histocae-all"]["champion"]
+    names = [
+        "models:/histocae-all@champion",
+        "histocae-all@champion",
+        f"models:/histocae-all/{entry['version']}",
+        f"models:/{entry['model_id']}",
+        f"runs:/{entry['run_id']}",
+        entry["run_id"],
+        project.folder / "models/trained" / entry["model"],
+    ]
+    tables = []
+    for number, name in enumerate(names):
+        score(project.own / "s1.tif", "--model", name, "--out", f"out{number}")
+        tables.append(table("s1", f"out{number}"))
+    for other in tables[1:-1]:
+        pd.testing.assert_frame_equal(tables[0], other)
+    pd.testing.assert_frame_equal(tables[0], tables[-1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("models:/histocae-pair@challenger", "histocae-pair has no alias challenger on sqlite:"),
+        ("histocae-pair/99", "histocae-pair has no version 99 on sqlite:"),
+        ("nobody@champion", "no registered model nobody on sqlite:"),
+        ("0" * 32, "not on sqlite:"),
+        ("models/trained/none", "no folder, and no name of a model; use models:/NAME@ALIAS"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named_with_those_that_are(project, empty, model, words):
+    message = run(f"score {project.own / 's0.tif'} --model {model}").error
+    assert words in message and not Path("scores/slides.csv").exists()
+
+
+def test_without_a_server_no_empty_database_is_made(project, empty, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert "no tracking server: set MLFLOW_TRACKING_URI" in run(f"score {project.own / 's0.tif'}").error
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty / 'typo.db'}")
+    assert "typo.db: no such database" in run(f"score {project.own / 's0.tif'}").error
+    assert not list(empty.iterdir())
+
+
+def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
+    """As models that an earlier version of histocae registered, or those of other programs."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty.parent / 'other.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{empty.parent / 'other.db'}")
+    with warnings.catch_warnings(), mlflow.start_run():
+        warnings.simplefilter("ignore")  # about a model without a signature
+
+        class Older(PythonModel):
+            def predict(self, context, model_input):
+                return model_input
+
+        info = mlflow.pyfunc.log_model(name="model", python_model=Older(), pip_requirements=[])
+        mlflow.register_model(f"models:/{info.model_id}", "older")
+    message = run(f"score {project.own / 's0.tif'} --model older/1").error
+    assert "models:/older/1: an earlier version of histocae registered it, without its contract" in message
+    assert not list(Path("scores").rglob("*.json"))
+
+
+def test_slides_that_fail_are_set_aside_and_the_others_go_on(project, empty):
+    make_data.write_slide(empty / "in" / "nompp.tif", make_data.tissue(1, 128, 128), mpp=None)
+    make_data.write_slide(empty / "in" / "glass.tif", np.full((128, 128, 3), 240, np.uint8), mpp=0.5)
+    shutil.copy(project.own / "s2.tif", empty / "in" / "good.tif")
+    cut_off = (project.own / "s3.tif").read_bytes()
+    (empty / "in" / "damaged.tif").write_bytes(cut_off[: len(cut_off) // 2])
+    result = run("score in --json")
+    assert result.code == 0
+    aside = pd.read_csv("scores/set_aside.csv").set_index("slide_id")["reason"]
+    assert list(aside.index) == ["damaged", "glass", "nompp"] and aside["glass"] == "shows no tissue"
+    assert aside["nompp"].endswith("give --mpp, or a table with a column mpp")
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["good"]
+    page = html.unescape(Path("scores/index.html").read_text())
+    assert all(reason.split(":")[0] in page for reason in aside) and "3 slides were set aside" in page
+    score("in", "--mpp", "0.5")
+    warnings = pd.read_csv("scores/slides.csv").set_index("slide_id")["warnings"]
+    assert "the slide states no microns per pixel: 0.5 was given" in warnings["nompp"]
+
+
+def test_if_no_slide_can_be_scored_the_command_fails_and_says_why(project, empty):
+    (empty / "broken.svs").write_bytes(b"no slide")
+    message = run("score broken.svs").error
+    assert "no slide could be scored: broken: can't be opened as a slide" in message
+    assert list(pd.read_csv("scores/set_aside.csv")["slide_id"]) == ["broken"]
+
+
+def test_a_slide_is_scored_again_only_where_something_changed(project, empty):
+    make = shutil.copy(project.own / "s0.tif", empty / "a.tif")
+    shutil.copy(project.own / "s1.tif", empty / "b.tif")
+    score("a.tif", "b.tif")
+    before = times()
+    score("a.tif", "b.tif")
+    os.utime(make)  # the same bytes at another time
+    score("a.tif", "b.tif")
+    assert times() == before
+    (empty / "scores/b/heatmap.png").write_bytes(b"damaged")
+    score("a.tif", "b.tif")
+    assert times()["a"] == before["a"] and times()["b"] > before["b"]
+    before = times()
+    shutil.copy(project.own / "s2.tif", empty / "a.tif")  # other bytes
+    score("a.tif", "b.tif")
+    assert times()["a"] > before["a"] and times()["b"] == before["b"]
+    before = times()
+    score("a.tif", "--model", "histocae-tumor")
+    assert times()["a"] > before["a"] and times()["b"] == before["b"]
+    # the page and the table are of one model
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["a"]
+    score("b.tif", "--model", "histocae-tumor")
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["b", "a"]
+
+
+def test_the_same_slides_give_the_same_bytes(project, empty, monkeypatch):
+    contents = []
+    for out in ("first", "second"):
+        monkeypatch.setattr(command, "_MODELS", {})
+        score(project.own / "s0.tif", project.own / "s4.tif", "--out", out, "--model", "histocae-all", "--latents")
+        contents.append(
+            {
+                path.relative_to(out).as_posix(): path.read_bytes()
+                for path in Path(out).rglob("*")
+                if path.is_file() and ".models" not in path.parts
+            }
+        )
+    assert contents[0] == contents[1] and len(contents[0]) == 2 * len(FILES) + 3
+
+
+def test_json_has_the_rows_of_both_tables(project, empty, capsys):
+    (empty / "broken.svs").write_bytes(b"no slide")
+    score(project.own / "s0.tif", "broken.svs", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"].startswith("models:/histocae-pair@champion (version ")
+    (slide,), (aside,) = found["slides"], found["set_aside"]
+    assert slide["slide_id"] == "s0" and isinstance(slide["warnings"], list) and slide["class"]
+    assert aside["slide_id"] == "broken" and aside["file"] == "broken.svs"
+
+
+def test_tiles_are_scored_as_one_slide_and_have_no_geojson(project, empty):
+    for number in range(3):
+        make_data.write_tile(empty / "patient" / f"{number}.png", make_data.tissue(number, 64, 96))
+    score("patient")
+    found = table("patient")
+    assert set(found["file"]) == {"0.png", "1.png", "2.png"} and len(found) == 18
+    assert {path.name for path in Path("scores/patient").iterdir()} == FILES - {"patches.geojson"}
+    assert "tiles state none" in pd.read_csv("scores/slides.csv")["warnings"].iloc[0]
+
+
+def test_latents_leave_in_the_forms_of_other_tools(project, empty):
+    score(
+        project.own / "s0.tif", project.own / "s1.tif", "--model", "histocae-all", "--export", "h5ad", "h5", "stamp"
+    )
+    data = anndata.read_h5ad("scores/latents.h5ad")
+    assert list(data.obs["slide_id"].unique()) == ["s0", "s1"] and data.obsm["spatial"].shape == (len(data), 2)
+    for slide_id in ("s0", "s1"):
+        own = data[data.obs["slide_id"] == slide_id]
+        with (
+            h5py.File(f"scores/h5_files/{slide_id}.h5") as clam,
+            h5py.File(f"scores/h5_stamp/{slide_id}.h5") as stamp,
+        ):
+            np.testing.assert_array_equal(clam["features"][:], own.X)
+            np.testing.assert_array_equal(clam["coords"][:], own.obs[["x", "y"]].to_numpy())
+            np.testing.assert_array_equal(stamp["feats"][:], own.X)
+
+
+def test_a_model_without_latents_is_refused_before_anything_is_read(project, empty):
+    assert "has no latents" in run(f"score {project.own / 's0.tif'} --latents").error
+    assert not Path("scores/s0").exists()
+
+
+def test_a_file_that_is_not_the_one_of_the_table_is_set_aside(project, empty):
+    for name in ("s0", "s1"):
+        shutil.copy(project.own / f"{name}.tif", empty / f"{name}.tif")
+    digest = hashlib.sha256((empty / "s1.tif").read_bytes()).hexdigest()
+    (empty / "t.csv").write_text(f"slide_id,file_name,sha256,case_id\na,s0.tif,{'0' * 64},c1\nb,s1.tif,{digest},c2\n")
+    score("t.csv")
+    (aside,) = pd.read_csv("scores/set_aside.csv").to_dict("records")
+    assert aside["slide_id"] == "a" and "its sha256 is not that in the table" in aside["reason"]
+    (slide,) = pd.read_csv("scores/slides.csv").to_dict("records")
+    assert (slide["slide_id"], slide["case_id"]) == ("b", "c2")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--mpp 352.9", "--mpp 352.9: not 0.05 to 10"),
+        ("--bound speed=3", "--bound speed=3: expected NAME=NUMBER with a name of seconds, gigabytes"),
+        ("--bound seconds=fast", "--bound seconds=fast: 'fast' is no number"),
+        ("--bound patches=0", "--bound patches"),
+        ("--workers 0", "--workers"),
+        ("--scheduler tcp://a:1", "--scheduler and --slurm need --executor dask"),
+        ("--executor dask --slurm {", "--slurm: is no JSON"),
+    ],
+)
+def test_an_option_out_of_range_is_named(empty, option, words):
+    assert words in run(f"score a.svs {option}").error
+
+
+def test_the_function_gives_the_table_without_any_file(project, empty):
+    found = histocae.score(project.own / "s0.tif")
+    score(project.own / "s0.tif")
+    pd.testing.assert_frame_equal(found, table("s0"), check_dtype=False)
+    assert found.attrs["summary"]["patches"] == len(found)
+    assert {path.name for path in empty.iterdir()} == {"scores"}
+    (empty / "broken.svs").write_bytes(b"no slide")
+    with pytest.raises(SlideError, match=r"broken\.svs: can't be opened as a slide"):
+        histocae.score("broken.svs")
+    with pytest.raises(TrackingError, match="no registered model nobody"):
+        histocae.score(project.own / "s0.tif", model="nobody")
+
+
+def test_the_example_of_the_function_holds(project, empty, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    (project.folder / "slides").mkdir(exist_ok=True)
+    shutil.copy(project.own / "s0.tif", "slides/new.tif")
+    (example,) = [test for test in doctest.DocTestFinder().find(api.score, "score") if test.examples]
+    failures = doctest.DocTestRunner().run(example)
+    assert failures.attempted >= 4 and failures.failed == 0
+
+
+def test_names_of_slides_are_escaped_on_the_page(project, empty):
+    shutil.copy(project.own / "s0.tif", empty / "<b>$x$.tif")
+    score("<b>$x$.tif")
+    page = Path("scores/index.html").read_text()
+    assert "&lt;b&gt;$x$" in page and "<b>$x$" not in page
+
+
+def test_the_real_slide_is_scored(project, empty, shared):
+    score(shared / "slides/CMU-1-Small-Region.svs")
+    found = table("CMU-1-Small-Region")
+    assert len(found) > 500 and found["x"].max() < 2220 and found["y"].max() < 2967
+    warnings = pd.read_csv("scores/slides.csv")["warnings"].iloc[0]
+    assert "unlike the training slides" in warnings

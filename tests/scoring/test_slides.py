@@ -1,0 +1,213 @@
+"""A new slide gives the model the same patches as the pipeline would, whatever its color and kind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histocae import params_file
+from histocae.contrast.contract import Contract
+from histocae.errors import SlideError
+from histocae.params import Params
+from histocae.patches.store import PatchStore
+from histocae.scoring import slides
+from histocae.scoring.given import Given
+from histocae.scoring.remarks import remarks
+from support import make_data
+from support.workspace import ALL_STAGES, ROOT
+
+CONTRACT = {
+    "version": 1,
+    "kind": "single",
+    "models": ["all"],
+    "latent_features": [8],
+    "weights": ["0" * 64],
+    "source": "slides",
+    "patches": {"pixels": 32, "mpp": 0.5, "tissue_share": 0.5, "tiles": "reduce", "color": "rgb"},
+    "score": None,
+    "score_text": None,
+    "classes": None,
+    "levels": None,
+    "training": {
+        "patches": 100,
+        "levels": [0.0, 0.99, 1.0],
+        "quantiles": {"error": [0.0, 0.02, 0.03], "color": [0.0, 3.0, 4.0]},
+        "color": {"mean": [200.0, 150.0, 190.0], "inverse": np.eye(3).tolist()},
+    },
+    "findings": [],
+    "caveats": ["Not for diagnosis."],
+}
+
+
+def contract(**patches: object) -> Contract:
+    source = patches.pop("source", "slides")
+    values = CONTRACT | {"source": source, "patches": CONTRACT["patches"] | patches}
+    return Contract.from_json(values, "a test", "repair it")
+
+
+class Recorder:
+    """Takes the place of a model, and keeps the patches that it is given."""
+
+    def __init__(self, contract: Contract, error: float = 0.01, color: float = 1.0):
+        self.contract, self.given, self._values = contract, [], {"color_distance": color, "error": error}
+
+    def measure(self, batches):
+        for columns, patches in batches:
+            self.given.append(patches.copy())
+            values = {name: np.full(len(patches), value) for name, value in self._values.items()}
+            yield columns | values, None
+
+    @property
+    def patches(self) -> np.ndarray:
+        return np.concatenate(self.given)
+
+
+def index_of(project, slide_id: str) -> tuple[pd.DataFrame, np.ndarray]:
+    rows = project.index
+    rows = rows[rows["slide_id"] == slide_id].reset_index(drop=True)
+    return rows, PatchStore(project.folder / "data/patches").select(rows).take(np.arange(len(rows)))
+
+
+@pytest.mark.parametrize("color", ["rgb", "grey", "macenko"])
+@pytest.mark.parametrize("mpp", [0.5, 0.2])  # read as they are, and reduced
+def test_the_patches_of_a_slide_are_those_of_the_pipeline(project, color, mpp):
+    for number, name in enumerate(("a", "b")):
+        image = make_data.tissue(number, 700, 900, glass=200)
+        make_data.write_slide(project.own / f"{name}.tif", image, mpp=mpp, pyramid=True)
+    project.table(
+        [{"slide_id": n, "case_id": n, "sample_type": make_data.TUMOR, "file_name": f"{n}.tif"} for n in "ab"]
+    )
+    project.params(patches__color=color)
+    project.make(*ALL_STAGES[:-1])
+    for slide_id in "ab":
+        rows, patches = index_of(project, slide_id)
+        model = Recorder(contract(color=color))
+        given = Given(slide_id=slide_id, folder=project.own, files=(f"{slide_id}.tif",))
+        scored = slides.score(given, model, slides.Settings(threads=2))
+        np.testing.assert_array_equal(model.patches, patches)
+        columns = ["slide_id", "row", "column", "x", "y", "mpp", "tissue_share"]
+        pd.testing.assert_frame_equal(scored.patches[columns], rows[columns], check_dtype=False)
+        assert scored.patches["width"].unique() == pytest.approx([32 * 0.5 / mpp])
+        assert scored.size == (900, 700) and scored.mask.any() and not scored.mask.all()
+        # a cell of the mask is a patch
+        assert scored.mask.shape[1] * scored.mask_pixel == pytest.approx(900 // (16 / mpp) * (16 / mpp))
+
+
+@pytest.mark.parametrize("color", ["rgb", "macenko"])
+@pytest.mark.parametrize("tiles", ["reduce", "cut"])
+def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
+    rows = []
+    for number in range(4):
+        image = make_data.tissue(number, 80 + 7 * number, 96)
+        make_data.write_tile(project.own / f"{number}.png", image)
+        rows.append({"path": f"{number}.png", "slide_id": "a", "case_id": "a", "sample_type": make_data.TUMOR})
+    project.table(rows)
+    project.params(data__source="tiles", patches__color=color, patches__tiles=tiles)
+    project.make(*ALL_STAGES[:-1])
+    index, patches = index_of(project, "a")
+    model = Recorder(contract(color=color, tiles=tiles, mpp=None, source="tiles"))
+    given = Given(slide_id="a", folder=project.own, files=tuple(f"{n}.png" for n in range(4)), tiles=True)
+    scored = slides.score(given, model, slides.Settings())
+    np.testing.assert_array_equal(model.patches, patches)
+    pd.testing.assert_frame_equal(
+        scored.patches[["file", "row", "column"]], index[["file", "row", "column"]], check_dtype=False
+    )
+    assert scored.left_out == () and remarks(scored, model.contract) == (
+        ["few patches: 4"] if tiles == "reduce" else []
+    )
+
+
+def test_batches_of_any_blocks_have_all_patches_in_order():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = rng.integers(0, 9, rng.integers(0, 6))
+        patches = [rng.integers(0, 255, (n, 2, 2, 3), np.uint8) for n in lengths]
+        blocks = iter([({"x": np.arange(n), "mpp": 0.5}, each) for n, each in zip(lengths, patches, strict=True)])
+        found = [(columns, each.copy()) for columns, each in slides.batches(blocks, 4)]
+        assert all(len(each) == 4 for _, each in found[:-1])
+        if lengths.sum():
+            np.testing.assert_array_equal(np.concatenate([each for _, each in found]), np.concatenate(patches))
+            joined = np.concatenate([columns["x"] for columns, _ in found])
+            np.testing.assert_array_equal(joined, np.concatenate([np.arange(n) for n in lengths]))
+        else:
+            assert not found
+
+
+def slide_given(tmp_path, mpp: float | None, side: int = 256, **columns: object) -> Given:
+    make_data.write_slide(tmp_path / "a.tif", make_data.tissue(3, side, side), mpp=mpp)
+    return Given(slide_id="a", folder=tmp_path, files=("a.tif",), **columns)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "changes", "reason"),
+    [
+        (None, {}, "give --mpp, or a table with a column mpp"),
+        (2.0, {}, "coarser than the 0.5 of the model's patches; patches are never enlarged"),
+        (0.5, {"pixels": 512}, "is smaller than one patch of 512 pixels"),
+        (0.5, {"mpp": None}, "the model learned from tiles without a known resolution; give tiles"),
+    ],
+)
+def test_a_slide_that_can_not_be_scored_has_a_reason_without_names_of_params(tmp_path, mpp, changes, reason):
+    model = Recorder(contract(**changes))
+    with pytest.raises(SlideError) as error:
+        slides.score(slide_given(tmp_path, mpp), model, slides.Settings())
+    words = slides.in_words(error.value, model.contract)
+    assert reason in words and "patches." not in words and "data." not in words
+
+
+def test_reasons_name_the_options_in_place_of_params(tmp_path):
+    model = Recorder(contract())
+    for name, value in {"patches": 3, "expansion": 1.0}.items():
+        bounds = slides.BOUNDS.model_copy(update={name: value})
+        with pytest.raises(SlideError) as error:
+            slides.score(slide_given(tmp_path, 0.5), model, slides.Settings(bounds=bounds))
+        words = slides.in_words(error.value, model.contract)
+        assert f"--bound {name}" in words and "patches.bounds" not in words and "max_per_slide" not in words
+
+
+def test_the_bounds_are_those_of_the_committed_params():
+    committed: Params = params_file.load(ROOT / "params.yaml")
+    assert committed.patches.bounds == slides.BOUNDS
+
+
+def test_empty_glass_shows_no_tissue(tmp_path):
+    make_data.write_slide(tmp_path / "a.tif", np.full((128, 128, 3), 240, np.uint8), mpp=0.5)
+    with pytest.raises(SlideError, match="shows no tissue"):
+        slides.score(Given(slide_id="a", folder=tmp_path, files=("a.tif",)), Recorder(contract()), slides.Settings())
+
+
+@pytest.mark.parametrize(
+    ("recorder", "mpp", "words"),
+    [
+        ({}, 0.5, []),
+        ({"error": 0.021}, 0.5, ["unlike the training slides: for 100% of the patches, the model reconstructs them"]),
+        ({"color": 3.1}, 0.5, ["unlike the training slides: for 100% of the patches, their colors are further"]),
+        ({}, 0.46, ["another resolution: 0.46 microns per pixel, and 0.5 in training"]),
+        ({}, None, ["the slide states no microns per pixel: 0.5 was given"]),
+    ],
+)
+def test_what_limits_a_score_is_said_in_words(tmp_path, recorder, mpp, words):
+    model = Recorder(contract(), **recorder)
+    scored = slides.score(slide_given(tmp_path, mpp), model, slides.Settings(mpp=0.5))
+    found = remarks(scored, model.contract)
+    assert len(found) == len(words) and all(map(str.startswith, found, words))
+
+
+def test_a_tenth_of_unusual_patches_is_no_reason_for_a_warning(tmp_path):
+    model = Recorder(contract())
+    scored = slides.score(slide_given(tmp_path, 0.5), model, slides.Settings())
+    count = len(scored.patches)
+    for unusual, warned in ((count // 10, 0), (count // 10 + 1, 1)):
+        scored.patches["error"] = np.where(np.arange(count) < unusual, 0.5, 0.01)
+        assert len(remarks(scored, model.contract)) == warned
+
+
+def test_few_patches_and_damaged_tiles_are_said(tmp_path):
+    make_data.write_tile(tmp_path / "0.png", make_data.tissue(0, 64, 64))
+    make_data.write_tile(tmp_path / "1.png", make_data.tissue(0, 16, 16))
+    model = Recorder(contract())
+    scored = slides.score(
+        Given(slide_id="a", folder=tmp_path, files=("0.png", "1.png"), tiles=True), model, slides.Settings()
+    )
+    resolution, few, left_out = remarks(scored, model.contract)
+    assert "tiles state none, and the training patches have 0.5 microns per pixel" in resolution
+    assert few == "few patches: 4" and left_out.startswith("1 tiles left out: 1.png: is 16 x 16 pixels")
