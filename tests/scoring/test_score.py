@@ -237,6 +237,18 @@ def test_the_same_slides_give_the_same_bytes(project, empty, monkeypatch):
     assert contents[0] == contents[1] and len(contents[0]) == 2 * len(FILES) + 3
 
 
+def test_workers_of_dask_write_the_same_bytes(project, empty, monkeypatch):
+    monkeypatch.undo()  # real processes
+    registered.enter(project, monkeypatch)
+    monkeypatch.chdir(empty)
+    options = (project.own / "s0.tif", project.own / "s1.tif", "--model", "histocae-tumor")
+    score(*options, "--out", "processes")
+    score(*options, "--out", "dask", "--executor", "dask", "--workers", "1")
+    for file in Path("processes").rglob("*.*"):
+        if ".models" not in file.parts and file.is_file():
+            assert (empty / "dask" / file.relative_to("processes")).read_bytes() == file.read_bytes()
+
+
 def test_json_has_the_rows_of_both_tables(project, empty, capsys):
     (empty / "broken.svs").write_bytes(b"no slide")
     score(project.own / "s0.tif", "broken.svs", "--json")
@@ -253,6 +265,7 @@ def test_tiles_are_scored_as_one_slide_and_have_no_geojson(project, empty):
     score("patient")
     found = table("patient")
     assert set(found["file"]) == {"0.png", "1.png", "2.png"} and len(found) == 18
+    assert found["width"].isna().all() and found["mpp"].isna().all() and set(found["x"]) == {0, 32, 64}
     assert {path.name for path in Path("scores/patient").iterdir()} == FILES - {"patches.geojson"}
     assert "tiles state none" in pd.read_csv("scores/slides.csv")["warnings"].iloc[0]
 

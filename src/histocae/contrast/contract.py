@@ -25,10 +25,21 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class PatchSettings(Part):
-    """How patches were extracted; `mpp` is None where the slides are tiles, which keep a resolution of their own."""
+    """How patches were extracted.
+
+    Attributes:
+        pixels: side of a patch.
+        mpp: microns per pixel; None where the slides are tiles, which keep a resolution of their own.
+        tissue_rule: by which tissue was found; see `patches.tissue.RULE`.
+        tissue_share: smallest share of tissue in a patch.
+        tiles: how patches were made of tiles.
+        color: of the patches.
+
+    """
 
     pixels: Count
     mpp: Positive | None
+    tissue_rule: Text
     tissue_share: Share
     tiles: Literal["reduce", "cut"]
     color: Literal["rgb", "grey", "macenko"]

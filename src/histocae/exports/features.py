@@ -1,6 +1,6 @@
 """The latents of a slide's patches as .h5: one file that CLAM and TRIDENT read, another one that STAMP reads.
 
-docs/exports-forms.md describes both, and says why one file can't serve all three.
+docs/exports.md describes both, and says why one file can't serve all three.
 """
 
 from pathlib import Path

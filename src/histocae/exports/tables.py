@@ -1,4 +1,4 @@
-"""Patches with their latents in one file: AnnData's .h5ad, and Parquet. docs/exports-forms.md describes both."""
+"""Patches with their latents in one file: AnnData's .h5ad, and Parquet. docs/exports.md describes both."""
 
 import json
 from pathlib import Path

@@ -4,6 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
+# The rule by which `tissue_mask` finds tissue, as contracts of models name it. A rule that marks other pixels gets
+# another name.
+RULE = "chroma-1"
 # A pixel's chroma is max(R,G,B) - min(R,G,B), 0 for glass of any brightness. Otsu's
 # threshold is limited to these bounds: on a slide that is all tissue it would divide
 # the tissue, on one that is all glass the noise.

@@ -13,7 +13,7 @@ from histocae.contrast.heatmaps import HeatmapView, score_grid
 from histocae.contrast.plots import ERRORS, TISSUES, plot_heatmap
 from histocae.patches.tiles import read_tile
 from histocae.report.plots import save
-from histocae.scoring.slides import Scored
+from histocae.scoring.slides import BOUNDS, Scored, patch_params
 from histocae.slides.thumbnails import LONGEST
 from histocae.slides.units import Level0Pixels
 
@@ -38,7 +38,7 @@ def write(path: Path, scored: Scored, summary: dict[str, Any], contract: Contrac
     else:
         legend, verdict = ERRORS, f"mean error {summary['error']:.5f}"
     title = f"{scored.given.slide_id}: {verdict}"
-    views = [_view(scored, values)] if scored.image is not None else _tile_views(scored, values)
+    views = [_view(scored, values)] if scored.image is not None else _tile_views(scored, values, contract)
     hidden = scored.patches["file"].nunique() - len(views) if scored.given.tiles else 0
     title += f" ({hidden} more tiles not shown)" * (hidden > 0)
     save(plot_heatmap(views, _scale(contract, measure), title, legend=legend), path)
@@ -62,9 +62,11 @@ def _view(scored: Scored, values: NDArray[np.float64]) -> HeatmapView:
     return HeatmapView(scored.image, (0.0, float(width), float(height), 0.0), grid, area)
 
 
-def _tile_views(scored: Scored, values: NDArray[np.float64]) -> list[HeatmapView]:
+def _tile_views(scored: Scored, values: NDArray[np.float64], contract: Contract) -> list[HeatmapView]:
     """Show the tiles that are spread evenly from the lowest to the highest mean."""
     table = scored.patches.assign(value=values)
+    reduced = patch_params(contract, BOUNDS, tiles=True).tiles == "reduce"  # to one patch each
+    pixels = contract.patches.pixels
     order = table.groupby("file", sort=False)["value"].mean().sort_values(kind="stable").index
     chosen = np.unique(np.linspace(0, len(order) - 1, MOST_TILES).round().astype(int))
     views = []
@@ -72,9 +74,7 @@ def _tile_views(scored: Scored, values: NDArray[np.float64]) -> list[HeatmapView
         rows = table[table["file"] == file]
         tile = read_tile(scored.given.folder / file)
         extent = (0.0, float(tile.width), float(tile.height), 0.0)
-        side = float(rows["width"].iloc[0])
-        if len(rows) == 1 and min(tile.size) != side:  # the whole tile, or its central square, became one patch
-            side = float(min(tile.size))
+        side = float(min(tile.size) if reduced else pixels)
         tile.thumbnail((LONGEST, LONGEST))
         views.append(
             HeatmapView(np.asarray(tile), extent, *score_grid(rows, rows["value"].to_numpy(), Level0Pixels(side)))

@@ -76,7 +76,14 @@ def of_folder(folder: Path, label: str) -> Source:
 
 
 class Model:
-    """A model in memory."""
+    """A model in memory.
+
+    Attributes:
+        source: of the model.
+        contract: of the model.
+        reconstruct: computes residuals, mean squared errors and latents of a batch of uint8 patches.
+
+    """
 
     def __init__(self, source: Source, latents: bool = False):
         """Load the model.
@@ -93,7 +100,7 @@ class Model:
         backend.start()
         from_training = (source.folder / saved.PARAMS_FILE).exists()
         load = _of_training if from_training else _of_saved_model
-        self._compute = load(source.folder, latents and bool(source.with_latents))
+        self.reconstruct = load(source.folder, latents and bool(source.with_latents))
         score = self.contract.score
         self._linear = None
         if score is not None and score.linear is not None:
@@ -122,7 +129,7 @@ class Model:
     def _passed(self, batches: Iterable[tuple[dict[str, Any], NDArray[np.uint8]]]) -> Iterator[Any]:
         count = len(self.contract.models)
         for columns, patches in batches:
-            differences, latents = self._compute(patches)
+            differences, latents = self.reconstruct(patches)
             color = self.contract.training.color_distances(patches)
             yield columns, color, (differences[:count], differences[count:], latents)
 

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from histocae.contrast.contract import PAIR, Contract
+from histocae.patches.tissue import RULE
 from histocae.scoring.slides import Scored
 
 BEYOND = 0.99  # quantile of the training patches
@@ -23,9 +24,11 @@ def remarks(scored: Scored, contract: Contract) -> list[str]:
 
     """
     table = scored.patches
+    rule = contract.patches.tissue_rule
     return [
         *_unlike(table, contract),
         *_resolution(scored, contract),
+        *([f"tissue is found by another rule here: {RULE}, and {rule} in training"] if rule != RULE else []),
         *([f"few patches: {len(table)}"] if len(table) < FEW else []),
         *([f"{len(scored.left_out)} tiles left out: {scored.left_out[0]}"] if scored.left_out else []),
     ]

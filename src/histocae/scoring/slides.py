@@ -69,8 +69,9 @@ class Scored:
 
     Attributes:
         given: the slide.
-        patches: slide_id, file (tiles only), row, column, x, y and width (level-0 pixels; of tiles their own), mpp
-            (microns per patch pixel), tissue_share, and what `Model.measure` adds.
+        patches: slide_id, file (tiles only), row, column, x, y and width (level-0 pixels; of a tile its own pixels,
+            and no width), mpp (microns per patch pixel; missing for tiles), tissue_share, and what `Model.measure`
+            adds.
         latents: float32, shape (patches, features); None where they were not asked for, or the model has none.
         mpp: microns per level-0 pixel; None for tiles.
         mpp_from: where that is from: table, slide or data.mpp; None for tiles.
@@ -211,7 +212,7 @@ def _score_tiles(given: Given, model: Model, settings: Settings) -> Scored:
         stains = _stains_of_tiles(blocks) if params.color == "macenko" else None
         notes = Notes()
         table, latents = _measured(blocks(notes), model, params.color, stains, notes.failures)
-    table.insert(table.columns.get_loc("y") + 1, "width", float(params.pixels))
+    table.insert(table.columns.get_loc("y") + 1, "width", np.nan)  # a tile has no place on its slide
     table.insert(0, "slide_id", given.slide_id)
     return Scored(given=given, patches=table, latents=latents, left_out=tuple(notes.failures))
 

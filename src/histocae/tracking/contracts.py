@@ -10,6 +10,7 @@ from histocae.errors import TrackingError
 from histocae.files import read_json
 from histocae.identifiers import COMPARED
 from histocae.networks import saved
+from histocae.patches import tissue
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 DISTRIBUTION = "distribution.json"
@@ -127,6 +128,7 @@ def of_pair(pair: PairRecord) -> Contract:
 def _shared(records: tuple[TrainingRecord, ...], kind: str) -> dict[str, Any]:
     params = records[0].training["params"]
     patches = {key: params["patches"][key] for key in ("pixels", "mpp", "tissue_share", "tiles", "color")}
+    patches["tissue_rule"] = tissue.RULE
     if params["data"]["source"] == "tiles":
         patches["mpp"] = None
     return {
