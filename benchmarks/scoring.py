@@ -16,6 +16,7 @@ from histocae.contrast.contract import Contract
 from histocae.networks import backend
 from histocae.patches.extraction import plan_slide, read_planned
 from histocae.patches.grid import make_grid
+from histocae.patches.tissue import RULE
 from histocae.scoring.model import BATCH, CONTRACT, NETWORKS, Model, Source
 from histocae.scoring.slides import BOUNDS, batches, patch_params
 from histocae.slides.budget import Budget
@@ -52,7 +53,7 @@ def make_pair(folder: Path) -> Source:
         "patches": {
             "pixels": PIXELS,
             "mpp": slides.MPP,
-            "tissue_rule": "chroma-1",
+            "tissue_rule": RULE,
             "tissue_share": 0.0,
             "tiles": "reduce",
             "color": "rgb",
@@ -67,7 +68,7 @@ def make_pair(folder: Path) -> Source:
         "training": {
             "patches": 1,
             "levels": [0.0, 1.0],
-            "quantiles": dict.fromkeys(names, [-1.0, 1.0]),
+            "quantiles": {name: [-1.0, 1.0] for name in names},
             "color": {"mean": [200.0, 150.0, 190.0], "inverse": np.eye(3).tolist()},
         },
         "findings": [],
@@ -145,8 +146,8 @@ def main() -> None:
             (whole - start) / (read + measured),
             1.25,
             "lower",
-            f"`histocae score` on a slide of {count} patches, less its time for one patch / reading the patches, plus "
-            "both networks and the statistics of the score, each alone",
+            f"`histocae score` on a slide of {count} patches, less its time for one patch / reading the patches, "
+            "plus both networks and the statistics of the score, each alone",
             reason="the table, figures and GeoJSON take the rest",
         )
         record(
@@ -155,8 +156,8 @@ def main() -> None:
             1.25,
             "lower",
             "the same / reading the patches, plus both networks alone, without the statistics of errors by scale",
-            reason=f"the statistics of the default score take {(measured - passed) / passed:.2f} times as long as both "
-            "networks, and use the same cores",
+            reason=f"the statistics of the default score take {(measured - passed) / passed:.2f} times as long as "
+            "both networks, and use the same cores",
         )
         record(
             "scoring_first_patch", start, 15, "lower", "`histocae score` on a slide of one patch, whole", "seconds"
