@@ -32,7 +32,7 @@ def texture(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         standard deviation.
 
     """
-    gray = patches.mean(3, dtype=np.float32)[..., None] / np.float32(255)
+    gray = _gray(patches.astype(np.float32))[..., None] / np.float32(255)
     return _joined(
         part
         for image in _halved(gray)
@@ -76,8 +76,8 @@ def mean_squares(features: NDArray[np.float32], channels: int = 3) -> NDArray[np
 def _errors(residuals: NDArray[np.float32]) -> NDArray[np.float32]:
     parts = []
     for image in _halved(residuals):
-        gray = image.mean(3)
-        parts += [np.log(np.square(image).mean((1, 2)) + LEAST_POWER), _quantiles(np.abs(gray)), _gradients(gray)]
+        gray = _gray(image)
+        parts += [np.log(_power(image) + LEAST_POWER), _quantiles(np.abs(gray)), _gradients(gray)]
     return _joined(iter(parts))
 
 
@@ -87,20 +87,41 @@ def _halved(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         if min(images.shape[1:3]) < LEAST_SIDE:
             return
         yield images
-        count, height, width, channels = images.shape
-        even = images[:, : height // 2 * 2, : width // 2 * 2]
-        images = even.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+        height, width = (side // 2 * 2 for side in images.shape[1:3])
+        rows = images[:, 0:height:2] + images[:, 1:height:2]
+        images = ((rows[:, :, 0:width:2] + rows[:, :, 1:width:2]) / 4).astype(np.float32, copy=False)
+
+
+# The next two add whole planes: a mean over an axis as short as that of the channels takes many times as long.
+def _gray(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average the channels."""
+    total = images[..., 0]
+    for channel in range(1, images.shape[3]):
+        total = total + images[..., channel]
+    gray: NDArray[np.float32] = total / np.float32(images.shape[3])
+    return gray
+
+
+def _power(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the mean square of each channel, shape (n, channels)."""
+    count, height, width, channels = images.shape
+    columns = np.square(images).reshape(count, height, width * channels).sum(1)
+    power: NDArray[np.float32] = columns.reshape(count, width, channels).sum(1) / np.float32(height * width)
+    return power
 
 
 def _gradients(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     down = gray[:, 2:, 1:-1] - gray[:, :-2, 1:-1]  # central differences; np.gradient takes four times as long
     right = gray[:, 1:-1, 2:] - gray[:, 1:-1, :-2]
-    return _quantiles(np.hypot(down, right) / 2)
+    return _quantiles(np.sqrt(down * down + right * right) / np.float32(2))
 
 
 def _quantiles(amplitudes: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = amplitudes.reshape(len(amplitudes), -1)
-    return _amplitude(np.quantile(flat, QUANTILES, axis=1).T)
+    flat = np.sort(amplitudes.reshape(len(amplitudes), -1), axis=1)  # 40 times as fast as np.quantile
+    places = (flat.shape[1] - 1) * np.array(QUANTILES)
+    below = places.astype(int)
+    lower, upper = flat[:, below], flat[:, np.minimum(below + 1, flat.shape[1] - 1)]
+    return _amplitude(lower + (upper - lower) * (places - below))
 
 
 def _amplitude(values: NDArray[np.floating]) -> NDArray[np.float32]:
