@@ -81,7 +81,8 @@ def test_slides_that_differ_in_their_suffix_only_are_called_with_it(folder):
 
 def test_a_slide_of_the_gdc_is_called_by_its_barcode(folder):
     path = slide(folder / "TCGA-AA-0001-01A-01-TS1.0b1f5b3a-1111-2222-3333-0123456789ab.svs")
-    assert names(given.find([path])) == {"TCGA-AA-0001-01A-01-TS1": [path.name]}
+    other = slide(folder / "no.barcode.svs", 1)
+    assert names(given.find([path, other])) == {"TCGA-AA-0001-01A-01-TS1": [path.name], "no.barcode": [other.name]}
 
 
 def test_a_slide_that_is_given_twice_is_scored_once_with_what_a_table_says(folder):

@@ -287,6 +287,16 @@ def test_latents_leave_in_the_forms_of_other_tools(project, empty):
             np.testing.assert_array_equal(stamp["feats"][:], own.X)
 
 
+def test_exported_patches_have_the_case_and_the_label_of_the_table(project, empty):
+    shutil.copy(project.own / "s0.tif", empty / "a.tif")
+    shutil.copy(project.own / "s1.tif", empty / "b.tif")
+    (empty / "t.csv").write_text(f"slide_id,file_name,case_id,sample_type\na,a.tif,c1,{make_data.TUMOR}\nb,b.tif,,\n")
+    score("t.csv", "--model", "histocae-all", "--export", "h5ad", "parquet")
+    slides = anndata.read_h5ad("scores/latents.h5ad").obs.groupby("slide_id", observed=True)
+    assert list(slides["label"].first().astype(object).fillna("-")) == [make_data.TUMOR, "-"]
+    assert list(slides["case_id"].first().astype(object).fillna("-")) == ["c1", "-"]
+
+
 def test_a_model_without_latents_is_refused_before_anything_is_read(project, empty):
     assert "has no latents" in run(f"score {project.own / 's0.tif'} --latents").error
     assert not Path("scores/s0").exists()

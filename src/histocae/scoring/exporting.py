@@ -51,7 +51,7 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
 
 
 def _read(result: Result) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-    """Read the patches of a slide, and their latents; None where it has none."""
+    """Read the patches of a slide, with what its table says of it, and their latents; None where it has none."""
     import pyarrow.parquet as pq
 
     read = pq.read_table(result.folder / PATCHES)
@@ -60,4 +60,7 @@ def _read(result: Result) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
         column = read.column(tables.LATENT).combine_chunks()
         latents = column.values.to_numpy().reshape(len(column), -1)
         read = read.drop_columns([tables.LATENT])
-    return read.to_pandas(), latents
+    table = read.to_pandas()
+    for place, (name, key) in enumerate((("case_id", "case_id"), ("label", "sample_type")), 1):
+        table.insert(place, name, result.summary.get(key))
+    return table, latents

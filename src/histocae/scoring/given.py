@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from histocae.errors import TableError, shortened
+from histocae.identifiers import case_of, slide_of
 from histocae.patches.tiles import is_image
 from histocae.slides import slide as slide_reader
 from histocae.slides.parts import parts_of
@@ -29,9 +29,6 @@ REMEDY = "give slides, folders of slides, tiles, or a table (.csv, .tsv, .txt)"
 RECORD = "result.json"  # of a folder with a slide's results
 # names in the folder of the results that are not those of slides
 RESERVED = ("index.html", "slides.csv", "set_aside.csv", "latents.h5ad", "latents.parquet", "h5_files", "h5_stamp")
-_FROM_GDC = re.compile(
-    r"(?<=[A-Za-z0-9])\.[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
-)  # <barcode>.<uuid>.svs
 log = logging.getLogger(__name__)
 
 
@@ -101,8 +98,13 @@ def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
 
 
 def _of_file(path: Path) -> Given:
-    name = _FROM_GDC.sub("", path.stem)
-    return Given(slide_id=name, folder=path.parent, files=(path.name,), tiles=_kind(path) == "tile")
+    barcode = slide_of(path.name)  # the GDC calls files <barcode>.<uuid>.svs
+    return Given(
+        slide_id=path.stem if case_of(barcode) is None else barcode,
+        folder=path.parent,
+        files=(path.name,),
+        tiles=_kind(path) == "tile",
+    )
 
 
 def _kind(path: Path) -> Literal["slide", "tile", "damaged", "other"]:
