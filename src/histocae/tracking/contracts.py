@@ -24,7 +24,7 @@ COLORS = {
     "grey": "The model converts patches to gray itself, as its training patches were.",
     "macenko": (
         "The stains of the training patches were normalized (Macenko). The model needs the stains of a slide beside "
-        "its patches: `histocae.patches.color.estimate` computes them."
+        "its patches: `histocae.patches.color.estimate` computes them, and `histocae score` does so itself."
     ),
 }
 NO_MPP = "The training patches were tiles, each at a resolution of its own."
