@@ -17,6 +17,7 @@ from histocae.networks.cae import CAE
 from histocae.networks.fused import fused_on_bytes
 from histocae.patches.images import Images, batches
 from histocae.progress import bar
+from histocae.statistics.group_means import group_means
 from histocae.training.steps import ahead
 
 MEASURES = ("mse", "psnr", "ssim", "mean_color_mse")
@@ -175,7 +176,7 @@ def per_slide(measured: pd.DataFrame) -> pd.DataFrame:
         One row per slide, with `patches`, sorted by slide_id.
 
     """
-    groups = measured.groupby(["slide_id", "case_id", "sample_type"], sort=True)
-    table = groups[list(MEASURES)].mean()
-    table.insert(0, "patches", groups.size())
+    groups = ["slide_id", "case_id", "sample_type"]
+    table = group_means(measured, groups, MEASURES)
+    table.insert(0, "patches", measured.groupby(groups).size())
     return table.reset_index()

@@ -26,6 +26,7 @@ from histocae.slides.area_means import reduce_image
 from histocae.statistics import discrimination
 from histocae.statistics.classifier import fit_classifier
 from histocae.statistics.discrimination import Discrimination
+from histocae.statistics.group_means import group_means
 from histocae.statistics.levels import LEVELS
 
 PENALTIES = tuple(10.0**i for i in range(-1, 7))
@@ -202,7 +203,8 @@ def regress(
 
 
 def _slide_means(features: NDArray[np.float32], table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(features.astype(np.float64)).groupby(table["slide_id"].to_numpy()).mean()
+    values = pd.DataFrame(features.astype(np.float64))
+    return group_means(values, table["slide_id"].to_numpy(), list(values))
 
 
 def _regress(column: str, means: dict[str, pd.DataFrame], slides: dict[str, pd.DataFrame]) -> Regression | Unanswered:
@@ -226,7 +228,7 @@ def _regress(column: str, means: dict[str, pd.DataFrame], slides: dict[str, pd.D
     best = min(fitted, key=lambda ridge: mean_squared_error(y["validation"], ridge.predict(x["validation"])))
     predicted = best.predict(x["test"])
     types = {split: slides[split]["sample_type"].to_numpy()[known[split]] for split in means}
-    by_tissue = pd.Series(y["train"]).groupby(types["train"]).mean()
+    by_tissue = group_means(pd.DataFrame({"y": y["train"]}), types["train"], ["y"])["y"]
     of_tissue = pd.Series(types["test"]).map(by_tissue).fillna(y["train"].mean()).to_numpy()
     return Regression(
         slides=counts,

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from histocae.errors import DataError
+from histocae.statistics.group_means import group_means
 
 LEVELS = ("patch", "slide", "case")
 
@@ -59,9 +60,8 @@ def average_scores(table: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     columns = list(groups)
     first = table.groupby(columns)["score"].transform("first")
     differences = table[columns].assign(first=first, beyond=table["score"] - first)
-    means = differences.groupby(columns, as_index=False).agg(
-        number=("beyond", "size"), first=("first", "first"), beyond=("beyond", "mean")
-    )
+    means = differences.groupby(columns).agg(number=("beyond", "size"), first=("first", "first"))
+    means = means.join(group_means(differences, columns, ["beyond"])).reset_index()
     return means[columns].assign(score=means["first"] + means["beyond"], number=means["number"])
 
 

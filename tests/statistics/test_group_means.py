@@ -1,0 +1,50 @@
+"""Means of groups: the same to the last bit whatever the version of pandas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histocae.statistics.group_means import group_means
+from histocae.statistics.levels import at_level
+
+# each number of this table is a division, so it is the same on every machine
+NUMBERS = np.arange(600)
+TABLE = pd.DataFrame(
+    {
+        "case_id": [f"case-{number % 2}" for number in NUMBERS // 100],
+        "slide_id": [f"slide-{number}" for number in NUMBERS // 100],
+        "label": NUMBERS // 100 % 2,
+        "score": NUMBERS * 7919 % 1009 / 1009 - 0.3,
+    }
+)
+# whether the rows are in the order of the groups: the means of slides, and of the cases of these
+FIRST_FOUR = ["0x1.a1e6cf9f0f5aep-3", "0x1.9aacfe7ce3b21p-3", "0x1.93732d5ab8093p-3", "0x1.a0b43d803a74dp-3"]
+EXPECTED = {
+    True: [*FIRST_FOUR, "0x1.84ff8b1660b77p-3", "0x1.a6bb7c839137ap-3"],
+    False: [*FIRST_FOUR, "0x1.84ff8b1660b78p-3", "0x1.a6bb7c839137ap-3"],
+}
+OF_CASES = {
+    True: ["0x1.93732d5ab8093p-3", "0x1.a0b43d803a74ep-3"],
+    False: ["0x1.93732d5ab8093p-3", "0x1.a0b43d803a74dp-3"],
+}
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_means_are_those_of_former_results_to_the_last_bit(in_order):
+    table = TABLE if in_order else TABLE.iloc[NUMBERS * 7 % 600]
+    means = group_means(table, ["slide_id"], ["score"])
+    assert list(means.index) == [f"slide-{number}" for number in range(6)]
+    assert [mean.hex() for mean in means["score"]] == EXPECTED[in_order]
+    assert [score.hex() for score in at_level(table, "case")["score"]] == OF_CASES[in_order]
+
+
+def test_missing_values_are_left_out():
+    table = pd.DataFrame({"group": ["a", "a", "b", "b"], "one": [1.0, np.nan, 2.0, 4.0], "none": np.nan})
+    means = group_means(table, ["group"], ["one", "none"])
+    assert list(means["one"]) == [1, 3] and means["none"].isna().all()
+
+
+def test_groups_may_be_an_array_and_the_table_empty():
+    table = pd.DataFrame({0: [1.0, 3.0, 8.0], 1: [0.0, 1.0, 2.0]})
+    assert group_means(table, np.array(["b", "a", "b"]), [0, 1]).to_numpy().tolist() == [[3, 1], [4.5, 1]]
+    assert group_means(table[:0], np.array([], str), [0, 1]).empty
