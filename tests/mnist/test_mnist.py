@@ -22,6 +22,7 @@ from sklearn.metrics import accuracy_score
 from histocae import CAE, checksums
 from histocae.cli import MNIST
 from histocae.errors import DataError, ParamsError
+from histocae.files import read_table
 from histocae.mnist import classes, images, params, study
 from histocae.networks import backend
 from histocae.params import Section
@@ -401,7 +402,7 @@ def test_the_prediction_is_the_digit_whose_model_errs_least(project_folder):
     metrics = json.loads(Path("reports/classes/metrics.json").read_text())["metrics"]
     assert metrics["test_accuracy"] == (table["predicted"] == digits).mean()
     # principal components of each digit are accurate, and their number is chosen without the test images
-    linear = pd.read_csv("reports/classes/pca.csv").set_index("components")
+    linear = read_table(Path("reports/classes/pca.csv"), separator=",").set_index("components")
     assert metrics["pca_components"] == linear["validation_accuracy"].idxmax()
     assert metrics["pca_test_accuracy"] == linear.loc[metrics["pca_components"], "test_accuracy"] > 0.9
 

@@ -16,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 from histocae import CAE
+from histocae.files import read_table
 from histocae.pipeline import lineage
 from support.damage import flip_byte
 from support.project import Project, heavy_imports
@@ -222,7 +223,7 @@ def test_the_page_shows_the_numbers_of_the_reports(project):
 
 def test_dvc_compares_metrics_and_draws_plots(project, tmp_path):
     metrics = json.loads(project.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
-    table = pd.read_csv(project.folder / "reports/comparison.csv").set_index("model")
+    table = read_table(project.folder / "reports/comparison.csv", separator=",").set_index("model")
     tissue = json.loads((project.folder / "reports/tissue/metrics.json").read_text())
     assert metrics["models"]["all"]["test_mse"] == table.loc["all", "test_mse"]
     assert "latent_auroc_patch" in metrics["models"]["all"]
@@ -242,7 +243,7 @@ def test_a_run_has_no_parent_and_is_complete(project, client, runs):
     assert run.data.params["model.filters"] == "[4, 8]"
     assert run.data.params["training.learning_rate"] == "0.002"
     assert run.data.params["patches.mpp"] == "0.5"
-    history = pd.read_csv(project.folder / "models/trained/all/history.csv", sep="|")
+    history = read_table(project.folder / "models/trained/all/history.csv")
     points = client.get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in points] == list(history["epoch"])
     assert [point.value for point in points] == list(history["validation_loss"])
