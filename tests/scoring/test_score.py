@@ -272,7 +272,11 @@ def test_tiles_are_scored_as_one_slide_and_have_no_geojson(project, empty):
 
 def test_latents_leave_in_the_forms_of_other_tools(project, empty):
     score(
-        project.own / "s0.tif", project.own / "s1.tif", "--model", "histocae-all", "--export", "h5ad", "h5", "stamp"
+        project.own / "s0.tif",
+        project.own / "s1.tif",
+        "--model",
+        "histocae-all",
+        *(f"--export {form}" for form in ("h5ad", "h5", "stamp")),
     )
     data = anndata.read_h5ad("scores/latents.h5ad")
     assert list(data.obs["slide_id"].unique()) == ["s0", "s1"] and data.obsm["spatial"].shape == (len(data), 2)
@@ -291,7 +295,7 @@ def test_exported_patches_have_the_case_and_the_label_of_the_table(project, empt
     shutil.copy(project.own / "s0.tif", empty / "a.tif")
     shutil.copy(project.own / "s1.tif", empty / "b.tif")
     (empty / "t.csv").write_text(f"slide_id,file_name,case_id,sample_type\na,a.tif,c1,{make_data.TUMOR}\nb,b.tif,,\n")
-    score("t.csv", "--model", "histocae-all", "--export", "h5ad", "parquet")
+    score("t.csv", "--model", "histocae-all", "--export", "h5ad", "--export", "parquet")
     slides = anndata.read_h5ad("scores/latents.h5ad").obs.groupby("slide_id", observed=True)
     assert list(slides["label"].first().astype(object).fillna("-")) == [make_data.TUMOR, "-"]
     assert list(slides["case_id"].first().astype(object).fillna("-")) == ["c1", "-"]

@@ -37,7 +37,11 @@ def add(commands: "Commands") -> None:
     parser.add_argument("--mpp", type=float, help="microns per pixel, at full resolution, of slides that state none")
     parser.add_argument("--latents", action="store_true", help="add the latents of the patches")
     parser.add_argument(
-        "--export", nargs="+", choices=FORMS, default=[], metavar="FORM", help=f"also write {', '.join(FORMS)}"
+        "--export",
+        action="append",
+        choices=(*FORMS, "all"),
+        default=[],
+        help="also write the latents of all slides in this form; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument(
@@ -65,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         mpp=mpp,
         latents=arguments.latents,
-        forms=arguments.export,
+        forms=FORMS if "all" in arguments.export else arguments.export,
         bounds=bounds,
         executor=executor,
     )
