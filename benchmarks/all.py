@@ -25,6 +25,7 @@ def main() -> int:
         "scale",
         "scale_fit",
         "scale_parts",
+        "score_warnings",
         "seeds",
         "seeds_training",
         "simulations",

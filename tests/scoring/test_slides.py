@@ -208,6 +208,15 @@ def test_a_tenth_of_unusual_patches_is_no_reason_for_a_warning(tmp_path):
         assert len(remarks(scored, model.contract)) == warned
 
 
+def test_one_unusual_patch_of_few_is_chance(tmp_path):
+    model = Recorder(contract())
+    scored = slides.score(slide_given(tmp_path, 0.5, side=96), model, slides.Settings())
+    assert len(scored.patches) == 9
+    for unusual, warned in ((1, False), (2, False), (3, True)):
+        scored.patches["error"] = np.where(np.arange(9) < unusual, 0.5, 0.01)
+        assert any("unlike" in remark for remark in remarks(scored, model.contract)) == warned
+
+
 def test_few_patches_and_damaged_tiles_are_said(tmp_path):
     make_data.write_tile(tmp_path / "0.png", make_data.tissue(0, 64, 64))
     make_data.write_tile(tmp_path / "1.png", make_data.tissue(0, 16, 16))

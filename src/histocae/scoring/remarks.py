@@ -1,13 +1,16 @@
 """Warnings about a scored slide, in words: it is unlike the training slides, or its score rests on little."""
 
 import pandas as pd
+from scipy.special import bdtrc
 
 from histocae.contrast.contract import PAIR, Contract
 from histocae.patches.tissue import RULE
 from histocae.scoring.slides import Scored
 
 BEYOND = 0.99  # quantile of the training patches
-MANY = 0.10  # share of a slide's patches beyond it from which on the slide is called unlike the training slides
+# A slide is called unlike the training slides where more than this share of its patches is beyond, and more patches
+# are than chance explains: of few patches, one is often beyond.
+MANY, CHANCE = 0.10, 0.001
 FEW = 10  # patches
 RESOLUTION = 0.05  # relative difference of microns per pixel
 
@@ -43,16 +46,16 @@ def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
         error, errors = "error", table["error"]
         reconstructed = "the model reconstructs them worse"
     beyond = {
-        reconstructed: float((errors > contract.training.quantile(error, BEYOND)).mean()),
-        "their colors are further from the mean": float(
-            (table["color_distance"] > contract.training.quantile("color", BEYOND)).mean()
+        reconstructed: int((errors > contract.training.quantile(error, BEYOND)).sum()),
+        "their colors are further from the mean": int(
+            (table["color_distance"] > contract.training.quantile("color", BEYOND)).sum()
         ),
     }
     return [
-        f"unlike the training slides: for {share:.0%} of the patches, {what} than for {BEYOND:.0%} of the training "
-        "patches"
-        for what, share in beyond.items()
-        if share > MANY
+        f"unlike the training slides: for {number / len(table):.0%} of the patches, {what} than for {BEYOND:.0%} of "
+        "the training patches"
+        for what, number in beyond.items()
+        if number > MANY * len(table) and bdtrc(number - 1, len(table), 1 - BEYOND) < CHANCE
     ]
 
 
