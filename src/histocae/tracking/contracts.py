@@ -14,12 +14,20 @@ from histocae.patches import tissue
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 DISTRIBUTION = "distribution.json"
-LABELS = "Labels are per slide, not per patch: normal tissue on a tumor slide counts as tumor."
+# those of the report page, as far as they hold for other slides
+LABELS = (
+    "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted as "
+    "tumor when the model learned. Scores of single patches are uncertain."
+)
+CONFOUNDED = (
+    "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may have "
+    "learned that."
+)
 NOT_FOR = (
     "Not for diagnosis. The model was evaluated on test slides of its own cohort only. Other scanners, stains, "
     "organs and magnifications are different data."
 )
-SYNTHETIC = "The data are synthetic: the results say nothing about real tissue."
+SYNTHETIC = "The model learned from synthetic slides: its results say nothing about real tissue."
 COLORS = {
     "grey": "The model converts patches to gray itself, as its training patches were.",
     "macenko": (
@@ -146,6 +154,7 @@ def _caveats(record: TrainingRecord) -> list[str]:
     params = record.training["params"]
     return [
         LABELS,
+        CONFOUNDED,
         NOT_FOR,
         *([SYNTHETIC] if params["data"]["source"] == "demo" else []),
         *([COLORS[params["patches"]["color"]]] if params["patches"]["color"] in COLORS else []),
