@@ -9,7 +9,7 @@ from histocae.contrast.contract import Contract
 from histocae.errors import SlideError
 from histocae.params import Params
 from histocae.patches.store import PatchStore
-from histocae.scoring import slides
+from histocae.scoring import heatmaps, slides
 from histocae.scoring.given import Given
 from histocae.scoring.remarks import remarks
 from support import make_data
@@ -226,4 +226,18 @@ def test_few_patches_and_damaged_tiles_are_said(tmp_path):
     )
     resolution, few, left_out = remarks(scored, model.contract)
     assert "tiles state none, and the training patches have 0.5 microns per pixel" in resolution
-    assert few == "few patches: 4" and left_out.startswith("1 tiles left out: 1.png: is 16 x 16 pixels")
+    assert few == "few patches: 4"
+    assert left_out == "1 tiles left out: 1.png: is 16 x 16 pixels, smaller than a patch of 32 pixels"
+
+
+def test_a_tile_that_can_not_be_read_leaves_the_others(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"damaged")
+    make_data.write_tile(tmp_path / "1.png", make_data.tissue(0, 64, 64))
+    given = Given(slide_id="a", folder=tmp_path, files=("0.png", "1.png"), tiles=True, own_mpp=0.25)
+    model = Recorder(contract())
+    scored = slides.score(given, model, slides.Settings())
+    assert set(scored.patches["file"]) == {"1.png"}
+    assert heatmaps.small(scored).shape == (64, 64, 3)
+    found = "; ".join(remarks(scored, model.contract))
+    assert "1 tiles left out: 0.png: can't be read as an image" in found
+    assert "the table's 0.25 microns per pixel are not used" in found

@@ -1,5 +1,6 @@
 """The figure of a scored slide: the slide beside the scores of its patches."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ def write(path: Path, scored: Scored, summary: dict[str, Any], contract: Contrac
     measure = "score" if contract.kind == PAIR else "error"
     values = scored.patches[measure].to_numpy()
     if contract.kind == PAIR:
-        legend, verdict = TISSUES, f"score {summary['score']:.3f}, called {summary['class']}"
+        legend, verdict = TISSUES, f"score {summary['score']:z.3f}, called {summary['class']}"
     else:
         legend, verdict = ERRORS, f"mean error {summary['error']:.5f}"
     title = f"{scored.given.slide_id}: {verdict}"
     views = [_view(scored, values)] if scored.image is not None else _tile_views(scored, values, contract)
     hidden = scored.patches["file"].nunique() - len(views) if scored.given.tiles else 0
     title += f" ({hidden} more tiles not shown)" * (hidden > 0)
-    save(plot_heatmap(views, _scale(contract, measure), title, legend=legend), path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the font lacks letters of a slide's name
+        save(plot_heatmap(views, _scale(contract, measure), title, legend=legend), path)
 
 
 def _scale(contract: Contract, measure: str) -> Normalize:
@@ -83,12 +86,15 @@ def _tile_views(scored: Scored, values: NDArray[np.float64], contract: Contract)
 
 
 def small(scored: Scored) -> NDArray[np.uint8]:
-    """Give the image of a slide, or of the first tile of one, for the table of the page.
+    """Give the image of a slide, or of the first tile that was scored, for the table of the page.
 
     Returns:
         uint8, shape (height, width, 3), RGB.
 
     """
-    image = read_tile(scored.given.paths[0]) if scored.image is None else Image.fromarray(scored.image)
+    if scored.image is None:
+        image = read_tile(scored.given.folder / scored.patches["file"].iloc[0])
+    else:
+        image = Image.fromarray(scored.image)
     image.thumbnail((SMALL, SMALL))
     return np.asarray(image)

@@ -62,11 +62,14 @@ def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
 def _resolution(scored: Scored, contract: Contract) -> list[str]:
     target = contract.patches.mpp
     if scored.given.tiles:
+        given = scored.given.own_mpp
+        unused = [] if given is None else [f"the table's {given:g} microns per pixel are not used for tiles"]
         if target is None:
-            return []
+            return unused
         return [
             f"another resolution is possible: tiles state none, and the training patches have {target:g} microns "
-            "per pixel"
+            "per pixel",
+            *unused,
         ]
     found = []
     own = float(scored.patches["mpp"].iloc[0])

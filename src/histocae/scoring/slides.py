@@ -1,5 +1,6 @@
 """The patches of a new slide, extracted as those of the model's training were, and what the model says of them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def patch_params(contract: Contract, bounds: Bounds, tiles: bool = False) -> Pat
         tiles: the patches are of tiles. A model of slides takes the patches of a tile at its own resolution.
 
     Returns:
-        The section; all patches of a slide are taken, and a slide that fails midway is left out.
+        The section; all patches of a slide are taken. A slide that fails midway is left out, as is a tile.
 
     """
     patches = contract.patches
@@ -135,7 +136,7 @@ def patch_params(contract: Contract, bounds: Bounds, tiles: bool = False) -> Pat
         tissue_share=patches.tissue_share,
         max_per_slide=None,
         tiles=patches.tiles if not tiles or contract.source == "tiles" else "cut",
-        on_read_error="drop",
+        on_read_error="keep" if tiles else "drop",  # a damaged tile does no harm to other files
         color=patches.color,
         bounds=bounds,
     )
@@ -214,7 +215,8 @@ def _score_tiles(given: Given, model: Model, settings: Settings) -> Scored:
         table, latents = _measured(blocks(notes), model, params.color, stains, notes.failures)
     table.insert(table.columns.get_loc("y") + 1, "width", np.nan)  # a tile has no place on its slide
     table.insert(0, "slide_id", given.slide_id)
-    return Scored(given=given, patches=table, latents=latents, left_out=tuple(notes.failures))
+    left_out = tuple(in_words(reason, model.contract) for reason in notes.failures)
+    return Scored(given=given, patches=table, latents=latents, left_out=left_out)
 
 
 def _stains_of_tiles(blocks: Any) -> NDArray[np.float64]:
@@ -286,18 +288,19 @@ def batches(blocks: Blocks, size: int) -> Blocks:
         yield joined(), buffer[:filled]
 
 
-def in_words(error: SlideError, contract: Contract) -> str:
+def in_words(error: SlideError | str, contract: Contract) -> str:
     """Give the reason why a slide can't be scored, without the names of params that only a project has.
 
     Args:
-        error: about the slide.
+        error: about the slide, or its text.
         contract: of the model.
 
     Returns:
         The reason.
 
     """
-    reason = str(error)
+    smaller = f"smaller than a patch of {contract.patches.pixels} pixels"
+    reason = re.sub(r"smaller than a patch; set patches\.pixels to \d+ or less", smaller, str(error))
     for name, word in WORDS.items():
         mpp = contract.patches.mpp or 0
         reason = reason.replace(name.format(mpp=mpp), word.format(mpp=mpp))
