@@ -1,5 +1,6 @@
 """Slides, folders, tables and tiles that are given to be scored."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,77 @@ def test_a_slide_that_is_given_twice_is_scored_once_with_what_a_table_says(folde
         assert (found.slide_id, found.own_mpp, found.metadata) == ("mine", 0.25, (("case_id", "c1"),))
 
 
+def test_a_table_that_has_only_names_and_hashes_comes_before_the_file(folder):
+    path = slide(folder / "a.tif")
+    (folder / "table.csv").write_text(f"slide_id,file_name,md5\nmine,a.tif,{'0' * 32}\n")
+    for order in ([path, folder / "table.csv"], [folder / "table.csv", path]):
+        (found,) = given.find(order)
+        assert (found.slide_id, found.hashes) == ("mine", (("a.tif", "md5", "0" * 32),))
+
+
+def test_a_name_from_a_table_stays_where_a_file_of_a_folder_has_it_too(folder):
+    slide(folder / "deep" / "a.tif", 1)
+    path = slide(folder / "b.tif", 2)
+    (folder / "table.csv").write_text("slide_id,file_name\na,b.tif\n")
+    assert names(given.find([folder / "table.csv", folder])) == {"a": [path.name], "deep_a": ["a.tif"]}
+
+
+def test_tables_that_differ_about_a_slide_are_refused(folder):
+    slide(folder / "a.tif")
+    for name, mpp in (("first", 0.25), ("same", 0.25), ("other", 0.5)):
+        (folder / f"{name}.csv").write_text(f"slide_id,file_name,mpp\na,a.tif,{mpp}\n")
+    assert len(given.find([folder / "first.csv", folder / "same.csv"])) == 1
+    with pytest.raises(TableError, match=r"a\.tif: two tables differ in what they say of it"):
+        given.find([folder / "first.csv", folder / "other.csv"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_named_pipe_is_left_out_and_not_waited_for(folder):
+    slide(folder / "a.tif")
+    os.mkfifo(folder / "pipe.svs")
+    assert names(given.find([folder])) == {"a": ["a.tif"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "trouble"),
+    [
+        ("=1+1.tif", "the name '=1+1' begins with '='"),
+        ("a\nb.tif", "has the control character"),
+        ("x\udcff.tif", "the name 'x\\udcff' is not UTF-8; rename the file"),
+    ],
+)
+def test_a_file_whose_name_can_not_be_in_a_report_is_trouble_of_its_own(folder, name, trouble):
+    slide(folder / "a.tif")
+    try:
+        slide(folder / "b.tif").rename(folder / name)
+    except (OSError, UnicodeError):
+        pytest.skip("the file system refuses such names")
+    odd, good = sorted(given.find([folder]), key=lambda each: each.slide_id)
+    assert trouble in odd.trouble and good.trouble is None and odd.slide_id.isprintable()
+
+
+def test_a_folder_that_can_not_be_listed_is_reported(folder, caplog, monkeypatch):
+    slide(folder / "a.tif")
+    (folder / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(given.find([folder])) == 1
+    assert "closed: can't be listed (Permission denied): what is below it is left out" in caplog.text
+
+
+def test_results_may_lie_among_the_slides(folder):
+    slide(folder / "a.tif")
+    (folder / "a").mkdir()
+    (folder / "a" / given.RECORD).write_text("{}")
+    assert names(given.find([folder], folder)) == {"a": ["a.tif"]}
+
+
 def test_a_table_of_tiles_has_many_tiles_of_a_slide(folder):
     for number in range(3):
         tile(folder / "t" / f"{number}.png", number)
@@ -122,6 +194,9 @@ def test_links_that_lead_back_and_folders_with_results_are_left_out(folder):
         ("slide_id,file_name\na,a.tif\na,b.tif\n", "rows 2 and 3: slide_id 'a' occurs twice"),
         ("slide_id,file_name\n=1+1,a.tif\n", "begins with '='"),
         ("slide_id,file_name\nslides.csv,a.tif\n", "a file of the results has the name slides.csv"),
+        ("slide_id,file_name\nINDEX.html,a.tif\n", "a file of the results has the name INDEX.html"),
+        ("slide_id,file_name\na,a.tif\nA,b.tif\n", "are called 'a' and 'A', which a disk may not tell apart"),
+        ("slide_id,file_name\na,../a.tif\n", "leads out of {folder}; move the table into a folder above all files"),
         ("slide_id,path,case_id\na,a.tif,c1\na,b.tif,c2\n", "the tiles of slide 'a' differ in case_id"),
     ],
 )
@@ -131,7 +206,7 @@ def test_a_table_that_breaks_a_rule_is_refused_with_its_row(folder, table, reaso
     (folder / "table.csv").write_text(table)
     with pytest.raises(TableError) as error:
         given.find([folder / "table.csv"])
-    assert reason in str(error.value) and "\n" not in str(error.value)
+    assert reason.format(folder=folder) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_is_not_there_or_empty_is_refused(folder):

@@ -19,7 +19,7 @@ from mlflow.pyfunc import PythonModel
 
 import histocae
 from histocae.contrast import pair
-from histocae.errors import SlideError, TrackingError
+from histocae.errors import ParamsError, SlideError, TrackingError
 from histocae.scoring import api, command
 from histocae.scoring.given import RECORD
 from support import make_data, registered
@@ -138,6 +138,9 @@ def test_a_model_has_many_names(project, empty):
         ("nobody@champion", "no registered model nobody on sqlite:"),
         ("0" * 32, "not on sqlite:"),
         ("models/trained/none", "no folder, and no name of a model; use models:/NAME@ALIAS"),
+        ("histocae-pair/99999999999999999999", "no folder, and no name of a model"),
+        (".", ".: no trained model (it has no training.json)"),
+        ("/", "/: no trained model (it has no training.json)"),
     ],
 )
 def test_a_model_that_is_not_there_is_named_with_those_that_are(project, empty, model, words):
@@ -343,6 +346,8 @@ def test_the_function_gives_the_table_without_any_file(project, empty):
     (empty / "broken.svs").write_bytes(b"no slide")
     with pytest.raises(SlideError, match=r"broken\.svs: can't be opened as a slide"):
         histocae.score("broken.svs")
+    with pytest.raises(ParamsError, match=r"mpp 352\.9: not 0\.05 to 10"):
+        histocae.score(project.own / "s0.tif", mpp=352.9)
     with pytest.raises(TrackingError, match="no registered model nobody"):
         histocae.score(project.own / "s0.tif", model="nobody")
 
@@ -354,6 +359,82 @@ def test_the_example_of_the_function_holds(project, empty, monkeypatch):
     (example,) = [test for test in doctest.DocTestFinder().find(api.score, "score") if test.examples]
     failures = doctest.DocTestRunner().run(example)
     assert failures.attempted >= 4 and failures.failed == 0
+
+
+def test_an_earlier_call_is_named_in_the_log_and_its_table_has_the_same_columns(project, empty):
+    (empty / "t.csv").write_text("slide_id,file_name,case_id\ns0,s0.tif,c1\n")
+    shutil.copy(project.own / "s0.tif", empty)
+    score("t.csv")
+    table, page = Path("scores/slides.csv").read_bytes(), Path("scores/index.html").read_bytes()
+    lines = run("score t.csv").lines
+    assert "s0: " in lines[-2] and lines[-2].endswith("; by an earlier call")
+    assert "1 slides scored (1 of them by an earlier call), 0 set aside" in lines[-1]
+    assert Path("scores/slides.csv").read_bytes() == table and Path("scores/index.html").read_bytes() == page
+
+
+def test_a_name_that_is_not_utf8_is_set_aside_and_the_others_go_on(project, empty):
+    shutil.copy(project.own / "s0.tif", empty / "s0.tif")
+    try:
+        shutil.copy(project.own / "s1.tif", empty / "x\udcff.tif")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system refuses such names")
+    score(".")
+    (aside,) = pd.read_csv("scores/set_aside.csv").to_dict("records")
+    assert aside["reason"] == "the name 'x\\udcff' is not UTF-8; rename the file"
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["s0"]
+
+
+def test_a_reason_never_begins_as_a_formula(project, empty):
+    (empty / "t").mkdir()
+    (empty / "t" / "=1+1.png").write_bytes(b"damaged")
+    assert "no slide could be scored" in run("score t").error
+    reason = "the name '=1+1.png' begins with '=', so spreadsheets would run it as a formula; rename the file"
+    assert list(pd.read_csv("scores/set_aside.csv")["reason"]) == [reason]
+
+
+def test_letters_that_the_font_lacks_are_no_warnings(project, empty):
+    shutil.copy(project.own / "s0.tif", empty / "日本語.tif")
+    score("日本語.tif")
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["日本語"]
+
+
+def test_results_replace_neither_tables_nor_tiles_of_the_user(project, empty):
+    tile = make_data.write_tile(empty / "s1" / "1.png", make_data.tissue(0, 64, 64)).read_bytes()
+    shutil.copy(project.own / "s0.tif", empty / "s0.tif")
+    Path("slides.csv").write_text("slide_id,file_name\ns0,s0.tif\n")
+    assert (
+        "slides.csv: is there, and not from histocae score; choose another folder"
+        in run("score slides.csv --out .").error
+    )
+    Path("slides.csv").rename("mine.csv")
+    assert "s1: has 1.png, not from histocae score, and would be replaced" in run("score s1 --out .").error
+    assert Path("s1/1.png").read_bytes() == tile and not Path("index.html").exists()
+    score("mine.csv", "--out", ".")
+    (empty / "s0" / "notes.txt").write_text("mine")
+    os.utime("s0.tif")
+    assert "s0: has notes.txt, not from histocae score" in run("score mine.csv --out .").error
+    Path("index.html").write_text("mine")
+    assert "index.html: is there, and not from histocae score" in run("score mine.csv --out .").error
+
+
+def test_a_file_in_place_of_the_folder_of_results_is_named(project, empty):
+    Path("out").write_text("mine")
+    assert "Not a directory; move or rename it" in run(f"score {project.own / 's0.tif'} --out out").error
+    assert Path("out").read_text() == "mine"
+
+
+def test_no_slide_at_all_leaves_tables_with_columns_and_says_why(project, empty):
+    (empty / "broken.svs").write_bytes(b"no slide")
+    message = run("score broken.svs --model histocae-all --export parquet").error
+    assert "no slide could be scored: broken: can't be opened" in message
+    assert list(pd.read_csv("scores/slides.csv")) == ["slide_id", "error", "patches", "warnings"]
+
+
+def test_what_a_killed_process_left_is_no_result(project, empty):
+    score(project.own / "s0.tif")
+    shutil.copytree("scores/s0", "scores/.s0.0a1b2c3d.999999.part")
+    score(project.own / "s1.tif")
+    assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["s1", "s0"]
 
 
 def test_names_of_slides_are_escaped_on_the_page(project, empty):

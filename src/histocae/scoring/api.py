@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from histocae.errors import SlideError, TableError
+from histocae.errors import ParamsError, SlideError, TableError
+from histocae.scanners import MPP_EXPECTED
 from histocae.scoring import given as inputs
-from histocae.scoring import models, results
+from histocae.scoring import models, outputs, results
 from histocae.scoring.command import loaded
 from histocae.scoring.slides import Settings, in_words
 from histocae.scoring.slides import score as score_patches
+from histocae.slides.slide import in_range
 from histocae.slides.units import MicronsPerPixel
 from histocae.workers.processes import count_cores
 
@@ -44,10 +46,14 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
         True
 
     """
+    if mpp is not None and in_range(mpp) is None:
+        raise ParamsError(f"mpp {mpp:g}: not {MPP_EXPECTED}")
     found = inputs.find([Path(slide)])
     if len(found) != 1:
         raise TableError(f"{slide}: has {len(found)} slides; give one, or run histocae score")
-    source = models.find(str(model), Path(_FETCHED.name))
+    if found[0].trouble is not None:
+        raise SlideError(f"{found[0].slide_id}: {found[0].trouble}")
+    source = models.find(str(model), Path(_FETCHED.name) / outputs.MODELS)
     settings = Settings(mpp=None if mpp is None else MicronsPerPixel(mpp), threads=count_cores())
     in_memory = loaded(source, latents=False)
     try:

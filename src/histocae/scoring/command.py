@@ -12,15 +12,15 @@ from histocae.errors import DataError, SlideError, shortened
 from histocae.files import write_table, write_text
 from histocae.params import Bounds, Executor
 from histocae.scoring import given as inputs
-from histocae.scoring import models, results
+from histocae.scoring import models, outputs, results
 from histocae.scoring.given import Given
 from histocae.scoring.model import Model, Source
 from histocae.scoring.results import Result
 from histocae.scoring.slides import BOUNDS, Settings, in_words, score
 from histocae.slides.units import MicronsPerPixel
+from histocae.sources.texts import harmless
 from histocae.workers.processes import count_cores, spread
 
-MODELS = ".models"  # in the folder of results: fetched models
 CORES_EACH = 8  # of a worker: TensorFlow and the reader use several
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,18 @@ def run(request: Request) -> dict[str, Any]:
         HistocaeError: an input or the model is not there, or no slide could be scored.
 
     """
-    slides = inputs.find(request.given, request.out)
-    source = models.find(request.model, request.out / MODELS)
+    named = inputs.find(request.given, request.out)
+    slides = [each for each in named if each.trouble is None]
+    outputs.check(request.out, (each.slide_id for each in slides), exported_names(request.forms))
+    source = models.find(request.model, request.out / outputs.MODELS)
     latents = request.latents or bool(request.forms)
     if latents and not source.with_latents:
         raise DataError(f"{source.label} has no latents: no model of it has a latent layer; leave out --latents")
     executor = request.executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
     if executor.kind == "processes" and executor.workers is None:
         executor = executor.model_copy(update={"workers": max(1, count_cores() // CORES_EACH)})
+    if request.mpp is not None and any(each.tiles for each in slides):
+        log.warning("--mpp is not used for tiles: they are taken at their own resolution")
     workers = max(1, min(executor.workers or 1, len(slides)))
     mpp = None if request.mpp is None else MicronsPerPixel(request.mpp)
     settings = Settings(mpp=mpp, bounds=request.bounds, threads=max(1, count_cores() // workers), latents=latents)
@@ -89,25 +93,36 @@ def run(request: Request) -> dict[str, Any]:
     tasks = [_Task(each, source, settings, out) for each in slides]
     log.info("%d slides to score by %s", len(tasks), source.label)
     done, aside = dict[int, Result](), dict[int, str]()
+    troubles = [(each, each.trouble) for each in named if each.trouble is not None]
     for position, outcome in spread(_work, tasks, executor, "scores", "slides"):
         if isinstance(outcome, Result):
             done[position] = outcome
-            log.info("%s: %s", slides[position].slide_id, _in_short(outcome.summary))
+            log.info("%s: %s", slides[position].slide_id, _in_short(outcome))
             continue
         aside[position] = str(outcome)
         log.warning("%s is set aside: %s", slides[position].slide_id, outcome)
-    reasons = [f"{slides[i].slide_id}: {reason}" for i, reason in sorted(aside.items())]
-    rows = [(slides[i].slide_id, _named_files(slides[i]), reason) for i, reason in sorted(aside.items())]
-    set_aside = pd.DataFrame(rows, columns=["slide_id", "file", "reason"])
-    found = [done[i] for i in sorted(done)] + _earlier({each.slide_id for each in slides}, source, out)
-    _write(found, set_aside, source, out)
+    for each, trouble in troubles:
+        log.warning("%s is set aside: %s", each.slide_id, trouble)
+    failed = [(slides[i], reason) for i, reason in sorted(aside.items())] + troubles
+    rows = [tuple(map(_cell, (each.slide_id, _named_files(each), reason))) for each, reason in failed]
+    set_aside = pd.DataFrame(rows, columns=list(outputs.SET_ASIDE_COLUMNS))
+    with outputs.alone(out):
+        found = [done[i] for i in sorted(done)] + _earlier({each.slide_id for each in slides}, source, out)
+        _write(found, set_aside, source, out)
+    if not done:
+        raise DataError(f"no slide could be scored: {shortened([f'{each.slide_id}: {why}' for each, why in failed])}")
     if request.forms:
         from histocae.scoring import exporting
 
         exporting.write(found, request.forms, source, out)
-    if not done:
-        raise DataError(f"no slide could be scored: {shortened(reasons)}")
-    log.info("%d slides scored, %d set aside: %s", len(done), len(aside), request.out / "index.html")
+    earlier = sum(result.earlier for result in done.values())
+    log.info(
+        "%d slides scored%s, %d set aside: %s",
+        len(done),
+        f" ({earlier} of them by an earlier call)" if earlier else "",
+        len(failed),
+        request.out / outputs.PAGE,
+    )
     return {
         "model": source.label,
         "slides": [result.summary for _, result in sorted(done.items())],
@@ -115,14 +130,27 @@ def run(request: Request) -> dict[str, Any]:
     }
 
 
-def _in_short(summary: dict[str, Any]) -> str:
+def exported_names(forms: Collection[str]) -> list[str]:
+    """Name the files and folders that the latents of all slides are exported to."""
+    from histocae.exports.forms import FILES, FOLDERS
+
+    return [FILES[form] if form in FILES else FOLDERS[form][0] for form in forms]
+
+
+def _cell(text: str) -> str:
+    """Write a text so that any program can show it in a cell: a file may have any name."""
+    return harmless(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _in_short(result: Result) -> str:
     """Word the row of a slide for the log."""
+    summary = result.summary
     if "score" in summary:
-        verdict = f"score {summary['score']:.3f}, called {summary['class']}"
+        verdict = f"score {summary['score']:z.3f}, called {summary['class']}"
     else:
         verdict = f"mean error {summary['error']:.5f}"
     warned = "; with warnings" if summary["warnings"] else ""
-    return f"{verdict}, {summary['patches']} patches{warned}"
+    return f"{verdict}, {summary['patches']} patches{warned}{'; by an earlier call' if result.earlier else ''}"
 
 
 def _named_files(each: Given) -> str:
@@ -133,7 +161,8 @@ def _named_files(each: Given) -> str:
 def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]:
     """Read the results of slides that earlier calls scored by the same model."""
     found = []
-    for folder in sorted(path.parent for path in out.glob(f"*/{inputs.RECORD}")):
+    # names with a dot are what a killed process was writing
+    for folder in sorted(path.parent for path in out.glob(f"[!.]*/{inputs.RECORD}")):
         result = results.read(folder) if results.state_of(folder) == source.state else None
         if result is not None and result.summary["slide_id"] not in slides:
             found.append(result)
@@ -145,9 +174,9 @@ def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]
 def _write(found: Sequence[Result], set_aside: pd.DataFrame, source: Source, out: Path) -> None:
     from histocae.scoring.page import page
 
-    write_table(set_aside, out / "set_aside.csv", separator=",")
-    write_table(results.table_of(found), out / "slides.csv", separator=",")
-    write_text(page(found, set_aside, source), out / "index.html")
+    write_table(set_aside, out / outputs.SET_ASIDE, separator=",")
+    write_table(results.table_of(found, source.contract.kind), out / outputs.SLIDES, separator=",")
+    write_text(page(found, set_aside, source), out / outputs.PAGE)
 
 
 def _work(task: _Task) -> Result | str:

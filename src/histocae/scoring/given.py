@@ -26,6 +26,7 @@ TILES = frozenset((".png", ".jpg", ".jpeg"))
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 NEITHER = TABLES | {".md", ".json", ".xml", ".html", ".geojson", ".parquet"}
 REMEDY = "give slides, folders of slides, tiles, or a table (.csv, .tsv, .txt)"
+DATA_PATH = "set data.path to a folder that has all files"  # a remedy that only a project has
 RECORD = "result.json"  # of a folder with a slide's results
 # names in the folder of the results that are not those of slides
 RESERVED = ("index.html", "slides.csv", "set_aside.csv", "latents.h5ad", "latents.parquet", "h5_files", "h5_stamp")
@@ -44,6 +45,8 @@ class Given:
         own_mpp: microns per level-0 pixel from a table; None: as the slide states.
         hashes: file, algorithm and hash (hex) of files whose hash a table gives.
         metadata: what a table says of it: case_id and sample_type, where it has them.
+        from_table: a table gives its name.
+        trouble: why it can't be scored under its name; None where it can.
 
     """
 
@@ -54,6 +57,8 @@ class Given:
     own_mpp: MicronsPerPixel | None = None
     hashes: tuple[tuple[str, str, str], ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
+    from_table: bool = False
+    trouble: str | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -110,7 +115,7 @@ def _of_file(path: Path) -> Given:
 def _kind(path: Path) -> Literal["slide", "tile", "damaged", "other"]:
     """Say what a file is; a damaged TIFF may be a slide or a tile."""
     suffix = path.suffix.lower()
-    if suffix in NEITHER:
+    if suffix in NEITHER or (path.exists() and not path.is_file()):  # opening a named pipe would wait forever
         return "other"
     if suffix in TILES:
         return "tile"
@@ -127,8 +132,9 @@ def _of_folder(folder: Path, results: Path | None) -> list[Given]:
     """Find the slides below a folder, and the tiles of each of its folders; hidden files are left out."""
     found: list[Given] = []
     other: list[str] = []
-    seen: set[Path] = set() if results is None else {results.resolve()}
-    for root, folders, names in os.walk(folder, followlinks=True):
+    # results may also lie among the slides
+    seen: set[Path] = set() if results is None or results.resolve() == folder.resolve() else {results.resolve()}
+    for root, folders, names in os.walk(folder, onerror=_warn, followlinks=True):
         here = Path(root)
         if here.resolve() in seen or RECORD in names:  # a link may lead back
             folders.clear()
@@ -148,6 +154,10 @@ def _of_folder(folder: Path, results: Path | None) -> list[Given]:
     if other:
         log.info("%s: %d files are no slides and are left out: %s", folder, len(other), shortened(other))
     return found
+
+
+def _warn(error: OSError) -> None:
+    log.warning("%s: can't be listed (%s): what is below it is left out", error.filename, error.strerror)
 
 
 def _of_files(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]]:
@@ -184,7 +194,10 @@ def _of_table(path: Path) -> list[Given]:
     tables.check_texts(table, ("slide_id", column, *described), path)
     if not tiles:
         tables.check_unique(table, "slide_id", path)
-    table[column] = table_files.check_files(table, column, path.parent, path)
+    try:
+        table[column] = table_files.check_files(table, column, path.parent, path)
+    except TableError as error:
+        raise TableError(str(error).replace(DATA_PATH, "move the table into a folder above all files")) from None
     return [_of_rows(str(slide_id), rows, column, path) for slide_id, rows in table.groupby("slide_id", sort=False)]
 
 
@@ -210,24 +223,42 @@ def _of_rows(slide_id: str, rows: pd.DataFrame, column: str, path: Path) -> Give
         own_mpp=None if pd.isna(mpp) else MicronsPerPixel(float(mpp)),
         hashes=tuple(hashes),
         metadata=tuple(metadata),
+        from_table=True,
     )
 
 
 def _each_once(found: Iterable[tuple[Given, Path]]) -> list[tuple[Given, Path]]:
-    """Leave out a slide that was given before; a slide in a table comes before the same file in a folder."""
+    """Leave out a slide that was given before; a slide in a table comes before the same file in a folder.
+
+    Raises:
+        TableError: two tables say different things of a slide.
+
+    """
     once: dict[tuple[Path, ...], tuple[Given, Path]] = {}
     for each, above in found:
         key = tuple(path.resolve() for path in each.paths)
-        if key not in once or ((each.metadata or each.own_mpp) and not once[key][0].metadata):
+        former = once[key][0] if key in once else None
+        if former is None or (each.from_table and not former.from_table):
             once[key] = each, above
+        elif each.from_table and _said_of(each) != _said_of(former):
+            raise TableError(
+                f"{each.paths[0]}: two tables differ in what they say of it: they call it {quoted(former.slide_id)} "
+                f"and {quoted(each.slide_id)}; give one of them, or make them agree"
+            )
     return list(once.values())
+
+
+def _said_of(each: Given) -> tuple[object, ...]:
+    return each.slide_id, each.own_mpp, each.hashes, each.metadata
 
 
 def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
     """Give each slide a name of its own: files of one name in several folders get the names of the folders, too.
 
+    A name from a table stays. A name that can't be in a report is a slide's trouble.
+
     Raises:
-        TableError: two slides can't be told apart, or a name can't be in a report.
+        TableError: two slides can't be told apart, or a name is that of a file of the results.
 
     """
     named = [each for each, _ in found]
@@ -236,23 +267,44 @@ def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
     for names in (longer, with_suffix):
         counts = Counter(each.slide_id.casefold() for each in named)
         named = [
-            replace(each, slide_id=name) if counts[each.slide_id.casefold()] > 1 else each
+            replace(each, slide_id=name) if counts[each.slide_id.casefold()] > 1 and not each.from_table else each
             for each, name in zip(named, names, strict=True)
         ]
     by_name = defaultdict(list)
     for each in named:
         by_name[each.slide_id.casefold()].append(each)
-        if (trouble := problem(each.slide_id)) is not None:
-            raise TableError(f"{each.paths[0]}: the name {quoted(each.slide_id)} {trouble}; rename the file")
-        if each.slide_id in RESERVED:
+        if each.slide_id.casefold() in RESERVED:
             raise TableError(f"{each.paths[0]}: a file of the results has the name {each.slide_id}; rename the slide")
     for same in by_name.values():
+        if len(same) > 1 and all(each.from_table for each in same):
+            raise TableError(
+                f"{same[0].paths[0]} and {same[1].paths[0]}: are called {quoted(same[0].slide_id)} and "
+                f"{quoted(same[1].slide_id)}, which a disk may not tell apart; change a slide_id"
+            )
         if len(same) > 1:
             raise TableError(
                 f"{same[0].paths[0]} and {same[1].paths[0]}: both would be called {quoted(same[0].slide_id)}; give a "
                 "table with the columns slide_id and file_name"
             )
-    return named
+    return [_checked(each) for each in named]
+
+
+def _checked(each: Given) -> Given:
+    """Note why a slide can't have its name, or those of its files, in a report."""
+    for name in (each.slide_id, *each.files):
+        trouble = problem(name) if _is_utf8(name) else "is not UTF-8"
+        if trouble is not None:
+            trouble = f"the name {quoted(name)} {trouble}; rename the file"
+            return replace(each, slide_id=quoted(each.slide_id), trouble=trouble)
+    return each
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_folders(each: Given, above: Path) -> str:

@@ -69,6 +69,9 @@ def of_folder(folder: Path, label: str) -> Source:
 
     """
     remedy = "download or register the model again"
+    for name in (checksums.FILE, CONTRACT, NETWORKS):
+        if not (folder / name).exists():
+            raise DataError(f"{folder / name}: is missing; {remedy}")
     problems = {path: problem for path, problem in checksums.compare(folder, remedy).items() if problem}
     for path, problem in problems.items():
         raise DataError(f"{path}: {problem}; {remedy}")

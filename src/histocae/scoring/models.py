@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from histocae.errors import DataError
+from histocae.scoring import outputs
 from histocae.scoring.model import CONTRACT, Source, of_folder
 
 DEFAULT = "models:/histocae-pair@champion"
@@ -25,18 +26,29 @@ def find(name: str, cache: Path) -> Source:
 
     """
     folder = Path(name)
-    if folder.is_dir():
-        from histocae.tracking import contracts
-
-        return Source(folder.resolve(), str(folder), contracts.read_trained(folder))
+    if name and folder.is_dir():
+        return _of_trained(folder)
     from histocae.tracking import registered  # MLflow, which a folder does not need
 
     found = registered.find(name)
     fetched = cache.resolve() / found.model_id
-    if (fetched / CONTRACT).is_file():
-        try:
-            return of_folder(fetched, found.label)
-        except DataError as error:
-            log.warning("%s: it is downloaded again", error)
-    registered.fetch(found, fetched)
-    return of_folder(fetched, found.label)
+    with outputs.alone(cache.resolve().parent):
+        if (fetched / CONTRACT).is_file():
+            try:
+                return of_folder(fetched, found.label)
+            except DataError as error:
+                log.warning("%s: it is downloaded again", error)
+        registered.fetch(found, fetched)
+        return of_folder(fetched, found.label)
+
+
+def _of_trained(folder: Path) -> Source:
+    from histocae.networks import saved
+    from histocae.tracking import contracts
+
+    trained = folder.resolve()
+    if not (trained / saved.RECORD_FILE).is_file():
+        raise DataError(
+            f"{folder}: no trained model (it has no {saved.RECORD_FILE}); name a folder under models/trained"
+        )
+    return Source(trained, str(folder), contracts.read_trained(trained))

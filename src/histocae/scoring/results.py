@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from histocae import __version__
-from histocae.contrast.contract import Contract
+from histocae.contrast.contract import PAIR, SINGLE, Contract
 from histocae.errors import DataError, SlideError, raise_if_machine
 from histocae.exports import geojson
 from histocae.exports.columns import About
@@ -36,6 +36,7 @@ from histocae.sources.hashes import Hashes, digest
 
 PATCHES, HEATMAP, THUMBNAIL = "patches.parquet", "heatmap.png", "thumbnail.jpg"
 GEOJSON = "patches.geojson"
+FILES = (PATCHES, HEATMAP, THUMBNAIL, GEOJSON, RECORD)
 KEPT = ("slide_id", "file", "x", "y", "width", "mpp", "tissue_share")  # then what the model adds
 CODE = (
     "contrast/pair",
@@ -56,6 +57,9 @@ CODE = (
     "slides/slide",
     "slides/tiled",
 )
+# columns of slides.csv in their order; each where a slide has it, and of the last ones always
+DESCRIBED = ("slide_id", "case_id", "sample_type")
+MEASURED = {PAIR: ("score", "probability", "class", "patches", "tumor_share"), SINGLE: ("error", "patches")}
 log = logging.getLogger(__name__)
 
 
@@ -68,12 +72,14 @@ class Result:
         summary: slide_id, then score, probability and class (pair) or error, patches, tumor_share (pair), warnings
             (a list).
         size: width and height of the slide in level-0 pixels; None for tiles.
+        earlier: an earlier call wrote them.
 
     """
 
     folder: Path
     summary: dict[str, Any]
     size: tuple[int, int] | None
+    earlier: bool = False
 
 
 def folder_of(out: Path, slide_id: str) -> Path:
@@ -146,12 +152,13 @@ def identify(given: Given, out: Path) -> Identity:
 
     Raises:
         SlideError: a file can't be read, or is not the one that a table describes.
+        OSError: the folder of results can't be read.
 
     """
+    record = _read(folder_of(out, given.slide_id))
     files = list(given.paths) if given.tiles else parts_of(given.paths[0])
     try:
         states = {str(path.resolve()): state(path) for path in files}
-        record = _read(folder_of(out, given.slide_id))
         if record is not None and record["states"] == states and not given.hashes:
             return Identity(states, record["sha256"])
         hashes = [digest(path, "sha256") for path in files]
@@ -214,8 +221,10 @@ def _whole(folder: Path, record: dict[str, Any]) -> Result | None:
         if not path.is_file() or sha256(path) != expected:
             log.warning("%s: is not as it was written; the slide is scored again", path)
             return None
-    size = record["size"]
-    return Result(folder, record["summary"], None if size is None else (size[0], size[1]))
+    size, summary = record["size"], record["summary"]
+    columns = [*DESCRIBED, *MEASURED[PAIR], *MEASURED[SINGLE], "warnings"]
+    summary = {name: summary[name] for name in dict.fromkeys(columns) if name in summary}  # JSON has them sorted
+    return Result(folder, summary, None if size is None else (size[0], size[1]), earlier=True)
 
 
 def write(scored: Scored, model: Model, settings: Settings, identity: Identity, out: Path) -> Result:
@@ -314,7 +323,17 @@ def summarize(scored: Scored, model: Model) -> dict[str, Any]:
     return {**row, "warnings": remarks(scored, model.contract)}
 
 
-def table_of(results: Sequence[Result]) -> pd.DataFrame:
-    """Give slides.csv: a row per slide, with its warnings in one cell."""
+def table_of(results: Sequence[Result], kind: str) -> pd.DataFrame:
+    """Give slides.csv: a row per slide, with its warnings in one cell.
+
+    Args:
+        results: of the slides; there may be none.
+        kind: of the model.
+
+    Returns:
+        The table; a column that describes slides is there if one of them has it.
+
+    """
     rows = [{**result.summary, "warnings": "; ".join(result.summary["warnings"])} for result in results]
-    return pd.DataFrame(rows)
+    described = [name for name in DESCRIBED[1:] if any(name in row for row in rows)]
+    return pd.DataFrame(rows, columns=[DESCRIBED[0], *described, *MEASURED[kind], "warnings"])

@@ -67,7 +67,10 @@ def read_trained(folder: Path) -> Contract:
         HistocaeError: the model is not trained or not evaluated, or a file is damaged.
 
     """
-    project = folder.absolute().parents[len(paths.TRAINED.parts)]
+    above = folder.absolute().parents
+    if len(above) <= len(paths.TRAINED.parts):
+        raise TrackingError(f"{folder}: no folder of a project's models/trained")
+    project = above[len(paths.TRAINED.parts)]
     layout = paths.MAIN._replace(splits=project / paths.SPLITS, trained=folder.parent, runs=project / paths.RUNS)
     contract = _of_single(TrainingRecord(folder.name, layout), project / paths.evaluation(folder.name))
     if contract is None:

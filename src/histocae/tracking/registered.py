@@ -8,7 +8,7 @@ from typing import NamedTuple
 import mlflow
 
 from histocae.address import origin
-from histocae.errors import TrackingError
+from histocae.errors import TrackingError, raise_if_machine
 from histocae.files import replacing_folder
 from histocae.tracking import database, environment
 from histocae.tracking.registry import CHAMPION
@@ -25,7 +25,7 @@ ARTIFACTS = "artifacts/histocae"  # inside a registered model
 RETRIES, SECONDS = 2, 60  # of each call
 _RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})(/\w+)?")
 _LOGGED = re.compile(r"(models:/)?(?P<model>m-[0-9a-f]{32})")
-_NAME = re.compile(r"(models:/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(?P<version>\d+))?")
+_NAME = re.compile(r"(models:/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(?P<version>\d{1,9}))?")
 
 
 class Fetched(NamedTuple):
@@ -91,8 +91,10 @@ def _find(api: MlflowClient, uri: str) -> Fetched:
         version = api.get_model_version_by_alias(name, alias or CHAMPION)
     called = f"models:/{name}/{version.version}" if number else f"models:/{name}@{alias or CHAMPION}"
     label = called if number else f"{called} (version {version.version})"
-    model_id = version.model_id or str(version.source).removeprefix("models:/")
-    return Fetched(label, model_id)
+    logged = _LOGGED.fullmatch(version.model_id or str(version.source))
+    if logged is None:  # MLflow 2 registered the files of a run
+        raise TrackingError(_without_contract(label))
+    return Fetched(label, logged["model"])
 
 
 def fetch(found: Fetched, folder: Path) -> None:
@@ -111,10 +113,7 @@ def fetch(found: Fetched, folder: Path) -> None:
             api = client()
             names = {entry.path for entry in api.list_logged_model_artifacts(found.model_id, "artifacts")}
             if ARTIFACTS not in names:
-                raise TrackingError(
-                    f"{found.label}: an earlier version of histocae registered it, without its contract (what its "
-                    "patches were); run histocae register in its project again"
-                )
+                raise TrackingError(_without_contract(found.label))
             model = api.get_logged_model(found.model_id)
             mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{ARTIFACTS}", dst_path=str(aside))
             inner = aside / Path(ARTIFACTS).name
@@ -122,7 +121,15 @@ def fetch(found: Fetched, folder: Path) -> None:
                 entry.rename(aside / entry.name)
             inner.rmdir()
     except FAILURES as error:
-        raise TrackingError(failure_message(error)) from None
+        raise_if_machine(error)
+        raise TrackingError(f"{found.label}: can't be downloaded: {failure_message(error)}") from None
+
+
+def _without_contract(label: str) -> str:
+    return (
+        f"{label}: an earlier version of histocae registered it, without its contract (what its patches were); run "
+        "histocae register in its project again"
+    )
 
 
 def _check_server() -> None:
