@@ -16,12 +16,12 @@ from histocae.tracking.record import PairRecord, TrainingRecord
 DISTRIBUTION = "distribution.json"
 # those of the report page, as far as they hold for other slides
 LABELS = (
-    "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted as "
-    "tumor when the model learned. Scores of single patches are uncertain."
+    "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted "
+    "as tumor when the model learned. Scores of single patches are uncertain."
 )
 CONFOUNDED = (
-    "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may have "
-    "learned that."
+    "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may "
+    "have learned that."
 )
 NOT_FOR = (
     "Not for diagnosis. The model was evaluated on test slides of its own cohort only. Other scanners, stains, "
