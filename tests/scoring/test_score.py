@@ -6,6 +6,7 @@ import html
 import json
 import os
 import shutil
+import sqlite3
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from mlflow.pyfunc import PythonModel
 
 import histocae
+from histocae import checksums
 from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TrackingError
 from histocae.scoring import api, command
@@ -172,6 +174,62 @@ def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
     message = run(f"score {project.own / 's0.tif'} --model older/1").error
     assert "models:/older/1: an earlier version of histocae registered it, without its contract" in message
     assert not list(Path("scores").rglob("*.json"))
+
+
+@pytest.fixture
+def other(project, empty, tmp_path, monkeypatch) -> Registered:
+    """A copy of the project that a test may damage; its database is the server."""
+    copied = registered.copy(project, tmp_path / "copy", monkeypatch)
+    monkeypatch.chdir(empty)
+    return copied
+
+
+def files_of(project: Registered, name: str) -> Path:
+    """The folder in the registry's champion with its contract and networks."""
+    version = project.client.get_model_version_by_alias(name, "champion")
+    model = project.client.get_logged_model(version.source.removeprefix("models:/"))
+    return Path(model.artifact_location) / "artifacts/histocae"
+
+
+def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other):
+    """Also where its hashes were written again."""
+    files, slide = files_of(other, "histocae-pair"), project.own / "s0.tif"
+
+    def message() -> str:
+        shutil.rmtree("scores/.models", ignore_errors=True)
+        return run(f"score {slide}").error
+
+    def change(**values: object) -> None:
+        (files / "contract.json").write_text(json.dumps(contract | values))
+        (files / "SHA256SUMS").unlink()
+        checksums.write(files)
+
+    contract = json.loads((files / "contract.json").read_text())
+    change(version=2)
+    assert "a contract of version 2, this histocae reads 1; update histocae" in message()
+    change(patches=contract["patches"] | {"pixels": 64})
+    assert "the networks are not those of contract.json, 2 of 64 x 64 pixels" in message()
+    change(classes=["A", "B"])
+    assert "classes: expected Primary Tumor and Solid Tissue Normal" in message()
+    change()
+    (files / "networks/saved_model.pb").write_bytes(b"damaged")
+    assert "saved_model.pb: is not as it was written" in message()
+    shutil.rmtree(files / "networks")
+    assert "networks: is missing" in message()
+    (files / "SHA256SUMS").unlink()
+    assert "SHA256SUMS: is missing" in message()
+    shutil.rmtree(files.parents[1])
+    assert "its files are not on the server" in message()
+    assert not Path("scores/index.html").exists()
+
+
+def test_a_version_without_a_logged_model_is_refused(project, empty, other):
+    """As MLflow 2 registered the files of a run; what a server says is no path here."""
+    with sqlite3.connect(other.folder / "mlflow.db") as database:
+        database.execute("UPDATE model_versions SET source = 'models:/../../own' WHERE name = 'histocae-pair'")
+    message = run(f"score {project.own / 's0.tif'}").error
+    assert "an earlier version of histocae registered it, without its contract" in message
+    assert not Path("scores").exists() and (other.own / "s0.tif").is_file()
 
 
 def test_slides_that_fail_are_set_aside_and_the_others_go_on(project, empty):

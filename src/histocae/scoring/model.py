@@ -18,6 +18,7 @@ from histocae.contrast.contract import Contract
 from histocae.errors import DataError
 from histocae.evaluation import scales
 from histocae.files import fingerprint
+from histocae.identifiers import COMPARED
 from histocae.networks import backend, saved
 from histocae.statistics.thresholds import Calibration
 
@@ -75,7 +76,10 @@ def of_folder(folder: Path, label: str) -> Source:
     problems = {path: problem for path, problem in checksums.compare(folder, remedy).items() if problem}
     for path, problem in problems.items():
         raise DataError(f"{path}: {problem}; {remedy}")
-    return Source(folder, label, Contract.read(folder / CONTRACT, remedy))
+    contract = Contract.read(folder / CONTRACT, remedy)
+    if contract.classes not in (None, list(COMPARED)):
+        raise DataError(f"{folder / CONTRACT}: classes: expected {' and '.join(COMPARED)}; {remedy}")
+    return Source(folder, label, contract)
 
 
 class Model:
@@ -103,7 +107,7 @@ class Model:
         backend.start()
         from_training = (source.folder / saved.PARAMS_FILE).exists()
         load = _of_training if from_training else _of_saved_model
-        self.reconstruct = load(source.folder, latents and bool(source.with_latents))
+        self.reconstruct = load(source, latents and bool(source.with_latents))
         score = self.contract.score
         self._linear = None
         if score is not None and score.linear is not None:
@@ -166,10 +170,17 @@ class Model:
         return {"probability": chances, "class": np.where(scores >= decision.threshold, tumor, normal)}
 
 
-def _of_saved_model(folder: Path, with_latents: bool) -> Compute:
+def _of_saved_model(source: Source, with_latents: bool) -> Compute:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder / NETWORKS))
+    loaded = tf.saved_model.load(str(source.folder / NETWORKS))
+    (graph,) = loaded.differences.concrete_functions
+    side, count = source.contract.patches.pixels, len(source.contract.models)
+    if graph.inputs[0].shape[1:] != (side, side, 3) or len(graph.outputs) != 2 * count:
+        raise DataError(
+            f"{source.folder}: the networks are not those of {CONTRACT}, {count} of {side} x {side} pixels; register "
+            "the model again"
+        )
 
     def compute(patches: NDArray[np.uint8]) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         latents = loaded.latents(patches) if with_latents else []
@@ -178,13 +189,13 @@ def _of_saved_model(folder: Path, with_latents: bool) -> Compute:
     return compute
 
 
-def _of_training(folder: Path, with_latents: bool) -> Compute:
+def _of_training(source: Source, with_latents: bool) -> Compute:
     import tensorflow as tf
 
     from histocae.networks import fused
     from histocae.networks.cae import CAE
 
-    cae = CAE(path=folder, load=True)
+    cae = CAE(path=source.folder, load=True)
     model, encoder = fused.fused_on_bytes(cae), fused.encoder_on_bytes(cae) if with_latents else None
     shape = tf.TensorSpec((None, *cae.params["input_shape"]), tf.uint8)
 

@@ -112,6 +112,8 @@ def fetch(found: Fetched, folder: Path) -> None:
         with call_limits(RETRIES, SECONDS), replacing_folder(folder) as aside:
             api = client()
             names = {entry.path for entry in api.list_logged_model_artifacts(found.model_id, "artifacts")}
+            if not names and not api.list_logged_model_artifacts(found.model_id):
+                raise TrackingError(f"{found.label}: its files are not on the server; run histocae register again")
             if ARTIFACTS not in names:
                 raise TrackingError(_without_contract(found.label))
             model = api.get_logged_model(found.model_id)
