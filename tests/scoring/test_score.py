@@ -262,11 +262,11 @@ def test_a_slide_is_scored_again_only_where_something_changed(project, empty):
     make = shutil.copy(project.own / "s0.tif", empty / "a.tif")
     shutil.copy(project.own / "s1.tif", empty / "b.tif")
     score("a.tif", "b.tif")
-    before = times()
+    before, rows = times(), Path("scores/slides.csv").read_bytes()
     score("a.tif", "b.tif")
     os.utime(make)  # the same bytes at another time
     score("a.tif", "b.tif")
-    assert times() == before
+    assert times() == before and Path("scores/slides.csv").read_bytes() == rows
     (empty / "scores/b/heatmap.png").write_bytes(b"damaged")
     score("a.tif", "b.tif")
     assert times()["a"] == before["a"] and times()["b"] > before["b"]
@@ -329,6 +329,8 @@ def test_tiles_are_scored_as_one_slide_and_have_no_geojson(project, empty):
     assert found["width"].isna().all() and found["mpp"].isna().all() and set(found["x"]) == {0, 32, 64}
     assert {path.name for path in Path("scores/patient").iterdir()} == FILES - {"patches.geojson"}
     assert "tiles state none" in pd.read_csv("scores/slides.csv")["warnings"].iloc[0]
+    message = run("score patient --model histocae-all --export h5").error
+    assert message.endswith("--export h5ad or --export parquet") and "patient: tiles have no position" in message
 
 
 def test_latents_leave_in_the_forms_of_other_tools(project, empty):

@@ -1,4 +1,4 @@
-"""The latents of all scored slides in the forms that other tools read."""
+"""The latents of all scored slides in the forms that other programs read."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
     """
     read = [(result, table, latents) for result in found for table, latents in [_read(result)] if latents is not None]
     if not read:
-        raise DataError("no slide has latents to export; give --latents")
+        raise DataError("no slide has latents to export; add --latents")
     described = about(source.contract)
     if set(chosen) & set(forms.FILES):
         table = pd.concat([table for _, table, _ in read], ignore_index=True)
@@ -42,6 +42,11 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
             tables.write_parquet(out / forms.FILES["parquet"], table, joined, described)
     for form in (form for form in forms.FOLDERS if form in chosen):
         name, reader = forms.FOLDERS[form]
+        for result in (result for result, *_ in read if result.size is None):
+            raise DataError(
+                f"{result.summary['slide_id']}: tiles have no position on a slide, which --export {form} needs; use "
+                "--export h5ad or --export parquet"
+            )
         with replacing_folder(out / name) as aside:
             for result, table, latents in read:
                 slide_id = result.summary["slide_id"]
@@ -51,7 +56,7 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
 
 
 def _read(result: Result) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-    """Read the patches of a slide, with what its table says of it, and their latents; None where it has none."""
+    """Read the patches of a slide, with its case and label from the user's table, and their latents (or None)."""
     import pyarrow.parquet as pq
 
     read = pq.read_table(result.folder / PATCHES)

@@ -1,4 +1,4 @@
-"""What a user wants to have scored: slides, folders of slides, tables, and pre-cut tiles."""
+"""The slides that a user gives: files, folders of slides, tables, and pre-cut tiles."""
 
 import logging
 import os
@@ -71,7 +71,7 @@ def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
 
     A table is one of the pipeline's: a row per slide with `slide_id` and `file_name`, or a row per tile with
     `slide_id` and `path`. Of a folder, all slides below it are taken. Tiles of one folder without slides are those of
-    one slide, which is called like the folder.
+    one slide, which has the name of the folder.
 
     Args:
         given: slides, tiles, folders, tables.
@@ -179,7 +179,7 @@ def _of_files(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]]:
 
 def _of_table(path: Path) -> list[Given]:
     """Read a table of slides or of tiles, as the pipeline takes them; only slide_id and the files are required."""
-    remedy = "give a table that is there"
+    remedy = "give a table that exists"
     table = tables.read(path, ("slide_id",), remedy)
     tables.check_names(table, {"slide_id", *tables.FILE_NAMES, "case_id", "sample_type", "mpp", *tables.HASHES}, path)
     names = [name for name in tables.FILE_NAMES if name in table]

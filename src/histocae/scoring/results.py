@@ -1,4 +1,4 @@
-"""The results of a slide on disk: a folder that is there whole or not at all, and says what it was made from."""
+"""The results of a slide on disk: a folder that appears whole or not at all, and records what it was made from."""
 
 import logging
 from collections.abc import Sequence
@@ -69,8 +69,7 @@ class Result:
 
     Attributes:
         folder: of its files.
-        summary: slide_id, then score, probability and class (pair) or error, patches, tumor_share (pair), warnings
-            (a list).
+        summary: the slide's row of slides.csv, in the order of its columns, with its warnings as a list.
         size: width and height of the slide in level-0 pixels; None for tiles.
         earlier: an earlier call wrote them.
 
@@ -168,7 +167,7 @@ def identify(given: Given, out: Path) -> Identity:
         raise SlideError(f"can't be read: {error}") from None
     for (file, kind, expected), found in zip(given.hashes, described, strict=True):
         if found != expected:
-            raise SlideError(f"{file}: its {kind} is not that in the table: another file, or a damaged one")
+            raise SlideError(f"{file}: its {kind} is not that in the table; the file is another one, or damaged")
     return Identity(states, fingerprint(hashes))
 
 
@@ -280,7 +279,7 @@ def write(scored: Scored, model: Model, settings: Settings, identity: Identity, 
 
 
 def columns(scored: Scored) -> pd.DataFrame:
-    """Give the table of a slide's patches in the order of patches.parquet.
+    """Return the table of a slide's patches, with the columns in the order of patches.parquet.
 
     Args:
         scored: the slide.
@@ -295,7 +294,7 @@ def columns(scored: Scored) -> pd.DataFrame:
 
 
 def summarize(scored: Scored, model: Model) -> dict[str, Any]:
-    """Give the row of a slide in slides.csv.
+    """Return the row of a slide in slides.csv.
 
     Args:
         scored: the slide.
