@@ -17,7 +17,7 @@ from histocae.scoring import command
 from histocae.scoring.given import Given
 from histocae.sources import slide_source
 
-WARNINGS = {"by error": "reconstruct", "by color": "colors are further", "few patches": "few patches"}
+WARNINGS = {"by error": "reconstruct", "by color": "the colors of", "few patches": "few patches"}
 
 
 def main() -> int:

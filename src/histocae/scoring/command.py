@@ -1,4 +1,4 @@
-"""Score slides, one after the other or on many machines, and write the results of all."""
+"""Score slides, on this machine or on many, and write the results of all."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -35,8 +35,8 @@ class Request:
         out: folder of the results.
         mpp: microns per level-0 pixel of slides that state none; None: those are set aside.
         latents: whether the results have latents.
-        forms: of `exporting.FORMS`: further files with all slides' latents.
-        bounds: of the reading of a slide.
+        forms: of `exports.forms.FORMS`: further files with the latents of all slides.
+        bounds: limits on the reading of a slide.
         executor: what the slides are spread over; None: processes of this machine.
 
     """
@@ -71,7 +71,7 @@ def run(request: Request) -> dict[str, Any]:
         model (its label), slides (rows of slides.csv; warnings as lists) and set_aside (rows of set_aside.csv).
 
     Raises:
-        HistocaeError: an input or the model is not there, or no slide could be scored.
+        HistocaeError: an input or the model is missing or unusable, or no slide could be scored.
 
     """
     named = inputs.find(request.given, request.out)
@@ -80,7 +80,9 @@ def run(request: Request) -> dict[str, Any]:
     source = models.find(request.model, request.out / outputs.MODELS)
     latents = request.latents or bool(request.forms)
     if latents and not source.with_latents:
-        raise DataError(f"{source.label} has no latents: no model of it has a latent layer; leave out --latents")
+        raise DataError(
+            f"{source.label} has no latents, since none of its networks has a latent layer; leave out --latents and --export"
+        )
     executor = request.executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
     if executor.kind == "processes" and executor.workers is None:
         executor = executor.model_copy(update={"workers": max(1, count_cores() // CORES_EACH)})
@@ -91,7 +93,7 @@ def run(request: Request) -> dict[str, Any]:
     settings = Settings(mpp=mpp, bounds=request.bounds, threads=max(1, count_cores() // workers), latents=latents)
     out = request.out.resolve()
     tasks = [_Task(each, source, settings, out) for each in slides]
-    log.info("%d slides to score by %s", len(tasks), source.label)
+    log.info("slides to score: %d, with the model %s", len(tasks), source.label)
     done, aside = dict[int, Result](), dict[int, str]()
     troubles = [(each, each.trouble) for each in named if each.trouble is not None]
     for position, outcome in spread(_work, tasks, executor, "scores", "slides"):
@@ -167,7 +169,9 @@ def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]
         if result is not None and result.summary["slide_id"] not in slides:
             found.append(result)
     if found:
-        log.info("%s also has %d slides that an earlier call scored by this model", out, len(found))
+        log.info(
+            "slides that earlier calls scored with this model: %d; the table and the page have them, too", len(found)
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Warnings about a scored slide, in words: it is unlike the training slides, or its score rests on little."""
+"""Warnings about a scored slide: it is unlike the training slides, or its score rests on few patches."""
 
 import pandas as pd
 from scipy.special import bdtrc
@@ -8,15 +8,15 @@ from histocae.patches.tissue import RULE
 from histocae.scoring.slides import Scored
 
 BEYOND = 0.99  # quantile of the training patches
-# A slide is called unlike the training slides where more than this share of its patches is beyond, and more patches
-# are than chance explains: of few patches, one is often beyond.
+# A slide is called unlike the training slides where more than this share of its patches is beyond the quantile, and
+# chance does not explain so many: of few patches, one is often beyond it.
 MANY, CHANCE = 0.10, 0.001
 FEW = 10  # patches
 RESOLUTION = 0.05  # relative difference of microns per pixel
 
 
 def remarks(scored: Scored, contract: Contract) -> list[str]:
-    """Say what limits the scores of a slide.
+    """List the warnings about a slide.
 
     Args:
         scored: the slide.
@@ -31,30 +31,31 @@ def remarks(scored: Scored, contract: Contract) -> list[str]:
     return [
         *_unlike(table, contract),
         *_resolution(scored, contract),
-        *([f"tissue is found by another rule here: {RULE}, and {rule} in training"] if rule != RULE else []),
+        *([f"another rule finds the tissue: {RULE} here, {rule} in training"] if rule != RULE else []),
         *([f"few patches: {len(table)}"] if len(table) < FEW else []),
-        *([f"{len(scored.left_out)} tiles left out: {scored.left_out[0]}"] if scored.left_out else []),
+        *([f"tiles left out: {len(scored.left_out)}, the first: {scored.left_out[0]}"] if scored.left_out else []),
     ]
 
 
 def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
-    """Compare errors and colors with those of the training patches."""
+    """Warn where errors or colors are larger than those of nearly all training patches."""
     if contract.kind == PAIR:
         error, errors = "error_least", table[["error_tumor", "error_normal"]].min(axis=1)
-        reconstructed = "both models reconstruct them worse"
+        subject = "both models reconstruct"
     else:
         error, errors = "error", table["error"]
-        reconstructed = "the model reconstructs them worse"
+        subject = "the model reconstructs"
+    limit, color_limit = (contract.training.quantile(name, BEYOND) for name in (error, "color"))
+    usual = f"{BEYOND:.0%} of the training patches"
     beyond = {
-        reconstructed: int((errors > contract.training.quantile(error, BEYOND)).sum()),
-        "their colors are further from the mean": int(
-            (table["color_distance"] > contract.training.quantile("color", BEYOND)).sum()
+        f"{subject} {{share:.0%}} of its patches worse than {usual}": int((errors > limit).sum()),
+        f"the colors of {{share:.0%}} of its patches are further from the training mean than those of {usual}": int(
+            (table["color_distance"] > color_limit).sum()
         ),
     }
     return [
-        f"unlike the training slides: for {number / len(table):.0%} of the patches, {what} than for {BEYOND:.0%} of "
-        "the training patches"
-        for what, number in beyond.items()
+        f"unlike the training slides: {sentence.format(share=number / len(table))}"
+        for sentence, number in beyond.items()
         if number > MANY * len(table) and bdtrc(number - 1, len(table), 1 - BEYOND) < CHANCE
     ]
 
@@ -67,8 +68,7 @@ def _resolution(scored: Scored, contract: Contract) -> list[str]:
         if target is None:
             return unused
         return [
-            f"another resolution is possible: tiles state none, and the training patches have {target:g} microns "
-            "per pixel",
+            f"the resolution may differ: tiles state none, and the training patches have {target:g} microns per pixel",
             *unused,
         ]
     found = []
