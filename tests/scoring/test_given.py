@@ -189,7 +189,7 @@ def test_links_that_lead_back_and_folders_with_results_are_left_out(folder):
         ("slide_id,file_name,path\na,a.tif,a.tif\n", "needs a column file_name (slides) or path (tiles)"),
         ("slide_id,file_name\na,\n", "row 2: file_name is empty"),
         ("slide_id,file_name\na,no.tif\n", "row 2: file_name 'no.tif': no such file"),
-        ("slide_id,file_name\na,/in/a.tif\n", "put the table into a folder that has all files below it"),
+        ("slide_id,file_name\na,/in/a.tif\n", "move the table into a folder above all files"),
         ("slide_id,file_name,mpp\na,a.tif,352.9\n", "row 2: mpp is 352.9"),
         ("slide_id,file_name,SHA256\na,a.tif,x\n", "column 'SHA256' would not be read"),
         ("slide_id,file_name\na,a.tif\na,b.tif\n", "rows 2 and 3: slide_id 'a' occurs twice"),

@@ -24,6 +24,7 @@ from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TrackingError
 from histocae.scoring import api, command
 from histocae.scoring.given import RECORD
+from histocae.tracking import server
 from support import make_data, registered
 from support.registered import Registered
 from support.workspace import command as run
@@ -180,6 +181,7 @@ def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
 def other(project, empty, tmp_path, monkeypatch) -> Registered:
     """A copy of the project that a test may damage; its database is the server."""
     copied = registered.copy(project, tmp_path / "copy", monkeypatch)
+    server.client()  # corrects the paths in the copied database, which else lead to the original's files
     monkeypatch.chdir(empty)
     return copied
 
@@ -194,6 +196,7 @@ def files_of(project: Registered, name: str) -> Path:
 def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other):
     """Also where its hashes were written again."""
     files, slide = files_of(other, "histocae-pair"), project.own / "s0.tif"
+    assert files.is_relative_to(other.folder)
 
     def message() -> str:
         shutil.rmtree("scores/.models", ignore_errors=True)

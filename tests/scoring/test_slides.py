@@ -227,7 +227,7 @@ def test_few_patches_and_damaged_tiles_are_said(tmp_path):
     resolution, few, left_out = remarks(scored, model.contract)
     assert "tiles state none, and the training patches have 0.5 microns per pixel" in resolution
     assert few == "few patches: 4"
-    assert left_out == "1 tiles left out: 1.png: is 16 x 16 pixels, smaller than a patch of 32 pixels"
+    assert left_out == "tiles left out: 1, the first: 1.png: is 16 x 16 pixels, smaller than a patch of 32 pixels"
 
 
 def test_a_tile_that_can_not_be_read_leaves_the_others(tmp_path):
@@ -239,5 +239,5 @@ def test_a_tile_that_can_not_be_read_leaves_the_others(tmp_path):
     assert set(scored.patches["file"]) == {"1.png"}
     assert heatmaps.small(scored).shape == (64, 64, 3)
     found = "; ".join(remarks(scored, model.contract))
-    assert "1 tiles left out: 0.png: can't be read as an image" in found
+    assert "tiles left out: 1, the first: 0.png: can't be read as an image" in found
     assert "the table's 0.25 microns per pixel are not used" in found

@@ -81,7 +81,8 @@ def run(request: Request) -> dict[str, Any]:
     latents = request.latents or bool(request.forms)
     if latents and not source.with_latents:
         raise DataError(
-            f"{source.label} has no latents, since none of its networks has a latent layer; leave out --latents and --export"
+            f"{source.label} has no latents, since none of its networks has a latent layer; leave out --latents "
+            "and --export"
         )
     executor = request.executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
     if executor.kind == "processes" and executor.workers is None:

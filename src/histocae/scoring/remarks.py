@@ -68,7 +68,8 @@ def _resolution(scored: Scored, contract: Contract) -> list[str]:
         if target is None:
             return unused
         return [
-            f"the resolution may differ: tiles state none, and the training patches have {target:g} microns per pixel",
+            f"the resolution may differ: tiles state none, and the training patches have {target:g} microns per "
+            "pixel",
             *unused,
         ]
     found = []
