@@ -1,6 +1,7 @@
 """`histocae score` as a user runs it: in an empty folder, with a tracking server and nothing else of the project."""
 
 import doctest
+import errno
 import hashlib
 import html
 import json
@@ -8,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata
@@ -19,10 +21,10 @@ import pytest
 from mlflow.pyfunc import PythonModel
 
 import histocae
-from histocae import checksums
+from histocae import checksums, files
 from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TrackingError
-from histocae.scoring import api, command
+from histocae.scoring import api, command, results
 from histocae.scoring.given import RECORD
 from histocae.tracking import server
 from support import make_data, registered
@@ -181,7 +183,7 @@ def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
 def other(project, empty, tmp_path, monkeypatch) -> Registered:
     """A copy of the project that a test may damage; its database is the server."""
     copied = registered.copy(project, tmp_path / "copy", monkeypatch)
-    server.client()  # corrects the paths in the copied database, which else lead to the original's files
+    server.client()  # corrects the paths in the copied database, which else lead to the files of the original
     monkeypatch.chdir(empty)
     return copied
 
@@ -190,24 +192,25 @@ def files_of(project: Registered, name: str) -> Path:
     """The folder in the registry's champion with its contract and networks."""
     version = project.client.get_model_version_by_alias(name, "champion")
     model = project.client.get_logged_model(version.source.removeprefix("models:/"))
-    return Path(model.artifact_location) / "artifacts/histocae"
+    files = Path(model.artifact_location) / "artifacts/histocae"
+    assert files.is_relative_to(project.folder)
+    return files
 
 
 def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other):
     """Also where its hashes were written again."""
-    files, slide = files_of(other, "histocae-pair"), project.own / "s0.tif"
-    assert files.is_relative_to(other.folder)
+    folder, slide = files_of(other, "histocae-pair"), project.own / "s0.tif"
 
     def message() -> str:
         shutil.rmtree("scores/.models", ignore_errors=True)
         return run(f"score {slide}").error
 
     def change(**values: object) -> None:
-        (files / "contract.json").write_text(json.dumps(contract | values))
-        (files / "SHA256SUMS").unlink()
-        checksums.write(files)
+        (folder / "contract.json").write_text(json.dumps(contract | values))
+        (folder / "SHA256SUMS").unlink()
+        checksums.write(folder)
 
-    contract = json.loads((files / "contract.json").read_text())
+    contract = json.loads((folder / "contract.json").read_text())
     change(version=2)
     assert "a contract of version 2, this histocae reads 1; update histocae" in message()
     change(patches=contract["patches"] | {"pixels": 64})
@@ -215,13 +218,13 @@ def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other)
     change(classes=["A", "B"])
     assert "classes: expected Primary Tumor and Solid Tissue Normal" in message()
     change()
-    (files / "networks/saved_model.pb").write_bytes(b"damaged")
+    (folder / "networks/saved_model.pb").write_bytes(b"damaged")
     assert "saved_model.pb: is not as it was written" in message()
-    shutil.rmtree(files / "networks")
+    shutil.rmtree(folder / "networks")
     assert "networks: is missing" in message()
-    (files / "SHA256SUMS").unlink()
+    (folder / "SHA256SUMS").unlink()
     assert "SHA256SUMS: is missing" in message()
-    shutil.rmtree(files.parents[1])
+    shutil.rmtree(folder.parents[1])
     assert "its files are not on the server" in message()
     assert not Path("scores/index.html").exists()
 
@@ -498,6 +501,27 @@ def test_what_a_killed_process_left_is_no_result(project, empty):
     shutil.copytree("scores/s0", "scores/.s0.0a1b2c3d.999999.part")
     score(project.own / "s1.tif")
     assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["s1", "s0"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_commands_may_score_a_slide_at_once(project, empty, monkeypatch, same):
+    """The folder is made by the other command just before this one renames its own."""
+    other = "histocae-tumor" if same else "histocae-normal"
+    score(project.own / "s0.tif", "--out", "other", "--model", other)
+
+    @contextmanager
+    def replacing_folder(path):
+        with files.replacing_folder(path.with_name("never")) as aside:
+            yield aside
+            shutil.copytree("other/s0", path)
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    monkeypatch.setattr(results, "replacing_folder", replacing_folder)
+    result = run(f"score {project.own / 's0.tif'} --model histocae-tumor")
+    if same:
+        assert result.code == 0 and "by an earlier call" in result.lines[-1]
+    else:
+        assert "another command writes its results at the same time; score it again" in result.error
 
 
 def test_names_of_slides_are_escaped_on_the_page(project, empty):

@@ -19,6 +19,7 @@ from histocae.slides.thumbnails import LONGEST
 from histocae.slides.units import Level0Pixels
 
 MOST_TILES = 4  # of a slide that consists of tiles
+LONGEST_NAME = 50  # characters of a slide's name in a title
 SMALL = 160  # longest side of the image in the table of the page
 
 
@@ -38,7 +39,8 @@ def write(path: Path, scored: Scored, summary: dict[str, Any], contract: Contrac
         legend, verdict = TISSUES, f"score {summary['score']:z.3f}, called {summary['class']}"
     else:
         legend, verdict = ERRORS, f"mean error {summary['error']:.5f}"
-    title = f"{scored.given.slide_id}: {verdict}"
+    name = scored.given.slide_id
+    title = f"{name if len(name) <= LONGEST_NAME else f'{name[:LONGEST_NAME]}…'}: {verdict}"
     views = [_view(scored, values)] if scored.image is not None else _tile_views(scored, values, contract)
     hidden = scored.patches["file"].nunique() - len(views) if scored.given.tiles else 0
     title += f" ({hidden} more tiles not shown)" * (hidden > 0)

@@ -1,5 +1,6 @@
 """The results of a slide on disk: a folder that appears whole or not at all, and records what it was made from."""
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -240,12 +241,10 @@ def write(scored: Scored, model: Model, settings: Settings, identity: Identity, 
         The results.
 
     Raises:
-        SlideError: a file changed meanwhile.
+        SlideError: a file changed meanwhile, or another command writes other results of the slide.
 
     """
-    from histocae.scoring import heatmaps  # matplotlib
-
-    given, contract = scored.given, model.contract
+    given = scored.given
     try:
         unchanged = all(state(Path(path)) == former for path, former in identity.states.items())
     except OSError as error:
@@ -253,9 +252,27 @@ def write(scored: Scored, model: Model, settings: Settings, identity: Identity, 
         unchanged = False
     if not unchanged:
         raise SlideError("changed while it was read; score it again")
-    table = columns(scored)
     summary = summarize(scored, model)
     folder = folder_of(out, given.slide_id)
+    try:
+        _write(folder, scored, model, settings, identity, summary)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # another command made the folder between the two renames
+        found = finished(given, model.source, settings, identity, out)
+        if found is None:
+            raise SlideError("another command writes its results at the same time; score it again") from None
+        return found
+    return Result(folder, summary, scored.size)
+
+
+def _write(
+    folder: Path, scored: Scored, model: Model, settings: Settings, identity: Identity, summary: dict[str, Any]
+) -> None:
+    from histocae.scoring import heatmaps  # matplotlib
+
+    given, contract, table = scored.given, model.contract, columns(scored)
     with replacing_folder(folder) as aside:
         write_parquet(aside / PATCHES, table, scored.latents, about(contract))
         heatmaps.write(aside / HEATMAP, scored, summary, contract)
@@ -275,7 +292,6 @@ def write(scored: Scored, model: Model, settings: Settings, identity: Identity, 
             "summary": summary,
         }
         write_json({**record, "sha256_of_record": fingerprint(record)}, aside / RECORD)
-    return Result(folder, summary, scored.size)
 
 
 def columns(scored: Scored) -> pd.DataFrame:
