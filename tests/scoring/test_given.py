@@ -221,7 +221,7 @@ def test_what_is_not_there_or_empty_is_refused(folder):
 
 def test_two_slides_that_can_not_be_told_apart_are_refused(folder):
     first, second = slide(folder / "x" / "in" / "a.tif", 1), slide(folder / "y" / "in" / "a.tif", 2)
-    with pytest.raises(TableError, match=r"both would be called 'in_a\.tif'; give a table"):
+    with pytest.raises(TableError, match=r"both would have the name 'in_a\.tif'; give a table"):
         given.find([first, second])
 
 

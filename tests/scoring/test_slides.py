@@ -186,8 +186,12 @@ def test_empty_glass_shows_no_tissue(tmp_path):
     ("recorder", "mpp", "words"),
     [
         ({}, 0.5, []),
-        ({"error": 0.021}, 0.5, ["unlike the training slides: the model reconstructs 100% of its patches worse"]),
-        ({"color": 3.1}, 0.5, ["unlike the training slides: the colors of 100% of its patches are further"]),
+        (
+            {"error": 0.021},
+            0.5,
+            ["unlike the training slides: the model reconstructs 100% of the slide's patches worse"],
+        ),
+        ({"color": 3.1}, 0.5, ["unlike the training slides: the colors of 100% of the slide's patches are further"]),
         ({}, 0.46, ["another resolution: 0.46 microns per pixel, and 0.5 in training"]),
         ({}, None, ["the slide states no microns per pixel: 0.5 was given"]),
     ],

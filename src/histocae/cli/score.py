@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     AnySection = TypeVar("AnySection", bound=Section)
 
-HELP = "score new slides by a registered or trained model: tables, heatmaps, GeoJSON and a page"
+HELP = "score new slides with a registered or trained model: tables, heatmaps, GeoJSON and a page"
 FORMS = ("h5ad", "parquet", "h5", "stamp")
 
 
@@ -22,7 +22,11 @@ def add(commands: "Commands") -> None:
     parser = commands.add_parser("score", help=HELP, description=f"{HELP[0].upper()}{HELP[1:]}.")
     parser.set_defaults(command="score", handler=run)
     slides = parser.add_argument(
-        "slides", nargs="+", type=Path, metavar="SLIDE", help="a slide, a tile, a folder of them, or a table"
+        "slides",
+        nargs="+",
+        type=Path,
+        metavar="SLIDE",
+        help="a slide, a tile, a folder of slides or tiles, or a table (.csv, .tsv, .txt)",
     )
     complete_with_files(slides)
     parser.add_argument(
@@ -35,26 +39,33 @@ def add(commands: "Commands") -> None:
         parser.add_argument("--out", type=Path, default=Path("scores"), help="folder of the results; default: scores")
     )
     parser.add_argument("--mpp", type=float, help="microns per pixel, at full resolution, of slides that state none")
-    parser.add_argument("--latents", action="store_true", help="add the latents of the patches")
+    parser.add_argument("--latents", action="store_true", help="add the latents of the patches to patches.parquet")
     parser.add_argument(
         "--export",
         action="append",
         choices=(*FORMS, "all"),
         default=[],
-        help="also write the latents of all slides in this form; may be given several times",
+        help="write the latents of all slides as AnnData, Parquet, .h5 for CLAM and TRIDENT, or .h5 for STAMP; may "
+        "be given several times",
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--json", action="store_true", help="also print the results as JSON")
     parser.add_argument(
         "--bound",
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="what a slide may take: seconds, gigabytes, patches or expansion, as patches.bounds of params.yaml",
+        help="limit on each slide: seconds, gigabytes, patches or expansion, as patches.bounds of params.yaml; may "
+        "be given several times",
     )
-    parser.add_argument("--executor", choices=("processes", "dask"), default="processes", help="default: processes")
-    parser.add_argument("--workers", type=int, help="number of processes, or of jobs of Slurm")
-    parser.add_argument("--scheduler", help="of dask: address of a running cluster, tcp://10.0.0.1:8786")
-    parser.add_argument("--slurm", help="of dask: settings of jobs as JSON, as executor.slurm of params.yaml")
+    parser.add_argument(
+        "--executor",
+        choices=("processes", "dask"),
+        default="processes",
+        help="what slides are spread over; default: processes",
+    )
+    parser.add_argument("--workers", type=int, help="number of processes, of workers of Dask, or of jobs of Slurm")
+    parser.add_argument("--scheduler", help="for dask: address of a running cluster, such as tcp://10.0.0.1:8786")
+    parser.add_argument("--slurm", help="for dask: settings of Slurm jobs as JSON, as executor.slurm of params.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What an exported table of patches holds: its columns, and the model that made the numbers."""
+"""The columns of an exported table of patches, and the description of the model in exported files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,28 +21,28 @@ MEANING = {
     "width": "side of the patch in level-0 pixels; a fraction where patches are reduced; missing for tiles",
     "mpp": "microns per pixel of the patch, not of the slide; missing for tiles",
     "tissue_share": "share of the patch that the tissue mask covers, 0 to 1",
-    "error": "mean squared error of the reconstruction by the model of the latents, of pixels in [0, 1]",
+    "error": "mean squared error of the reconstruction by the model that made the latents, of pixels in [0, 1]",
     "error_tumor": "mean squared error of the reconstruction by the tumor model of the pair",
     "error_normal": "mean squared error of the reconstruction by the normal model of the pair",
     "color_distance": "distance of the mean color from that of the model's training patches (Mahalanobis)",
     "log_ratio": "logarithm of error_normal / error_tumor",
     "score": "score of the pair; higher is more like tumor",
     "probability": "probability of tumor by the score, calibrated on validation patches",
-    "class": "sample type that the score speaks for, by a threshold chosen on validation cases",
+    "class": "sample type by the score, at a threshold chosen on validation cases",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """The model that made the latents, and the patches that it was given.
+    """The model that made the latents, and its patches.
 
     Attributes:
-        model: its name.
-        weights: fingerprint of its weights.
-        pixels: side of a patch in its own pixels.
-        mpp: microns per pixel of a patch that were aimed at; None for tiles.
+        model: name of the model.
+        weights: fingerprint of the model's weights.
+        pixels: side of a patch in pixels of the patch.
+        mpp: microns per pixel that a patch should have; None for tiles.
         version: of histocae.
-        parts: of a pair, whose latents lie side by side: each model, and its number of latents (None: it has none).
+        parts: of a pair, whose latents are side by side: each model, and its number of latents (None: no latents).
 
     """
 
@@ -54,14 +54,14 @@ class About:
     parts: tuple[tuple[str, int | None], ...] = ()
 
     def as_dict(self, columns: Iterable[str]) -> dict[str, Any]:
-        """Return what a file says about its numbers.
+        """Return the description of the model and the columns for a file.
 
         Args:
-            columns: of the table; those that are known here are explained.
+            columns: of the table; the columns of `MEANING` are explained.
 
         Returns:
-            model, weights, patch_pixels, patch_mpp (not for tiles), histocae_version, latents, and columns with the
-            meaning of each.
+            model, weights, patch_pixels, patch_mpp (not for tiles), latents_of (of a pair), histocae_version,
+            latents, and columns with the meaning of each.
 
         """
         mpp = {} if self.mpp is None else {"patch_mpp": self.mpp}
@@ -99,5 +99,5 @@ def check(path: Path, table: pd.DataFrame, latents: int | None) -> None:
 
 
 def is_text(column: "pd.Series[Any]") -> bool:
-    """Return whether a column has texts: of any of pandas' types for them."""
+    """Return whether a column has texts, in any of pandas' types for texts."""
     return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))

@@ -1,6 +1,6 @@
-"""The latents of a slide's patches as .h5: one file that CLAM and TRIDENT read, another one that STAMP reads.
+"""The latents of a slide's patches as .h5: one file for CLAM and TRIDENT, another for STAMP.
 
-docs/exports.md describes both, and says why one file can't serve all three.
+docs/exports.md describes both files, and explains why no single file fits all three programs.
 """
 
 from pathlib import Path
@@ -32,13 +32,13 @@ def write_features_h5(
     """Write the latents of the patches of one slide. The same input gives the same bytes.
 
     Args:
-        path: of the file, *.h5; readers take its stem for the name of the slide.
+        path: of the file, *.h5; readers take its stem as the name of the slide.
         table: one row a patch of the slide, with the columns of `columns.REQUIRED`.
         latents: float32, shape (patches, latents), in the order of the table.
         about: the model and its patches.
         reader: clam: also TRIDENT; features, and corners of patches in level-0 pixels. stamp: feats, and corners in
             microns.
-        size: width and height of the slide in level-0 pixels, where they are known.
+        size: width and height of the slide in level-0 pixels, if known.
 
     Raises:
         DataError: there are no patches, they are of several slides, or of tiles, which have no position on a slide.

@@ -1,4 +1,4 @@
-"""The forms in which patches and latents are exported, and what their files are called."""
+"""The forms in which patches and latents are exported, and the names of their files."""
 
 from histocae.exports.features import Reader
 

@@ -148,7 +148,7 @@ def _patches(patches: pd.DataFrame) -> list[str]:
 
 
 def _measurements(patches: pd.DataFrame) -> list[str]:
-    """Write the measurements of each patch; QuPath knows no missing value, so that one is left out."""
+    """Write the measurements of each patch. QuPath has no missing values, so these are left out."""
     names = [name for name in MEASUREMENTS if name in patches]
     columns = [
         [
@@ -162,7 +162,7 @@ def _measurements(patches: pd.DataFrame) -> list[str]:
 
 
 def _classification(name: str, color: str) -> dict[str, Any]:
-    """Give a classification as QuPath reads it: without a color it would refuse the file."""
+    """Return a classification as QuPath reads it. QuPath refuses a file with a classification without color."""
     return {"name": name, "color": list(bytes.fromhex(color[1:]))}
 
 

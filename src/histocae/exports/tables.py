@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from histocae.exports.columns import About, check, is_text
 from histocae.files import replacing
 
-KEY = "histocae"  # of what the file says about its numbers: in `uns`, and in the metadata of Parquet's schema
+KEY = "histocae"  # of the description of the model: in `uns`, and in the metadata of Parquet's schema
 LATENT = "latent"
 
 
@@ -69,7 +69,7 @@ def _index(texts: list[str]) -> "pd.Index[str]":
 def write_parquet(path: Path, table: pd.DataFrame, latents: NDArray[np.float32] | None, about: About) -> None:
     """Write patches as Parquet. The same input gives the same bytes.
 
-    Latents are one column `latent`, a list of a fixed size. Missing numbers are null, which means leave out.
+    Latents are one column `latent`, a list of a fixed size. Missing numbers are null.
 
     Args:
         path: of the file, *.parquet.

@@ -26,16 +26,16 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
         slide: a file that OpenSlide opens, a tile, or a folder with the tiles of one slide.
         model: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID on the server that MLFLOW_TRACKING_URI names, or a
             folder under models/trained.
-        mpp: microns per level-0 pixel, where the slide states none.
+        mpp: microns per level-0 pixel of a slide that states none.
 
     Returns:
-        A row per patch: slide_id; x, y and width in level-0 pixels; mpp, microns per pixel of the patch;
-        tissue_share; color_distance, the distance of its mean color from that of training patches; then error_tumor,
-        error_normal, score, probability and class by a pair, or error by a single model. `attrs` has `summary`, the
-        slide's row of slides.csv, with its warnings.
+        A row per patch: slide_id; file (of tiles only); x, y and width in level-0 pixels; mpp, microns per pixel of
+        the patch; tissue_share; color_distance, the distance of the mean color from that of the training patches. A
+        pair adds error_tumor, error_normal, score, probability and class; a single model adds error.
+        `attrs["summary"]` is the slide's row of slides.csv, with its warnings as a list.
 
     Raises:
-        HistocaeError: the slide or the model is not there, or can't be used; the message says what to do.
+        HistocaeError: the slide or the model is missing or can't be used; the message has the remedy.
 
     Example:
         >>> import histocae

@@ -162,7 +162,7 @@ def _named_files(each: Given) -> str:
 
 
 def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]:
-    """Read the results of slides that earlier calls scored by the same model."""
+    """Read the results of slides that earlier calls scored with the same model."""
     found = []
     # names with a dot are what a killed process was writing
     for folder in sorted(path.parent for path in out.glob(f"[!.]*/{inputs.RECORD}")):
@@ -171,7 +171,8 @@ def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]
             found.append(result)
     if found:
         log.info(
-            "slides that earlier calls scored with this model: %d; the table and the page have them, too", len(found)
+            "slides that earlier calls scored with this model: %d; slides.csv and index.html have these, too",
+            len(found),
         )
     return found
 
@@ -206,7 +207,7 @@ def loaded(source: Source, latents: bool) -> Model:
 
     Args:
         source: of the model.
-        latents: whether latents are computed, too.
+        latents: whether to compute latents, too.
 
     Returns:
         The model.

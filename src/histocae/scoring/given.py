@@ -67,21 +67,21 @@ class Given:
 
 
 def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
-    """Find all slides and tiles that some paths lead to.
+    """Find all slides and tiles of some paths.
 
     A table is one of the pipeline's: a row per slide with `slide_id` and `file_name`, or a row per tile with
-    `slide_id` and `path`. Of a folder, all slides below it are taken. Tiles of one folder without slides are those of
-    one slide, which has the name of the folder.
+    `slide_id` and `path`. All slides in a folder and below it are found. Tiles of one folder without slides
+    are those of one slide, which has the name of the folder.
 
     Args:
         given: slides, tiles, folders, tables.
-        results: folder that is left out, as are all folders with a slide's results.
+        results: folder that is left out, like all folders with a slide's results.
 
     Returns:
         The slides, each once, in the order of `given`; those of a folder in the order of their paths.
 
     Raises:
-        TableError: a path is not there, a folder has no slide, or a table breaks a rule.
+        TableError: a path does not exist, a folder has no slide, or a table breaks a rule.
 
     """
     found: list[tuple[Given, Path]] = []
@@ -113,7 +113,7 @@ def _of_file(path: Path) -> Given:
 
 
 def _kind(path: Path) -> Literal["slide", "tile", "damaged", "other"]:
-    """Say what a file is; a damaged TIFF may be a slide or a tile."""
+    """Return the kind of a file; a damaged TIFF may be a slide or a tile."""
     suffix = path.suffix.lower()
     if suffix in NEITHER or (path.exists() and not path.is_file()):  # opening a named pipe would wait forever
         return "other"
@@ -171,7 +171,7 @@ def _of_files(paths: Sequence[Path]) -> tuple[list[Path], list[str], list[str]]:
         kinds[kind].append(path)
         if kind == "slide":
             parts.update(parts_of(path)[1:])
-    # a damaged file is set aside with its reason, as one of the kind that it lies among
+    # a damaged file is set aside with its reason, as a slide or a tile like the other files of its folder
     kinds["tile" if kinds["tile"] and not kinds["slide"] else "slide"] += kinds.pop("damaged", [])
     tiles, other = ([path.name for path in sorted(kinds[kind])] for kind in ("tile", "other"))
     return sorted(kinds["slide"]), tiles, other
@@ -253,7 +253,7 @@ def _said_of(each: Given) -> tuple[object, ...]:
 
 
 def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
-    """Give each slide a name of its own: files of one name in several folders get the names of the folders, too.
+    """Give each slide a unique name: files of the same name get the names of their folders, too.
 
     A name from a table stays. A name that can't be in a report is a slide's trouble.
 
@@ -283,8 +283,8 @@ def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
             )
         if len(same) > 1:
             raise TableError(
-                f"{same[0].paths[0]} and {same[1].paths[0]}: both would be called {quoted(same[0].slide_id)}; give a "
-                "table with the columns slide_id and file_name"
+                f"{same[0].paths[0]} and {same[1].paths[0]}: both would have the name {quoted(same[0].slide_id)}; "
+                "give a table with the columns slide_id and file_name"
             )
     return [_checked(each) for each in named]
 

@@ -24,7 +24,7 @@ SMALL = 160  # longest side of the image in the table of the page
 
 
 def write(path: Path, scored: Scored, summary: dict[str, Any], contract: Contract) -> None:
-    """Write the figure of a slide; all slides of a model have the same scale of colors.
+    """Write the figure of a slide; all slides of a model have the same color scale.
 
     Args:
         path: of the PNG file.
@@ -50,7 +50,7 @@ def write(path: Path, scored: Scored, summary: dict[str, Any], contract: Contrac
 
 
 def _scale(contract: Contract, measure: str) -> Normalize:
-    """Make the scale of colors from the training patches: even on both sides of a threshold, where there is one."""
+    """Make the color scale from the training patches: symmetric about the threshold, if there is one."""
     low, high = (contract.training.quantile(measure, level) for level in (0.01, 0.99))
     if contract.levels is None:
         return Normalize(0.0, high)
@@ -61,7 +61,7 @@ def _scale(contract: Contract, measure: str) -> Normalize:
 
 def _view(scored: Scored, values: NDArray[np.float64]) -> HeatmapView:
     if scored.image is None or scored.size is None:
-        raise ValueError("tiles have no image of their own slide")
+        raise ValueError("tiles have no image of a slide")
     grid, area = score_grid(scored.patches, values, Level0Pixels(float(scored.patches["width"].iloc[0])))
     width, height = scored.size
     return HeatmapView(scored.image, (0.0, float(width), float(height), 0.0), grid, area)

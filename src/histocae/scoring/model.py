@@ -30,11 +30,11 @@ Compute = Callable[[NDArray[np.uint8]], tuple[list[NDArray[np.float32]], list[ND
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is on disk, and what it is called; it can be sent to a worker.
+    """The folder, label and contract of a model, which can be sent to a worker.
 
     Attributes:
         folder: with `contract.json` and `networks`, or a folder under models/trained.
-        label: for readers: `models:/histocae-pair@champion, version 3`.
+        label: for readers: `models:/histocae-pair@champion (version 3)`.
         contract: of the model.
 
     """
@@ -97,7 +97,7 @@ class Model:
 
         Args:
             source: of the model.
-            latents: whether latents are computed, too.
+            latents: whether to compute latents, too.
 
         Raises:
             DataError: a file is damaged.
@@ -116,7 +116,7 @@ class Model:
     def measure(
         self, batches: Iterable[tuple[dict[str, Any], NDArray[np.uint8]]]
     ) -> Iterator[tuple[dict[str, Any], NDArray[np.float32] | None]]:
-        """Measure patches, batch by batch; the next batch is read and reconstructed while one is measured.
+        """Measure patches by batches. The next batch is read and reconstructed while one is measured.
 
         Args:
             batches: columns (arrays of shape (n,)) and patches (uint8, shape (n, pixels, pixels, 3)) in the color of
@@ -152,14 +152,14 @@ class Model:
         return {"error_tumor": tumor, "error_normal": normal, "score": scores} | self.decide("patch", scores)
 
     def decide(self, level: str, scores: NDArray[np.float64]) -> dict[str, Any]:
-        """Give the probability of tumor and the class of units; empty for a single model.
+        """Compute the probability of tumor and the class of patches, slides or cases.
 
         Args:
             level: patch, slide or case.
-            scores: of the units, shape (n,).
+            scores: shape (n,).
 
         Returns:
-            probability and class, both of shape (n,).
+            probability and class, both of shape (n,); empty for a single model.
 
         """
         if self.contract.levels is None or self.contract.classes is None:

@@ -12,17 +12,17 @@ log = logging.getLogger(__name__)
 
 
 def find(name: str, cache: Path) -> Source:
-    """Find a model, and fetch it where it is not here.
+    """Find a model, and download it from the server unless it was downloaded before.
 
     Args:
         name: a folder under models/trained, or a name that `registered.find` takes.
-        cache: folder for fetched models; one that was fetched before is taken again.
+        cache: folder for downloaded models.
 
     Returns:
         The model's source.
 
     Raises:
-        HistocaeError: there is no such model, or it is damaged, or has no contract.
+        HistocaeError: there is no such model, or the model is damaged or has no contract.
 
     """
     folder = Path(name)

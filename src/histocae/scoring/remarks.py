@@ -47,9 +47,10 @@ def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
         subject = "the model reconstructs"
     limit, color_limit = (contract.training.quantile(name, BEYOND) for name in (error, "color"))
     usual = f"{BEYOND:.0%} of the training patches"
+    own = "{share:.0%} of the slide's patches"
     beyond = {
-        f"{subject} {{share:.0%}} of its patches worse than {usual}": int((errors > limit).sum()),
-        f"the colors of {{share:.0%}} of its patches are further from the training mean than those of {usual}": int(
+        f"{subject} {own} worse than {usual}": int((errors > limit).sum()),
+        f"the colors of {own} are further from the training mean than those of {usual}": int(
             (table["color_distance"] > color_limit).sum()
         ),
     }

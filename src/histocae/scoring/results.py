@@ -141,7 +141,7 @@ class Identity(NamedTuple):
 
 
 def identify(given: Given, out: Path) -> Identity:
-    """Hash the files of a slide; those whose size and times an earlier call recorded are not read again.
+    """Hash the files of a slide; files whose size and times an earlier call recorded are not read again.
 
     Args:
         given: the slide.
@@ -173,7 +173,7 @@ def identify(given: Given, out: Path) -> Identity:
 
 
 def finished(given: Given, source: Source, settings: Settings, identity: Identity, out: Path) -> Result | None:
-    """Return the results of an earlier call, if they are whole, and of the same model and bytes.
+    """Return the results of an earlier call, if they are undamaged, and of the same model and bytes.
 
     Args:
         given: the slide.
@@ -196,13 +196,13 @@ def finished(given: Given, source: Source, settings: Settings, identity: Identit
 
 
 def read(folder: Path) -> Result | None:
-    """Read the results of a slide; None where they are not whole."""
+    """Read the results of a slide; None if they are incomplete or damaged."""
     record = _read(folder)
     return None if record is None else _whole(folder, record)
 
 
 def state_of(folder: Path) -> str | None:
-    """Return the fingerprint of the model that the results of a slide are from; None where there are none."""
+    """Return the fingerprint of the model that made the results of a slide; None if there are no results."""
     record = _read(folder)
     return None if record is None else str(record["model"])
 

@@ -1,4 +1,4 @@
-"""The patches of a new slide, extracted as those of the model's training were, and what the model says of them."""
+"""The patches of a new slide, extracted as the training patches of the model, and their scores."""
 
 import re
 from collections import Counter
@@ -33,7 +33,7 @@ from histocae.sources.slide_source import Source
 # those of params.yaml, where there is none
 BOUNDS = Bounds(seconds=3600.0, gigabytes=4.0, patches=1_000_000, expansion=1000.0)
 Blocks = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
-# what messages about slides call it, and what it is called where there is no params.yaml
+# words of the pipeline's messages about slides, and words in their place where there is no params.yaml
 WORDS = {
     "give it in the table's column mpp, or set data.mpp": "give --mpp, or a table with a column mpp",
     "the {mpp:g} of patches.mpp": "the {mpp:g} of the model's patches",
@@ -52,9 +52,9 @@ class Settings:
 
     Attributes:
         mpp: microns per level-0 pixel of slides that state none; None: those are set aside.
-        bounds: of the reading of a slide.
-        threads: that decode.
-        latents: whether latents are kept.
+        bounds: limits on the reading of a slide.
+        threads: number of threads that decode.
+        latents: whether to keep the latents.
 
     """
 
@@ -73,11 +73,11 @@ class Scored:
         patches: slide_id, file (tiles only), row, column, x, y and width (level-0 pixels; of a tile its own pixels,
             and no width), mpp (microns per patch pixel; missing for tiles), tissue_share, and what `Model.measure`
             adds.
-        latents: float32, shape (patches, features); None where they were not asked for, or the model has none.
+        latents: float32, shape (patches, features); None if they were not requested, or the model has none.
         mpp: microns per level-0 pixel; None for tiles.
-        mpp_from: where that is from: table, slide or data.mpp; None for tiles.
+        mpp_from: source of mpp: table, slide or data.mpp; None for tiles.
         size: width and height in level-0 pixels; None for tiles.
-        image: uint8, shape (height, width, 3): the slide, small; None for tiles.
+        image: uint8, shape (height, width, 3): thumbnail of the slide; None for tiles.
         mask: bool, shape (rows * 8, columns * 8), True where tissue; None for tiles.
         left_out: reasons why tiles were left out.
 
@@ -111,19 +111,19 @@ def score(given: Given, model: Model, settings: Settings) -> Scored:
         The scores of its patches.
 
     Raises:
-        SlideError: the slide can't be read or used; the message says why, and what to do.
+        SlideError: the slide can't be read or used; the message has the reason and the remedy.
 
     """
     return (_score_tiles if given.tiles else _score_slide)(given, model, settings)
 
 
 def patch_params(contract: Contract, bounds: Bounds, tiles: bool = False) -> PatchParams:
-    """Give the section `patches` of params.yaml with which a model's patches were extracted.
+    """Return the section `patches` of params.yaml with which a model's patches were extracted.
 
     Args:
         contract: of the model.
-        bounds: of the reading of a slide.
-        tiles: the patches are of tiles. A model of slides takes the patches of a tile at its own resolution.
+        bounds: limits on the reading of a slide.
+        tiles: whether the patches are of tiles. A model of slides takes the patches of a tile at its own resolution.
 
     Returns:
         The section; all patches of a slide are taken. A slide that fails midway is left out, as is a tile.
@@ -175,7 +175,7 @@ def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
 
 
 def _stains(slide: Slide, grid: Grid, plan: PatchPlan, params: PatchParams) -> NDArray[np.float64]:
-    """Estimate the stains of a slide from the patches that the pipeline would take: some of all, spread evenly."""
+    """Estimate the stains of a slide from the same patches as the pipeline: a sample, spread evenly."""
     order = reading_order(grid, plan)
     order = order[~plan.unsure[order]]
     if not len(order):
@@ -213,14 +213,14 @@ def _score_tiles(given: Given, model: Model, settings: Settings) -> Scored:
         stains = _stains_of_tiles(blocks) if params.color == "macenko" else None
         notes = Notes()
         table, latents = _measured(blocks(notes), model, params.color, stains, notes.failures)
-    table.insert(table.columns.get_loc("y") + 1, "width", np.nan)  # a tile has no place on its slide
+    table.insert(table.columns.get_loc("y") + 1, "width", np.nan)  # a tile has no position on a slide
     table.insert(0, "slide_id", given.slide_id)
     left_out = tuple(in_words(reason, model.contract) for reason in notes.failures)
     return Scored(given=given, patches=table, latents=latents, left_out=left_out)
 
 
 def _stains_of_tiles(blocks: Any) -> NDArray[np.float64]:
-    """Estimate the stains that the tiles of a slide share; all are read twice more, none is kept."""
+    """Estimate the stains that the tiles of a slide share. All tiles are read two more times, and none is kept."""
     count = sum(len(patches) for _, patches in blocks(Notes()))
     if not count:
         raise SlideError(NO_TISSUE)

@@ -1,4 +1,4 @@
-"""A registered model by name, or the model of a run, fetched from any tracking server with its contract."""
+"""Find a registered model, or the model of a run, on any tracking server, and fetch it with its contract."""
 
 import os
 import re
@@ -32,7 +32,7 @@ class Fetched(NamedTuple):
     """A model that was found.
 
     Attributes:
-        label: for readers: its name, version and the server.
+        label: for readers: its name and version.
         model_id: of the logged model.
 
     """
@@ -52,7 +52,7 @@ def find(uri: str) -> Fetched:
         The model.
 
     Raises:
-        TrackingError: there is no server, or it is unreachable or refuses; or it has no such model.
+        TrackingError: no server is named, the server is unreachable or refuses, or it has no such model.
 
     """
     _check_server()
@@ -81,8 +81,8 @@ def _find(api: MlflowClient, uri: str) -> Fetched:
     match = _NAME.fullmatch(uri)
     if match is None:
         raise TrackingError(
-            f"{uri}: no folder, and no name of a model; use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, "
-            "or a folder under models/trained"
+            f"{uri}: neither a folder nor the name of a model; use models:/NAME@ALIAS, models:/NAME/VERSION, "
+            "runs:/RUN_ID, or a folder under models/trained"
         )
     name, alias, number = match["name"], match["alias"], match["version"]
     if number is not None:
@@ -135,7 +135,7 @@ def _without_contract(label: str) -> str:
 
 
 def _check_server() -> None:
-    """Refuse to make an empty database where the user names none, or one that is not there."""
+    """Refuse where the user names no database, or a missing one: MLflow would make an empty one."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         file = database.file_of(uri) if uri.startswith("sqlite") else None
         if file is not None and not file.is_file():
@@ -148,7 +148,7 @@ def _check_server() -> None:
 
 
 def _lacks(uri: str) -> str:
-    """Say what the server lacks, and what it has instead."""
+    """Explain what the server lacks, and list what it has."""
     server = origin(environment.address())
     match = _NAME.fullmatch(uri)
     if _RUN.fullmatch(uri) or _LOGGED.fullmatch(uri) or match is None:
