@@ -1,5 +1,6 @@
 """The latents of all scored slides in the forms that other programs read."""
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from histocae.patches.shard_file import shard_name
 from histocae.scoring.model import Source
 from histocae.scoring.results import PATCHES, Result, about
 
+log = logging.getLogger(__name__)
+
 
 def write(found: Sequence[Result], chosen: Collection[str], source: Source, out: Path) -> None:
     """Write the latents of scored slides: files with all slides, or a folder with a file per slide.
+
+    A file per slide has positions, which tiles lack: they are left out there, and in a line of the log.
 
     Args:
         found: results with latents; others are left out.
@@ -26,7 +31,7 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
         out: folder of all results.
 
     Raises:
-        DataError: no slide has latents, or a form needs positions on a slide and these are tiles.
+        DataError: no slide has latents, or a form needs positions and all slides are tiles.
 
     """
     read = [(result, table, latents) for result in found for table, latents in [_read(result)] if latents is not None]
@@ -40,15 +45,20 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
             tables.write_h5ad(out / forms.FILES["h5ad"], table, joined, described)
         if "parquet" in chosen:
             tables.write_parquet(out / forms.FILES["parquet"], table, joined, described)
+    placed = [each for each in read if each[0].size is not None]
     for form in (form for form in forms.FOLDERS if form in chosen):
         name, reader = forms.FOLDERS[form]
-        for result in (result for result, *_ in read if result.size is None):
+        if not placed and set(chosen) != set(forms.FORMS):
             raise DataError(
-                f"{result.summary['slide_id']}: tiles have no position on a slide, which --export {form} needs; use "
-                "--export h5ad or --export parquet"
+                f"tiles have no position on a slide, which --export {form} needs; use --export h5ad or "
+                "--export parquet"
             )
+        if len(placed) < len(read):
+            log.warning("%s lacks %d slides: tiles have no position on a slide", out / name, len(read) - len(placed))
+        if not placed:
+            continue
         with replacing_folder(out / name) as aside:
-            for result, table, latents in read:
+            for result, table, latents in placed:
                 slide_id = result.summary["slide_id"]
                 features.write_features_h5(
                     aside / f"{shard_name(slide_id)}.h5", table, latents, described, reader=reader, size=result.size
