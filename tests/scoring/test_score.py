@@ -10,7 +10,9 @@ import shutil
 import sqlite3
 import warnings
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import anndata
 import h5py
@@ -18,6 +20,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
 import histocae
@@ -227,6 +230,35 @@ def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other)
     shutil.rmtree(folder.parents[1])
     assert "its files are not on the server" in message()
     assert not Path("scores/index.html").exists()
+
+
+def test_a_download_that_breaks_off_leaves_nothing(project, empty, monkeypatch):
+    def broken(*_, dst_path: str) -> None:
+        (Path(dst_path) / "half").write_text("half")
+        raise MlflowException("The following failures occurred while downloading:\n##### File contract.json #####")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", broken)
+    message = run(f"score {project.own / 's0.tif'}").error
+    assert "(version 1): can't be downloaded: files are missing on the server, or the download broke off" in message
+    assert [path.name for path in Path("scores/.models").iterdir()] == ["lock"]
+
+
+def test_a_server_that_wants_a_password_is_named_with_the_variables_for_it(project, empty, monkeypatch):
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as refusing:
+        Thread(target=refusing.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+        message = run(f"score {project.own / 's0.tif'}").error
+        refusing.shutdown()
+    assert "error code 401" in message and "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in message
 
 
 def test_a_version_without_a_logged_model_is_refused(project, empty, other):

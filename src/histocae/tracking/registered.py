@@ -62,7 +62,10 @@ def find(uri: str) -> Fetched:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise TrackingError(f"{uri}: {_lacks(uri)}") from None
-        raise TrackingError(failure_message(error)) from None
+        remedy = ""
+        if re.search(r"error code 40[13]\b", str(error)):
+            remedy = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        raise TrackingError(f"{failure_message(error)}{remedy}") from None
     except FAILURES as error:
         raise TrackingError(failure_message(error)) from None
 
@@ -124,7 +127,10 @@ def fetch(found: Fetched, folder: Path) -> None:
             inner.rmdir()
     except FAILURES as error:
         raise_if_machine(error)
-        raise TrackingError(f"{found.label}: can't be downloaded: {failure_message(error)}") from None
+        problem = failure_message(error)
+        if problem.endswith(":"):  # MLflow's list of files, each with its traceback
+            problem = "files are missing on the server, or the download broke off; try again, or register it again"
+        raise TrackingError(f"{found.label}: can't be downloaded: {problem}") from None
 
 
 def _without_contract(label: str) -> str:
