@@ -368,7 +368,7 @@ def test_tiles_are_scored_as_one_slide_and_have_no_geojson(project, empty):
     assert {path.name for path in Path("scores/patient").iterdir()} == FILES - {"patches.geojson"}
     assert "tiles state none" in pd.read_csv("scores/slides.csv")["warnings"].iloc[0]
     message = run("score patient --model histocae-all --export h5").error
-    assert message.endswith("--export h5ad or --export parquet") and "patient: tiles have no position" in message
+    assert message.endswith("--export h5ad or --export parquet") and "tiles have no position" in message
 
 
 def test_latents_leave_in_the_forms_of_other_tools(project, empty):

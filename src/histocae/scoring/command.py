@@ -84,9 +84,7 @@ def run(request: Request) -> dict[str, Any]:
             f"{source.label} has no latents, since none of its networks has a latent layer; leave out --latents "
             "and --export"
         )
-    executor = request.executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
-    if executor.kind == "processes" and executor.workers is None:
-        executor = executor.model_copy(update={"workers": max(1, count_cores() // CORES_EACH)})
+    executor = _executor(request.executor)
     if request.mpp is not None and any(each.tiles for each in slides):
         log.warning("--mpp is not used for tiles: they are taken at their own resolution")
     workers = max(1, min(executor.workers or 1, len(slides)))
@@ -107,8 +105,7 @@ def run(request: Request) -> dict[str, Any]:
     for each, trouble in troubles:
         log.warning("%s is set aside: %s", each.slide_id, trouble)
     failed = [(slides[i], reason) for i, reason in sorted(aside.items())] + troubles
-    rows = [tuple(map(_cell, (each.slide_id, _named_files(each), reason))) for each, reason in failed]
-    set_aside = pd.DataFrame(rows, columns=list(outputs.SET_ASIDE_COLUMNS))
+    set_aside = _table_of(failed)
     with outputs.alone(out):
         found = [done[i] for i in sorted(done)] + _earlier({each.slide_id for each in slides}, source, out)
         _write(found, set_aside, source, out)
@@ -131,6 +128,20 @@ def run(request: Request) -> dict[str, Any]:
         "slides": [result.summary for _, result in sorted(done.items())],
         "set_aside": set_aside.to_dict("records"),
     }
+
+
+def _executor(executor: Executor | None) -> Executor:
+    """Give the executor of a request, with a number of processes."""
+    executor = executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
+    if executor.kind == "processes" and executor.workers is None:
+        executor = executor.model_copy(update={"workers": max(1, count_cores() // CORES_EACH)})
+    return executor
+
+
+def _table_of(failed: Sequence[tuple[Given, str]]) -> pd.DataFrame:
+    """Make the table of slides that are set aside."""
+    rows = [tuple(map(_cell, (each.slide_id, _named_files(each), reason))) for each, reason in failed]
+    return pd.DataFrame(rows, columns=list(outputs.SET_ASIDE_COLUMNS))
 
 
 def exported_names(forms: Collection[str]) -> list[str]:

@@ -7,6 +7,7 @@
 | DICOM | the files of its folder that have the same SeriesInstanceUID |
 """
 
+import logging
 import os
 import struct
 import warnings
@@ -137,8 +138,9 @@ def _series(path: Path, *_state: int) -> str | None:
             handle.seek(0)
             from pydicom.filereader import read_partial  # takes a while to load, and most slides are not DICOM
 
+            logging.getLogger("pydicom").setLevel(logging.ERROR)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about values that do no harm here
+                warnings.simplefilter("ignore")  # about values that do no harm here, as its log lines are
                 found = read_partial(handle, stop_when=lambda tag, vr, length: tag > SERIES, specific_tags=[SERIES])
                 return str(found.get(SERIES).value)
     except _DAMAGED as error:
