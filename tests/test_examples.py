@@ -9,7 +9,12 @@ import pytest
 import histocae
 
 PACKAGE = Path(histocae.__file__).parent
-FILES = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if ">>>" in path.read_text(encoding="utf-8")]
+NEEDS_MODELS = "scoring/api.py"  # tests/scoring runs its example, where there are trained models
+FILES = [
+    path.relative_to(PACKAGE)
+    for path in PACKAGE.rglob("*.py")
+    if ">>>" in path.read_text(encoding="utf-8") and path.relative_to(PACKAGE).as_posix() != NEEDS_MODELS
+]
 MODULES = sorted(".".join((PACKAGE.name, *file.with_suffix("").parts)).removesuffix(".__init__") for file in FILES)
 
 
