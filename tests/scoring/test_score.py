@@ -172,7 +172,7 @@ def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
         warnings.simplefilter("ignore")  # about a model without a signature
 
         class Older(PythonModel):
-            def predict(self, context, model_input):
+            def predict(self, context, model_input: list[str]) -> list[str]:
                 return model_input
 
         info = mlflow.pyfunc.log_model(name="model", python_model=Older(), pip_requirements=[])

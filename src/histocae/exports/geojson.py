@@ -28,6 +28,7 @@ SPECK = 16  # pixels of the mask, a quarter of a patch: smaller regions are left
 TOLERANCE = 0.75  # pixels of the mask by which lines may move; GEOS allows twice as much where a ring begins
 PRECISION = 0.01  # level-0 pixels: QuPath writes two decimals too
 DIGITS = 4  # of a measurement
+LARGEST = 1e300  # rounding could make infinity of a larger number
 
 
 def write_slide(path: Path, patches: pd.DataFrame, mask: NDArray[np.bool_] | None, mask_pixel: Level0Pixels) -> None:
@@ -153,7 +154,7 @@ def _measurements(patches: pd.DataFrame) -> list[str]:
     columns = [
         [
             f'"{name}":{value:.{DIGITS}g}' if known else ""
-            for value, known in zip(values, np.isfinite(values), strict=True)
+            for value, known in zip(values, np.abs(values) < LARGEST, strict=True)
         ]
         for name, values in ((name, patches[name].to_numpy(np.float64)) for name in names)
     ]
