@@ -5,8 +5,9 @@ and again, each pixel the mean of four, so that a statistic at scale 8 sees stru
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,9 @@ def texture(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         standard deviation.
 
     """
-    gray = _gray(patches.astype(np.float32))[..., None] / np.float32(255)
+    gray = _gray(_planes(patches)) / np.float32(255)
     return _joined(
-        part
-        for image in _halved(gray)
-        for part in (_gradients(image[..., 0]), _amplitude(image[..., 0].std((1, 2))[:, None]))
+        part for image in _halved(gray[:, None]) for part in (_gradients(image[:, 0]), _amplitude(image.std((2, 3))))
     )
 
 
@@ -75,52 +74,76 @@ def mean_squares(features: NDArray[np.float32], channels: int = 3) -> NDArray[np
 
 def _errors(residuals: NDArray[np.float32]) -> NDArray[np.float32]:
     parts = []
-    for image in _halved(residuals):
+    for image in _halved(_planes(residuals)):
         gray = _gray(image)
         parts += [np.log(_power(image) + LEAST_POWER), _quantiles(np.abs(gray)), _gradients(gray)]
     return _joined(iter(parts))
 
 
-def _halved(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def _planes(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Put each channel into a plane of its own, shape (n, channels, height, width).
+
+    NumPy is slow along an axis as short as that of the channels; all that follows takes a third less time.
+    """
+    count, height, width, channels = images.shape
+    planes = np.empty((count, channels, height, width), np.float32)
+    for channel in range(channels):
+        planes[:, channel] = images[..., channel]
+    return planes
+
+
+def _halved(planes: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Yield the images at each scale; a last odd row or column is left out when they are halved."""
     for _ in range(SCALES):
-        if min(images.shape[1:3]) < LEAST_SIDE:
+        height, width = planes.shape[2:]
+        if min(height, width) < LEAST_SIDE:
             return
-        yield images
-        height, width = (side // 2 * 2 for side in images.shape[1:3])
-        rows = images[:, 0:height:2] + images[:, 1:height:2]
-        images = ((rows[:, :, 0:width:2] + rows[:, :, 1:width:2]) / 4).astype(np.float32, copy=False)
+        yield planes
+        rows = planes[:, :, 0 : height // 2 * 2 : 2] + planes[:, :, 1::2]
+        planes = rows[..., 0 : width // 2 * 2 : 2] + rows[..., 1::2]
+        planes *= np.float32(0.25)
 
 
-# The next two add whole planes: a mean over an axis as short as that of the channels takes many times as long.
-def _gray(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average the channels."""
-    total = images[..., 0]
-    for channel in range(1, images.shape[3]):
-        total = total + images[..., channel]
-    gray: NDArray[np.float32] = total / np.float32(images.shape[3])
+def _gray(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average the channels, shape (n, height, width)."""
+    gray = planes[:, 0].copy()
+    for channel in range(1, planes.shape[1]):
+        gray += planes[:, channel]
+    gray /= np.float32(planes.shape[1])
     return gray
 
 
-def _power(images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _power(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute the mean square of each channel, shape (n, channels)."""
-    count, height, width, channels = images.shape
-    columns = np.square(images).reshape(count, height, width * channels).sum(1)
-    power: NDArray[np.float32] = columns.reshape(count, width, channels).sum(1) / np.float32(height * width)
+    power: NDArray[np.float32] = np.square(planes).mean((2, 3))
     return power
 
 
 def _gradients(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     down = gray[:, 2:, 1:-1] - gray[:, :-2, 1:-1]  # central differences; np.gradient takes four times as long
     right = gray[:, 1:-1, 2:] - gray[:, 1:-1, :-2]
-    return _quantiles(np.sqrt(down * down + right * right) / np.float32(2))
+    np.square(down, out=down)
+    np.square(right, out=right)
+    down += right
+    return _quantiles(down, _halved_root)
 
 
-def _quantiles(amplitudes: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = np.sort(amplitudes.reshape(len(amplitudes), -1), axis=1)  # 40 times as fast as np.quantile
+def _halved_root(squares: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.sqrt(squares).astype(np.float32, copy=False) / np.float32(2)
+
+
+def _quantiles(
+    values: NDArray[np.float32], ascending: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.asarray
+) -> NDArray[np.float32]:
+    """Compute quantiles of what an ascending function makes of the values; it gets only those that are needed.
+
+    The values are sorted in place.
+    """
+    flat = values.reshape(len(values), -1)
+    flat.sort(axis=1)  # 40 times as fast as np.quantile
     places = (flat.shape[1] - 1) * np.array(QUANTILES)
     below = places.astype(int)
-    lower, upper = flat[:, below], flat[:, np.minimum(below + 1, flat.shape[1] - 1)]
+    lower, upper = ascending(flat[:, below]), ascending(flat[:, np.minimum(below + 1, flat.shape[1] - 1)])
     return _amplitude(lower + (upper - lower) * (places - below))
 
 
