@@ -5,11 +5,11 @@ that a model learned from have scores that say little. `as_json` gives contract.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from histocae.contrast.distribution import Distribution, Number, Part, checked
+from histocae.contrast.distribution import Distribution, Number, Part
 from histocae.errors import DataError
 from histocae.files import read_json
 from histocae.params import Count, Positive, Share
@@ -136,7 +136,7 @@ class Contract(Part):
         return found + [f"training.{conflict}" for conflict in self.training.conflicts()]
 
     @classmethod
-    def from_json(cls, values: object, where: str, remedy: str) -> "Contract":
+    def from_json(cls, values: object, where: str, remedy: str) -> Self:
         """Check the content of a contract.json.
 
         Args:
@@ -156,10 +156,10 @@ class Contract(Part):
             raise DataError(
                 f"{where}: a contract of version {version}, this histocae reads {VERSION}; update histocae"
             )
-        return checked(cls, values, where, remedy)
+        return super().from_json(values, where, remedy)
 
     @classmethod
-    def read(cls, path: Path, remedy: str) -> "Contract":
+    def read(cls, path: Path, remedy: str) -> Self:
         """Read contract.json; see `from_json`.
 
         Args:

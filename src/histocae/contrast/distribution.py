@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ CHANNELS = 3
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Color = Annotated[list[Number], Field(min_length=CHANNELS, max_length=CHANNELS)]
 Matrix = Annotated[list[Color], Field(min_length=CHANNELS, max_length=CHANNELS)]
-AnyPart = TypeVar("AnyPart", bound="Part")
 
 
 class Part(Section):
@@ -27,6 +26,34 @@ class Part(Section):
     def as_json(self) -> dict[str, Any]:
         """Give the JSON object."""
         return self.model_dump(mode="json")
+
+    def conflicts(self) -> list[str]:
+        """List what does not fit together; each text begins with the key."""
+        return []
+
+    @classmethod
+    def from_json(cls, values: object, where: str, remedy: str) -> Self:
+        """Check what `as_json` gave.
+
+        Args:
+            values: of the JSON file.
+            where: the file or model that they are from, for the error.
+            remedy: end of the error's line.
+
+        Returns:
+            The part.
+
+        Raises:
+            DataError: a key is missing, has another type or does not fit the others.
+
+        """
+        try:
+            part = cls.model_validate(values)
+        except ValidationError as error:
+            raise DataError(f"{where}: {params_file.explain_all(error, cls)}; {remedy}") from None
+        for conflict in part.conflicts():
+            raise DataError(f"{where}: {conflict}; {remedy}")
+        return part
 
 
 class ColorSpread(Part):
@@ -90,49 +117,6 @@ class Distribution(Part):
 
         """
         return float(np.interp(level, self.levels, self.quantiles[name]))
-
-    @classmethod
-    def from_json(cls, values: object, where: str, remedy: str) -> "Distribution":
-        """Check what `as_json` gave.
-
-        Args:
-            values: of the JSON file.
-            where: the file or model that they are from, for the error.
-            remedy: end of the error's line.
-
-        Returns:
-            The distribution.
-
-        Raises:
-            DataError: a key is missing, has another type or does not fit the others.
-
-        """
-        return checked(cls, values, where, remedy)
-
-
-def checked(kind: type[AnyPart], values: object, where: str, remedy: str) -> AnyPart:
-    """Check a part of a JSON file.
-
-    Args:
-        kind: of the part.
-        values: of the JSON file.
-        where: the file or model that they are from, for the error.
-        remedy: end of the error's line.
-
-    Returns:
-        The part.
-
-    Raises:
-        DataError: a key is missing, has another type or does not fit the others.
-
-    """
-    try:
-        part = kind.model_validate(values)
-    except ValidationError as error:
-        raise DataError(f"{where}: {params_file.explain_all(error, kind)}; {remedy}") from None
-    for conflict in part.conflicts():
-        raise DataError(f"{where}: {conflict}; {remedy}")
-    return part
 
 
 def mean_colors(patches: NDArray[np.uint8]) -> NDArray[np.float64]:

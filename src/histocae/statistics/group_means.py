@@ -13,9 +13,8 @@ def group_means(
 ) -> pd.DataFrame:
     """Average columns in groups.
 
-    Since version 3.1, pandas sums groups whose rows are in the order of the groups by `np.add.reduceat`. Before, it
-    summed all groups with a correction of the rounding. The sums may differ in their last bit. This function does as
-    pandas 3.1 does.
+    `DataFrame.groupby(...).mean()` of pandas 3.1 adds in another order than that of earlier versions, so that means
+    may differ in their last bit. Here the rows of a group are added one after another.
 
     Args:
         table: with the columns.
@@ -27,12 +26,11 @@ def group_means(
 
     """
     grouped = table.groupby(groups)
-    means = grouped[list(columns)].mean()
     numbers = grouped.ngroup().to_numpy()
-    in_order = len(numbers) > 0 and bool((np.diff(numbers) >= 0).all())
-    if in_order and not table[list(columns)].isna().any(axis=None):
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        sizes = np.diff(starts, append=len(numbers))
-        for column in columns:
-            means[column] = np.add.reduceat(table[column].to_numpy(np.float64), starts) / sizes
+    means = pd.DataFrame(index=grouped.size().index)
+    for column in columns:
+        known = table[column].notna().to_numpy()
+        sums = np.bincount(numbers[known], table[column].to_numpy(np.float64)[known], len(means))
+        counts = np.bincount(numbers[known], minlength=len(means))
+        means[column] = np.divide(sums, counts, out=np.full(len(means), np.nan), where=counts > 0)
     return means
