@@ -17,8 +17,9 @@ from histocae.networks import backend
 from histocae.patches.extraction import plan_slide, read_planned
 from histocae.patches.grid import make_grid
 from histocae.patches.tissue import RULE
+from histocae.scoring.batches import batches
 from histocae.scoring.model import BATCH, CONTRACT, NETWORKS, Model, Source
-from histocae.scoring.slides import BOUNDS, batches, patch_params
+from histocae.scoring.scored import BOUNDS, patch_params
 from histocae.slides.budget import Budget
 from histocae.slides.slide import Slide
 from histocae.workers.processes import count_cores

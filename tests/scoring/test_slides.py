@@ -10,8 +10,11 @@ from histocae.errors import SlideError
 from histocae.params import Params
 from histocae.patches.store import PatchStore
 from histocae.scoring import heatmaps, slides
+from histocae.scoring.batches import batches
 from histocae.scoring.given import Given
 from histocae.scoring.remarks import remarks
+from histocae.scoring.scored import BOUNDS, Settings
+from histocae.scoring.wording import in_words
 from support import make_data
 from support.workspace import ALL_STAGES, ROOT
 
@@ -89,7 +92,7 @@ def test_the_patches_of_a_slide_are_those_of_the_pipeline(project, color, mpp):
         rows, patches = index_of(project, slide_id)
         model = Recorder(contract(color=color))
         given = Given(slide_id=slide_id, folder=project.own, files=(f"{slide_id}.tif",))
-        scored = slides.score(given, model, slides.Settings(threads=2))
+        scored = slides.score(given, model, Settings(threads=2))
         np.testing.assert_array_equal(model.patches, patches)
         columns = ["slide_id", "row", "column", "x", "y", "mpp", "tissue_share"]
         pd.testing.assert_frame_equal(scored.patches[columns], rows[columns], check_dtype=False)
@@ -113,7 +116,7 @@ def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
     index, patches = index_of(project, "a")
     model = Recorder(contract(color=color, tiles=tiles, mpp=None, source="tiles"))
     given = Given(slide_id="a", folder=project.own, files=tuple(f"{n}.png" for n in range(4)), tiles=True)
-    scored = slides.score(given, model, slides.Settings())
+    scored = slides.score(given, model, Settings())
     np.testing.assert_array_equal(model.patches, patches)
     pd.testing.assert_frame_equal(
         scored.patches[["file", "row", "column"]], index[["file", "row", "column"]], check_dtype=False
@@ -129,7 +132,7 @@ def test_batches_of_any_blocks_have_all_patches_in_order():
         lengths = rng.integers(0, 9, rng.integers(0, 6))
         patches = [rng.integers(0, 255, (n, 2, 2, 3), np.uint8) for n in lengths]
         blocks = iter([({"x": np.arange(n), "mpp": 0.5}, each) for n, each in zip(lengths, patches, strict=True)])
-        found = [(columns, each.copy()) for columns, each in slides.batches(blocks, 4)]
+        found = [(columns, each.copy()) for columns, each in batches(blocks, 4)]
         assert all(len(each) == 4 for _, each in found[:-1])
         if lengths.sum():
             np.testing.assert_array_equal(np.concatenate([each for _, each in found]), np.concatenate(patches))
@@ -156,30 +159,30 @@ def slide_given(tmp_path, mpp: float | None, side: int = 256, **columns: object)
 def test_a_slide_that_can_not_be_scored_has_a_reason_without_names_of_params(tmp_path, mpp, changes, reason):
     model = Recorder(contract(**changes))
     with pytest.raises(SlideError) as error:
-        slides.score(slide_given(tmp_path, mpp), model, slides.Settings())
-    words = slides.in_words(error.value, model.contract)
+        slides.score(slide_given(tmp_path, mpp), model, Settings())
+    words = in_words(error.value, model.contract)
     assert reason in words and "patches." not in words and "data." not in words
 
 
 def test_reasons_name_the_options_in_place_of_params(tmp_path):
     model = Recorder(contract())
     for name, value in {"patches": 3, "expansion": 1.0}.items():
-        bounds = slides.BOUNDS.model_copy(update={name: value})
+        bounds = BOUNDS.model_copy(update={name: value})
         with pytest.raises(SlideError) as error:
-            slides.score(slide_given(tmp_path, 0.5), model, slides.Settings(bounds=bounds))
-        words = slides.in_words(error.value, model.contract)
+            slides.score(slide_given(tmp_path, 0.5), model, Settings(bounds=bounds))
+        words = in_words(error.value, model.contract)
         assert f"--bound {name}" in words and "patches.bounds" not in words and "max_per_slide" not in words
 
 
 def test_the_bounds_are_those_of_the_committed_params():
     committed: Params = params_file.load(ROOT / "params.yaml")
-    assert committed.patches.bounds == slides.BOUNDS
+    assert committed.patches.bounds == BOUNDS
 
 
 def test_empty_glass_shows_no_tissue(tmp_path):
     make_data.write_slide(tmp_path / "a.tif", np.full((128, 128, 3), 240, np.uint8), mpp=0.5)
     with pytest.raises(SlideError, match="shows no tissue"):
-        slides.score(Given(slide_id="a", folder=tmp_path, files=("a.tif",)), Recorder(contract()), slides.Settings())
+        slides.score(Given(slide_id="a", folder=tmp_path, files=("a.tif",)), Recorder(contract()), Settings())
 
 
 @pytest.mark.parametrize(
@@ -198,14 +201,14 @@ def test_empty_glass_shows_no_tissue(tmp_path):
 )
 def test_what_limits_a_score_is_said_in_words(tmp_path, recorder, mpp, words):
     model = Recorder(contract(), **recorder)
-    scored = slides.score(slide_given(tmp_path, mpp), model, slides.Settings(mpp=0.5))
+    scored = slides.score(slide_given(tmp_path, mpp), model, Settings(mpp=0.5))
     found = remarks(scored, model.contract)
     assert len(found) == len(words) and all(map(str.startswith, found, words))
 
 
 def test_a_tenth_of_unusual_patches_is_no_reason_for_a_warning(tmp_path):
     model = Recorder(contract())
-    scored = slides.score(slide_given(tmp_path, 0.5), model, slides.Settings())
+    scored = slides.score(slide_given(tmp_path, 0.5), model, Settings())
     count = len(scored.patches)
     for unusual, warned in ((count // 10, 0), (count // 10 + 1, 1)):
         scored.patches["error"] = np.where(np.arange(count) < unusual, 0.5, 0.01)
@@ -214,7 +217,7 @@ def test_a_tenth_of_unusual_patches_is_no_reason_for_a_warning(tmp_path):
 
 def test_one_unusual_patch_of_few_is_chance(tmp_path):
     model = Recorder(contract())
-    scored = slides.score(slide_given(tmp_path, 0.5, side=96), model, slides.Settings())
+    scored = slides.score(slide_given(tmp_path, 0.5, side=96), model, Settings())
     assert len(scored.patches) == 9
     for unusual, warned in ((1, False), (2, False), (3, True)):
         scored.patches["error"] = np.where(np.arange(9) < unusual, 0.5, 0.01)
@@ -226,7 +229,7 @@ def test_few_patches_and_damaged_tiles_are_said(tmp_path):
     make_data.write_tile(tmp_path / "1.png", make_data.tissue(0, 16, 16))
     model = Recorder(contract())
     scored = slides.score(
-        Given(slide_id="a", folder=tmp_path, files=("0.png", "1.png"), tiles=True), model, slides.Settings()
+        Given(slide_id="a", folder=tmp_path, files=("0.png", "1.png"), tiles=True), model, Settings()
     )
     resolution, few, left_out = remarks(scored, model.contract)
     assert "tiles state none, and the training patches have 0.5 microns per pixel" in resolution
@@ -239,7 +242,7 @@ def test_a_tile_that_can_not_be_read_leaves_the_others(tmp_path):
     make_data.write_tile(tmp_path / "1.png", make_data.tissue(0, 64, 64))
     given = Given(slide_id="a", folder=tmp_path, files=("0.png", "1.png"), tiles=True, own_mpp=0.25)
     model = Recorder(contract())
-    scored = slides.score(given, model, slides.Settings())
+    scored = slides.score(given, model, Settings())
     assert set(scored.patches["file"]) == {"1.png"}
     assert heatmaps.small(scored).shape == (64, 64, 3)
     found = "; ".join(remarks(scored, model.contract))

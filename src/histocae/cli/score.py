@@ -94,7 +94,7 @@ def _bounds(words: list[str]) -> "Bounds":
     """Read the values of --bound."""
     from histocae.errors import ParamsError
     from histocae.params import Bounds
-    from histocae.scoring.slides import BOUNDS
+    from histocae.scoring.scored import BOUNDS
 
     values = BOUNDS.model_dump()
     for word in words:

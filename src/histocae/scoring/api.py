@@ -7,11 +7,11 @@ import pandas as pd
 
 from histocae.errors import ParamsError, SlideError, TableError
 from histocae.scanners import MPP_EXPECTED
-from histocae.scoring import given as inputs
-from histocae.scoring import models, outputs, results
+from histocae.scoring import inputs, models, outputs, summary
 from histocae.scoring.command import loaded
-from histocae.scoring.slides import Settings, in_words
+from histocae.scoring.scored import Settings
 from histocae.scoring.slides import score as score_patches
+from histocae.scoring.wording import in_words
 from histocae.slides.slide import in_range
 from histocae.slides.units import MicronsPerPixel
 from histocae.workers.processes import count_cores
@@ -60,6 +60,6 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
         scored = score_patches(found[0], in_memory, settings)
     except SlideError as error:
         raise SlideError(f"{slide}: {in_words(error, source.contract)}") from None
-    table = results.columns(scored)
-    table.attrs["summary"] = results.summarize(scored, in_memory)
+    table = summary.columns(scored)
+    table.attrs["summary"] = summary.summarize(scored, in_memory)
     return table

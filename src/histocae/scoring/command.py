@@ -11,12 +11,13 @@ import pandas as pd
 from histocae.errors import DataError, SlideError, shortened
 from histocae.files import write_table, write_text
 from histocae.params import Bounds, Executor
-from histocae.scoring import given as inputs
-from histocae.scoring import models, outputs, results
-from histocae.scoring.given import Given
+from histocae.scoring import inputs, models, outputs, results, summary
+from histocae.scoring.given import RECORD, Given
 from histocae.scoring.model import Model, Source
 from histocae.scoring.results import Result
-from histocae.scoring.slides import BOUNDS, Settings, in_words, score
+from histocae.scoring.scored import BOUNDS, Settings
+from histocae.scoring.slides import score
+from histocae.scoring.wording import in_words
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources.texts import harmless
 from histocae.workers.processes import count_cores, spread
@@ -176,7 +177,7 @@ def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]
     """Read the results of slides that earlier calls scored with the same model."""
     found = []
     # names with a dot are what a killed process was writing
-    for folder in sorted(path.parent for path in out.glob(f"[!.]*/{inputs.RECORD}")):
+    for folder in sorted(path.parent for path in out.glob(f"[!.]*/{RECORD}")):
         result = results.read(folder) if results.state_of(folder) == source.state else None
         if result is not None and result.summary["slide_id"] not in slides:
             found.append(result)
@@ -192,7 +193,8 @@ def _write(found: Sequence[Result], set_aside: pd.DataFrame, source: Source, out
     from histocae.scoring.page import page
 
     write_table(set_aside, out / outputs.SET_ASIDE, separator=",")
-    write_table(results.table_of(found, source.contract.kind), out / outputs.SLIDES, separator=",")
+    table = summary.table_of((result.summary for result in found), source.contract.kind)
+    write_table(table, out / outputs.SLIDES, separator=",")
     write_text(page(found, set_aside, source), out / outputs.PAGE)
 
 

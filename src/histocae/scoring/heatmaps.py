@@ -14,7 +14,7 @@ from histocae.contrast.heatmaps import HeatmapView, score_grid
 from histocae.contrast.plots import ERRORS, TISSUES, plot_heatmap
 from histocae.patches.tiles import read_tile
 from histocae.report.plots import save
-from histocae.scoring.slides import BOUNDS, Scored, patch_params
+from histocae.scoring.scored import BOUNDS, Scored, patch_params
 from histocae.slides.thumbnails import LONGEST
 from histocae.slides.units import Level0Pixels
 

@@ -5,7 +5,7 @@ from scipy.special import bdtrc
 
 from histocae.contrast.contract import PAIR, Contract
 from histocae.patches.tissue import RULE
-from histocae.scoring.slides import Scored
+from histocae.scoring.scored import Scored
 
 BEYOND = 0.99  # quantile of the training patches
 # A slide is called unlike the training slides where more than this share of its patches is beyond the quantile, and

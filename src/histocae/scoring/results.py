@@ -2,18 +2,15 @@
 
 import errno
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 from PIL import Image
 
 from histocae import __version__
-from histocae.contrast.contract import PAIR, SINGLE, Contract
+from histocae.contrast.contract import Contract
 from histocae.errors import DataError, SlideError, raise_if_machine
 from histocae.exports import geojson
 from histocae.exports.columns import About
@@ -30,15 +27,14 @@ from histocae.files import (
 from histocae.patches.shard_file import shard_name
 from histocae.scoring.given import RECORD, Given
 from histocae.scoring.model import Model, Source
-from histocae.scoring.remarks import remarks
-from histocae.scoring.slides import Scored, Settings
+from histocae.scoring.scored import Scored, Settings
+from histocae.scoring.summary import columns, in_order, summarize
 from histocae.slides.parts import parts_of
 from histocae.sources.hashes import Hashes, digest
 
 PATCHES, HEATMAP, THUMBNAIL = "patches.parquet", "heatmap.png", "thumbnail.jpg"
 GEOJSON = "patches.geojson"
 FILES = (PATCHES, HEATMAP, THUMBNAIL, GEOJSON, RECORD)
-KEPT = ("slide_id", "file", "x", "y", "width", "mpp", "tissue_share")  # then what the model adds
 CODE = (
     "contrast/pair",
     "evaluation/scales",
@@ -49,18 +45,19 @@ CODE = (
     "patches/shards",
     "patches/tiles",
     "patches/tissue",
+    "scoring/batches",
     "scoring/heatmaps",
     "scoring/model",
     "scoring/remarks",
     "scoring/results",
+    "scoring/scored",
     "scoring/slides",
+    "scoring/summary",
+    "scoring/tiles",
     "slides/area_means",
     "slides/slide",
     "slides/tiled",
 )
-# columns of slides.csv in their order; each where a slide has it, and of the last ones always
-DESCRIBED = ("slide_id", "case_id", "sample_type")
-MEASURED = {PAIR: ("score", "probability", "class", "patches", "tumor_share"), SINGLE: ("error", "patches")}
 log = logging.getLogger(__name__)
 
 
@@ -221,9 +218,7 @@ def _whole(folder: Path, record: dict[str, Any]) -> Result | None:
         if not path.is_file() or sha256(path) != expected:
             log.warning("%s: is not as it was written; the slide is scored again", path)
             return None
-    size, summary = record["size"], record["summary"]
-    columns = [*DESCRIBED, *MEASURED[PAIR], *MEASURED[SINGLE], "warnings"]
-    summary = {name: summary[name] for name in dict.fromkeys(columns) if name in summary}  # JSON has them sorted
+    size, summary = record["size"], in_order(record["summary"])  # JSON has it sorted
     return Result(folder, summary, None if size is None else (size[0], size[1]), earlier=True)
 
 
@@ -292,63 +287,3 @@ def _write(
             "summary": summary,
         }
         write_json({**record, "sha256_of_record": fingerprint(record)}, aside / RECORD)
-
-
-def columns(scored: Scored) -> pd.DataFrame:
-    """Return the table of a slide's patches, with the columns in the order of patches.parquet.
-
-    Args:
-        scored: the slide.
-
-    Returns:
-        A row per patch.
-
-    """
-    table = scored.patches.drop(columns=["row", "column"])
-    first = [name for name in KEPT if name in table]
-    return table[first + [name for name in table if name not in KEPT]]
-
-
-def summarize(scored: Scored, model: Model) -> dict[str, Any]:
-    """Return the row of a slide in slides.csv.
-
-    Args:
-        scored: the slide.
-        model: that scored it.
-
-    Returns:
-        See `Result.summary`.
-
-    """
-    table = scored.patches
-    row: dict[str, Any] = {"slide_id": scored.given.slide_id, **dict(scored.given.metadata)}
-    if "score" in table:
-        mean = float(table["score"].mean())  # as `comparison.by_level`
-        decided = {name: values[0] for name, values in model.decide("slide", np.array([mean])).items()}
-        called = float((table["class"] == model.contract.classes[0]).mean()) if model.contract.classes else None
-        row |= {
-            "score": mean,
-            "probability": float(decided["probability"]),
-            "class": str(decided["class"]),
-            "patches": len(table),
-            "tumor_share": called,
-        }
-    else:
-        row |= {"error": float(table["error"].mean()), "patches": len(table)}
-    return {**row, "warnings": remarks(scored, model.contract)}
-
-
-def table_of(results: Sequence[Result], kind: str) -> pd.DataFrame:
-    """Give slides.csv: a row per slide, with its warnings in one cell.
-
-    Args:
-        results: of the slides; there may be none.
-        kind: of the model.
-
-    Returns:
-        The table; a column that describes slides is there if one of them has it.
-
-    """
-    rows = [{**result.summary, "warnings": "; ".join(result.summary["warnings"])} for result in results]
-    described = [name for name in DESCRIBED[1:] if any(name in row for row in rows)]
-    return pd.DataFrame(rows, columns=[DESCRIBED[0], *described, *MEASURED[kind], "warnings"])
