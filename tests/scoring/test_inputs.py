@@ -38,12 +38,13 @@ def test_a_folder_has_all_slides_below_it_and_the_tiles_of_folders_without_slide
     tile(folder / "tiles" / "2.png", 2)
     tile(folder / "tiles" / "1.jpg", 1)
     (folder / "notes.txt").write_text("hello")
+    (folder / "tiles" / "notes.txt").write_text("hello")
     (folder / ".hidden.svs").write_bytes(b"")
     with caplog.at_level("INFO"):
         found = inputs.find([folder])
     assert names(found) == {"b": ["b.tif"], "a": ["a.svs"], "tiles": ["1.jpg", "2.png"]}
     assert [each.tiles for each in found] == [False, False, True]
-    assert "2 files are no slides and are left out: notes.txt; beside.png" in caplog.text
+    assert "3 files are no slides and are left out: notes.txt; beside.png; tiles/notes.txt" in caplog.text
 
 
 def test_a_plain_tiff_is_a_tile_and_a_tiled_one_a_slide(folder):

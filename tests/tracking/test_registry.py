@@ -241,6 +241,8 @@ def test_a_registered_model_has_its_contract(original, name, kind):
     assert contract.patches.pixels == 32 and contract.patches.color == "rgb"
     assert any("Not for diagnosis" in sentence for sentence in contract.caveats)
     assert not any("synthetic" in sentence for sentence in contract.caveats)
+    assert any("Labels are per slide" in sentence for sentence in contract.caveats) == (kind == "pair")
+    assert any("without their labels" in sentence for sentence in contract.caveats) == (kind == "single")
     if kind == "pair":
         assert contract.classes == [TUMOR, NORMAL]
         assert contract.levels.slide.as_json() == {"threshold": 0.0, "slope": 2.0, "intercept": -1.0}

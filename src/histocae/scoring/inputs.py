@@ -27,7 +27,6 @@ TILES = frozenset((".png", ".jpg", ".jpeg"))
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 NEITHER = TABLES | {".md", ".json", ".xml", ".html", ".geojson", ".parquet"}
 REMEDY = "give slides, folders of slides, tiles, or a table (.csv, .tsv, .txt)"
-DATA_PATH = "set data.path to a folder that has all files"  # a remedy that only a project has
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +114,7 @@ def _of_folder(folder: Path, results: Path | None) -> list[Given]:
         if tiles and not slides:
             found.append(Given(slide_id=here.resolve().name, folder=here, files=tuple(tiles), tiles=True))
             tiles = []
-        other += [*left_out, *tiles]
+        other += [str((here / name).relative_to(folder)) for name in (*left_out, *tiles)]
     if other:
         log.info("%s: %d files are no slides and are left out: %s", folder, len(other), shortened(other))
     return found
@@ -159,10 +158,8 @@ def _of_table(path: Path) -> list[Given]:
     tables.check_texts(table, ("slide_id", column, *described), path)
     if not tiles:
         tables.check_unique(table, "slide_id", path)
-    try:
-        table[column] = table_files.check_files(table, column, path.parent, path)
-    except TableError as error:
-        raise TableError(str(error).replace(DATA_PATH, "move the table into a folder above all files")) from None
+    remedy = "move the table into a folder above all files"
+    table[column] = table_files.check_files(table, column, path.parent, path, remedy)
     return [_of_rows(str(slide_id), rows, column, path) for slide_id, rows in table.groupby("slide_id", sort=False)]
 
 

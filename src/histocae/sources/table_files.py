@@ -18,7 +18,13 @@ MOST_COMPARED = 20_000  # names of a folder among which a similar one is searche
 log = logging.getLogger(__name__)
 
 
-def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.Series:
+def check_files(
+    table: pd.DataFrame,
+    name: str,
+    folder: Path,
+    path: Path,
+    remedy: str = "set data.path to a folder that has all files",
+) -> pd.Series:
     """Check that a column names files inside a folder, each once.
 
     A link inside the folder may lead outside: the owner of the folder made it. A path in a table must not.
@@ -29,6 +35,7 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
         name: of the column.
         folder: of the files.
         path: of the table, for messages.
+        remedy: for a path that leaves the folder.
 
     Returns:
         The files in normal form: `a/./b` becomes `a/b`.
@@ -38,15 +45,14 @@ def check_files(table: pd.DataFrame, name: str, folder: Path, path: Path) -> pd.
 
     """
     if not folder.is_dir():
-        remedy = remedy_here(folder, "set data.path to the folder of your files")
-        raise TableError(f"{folder}: no such folder; {remedy}")
+        here = remedy_here(folder, "set data.path to the folder of your files")
+        raise TableError(f"{folder}: no such folder; {here}")
     listing = _Listing(folder)
     files: list[str] = []
     other: list[str] = []
     for line, file in table[name].items():
         posix, windows = PurePosixPath(file), PureWindowsPath(file)
         if posix.is_absolute() or windows.is_absolute() or ".." in (*posix.parts, *windows.parts):
-            remedy = "set data.path to a folder that has all files"
             raise TableError(f"{path}: row {line}: {name} {quoted(file)} leads out of {folder}; {remedy}")
         found = posix if listing.has(posix) else listing.same(windows)
         if found is None:

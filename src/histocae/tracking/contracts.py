@@ -19,6 +19,7 @@ LABELS = (
     "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted "
     "as tumor when the model learned. Scores of single patches are uncertain."
 )
+UNLABELED = "The model learned from patches of tumor and of normal slides alike, without their labels."
 CONFOUNDED = (
     "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may "
     "have learned that."
@@ -156,7 +157,7 @@ def _shared(records: tuple[TrainingRecord, ...], kind: str) -> dict[str, Any]:
 def _caveats(record: TrainingRecord) -> list[str]:
     params = record.training["params"]
     return [
-        LABELS,
+        UNLABELED if record.training["cohort"] == "all" else LABELS,
         CONFOUNDED,
         NOT_FOR,
         *([SYNTHETIC] if params["data"]["source"] == "demo" else []),
