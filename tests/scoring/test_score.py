@@ -321,6 +321,95 @@ def test_a_slide_is_scored_again_only_where_something_changed(project, empty):
     assert list(pd.read_csv("scores/slides.csv")["slide_id"]) == ["b", "a"]
 
 
+def listed() -> list[str]:
+    return list(pd.read_csv("scores/slides.csv")["slide_id"])
+
+
+def test_results_of_another_slide_of_the_same_name_are_not_replaced(project, empty):
+    for folder, name in (("d1", "s0.tif"), ("d2", "s1.tif")):
+        (empty / folder).mkdir()
+        shutil.copy(project.own / name, empty / folder / "x.tif")
+    score("d1/x.tif")
+    before = times()
+    message = run("score d2/x.tif").error
+    assert f"scores/x has the results of another slide of this name, {empty / 'd1/x.tif'}" in message
+    assert "choose another folder by --out, or name the slides in a table" in message and times() == before
+    Path("d1/x.tif").rename(empty / "moved.tif")
+    Path("moved.csv").write_text("slide_id,file_name\nx,moved.tif\n")
+    score("moved.csv")  # the same bytes elsewhere
+    assert times() != before and listed() == ["x"]
+
+
+def test_a_slide_that_gets_another_name_is_in_the_table_once(project, empty, caplog):
+    for folder, name in (("a", "s0.tif"), ("b", "s1.tif")):
+        (empty / "all" / folder).mkdir(parents=True)
+        shutil.copy(project.own / name, empty / "all" / folder / "x.tif")
+    (empty / "all/b/x.tif").rename(empty / "later.tif")
+    score("all")
+    assert listed() == ["x"]
+    (empty / "later.tif").rename(empty / "all/b/x.tif")
+    result = run("score all")
+    assert result.code == 0 and listed() == ["a_x", "b_x"]
+    assert any("x: is left out of slides.csv: the slide has another name now" in line for line in result.lines)
+
+
+def test_an_earlier_slide_stays_in_the_table_only_while_its_results_hold(project, empty):
+    for name in ("s0", "s1", "s2", "s3"):
+        shutil.copy(project.own / f"{name}.tif", empty / f"{name}.tif")
+    score("s0.tif", "s1.tif", "s2.tif", "s3.tif")
+    os.utime("s0.tif")  # the same bytes
+    Path("s1.tif").write_bytes(b"no slide")
+    Path("scores/s2/heatmap.png").write_bytes(b"damaged")
+    Path("s3.tif").unlink()  # moved away
+    assert "no slide could be scored: s1" in run("score s1.tif").error
+    result = run(f"score {project.own / 's4.tif'}")
+    assert result.code == 0 and sorted(listed()) == ["s0", "s3", "s4"]
+    page = Path("scores/index.html").read_text()
+    assert "s4" in page and "s1.tif" not in page
+    lines = "\n".join(result.lines)
+    assert f"s1: is left out of slides.csv: {empty / 's1.tif'} was changed after it was scored" in lines
+    assert "s2/heatmap.png was changed or damaged after it was written" in lines
+
+
+def test_results_of_another_version_of_the_code_are_not_mixed_with_new_ones(project, empty, monkeypatch):
+    score(project.own / "s0.tif")
+    monkeypatch.setattr(results, "_code", lambda: "another")
+    score(project.own / "s1.tif")
+    assert listed() == ["s1"]
+    before = times()
+    score(project.own / "s0.tif")
+    assert listed() == ["s0", "s1"] and times()["s0"] > before["s0"]
+
+
+def test_hashes_of_a_table_are_compared_once(project, empty, monkeypatch):
+    text = hashlib.sha256((project.own / "s0.tif").read_bytes()).hexdigest()
+    shutil.copy(project.own / "s0.tif", empty / "a.tif")
+    Path("table.csv").write_text(f"slide_id,file_name,sha256\na,a.tif,{text}\n")
+    score("table.csv")
+
+    def read(*_):
+        pytest.fail("the slide is read again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "digest", read)
+        score("table.csv")
+    Path("table.csv").write_text(f"slide_id,file_name,sha256\na,a.tif,{'0' * 64}\n")
+    assert "a.tif: its sha256 differs from that in the table" in run("score table.csv").error
+
+
+def test_a_slide_that_can_not_have_its_folder_is_set_aside_among_good_ones(project, empty):
+    (empty / "in").mkdir()
+    for name in ("index.html", "s0", "s1"):
+        shutil.copy(project.own / "s0.tif", empty / "in" / f"{name}.tif")
+    (empty / "scores/s0").mkdir(parents=True)
+    Path("scores/s0/notes.txt").write_text("mine")
+    score("in")
+    aside = pd.read_csv("scores/set_aside.csv").set_index("slide_id")["reason"]
+    assert aside["index.html"] == "a file of the results has the name index.html; rename the slide"
+    assert "scores/s0/notes.txt was not written by histocae score, and would be replaced" in aside["s0"]
+    assert listed() == ["s1"] and Path("scores/s0/notes.txt").read_text() == "mine"
+
+
 def test_the_same_slides_give_the_same_bytes(project, empty, monkeypatch):
     contents = []
     for out in ("first", "second"):
@@ -429,7 +518,7 @@ def test_a_file_that_is_not_the_one_of_the_table_is_set_aside(project, empty):
     (empty / "t.csv").write_text(f"slide_id,file_name,sha256,case_id\na,s0.tif,{'0' * 64},c1\nb,s1.tif,{digest},c2\n")
     score("t.csv")
     (aside,) = pd.read_csv("scores/set_aside.csv").to_dict("records")
-    assert aside["slide_id"] == "a" and "its sha256 is not that in the table" in aside["reason"]
+    assert aside["slide_id"] == "a" and "its sha256 differs from that in the table" in aside["reason"]
     (slide,) = pd.read_csv("scores/slides.csv").to_dict("records")
     assert (slide["slide_id"], slide["case_id"]) == ("b", "c2")
 
@@ -463,6 +552,12 @@ def test_the_function_gives_the_table_without_any_file(project, empty):
         histocae.score(project.own / "s0.tif", mpp=352.9)
     with pytest.raises(TrackingError, match="no registered model nobody"):
         histocae.score(project.own / "s0.tif", model="nobody")
+    make_data.write_slide(empty / "nompp.tif", make_data.tissue(1, 128, 128), mpp=None)
+    with pytest.raises(SlideError, match=r"microns per pixel.*; give mpp$"):
+        histocae.score("nompp.tif")
+    Path("table.csv").write_text("slide_id,file_name\na,nompp.tif\n")
+    with pytest.raises(TableError, match=r"table\.csv: is a table; give a slide"):
+        histocae.score("table.csv")
 
 
 def test_the_example_of_the_function_holds(project, empty, monkeypatch):
@@ -515,19 +610,17 @@ def test_results_replace_neither_tables_nor_tiles_of_the_user(project, empty):
     tile = make_data.write_tile(empty / "s1" / "1.png", make_data.tissue(0, 64, 64)).read_bytes()
     shutil.copy(project.own / "s0.tif", empty / "s0.tif")
     Path("slides.csv").write_text("slide_id,file_name\ns0,s0.tif\n")
-    assert (
-        "slides.csv: is there, and not from histocae score; choose another folder"
-        in run("score slides.csv --out .").error
-    )
+    refused = "exists and was not written by histocae score"
+    assert f"slides.csv: {refused}; choose another folder" in run("score slides.csv --out .").error
     Path("slides.csv").rename("mine.csv")
-    assert "s1: has 1.png, not from histocae score, and would be replaced" in run("score s1 --out .").error
-    assert Path("s1/1.png").read_bytes() == tile and not Path("index.html").exists()
+    assert "s1/1.png was not written by histocae score, and would be replaced" in run("score s1 --out .").error
+    assert Path("s1/1.png").read_bytes() == tile and len(list(Path("s1").iterdir())) == 1
     score("mine.csv", "--out", ".")
     (empty / "s0" / "notes.txt").write_text("mine")
     os.utime("s0.tif")
-    assert "s0: has notes.txt, not from histocae score" in run("score mine.csv --out .").error
+    assert "s0/notes.txt was not written by histocae score" in run("score mine.csv --out .").error
     Path("index.html").write_text("mine")
-    assert "index.html: is there, and not from histocae score" in run("score mine.csv --out .").error
+    assert f"index.html: {refused}" in run("score mine.csv --out .").error
 
 
 def test_a_file_in_place_of_the_folder_of_results_is_named(project, empty):

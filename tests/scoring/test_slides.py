@@ -1,5 +1,7 @@
 """A new slide gives the model the same patches as the pipeline would, whatever its color and kind."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,7 +155,7 @@ def slide_given(tmp_path, mpp: float | None, side: int = 256, **columns: object)
         (None, {}, "give --mpp, or a table with a column mpp"),
         (2.0, {}, "coarser than the 0.5 of the model's patches; patches are never enlarged"),
         (0.5, {"pixels": 512}, "is smaller than one patch of 512 pixels"),
-        (0.5, {"mpp": None}, "the model learned from tiles without a known resolution; give tiles"),
+        (0.5, {"mpp": None}, "the model was trained on tiles without a known resolution; give tiles"),
     ],
 )
 def test_a_slide_that_can_not_be_scored_has_a_reason_without_names_of_params(tmp_path, mpp, changes, reason):
@@ -248,3 +250,16 @@ def test_a_tile_that_can_not_be_read_leaves_the_others(tmp_path):
     found = "; ".join(remarks(scored, model.contract))
     assert "tiles left out: 1, the first: 0.png: can't be read as an image" in found
     assert "the table's 0.25 microns per pixel are not used" in found
+
+
+def test_the_time_of_the_networks_is_not_that_of_reading(tmp_path):
+    class Slow(Recorder):
+        def measure(self, batches):
+            for measured in super().measure(batches):
+                time.sleep(0.5)
+                yield measured
+
+    bounds = BOUNDS.model_copy(update={"seconds": 1.0})
+    whole = slides.score(slide_given(tmp_path, 0.5), Recorder(contract()), Settings())
+    scored = slides.score(slide_given(tmp_path, 0.5), Slow(contract()), Settings(bounds=bounds))
+    assert len(scored.patches) == len(whole.patches)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -285,16 +286,33 @@ def test_a_worker_that_hangs_while_it_opens_a_slide_is_ended(tmp_path, monkeypat
     assert all(isinstance(result, processes.WorkerDiedError) for result in results.values()) and len(results) == 2
 
 
-def test_more_seconds_than_a_timer_takes_are_refused(project):
+@pytest.fixture
+def ended(monkeypatch) -> threading.Event:
+    """Make this process seem a worker; the event is set where it would end."""
+    ended = threading.Event()
+    monkeypatch.setattr(budget_module.multiprocessing, "parent_process", lambda: True)
+    monkeypatch.setattr(budget_module.os, "_exit", lambda code: ended.set())
+    return ended
+
+
+def test_time_in_which_nothing_is_read_does_not_count(ended):
+    with budget_module.Budget(params_module.Bounds(**BOUNDS | {"seconds": 0.2})) as budget:
+        with budget.paused():
+            assert not ended.wait(1)
+        budget.check_time()
+        assert ended.wait(10)
+        with pytest.raises(budget_module.OverBudgetError, match="was not read in"):
+            budget.check_time()
+
+
+def test_more_seconds_than_a_timer_takes_are_refused(project, ended):
     project.slides("a")
     project.params(**bounds(seconds=1e12))
     assert "patches.bounds.seconds" in project.run("inventory").only_line
     project.params(**bounds(seconds=2.0**31 - 1))
     project.make(*EXTRACTION)
-    with budget_module.Budget(params_module.Bounds(**BOUNDS | {"seconds": 2.0**31 - 1})) as budget:
-        budget._hangs.start()
-        budget._hangs.join(0.2)
-        assert budget._hangs.is_alive()
+    with budget_module.Budget(params_module.Bounds(**BOUNDS | {"seconds": 2.0**31 - 1})):
+        assert not ended.wait(0.2)
 
 
 def test_tiles_of_few_bytes_are_bounded_where_patches_are_cut_from_them(project):

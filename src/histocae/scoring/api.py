@@ -48,6 +48,8 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
     """
     if mpp is not None and in_range(mpp) is None:
         raise ParamsError(f"mpp {mpp:g}: not {MPP_EXPECTED}")
+    if Path(slide).suffix.lower() in inputs.TABLES:
+        raise TableError(f"{slide}: is a table; give a slide, a tile or a folder of tiles, or run histocae score")
     found = inputs.find([Path(slide)])
     if len(found) != 1:
         raise TableError(f"{slide}: has {len(found)} slides; give one, or run histocae score")
@@ -59,7 +61,7 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
     try:
         scored = score_patches(found[0], in_memory, settings)
     except SlideError as error:
-        raise SlideError(f"{slide}: {in_words(error, source.contract)}") from None
+        raise SlideError(f"{slide}: {in_words(error, source.contract, python=True)}") from None
     table = summary.columns(scored)
     table.attrs["summary"] = summary.summarize(scored, in_memory)
     return table

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ def run(request: Request) -> dict[str, Any]:
         HistocaeError: an input or the model is missing or unusable, or no slide could be scored.
 
     """
-    named = inputs.find(request.given, request.out)
+    outputs.check(request.out, exported_names(request.forms))
+    named = [_placed(each, request.out) for each in inputs.find(request.given, request.out)]
     slides = [each for each in named if each.trouble is None]
-    outputs.check(request.out, (each.slide_id for each in slides), exported_names(request.forms))
     source = models.find(request.model, request.out / outputs.MODELS)
     latents = request.latents or bool(request.forms)
     if latents and not source.with_latents:
@@ -108,7 +108,7 @@ def run(request: Request) -> dict[str, Any]:
     failed = [(slides[i], reason) for i, reason in sorted(aside.items())] + troubles
     set_aside = _table_of(failed)
     with outputs.alone(out):
-        found = [done[i] for i in sorted(done)] + _earlier({each.slide_id for each in slides}, source, out)
+        found = [done[i] for i in sorted(done)] + _earlier(named, source, out)
         _write(found, set_aside, source, out)
     if not done:
         raise DataError(f"no slide could be scored: {shortened([f'{each.slide_id}: {why}' for each, why in failed])}")
@@ -173,20 +173,29 @@ def _named_files(each: Given) -> str:
     return f"{each.paths[0]}{more}"
 
 
-def _earlier(slides: Collection[str], source: Source, out: Path) -> list[Result]:
+def _placed(each: Given, out: Path) -> Given:
+    """Note why the results of a slide can't be written."""
+    return each if each.trouble is not None else replace(each, trouble=outputs.trouble(out, each.slide_id))
+
+
+def _earlier(named: Sequence[Given], source: Source, out: Path) -> list[Result]:
     """Read the results of slides that earlier calls scored with the same model."""
-    found = []
+    own = {results.folder_of(out, each.slide_id) for each in named}
+    given = {str(path.resolve()) for each in named for path in each.paths}
+    kept = []
     # names with a dot are what a killed process was writing
     for folder in sorted(path.parent for path in out.glob(f"[!.]*/{RECORD}")):
-        result = results.read(folder) if results.state_of(folder) == source.state else None
-        if result is not None and result.summary["slide_id"] not in slides:
-            found.append(result)
-    if found:
+        result = None if folder in own else results.earlier(folder, source, given)
+        if isinstance(result, Result):
+            kept.append(result)
+        elif result is not None:
+            log.warning("%s: is left out of slides.csv: %s", folder, result)
+    if kept:
         log.info(
             "slides that earlier calls scored with this model: %d; slides.csv and index.html have these, too",
-            len(found),
+            len(kept),
         )
-    return found
+    return kept
 
 
 def _write(found: Sequence[Result], set_aside: pd.DataFrame, source: Source, out: Path) -> None:

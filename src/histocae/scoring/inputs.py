@@ -49,7 +49,6 @@ def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
 
     """
     found: list[tuple[Given, Path]] = []
-    single: list[Path] = []
     for path in given:
         if path.is_dir():
             in_folder = _of_folder(path, results)
@@ -61,7 +60,6 @@ def find(given: Sequence[Path], results: Path | None = None) -> list[Given]:
         elif path.suffix.lower() in TABLES:
             found += [(each, path.parent) for each in _of_table(path)]
         else:
-            single.append(path)
             found.append((_of_file(path), path.parent))
     return unique(found)
 

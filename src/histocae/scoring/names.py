@@ -20,8 +20,7 @@ def unique(found: Iterable[tuple[Given, Path]]) -> list[Given]:
         The slides in their order; those that can't have their name have `trouble`.
 
     Raises:
-        TableError: two tables say different things of a slide, two slides can't be told apart, or a name is that of
-            a file of the results.
+        TableError: two tables say different things of a slide, or two slides can't be told apart.
 
     """
     return _named(_each_once(found))
@@ -40,25 +39,38 @@ def _each_once(found: Iterable[tuple[Given, Path]]) -> list[tuple[Given, Path]]:
         former = once[key][0] if key in once else None
         if former is None or (each.from_table and not former.from_table):
             once[key] = each, above
-        elif each.from_table and _said_of(each) != _said_of(former):
+        elif each.from_table and (differs := _difference(former, each)) is not None:
+            name, first, second = differs
             raise TableError(
-                f"{each.paths[0]}: two tables differ in what they say of it: they call it {quoted(former.slide_id)} "
-                f"and {quoted(each.slide_id)}; give one of them, or make them agree"
+                f"{each.paths[0]}: two tables differ in its {name}: {first} and {second}; give one of them, or make "
+                "them agree"
             )
     return list(once.values())
 
 
-def _said_of(each: Given) -> tuple[object, ...]:
-    return each.slide_id, each.own_mpp, each.hashes, each.metadata
+def _difference(first: Given, second: Given) -> tuple[str, str, str] | None:
+    """Find the first column in which two tables differ, with both values; None if there is none."""
+    columns = [
+        {"slide_id": each.slide_id, "mpp": each.own_mpp, **dict(each.metadata)}
+        | {f"{kind} of {file}": text for file, kind, text in each.hashes}
+        for each in (first, second)
+    ]
+    for name in dict.fromkeys([*columns[0], *columns[1]]):
+        one, other = (each.get(name) for each in columns)
+        if one != other:
+            first_text, second_text = ("none" if value is None else quoted(str(value)) for value in (one, other))
+            return name, first_text, second_text
+    return None
 
 
 def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
     """Give each slide a unique name: files of the same name get the names of their folders, too.
 
-    A name from a table stays. A name that can't be in a report is a slide's trouble.
+    A name from a table stays. A name that can't be in a report, or is that of a file of the results, is a slide's
+    trouble.
 
     Raises:
-        TableError: two slides can't be told apart, or a name is that of a file of the results.
+        TableError: two slides can't be told apart.
 
     """
     named = [each for each, _ in found]
@@ -73,8 +85,6 @@ def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
     by_name = defaultdict(list)
     for each in named:
         by_name[each.slide_id.casefold()].append(each)
-        if each.slide_id.casefold() in RESERVED:
-            raise TableError(f"{each.paths[0]}: a file of the results has the name {each.slide_id}; rename the slide")
     for same in by_name.values():
         if len(same) > 1 and all(each.from_table for each in same):
             raise TableError(
@@ -91,6 +101,8 @@ def _named(found: Sequence[tuple[Given, Path]]) -> list[Given]:
 
 def _checked(each: Given) -> Given:
     """Note why a slide can't have its name, or those of its files, in a report."""
+    if each.slide_id.casefold() in RESERVED:
+        return replace(each, trouble=f"a file of the results has the name {each.slide_id}; rename the slide")
     for name in (each.slide_id, *each.files):
         trouble = problem(name) if _is_utf8(name) else "is not UTF-8"
         if trouble is not None:

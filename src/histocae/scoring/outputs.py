@@ -19,12 +19,11 @@ _BEGIN = 100_000  # bytes in which the title is
 _REMEDY = "choose another folder by --out, or move it"
 
 
-def check(out: Path, slide_ids: Iterable[str], further: Iterable[str] = ()) -> None:
-    """Refuse a folder in which results would replace something else: a user's table, or the tiles of a slide.
+def check(out: Path, further: Iterable[str] = ()) -> None:
+    """Refuse a folder in which results would replace something else, such as a table of the user.
 
     Args:
         out: folder of all results; it need not be there.
-        slide_ids: of the slides to score.
         further: names of files and folders with the latents of all slides.
 
     Raises:
@@ -34,17 +33,30 @@ def check(out: Path, slide_ids: Iterable[str], further: Iterable[str] = ()) -> N
     for name, is_own in {SLIDES: _is_table, SET_ASIDE: _is_table, PAGE: _is_page}.items():
         path = out / name
         if path.exists() and not (path.is_file() and is_own(path)):
-            raise DataError(f"{path}: is there, and not from histocae score; {_REMEDY}")
+            raise DataError(f"{path}: exists and was not written by histocae score; {_REMEDY}")
     for name in further:
         if (out / name).exists() and not (out / PAGE).exists():
-            raise DataError(f"{out / name}: is there, and not from histocae score; {_REMEDY}")
-    for slide_id in slide_ids:
-        folder = folder_of(out, slide_id)
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        others = [name for name in names if name not in FILES and not name.startswith(".")]
-        if folder.exists() and (not folder.is_dir() or others or (names and RECORD not in names)):
-            has = f"has {others[0]}" if others else "is there"
-            raise DataError(f"{folder}: {has}, not from histocae score, and would be replaced; {_REMEDY}")
+            raise DataError(f"{out / name}: exists and was not written by histocae score; {_REMEDY}")
+
+
+def trouble(out: Path, slide_id: str) -> str | None:
+    """Say why the results of a slide can't be written: something else would be replaced, such as its tiles.
+
+    Args:
+        out: folder of all results.
+        slide_id: of the slide.
+
+    Returns:
+        The reason; None if they can.
+
+    """
+    folder = folder_of(out, slide_id)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if name not in FILES and not name.startswith(".")]
+    if not folder.exists() or (folder.is_dir() and not others and (not names or RECORD in names)):
+        return None
+    subject = f"{folder / others[0]} was" if others else f"{folder} was"
+    return f"{subject} not written by histocae score, and would be replaced; {_REMEDY}"
 
 
 def _is_table(path: Path) -> bool:

@@ -31,7 +31,7 @@ def remarks(scored: Scored, contract: Contract) -> list[str]:
     return [
         *_unlike(table, contract),
         *_resolution(scored, contract),
-        *([f"another rule finds the tissue: {RULE} here, {rule} in training"] if rule != RULE else []),
+        *([f"tissue detection differs: {RULE} here, {rule} in training"] if rule != RULE else []),
         *([f"few patches: {len(table)}"] if len(table) < FEW else []),
         *([f"tiles left out: {len(scored.left_out)}, the first: {scored.left_out[0]}"] if scored.left_out else []),
     ]

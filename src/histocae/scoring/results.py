@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from histocae.files import (
     write_json,
 )
 from histocae.patches.shard_file import shard_name
+from histocae.pipeline import lineage
 from histocae.scoring.given import RECORD, Given
 from histocae.scoring.model import Model, Source
 from histocae.scoring.scored import Scored, Settings
@@ -35,29 +37,8 @@ from histocae.sources.hashes import Hashes, digest
 PATCHES, HEATMAP, THUMBNAIL = "patches.parquet", "heatmap.png", "thumbnail.jpg"
 GEOJSON = "patches.geojson"
 FILES = (PATCHES, HEATMAP, THUMBNAIL, GEOJSON, RECORD)
-CODE = (
-    "contrast/pair",
-    "evaluation/scales",
-    "exports/geojson",
-    "patches/color",
-    "patches/extraction",
-    "patches/grid",
-    "patches/shards",
-    "patches/tiles",
-    "patches/tissue",
-    "scoring/batches",
-    "scoring/heatmaps",
-    "scoring/model",
-    "scoring/remarks",
-    "scoring/results",
-    "scoring/scored",
-    "scoring/slides",
-    "scoring/summary",
-    "scoring/tiles",
-    "slides/area_means",
-    "slides/slide",
-    "slides/tiled",
-)
+# modules that the results don't depend on
+EXEMPT = (*lineage.EXEMPT, "sources", "scoring/given")
 log = logging.getLogger(__name__)
 
 
@@ -105,6 +86,11 @@ def about(contract: Contract) -> About:
     )
 
 
+def maker(source: Source) -> str:
+    """Return a fingerprint, in hex, of what makes results: the model, and the code of this package."""
+    return fingerprint([source.state, _code()])
+
+
 def key(given: Given, source: Source) -> str:
     """Return a fingerprint of what a slide's scores depend on, besides the bytes of its files.
 
@@ -116,12 +102,13 @@ def key(given: Given, source: Source) -> str:
         Hex.
 
     """
-    return fingerprint([given.slide_id, given.files, given.own_mpp, given.metadata, source.state, _code()])
+    return fingerprint([given.slide_id, given.files, given.own_mpp, given.metadata, maker(source)])
 
 
 @cache
 def _code() -> str:
-    return code_fingerprint(*CODE)
+    files = lineage.reach({"scoring/results.py", "scoring/slides.py"}, EXEMPT)
+    return code_fingerprint(*(file.removesuffix(".py") for file in files))
 
 
 class Identity(NamedTuple):
@@ -148,25 +135,40 @@ def identify(given: Given, out: Path) -> Identity:
         States and hash.
 
     Raises:
-        SlideError: a file can't be read, or is not the one that a table describes.
+        SlideError: a file can't be read, or is not the one that a table describes, or the results of another slide
+            of this name are there.
         OSError: the folder of results can't be read.
 
     """
-    record = _read(folder_of(out, given.slide_id))
+    folder = folder_of(out, given.slide_id)
+    record = _read(folder)
     files = list(given.paths) if given.tiles else parts_of(given.paths[0])
     try:
         states = {str(path.resolve()): state(path) for path in files}
-        if record is not None and record["states"] == states and not given.hashes:
+        if record is not None and record["states"] == states and record["hashes"] == _hashes(given):
             return Identity(states, record["sha256"])
-        hashes = [digest(path, "sha256") for path in files]
+        found = _sha256(files)
         described = [Hashes(None, kind).of_slide(given.folder / file)[1] for file, kind, _ in given.hashes]
     except (OSError, DataError) as error:
         raise_if_machine(error)
         raise SlideError(f"can't be read: {error}") from None
-    for (file, kind, expected), found in zip(given.hashes, described, strict=True):
-        if found != expected:
-            raise SlideError(f"{file}: its {kind} is not that in the table; the file is another one, or damaged")
-    return Identity(states, fingerprint(hashes))
+    for (file, kind, expected), actual in zip(given.hashes, described, strict=True):
+        if actual != expected:
+            raise SlideError(f"{file}: its {kind} differs from that in the table: another file, or damaged")
+    if record is not None and record["sha256"] != found and not set(record["states"]) & set(states):
+        raise SlideError(
+            f"{folder} has the results of another slide of this name, {next(iter(record['states']))}; choose another "
+            "folder by --out, or name the slides in a table with the columns slide_id and file_name"
+        )
+    return Identity(states, found)
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    return fingerprint([digest(path, "sha256") for path in files])
+
+
+def _hashes(given: Given) -> list[list[str]]:
+    return [list(each) for each in given.hashes]
 
 
 def finished(given: Given, source: Source, settings: Settings, identity: Identity, out: Path) -> Result | None:
@@ -189,35 +191,57 @@ def finished(given: Given, source: Source, settings: Settings, identity: Identit
         return None
     if record["default_mpp"] not in (None, settings.mpp) or (settings.latents and not record["latents"]):
         return None
-    return _whole(folder, record)
+    if (damaged := _damaged(folder, record)) is not None:
+        log.warning("%s: was changed or damaged after it was written; the slide is scored again", damaged)
+        return None
+    return _result(folder, record)
 
 
-def read(folder: Path) -> Result | None:
-    """Read the results of a slide; None if they are incomplete or damaged."""
+def earlier(folder: Path, source: Source, given: Collection[str]) -> Result | str | None:
+    """Read the results of a slide that an earlier call scored.
+
+    Args:
+        folder: of the slide.
+        source: of the model.
+        given: paths of the files of this call's slides.
+
+    Returns:
+        The results; None if there are none, or another model or version made them; or the reason why they do not
+        hold any more.
+
+    """
     record = _read(folder)
-    return None if record is None else _whole(folder, record)
-
-
-def state_of(folder: Path) -> str | None:
-    """Return the fingerprint of the model that made the results of a slide; None if there are no results."""
-    record = _read(folder)
-    return None if record is None else str(record["model"])
+    if record is None or record["maker"] != maker(source):
+        return None
+    if set(record["states"]) & set(given):
+        return "the slide has another name now"
+    files = [Path(path) for path in record["states"]]
+    try:
+        if [state(path) for path in files] != [*record["states"].values()] and _sha256(files) != record["sha256"]:
+            return f"{files[0]} was changed after it was scored"
+    except OSError:  # the slide may lie elsewhere now
+        pass
+    damaged = _damaged(folder, record)
+    return _result(folder, record) if damaged is None else f"{damaged} was changed or damaged after it was written"
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     record = read_json_or_none(folder / RECORD)
     if not isinstance(record, dict) or record.pop("sha256_of_record", None) != fingerprint(record):
         return None
-    return record
+    return record if "maker" in record else None  # an earlier version's has none
 
 
-def _whole(folder: Path, record: dict[str, Any]) -> Result | None:
-    """Compare the files of a folder with their hashes."""
+def _damaged(folder: Path, record: dict[str, Any]) -> Path | None:
+    """Compare the files of a folder with their hashes; return the first that differs."""
     for name, expected in record["files"].items():
-        path = folder / name
+        path: Path = folder / name
         if not path.is_file() or sha256(path) != expected:
-            log.warning("%s: is not as it was written; the slide is scored again", path)
-            return None
+            return path
+    return None
+
+
+def _result(folder: Path, record: dict[str, Any]) -> Result:
     size, summary = record["size"], in_order(record["summary"])  # JSON has it sorted
     return Result(folder, summary, None if size is None else (size[0], size[1]), earlier=True)
 
@@ -277,7 +301,8 @@ def _write(
         names = [path.name for path in sorted(aside.iterdir())]
         record = {
             "key": key(given, model.source),
-            "model": model.source.state,
+            "maker": maker(model.source),
+            "hashes": _hashes(given),
             "default_mpp": settings.mpp if scored.mpp_from == "data.mpp" else None,
             "latents": scored.latents is not None or not model.source.with_latents,
             "sha256": identity.sha256,

@@ -12,7 +12,7 @@ from histocae.patches import color
 from histocae.patches.extraction import plan_slide, read_planned, unchanged
 from histocae.patches.grid import Grid, PatchPlan, make_grid, read_patches, reading_order
 from histocae.patches.shard_record import NO_TISSUE
-from histocae.scoring.batches import measure
+from histocae.scoring.batches import Blocks, measure
 from histocae.scoring.given import Given
 from histocae.scoring.model import Model
 from histocae.scoring.scored import Scored, Settings, patch_params
@@ -44,7 +44,7 @@ def score(given: Given, model: Model, settings: Settings) -> Scored:
 def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
     params, (path,) = patch_params(model.contract, settings.bounds), given.paths
     if (target := model.contract.patches.mpp) is None:
-        raise SlideError("the model learned from tiles without a known resolution; give tiles, or another model")
+        raise SlideError("the model was trained on tiles without a known resolution; give tiles, or another model")
     counts = Counter[str]()
     with (
         unchanged(path, None),
@@ -56,7 +56,7 @@ def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
         _, plan = plan_slide(slide, grid, params, (0,), budget, counts)
         image = thumbnail(slide)
         stains = _stains(slide, grid, plan, params) if params.color == "macenko" else None
-        blocks = read_planned(slide, grid, plan, params, counts)
+        blocks = _outside(budget, read_planned(slide, grid, plan, params, counts))
         table, latents = measure(blocks, model, params.color, stains)
         size = slide.levels[0].width, slide.levels[0].height
     table.insert(3, "width", float(patch_side(table, params.pixels, mpp)))
@@ -71,6 +71,13 @@ def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
         image=image,
         mask=plan.mask,
     )
+
+
+def _outside(budget: Budget, blocks: Blocks) -> Blocks:
+    """Count only the time of reading."""
+    for block in blocks:
+        with budget.paused():
+            yield block
 
 
 def _stains(slide: Slide, grid: Grid, plan: PatchPlan, params: PatchParams) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def summarize(scored: Scored, model: Model) -> dict[str, Any]:
 
 def in_order(summary: dict[str, Any]) -> dict[str, Any]:
     """Put a row of slides.csv into the order of its columns."""
-    columns = dict.fromkeys([*DESCRIBED, *MEASURED[PAIR], *MEASURED[SINGLE], "warnings"])
+    columns = (*DESCRIBED, *MEASURED[PAIR if "score" in summary else SINGLE], "warnings")
     return {name: summary[name] for name in columns if name in summary}
 
 

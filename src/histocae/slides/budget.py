@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from histocae.errors import SlideError
 from histocae.params import Bounds
@@ -54,16 +55,41 @@ class Budget:
         self._bounds = bounds
         self.taken: dict[str, float] = {}
         self._end = time.monotonic() + bounds.seconds
-        self._hangs = threading.Timer(HANGS * bounds.seconds, os._exit, (1,))
-        self._hangs.daemon = True
+        self._left = threading.Event()
+        self._paused = False
 
     def __enter__(self) -> "Budget":
         if multiprocessing.parent_process() is not None:  # in a worker, whose death is reported
-            self._hangs.start()
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hangs.cancel()
+        self._left.set()
+
+    def _watch(self) -> None:
+        """End this process where one call of a decoder hangs."""
+        spare = (HANGS - 1) * self._bounds.seconds
+        while (seconds := self._end + spare - time.monotonic()) > 0 or self._paused:
+            # while it is paused, the end has not been moved yet
+            if self._left.wait(max(seconds, spare / 2)):
+                return
+        os._exit(1)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of the `with` block, in which nothing is read.
+
+        Yields:
+            Nothing.
+
+        """
+        start = time.monotonic()
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._end += time.monotonic() - start
+            self._paused = False
 
     def _is_over(self, bound: str, value: float) -> bool:
         if exceeded(self._bounds, {bound: value}):
