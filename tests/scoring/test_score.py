@@ -26,7 +26,7 @@ from mlflow.pyfunc import PythonModel
 import histocae
 from histocae import checksums, files
 from histocae.contrast import pair
-from histocae.errors import ParamsError, SlideError, TrackingError
+from histocae.errors import ParamsError, SlideError, TableError, TrackingError
 from histocae.scoring import api, command, results
 from histocae.scoring.given import RECORD
 from histocae.tracking import server
