@@ -14,7 +14,7 @@ from histocae.contrast.contract import Contract
 from histocae.contrast.distribution import Distribution, mean_colors
 from histocae.errors import DataError
 from histocae.evaluation import scales
-from histocae.patches import color
+from histocae.patches.conversion import convert
 from histocae.patches.images import InMemory
 
 REMEDY = "run the remedy"
@@ -111,7 +111,7 @@ def test_distances_do_not_depend_on_the_axes_of_colors():
 
 
 def test_gray_patches_have_distances_along_gray_alone():
-    gray = color.apply(random_patches(60), "grey")
+    gray = convert(random_patches(60), "grey")
     distribution = training_data.measure({}, InMemory(gray), seed=1)
     levels = mean_colors(gray)[:, 0]
     expected = np.abs(levels - levels.mean()) / levels.std()

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as stn
 from PIL import Image
 
 from histocae.errors import SlideError
-from histocae.patches import color, conversion
+from histocae.patches import color
+from histocae.patches.conversion import convert
 from histocae.patches.store import PatchStore
 from support.make_data import GLASS, tissue, write_slide, write_tile
 from support.workspace import Workspace, slide_row
@@ -52,7 +53,7 @@ def read_set_aside(project: Workspace) -> dict[str, tuple[str, int]]:
 
 @given(patch_arrays)
 def test_gray_patches_have_pillows_luma_in_every_channel(patches):
-    gray = color.apply(patches, "grey")
+    gray = convert(patches, "grey")
     assert gray.dtype == np.uint8 and gray.shape == patches.shape
     for patch, gray_patch in zip(patches, gray, strict=True):
         luma = np.asarray(Image.fromarray(patch).convert("L"))
@@ -63,14 +64,14 @@ def test_gray_patches_have_pillows_luma_in_every_channel(patches):
 
 @given(patch_arrays)
 def test_rgb_patches_are_not_changed(patches):
-    assert color.apply(patches, "rgb") is patches
+    assert convert(patches, "rgb") is patches
 
 
 def test_one_image_is_normalized_as_by_torchstain():
     image = paint_tissue(1, 128, (np.array([0.55, 0.78, 0.3]), np.array([0.1, 0.9, 0.42])))
     normalizer = torchstain.normalizers.MacenkoNormalizer(backend="numpy")
     expected, _, _ = normalizer.normalize(image, stains=False)
-    normalized = color.apply(image[None], "macenko", color.estimate(image[None]))[0]
+    normalized = convert(image[None], "macenko", color.estimate(image[None]))[0]
     assert np.abs(normalized.astype(int) - expected).max() <= 1  # torchstain truncates, histocae rounds
 
 
@@ -78,24 +79,24 @@ def test_one_tissue_in_two_stainings_looks_alike_once_normalized():
     other_stains = (np.array([0.50, 0.75, 0.43]), np.array([0.10, 0.90, 0.42]))
     first, second = paint_tissue(1, 128)[None], paint_tissue(1, 128, other_stains, 0.6)[None]
     before = np.abs(first.astype(int) - second).mean()
-    first, second = (color.apply(patches, "macenko", color.estimate(patches)) for patches in (first, second))
+    first, second = (convert(patches, "macenko", color.estimate(patches)) for patches in (first, second))
     assert before > 25 and np.abs(first.astype(int) - second).mean() < 4
 
 
 def test_normalized_glass_stays_white():
     patches = np.stack([paint_tissue(1, 64), np.full((64, 64, 3), 240, np.uint8)])
-    assert (color.apply(patches, "macenko", color.estimate(patches))[1] >= 238).all()
+    assert (convert(patches, "macenko", color.estimate(patches))[1] >= 238).all()
 
 
 def test_stains_are_estimated_for_the_slide_and_not_for_a_patch():
     patches = np.stack([paint_tissue(i, 32) for i in range(200)])
     patches[3] = patches[3] // 8  # too dark to estimate stains from
     stains = color.estimate(patches)
-    whole = color.apply(patches, "macenko", stains)
-    parts = np.concatenate([color.apply(patches[i : i + 7], "macenko", stains) for i in range(0, 200, 7)])
+    whole = convert(patches, "macenko", stains)
+    parts = np.concatenate([convert(patches[i : i + 7], "macenko", stains) for i in range(0, 200, 7)])
     assert np.abs(whole.astype(int) - parts).max() <= 1
     stains_of_few = color.estimate(patches[:: 199 // 63])
-    assert np.abs(color.apply(patches, "macenko", stains_of_few).astype(int) - whole).mean() < 3
+    assert np.abs(convert(patches, "macenko", stains_of_few).astype(int) - whole).mean() < 3
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_stains_are_estimated_for_the_slide_and_not_for_a_patch():
         (lambda: np.full((64, 64, 3), GLASS, np.uint8), "0 of 4096 pixels show stained tissue"),
         (lambda: paint_tissue(1, 24), "pixels show stained tissue, and it takes 1000"),
         (lambda: np.full((64, 64, 3), (120, 60, 140), np.uint8), "one stain only"),
-        (lambda: color.apply(tissue(1, 64, 64)[None] // 2, "grey")[0], "one stain only"),
+        (lambda: convert(tissue(1, 64, 64)[None] // 2, "grey")[0], "one stain only"),
         (lambda: paint_tissue(1, 64, (HEMATOXYLIN, HEMATOXYLIN)), "one stain only"),
     ],
 )
@@ -123,7 +124,7 @@ def test_any_image_is_normalized_or_refused(image, spread, base):
     except SlideError:
         return
     assert np.isfinite(stains).all()
-    normalized = color.apply(patches, "macenko", stains)
+    normalized = convert(patches, "macenko", stains)
     assert normalized.dtype == np.uint8 and normalized.shape == patches.shape
 
 
@@ -168,7 +169,7 @@ def test_patches_of_every_source_have_the_color_set_in_params(project, source):
     project.params(**params, patches__color="grey")
     project.make("patches")
     assert before.isdisjoint(read_shards(project))
-    np.testing.assert_array_equal(read_patches(project), color.apply(rgb, "grey"))
+    np.testing.assert_array_equal(read_patches(project), convert(rgb, "grey"))
     # the tissue mask is computed from the colors, whatever is stored
     assert project.index.drop(columns="shard").equals(index)
 
@@ -178,7 +179,7 @@ def test_patches_of_every_source_have_the_color_set_in_params(project, source):
     normalized = read_patches(project)
     for slide in index["slide_id"].unique():
         of_slide = (index["slide_id"] == slide).to_numpy()
-        expected = color.apply(rgb[of_slide], "macenko", color.estimate(rgb[of_slide]))
+        expected = convert(rgb[of_slide], "macenko", color.estimate(rgb[of_slide]))
         assert np.abs(normalized[of_slide].astype(int) - expected).max() <= 1
     assert (normalized != rgb).mean() > 0.5
     normalized_shards = read_shards(project)
@@ -229,22 +230,20 @@ def test_normalized_stains_do_not_depend_on_the_other_slides(new_project: Callab
     np.testing.assert_array_equal(*kept)
 
 
-# --- the copy that travels inside registered models ------------------------------------------------
+def test_the_luma_of_every_level_is_that_of_pillow():
+    levels = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
+    gray = convert(levels, "grey")
+    luma = np.asarray(Image.fromarray(levels[0]).convert("L"))
+    np.testing.assert_array_equal(gray[0], np.repeat(luma[..., None], 3, axis=2))
+    np.testing.assert_array_equal(convert(gray, "grey"), gray)
 
 
 @given(patch_arrays, stn.arrays(np.float64, (3, 3), elements=st.floats(-2, 2)))
-def test_registered_models_convert_patches_as_the_pipeline_does(patches, stains):
-    for name in ("rgb", "grey", "macenko"):
-        np.testing.assert_array_equal(conversion.convert(patches, name, stains), color.apply(patches, name, stains))
-    gray = color.apply(patches, "grey")
-    np.testing.assert_array_equal(conversion.convert(gray, "grey"), gray)
-
-
-def test_the_luma_of_every_level_is_that_of_pillow():
-    levels = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
-    np.testing.assert_array_equal(conversion.convert(levels, "grey"), color.apply(levels, "grey"))
+def test_any_stains_make_pixels(patches, stains):
+    normalized = convert(patches, "macenko", stains)
+    assert normalized.dtype == np.uint8 and normalized.shape == patches.shape
 
 
 def test_stains_are_not_normalized_without_those_of_the_slide():
     with pytest.raises(ValueError, match="pass those of the slide"):
-        conversion.convert(np.zeros((1, 8, 8, 3), np.uint8), "macenko")
+        convert(np.zeros((1, 8, 8, 3), np.uint8), "macenko")

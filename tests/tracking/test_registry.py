@@ -26,7 +26,8 @@ from histocae.contrast import pair
 from histocae.contrast.contract import Contract
 from histocae.errors import TrackingError
 from histocae.evaluation import scales
-from histocae.patches import color, tissue
+from histocae.patches import tissue
+from histocae.patches.conversion import convert
 from histocae.patches.store import PatchStore
 from histocae.tracking import contracts, live, runs
 from histocae.tracking import server as tracking_server
@@ -337,7 +338,7 @@ def test_a_model_of_gray_patches_converts_them_itself(project):
     former = mlflow.pyfunc.load_model("models:/histocae-pair/1")
     recolor(project, "grey")
     data = patches(3)
-    gray = color.apply(data, "grey")
+    gray = convert(data, "grey")
     served = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
     pd.testing.assert_frame_equal(served.predict(data), former.predict(gray))
     pd.testing.assert_frame_equal(served.predict(gray), former.predict(gray))
@@ -363,7 +364,7 @@ def test_a_model_of_normalized_stains_takes_the_stains_of_a_slide(project, servi
     former = mlflow.pyfunc.load_model("models:/histocae-pair/1")
     recolor(project, "macenko")
     data = patches(3)
-    normalized = color.apply(data, "macenko", np.array(STAINS))
+    normalized = convert(data, "macenko", np.array(STAINS))
     served = mlflow.pyfunc.load_model("models:/histocae-pair@champion")
     for stains in (STAINS, np.array(STAINS)):
         pd.testing.assert_frame_equal(served.predict({"patches": data, "stains": stains}), former.predict(normalized))

@@ -1,4 +1,4 @@
-"""Patches without their color, or with their stains normalized.
+"""The color of patches, and the stains of slides. `conversion.convert` converts the patches.
 
 Color differs between scanners, laboratories and days more than between tissues, and slides of one site
 share it: a model may distinguish classes by that alone. `rgb` leaves the patches as they are, `grey` removes
@@ -7,49 +7,17 @@ color, `macenko` maps every slide to the same two stains.
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from histocae.errors import SlideError
+from histocae.patches.conversion import LIGHT
 
 MOST_PATCHES = 64  # of a slide, spread evenly, from which its stains are estimated
 MOST_PIXELS = 2**20  # of those patches, and at once where stains are normalized
-LIGHT = 240  # intensity of empty glass; this and the next constant are torchstain's defaults
-LEAST_DENSITY = 0.15  # optical density that stained tissue has in every channel
+LEAST_DENSITY = 0.15  # optical density that stained tissue has in every channel; torchstain's default
 LEAST_TISSUE = 1000  # pixels of tissue: a stain is estimated from the hundredth of them at either end
 # The angle between the two stains of real slides is 19 to 35 degrees; in the noise of gray images it is at most 4.
 LEAST_ANGLE = 5.0
 LEAST_STRENGTH = 0.1  # optical density of a stain where it is strongest
-
-
-def apply(patches: NDArray[np.uint8], color: str, stains: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
-    """Convert patches to the color of `patches.color`.
-
-    Args:
-        patches: uint8, shape (n, pixels, pixels, 3).
-        color: rgb: as they are; grey: luma (ITU-R BT.601, as Pillow's L) in all channels;
-            macenko: stains normalized.
-        stains: of the patches' slide, from `estimate`; for macenko.
-
-    Returns:
-        uint8, shape (n, pixels, pixels, 3).
-
-    Raises:
-        ValueError: stains are to be normalized and are missing.
-
-    """
-    if color == "grey":
-        n, height, width, _ = patches.shape
-        luma = np.asarray(Image.fromarray(patches.reshape(n * height, width, 3)).convert("L"))
-        return np.repeat(luma.reshape(n, height, width, 1), 3, axis=3)
-    if color == "macenko":
-        if stains is None:
-            raise ValueError("to normalize stains, pass those of the slide")
-        # one more than the intensity, as in torchstain: black is not infinitely dense
-        density = -np.log(np.arange(1, 257, dtype=np.float32) / LIGHT)[patches.reshape(-1, 3)]
-        light = LIGHT * np.exp(-(density @ stains.T.astype(np.float32)))
-        normalized: NDArray[np.uint8] = np.rint(light).clip(0, 255).astype(np.uint8).reshape(patches.shape)
-        return normalized
-    return patches
 
 
 def per_chunk(pixels: int) -> int:

@@ -1,16 +1,14 @@
-"""What `patches.color.apply` does, in NumPy alone: a copy of this file travels inside registered models.
+"""Patches without their color, or with their stains normalized.
 
-`patches.color` itself needs Pillow. It stays as it is, because a change of its code extracts all patches anew. Tests
-check that both give the same bytes.
+NumPy alone: a copy of this file travels inside registered models.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-LIGHT = 240  # intensity of empty glass, as in patches.color
-# Pillow's weights of red, green and blue (ITU-R BT.601), in 1/65536
-LUMA = np.array([19595, 38470, 7471], np.uint32)
-HALF = 2**15
+LIGHT = 240  # intensity of empty glass; torchstain's default
+LUMA = (19595, 38470, 7471)  # Pillow's weights of red, green and blue (ITU-R BT.601), in 1/65536
+HALF = np.uint32(2**15)
 
 
 def convert(patches: NDArray[np.uint8], color: str, stains: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
@@ -29,12 +27,17 @@ def convert(patches: NDArray[np.uint8], color: str, stains: NDArray[np.float64] 
 
     """
     if color == "grey":
-        luma = ((patches @ LUMA + HALF) >> 16).astype(np.uint8)
-        return np.repeat(luma[..., None], 3, axis=3)
+        luma = np.full(patches.shape[:3], HALF, np.uint32)
+        for channel, weight in enumerate(LUMA):
+            luma += patches[..., channel] * np.uint32(weight)
+        luma >>= 16
+        gray = np.empty_like(patches)
+        gray[...] = luma[..., None]
+        return gray
     if color == "macenko":
         if stains is None:
             raise ValueError("to normalize stains, pass those of the slide")
-        # one more than the intensity: black is not infinitely dense
+        # one more than the intensity, as in torchstain: black is not infinitely dense
         density = -np.log(np.arange(1, 257, dtype=np.float32) / LIGHT)[patches.reshape(-1, 3)]
         with np.errstate(over="ignore"):  # stains of another slide may make a pixel infinitely bright
             light = LIGHT * np.exp(-(density @ stains.T.astype(np.float32)))

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from histocae.errors import SlideError
 from histocae.files import replacing, write_table
 from histocae.patches import color, previews
+from histocae.patches.conversion import convert
 from histocae.patches.extraction import plan_slide, read_planned, unchanged
 from histocae.patches.grid import MASK_PIXELS, Overview, PatchPlan, make_grid
 from histocae.patches.sampling import draw
@@ -67,7 +68,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
         rows = []
         for columns, patches in extract(task, notes):
             rows.append(columns)
-            shard.append(color.apply(patches, first))
+            shard.append(convert(patches, first))
     kept = shard.count
     dropped = notes.drop or notes.over
     if kept and not dropped and task.params.color == "macenko":
@@ -133,7 +134,7 @@ def _normalize(path: Path, count: int, pixels: int) -> None:
     stains, step = color.estimate(patches), color.per_chunk(pixels)
     with ShardWriter(path, pixels) as shard:
         for start in range(0, len(patches), step):
-            shard.append(color.apply(patches[start : start + step], "macenko", stains))
+            shard.append(convert(patches[start : start + step], "macenko", stains))
 
 
 def _extract_slide(task: ShardTask, notes: Notes) -> Extracted:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histocae.errors import SlideError, shortened
-from histocae.patches import color
+from histocae.patches.conversion import convert
 from histocae.patches.shard_record import NO_TISSUE
 from histocae.scoring.model import BATCH, Model
 
@@ -20,7 +20,7 @@ def measure(
 ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
     """Measure all patches, and join the columns and the latents of the batches."""
     parts, latents = [], []
-    converted = ((columns, color.apply(patches, kind, stains)) for columns, patches in blocks)
+    converted = ((columns, convert(patches, kind, stains)) for columns, patches in blocks)
     for columns, features in model.measure(batches(converted, BATCH)):
         parts.append(columns)
         if features is not None:
