@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from histocae.errors import SlideError
-from histocae.patches import extraction, integrity, shard_record, shards
+from histocae.patches import extraction, integrity, shard_record, tile_extraction
 from histocae.sources.hashes import Hashes
 from histocae.stages import patches as patches_stage
 from support.make_data import tissue, write_tile
@@ -128,7 +128,7 @@ def test_a_tile_that_changes_while_it_is_read_gives_no_patches_of_its_slide(proj
     project.table(rows)
     project.params(data__source="tiles", patches__tiles=mode, patches__on_read_error="keep")
     project.make(*EXTRACTION[:3])
-    read = shards.read_tile
+    read = tile_extraction.read_tile
 
     def changing(path):
         tile = read(path)
@@ -139,7 +139,7 @@ def test_a_tile_that_changes_while_it_is_read_gives_no_patches_of_its_slide(proj
         return tile
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "read_tile", changing)
+        patched.setattr(tile_extraction, "read_tile", changing)
         assert project.run("patches").code == 0
     aside = project.read("reports/set_aside.csv")
     assert list(aside["slide_id"]) == ["t"] and aside["reason"][0].startswith("3.png: changed while it was read")

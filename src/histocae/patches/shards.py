@@ -1,8 +1,7 @@
 """Patches of one slide, or of its pre-cut tiles, as one shard, with a record of the cells kept and left out."""
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from histocae.patches.grid import MASK_PIXELS, Overview, PatchPlan, make_grid
 from histocae.patches.sampling import draw
 from histocae.patches.shard_file import ShardWriter, open_shard
 from histocae.patches.shard_record import NO_TISSUE, ShardRecord, ShardTask, hash_files, write_record
-from histocae.patches.tiles import TilePatches, UnusableTileError, divide_tile, read_tile, reduce_tile
+from histocae.patches.tile_extraction import TileNotes, check_patches, read_tiles, tile_columns
+from histocae.patches.tiles import TilePatches
 from histocae.paths import HASHES
 from histocae.slides.budget import Budget, OverBudgetError
 from histocae.slides.slide import Slide
@@ -34,12 +34,9 @@ Extracted = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
 
 
 @dataclass
-class Notes:
+class Notes(TileNotes):
     """Notes for the record, taken while patches are extracted; the last fields are those of `ShardRecord`."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    drop: bool = False  # reading failed, and no patch of the slide is kept
     over: bool = False  # a bound of `patches.bounds`; no patch is kept
     taken: dict[str, float] | None = None
     level: int | None = None
@@ -61,7 +58,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
     path = task.shards / f"{task.name}.npy"
     path.with_name(f"{task.name}.json").unlink(missing_ok=True)
     notes = Notes()
-    extract = extract_tiles if task.source.tiles else _extract_slide
+    extract = _extract_tiles if task.source.tiles else _extract_slide
     # stains belong to the slide: they are known when all its patches are
     first = "rgb" if task.params.color == "macenko" else task.params.color
     with ShardWriter(path, task.params.pixels) as shard:
@@ -177,31 +174,26 @@ def _keep_truth(slide: Path, task: ShardTask) -> None:
     previews.write_truth(truth, task.previews, task.name)
 
 
-def extract_tiles(task: ShardTask, notes: Notes) -> Extracted:
-    """Extract the patches of a slide that consists of tiles; failures are noted, and none is raised.
-
-    Args:
-        task: of the slide; the thumbnails of some tiles are written into its folder of previews.
-        notes: to take.
-
-    Yields:
-        Columns of the index and patches, uint8, shape (n, pixels, pixels, 3).
-
-    """
+def _extract_tiles(task: ShardTask, notes: Notes) -> Extracted:
+    """Extract the patches of a slide that consists of tiles; failures are noted, and none is raised."""
     files = [task.source.folder / file for file in task.files]
     in_files = sum(file.stat().st_size for file in files if file.is_file())
     try:
         with Budget(task.params.bounds) as budget:
             notes.taken = budget.taken
             for columns, patches in _planned_tiles(task, notes, budget):
-                count = notes.counts["kept"] - notes.counts["capped"]
-                budget.check_patches(count)
-                if task.params.tiles == "cut":  # else a tile is one patch, however small its file
-                    budget.check_expansion(count * 3 * task.params.pixels**2, in_files, "are the files tiles?")
+                check_patches(budget, notes.counts["kept"] - notes.counts["capped"], task.params, in_files)
                 yield columns, patches
     except OverBudgetError as error:
         notes.failures.append(str(error))
         notes.over = True
+
+
+def _tiles(task: ShardTask, notes: TileNotes, budget: Budget) -> Iterator[tuple[str, Image.Image, TilePatches]]:
+    def fetch(file: str) -> Path:
+        return task.source.fetch(task.slide_id, file)
+
+    return read_tiles(task.files, fetch, task.params, budget, notes, task.hashes)
 
 
 def _planned_tiles(task: ShardTask, notes: Notes, budget: Budget) -> Extracted:
@@ -210,12 +202,12 @@ def _planned_tiles(task: ShardTask, notes: Notes, budget: Budget) -> Extracted:
     most = params.max_per_slide
     if most is not None and (params.tiles == "cut" or len(task.files) > most):
         # the sample is of all the slide's patches, so they are counted first
-        total = sum(len(patches.rows) for _, _, patches in _each_tile(task, Notes(), budget))
+        total = sum(len(patches.rows) for _, _, patches in _tiles(task, TileNotes(), budget))
         chosen = set(draw(total, most, task.sample_seed))
     previews.remove_tiles(task.previews, task.name)
     shown: list[previews.TilePreview] = []
     number = 0  # of the tile's first patch among all of the slide's
-    for file, tile, patches in _each_tile(task, notes, budget):
+    for file, tile, patches in _tiles(task, notes, budget):
         notes.counts.update(patches.counts)
         take = np.ones(len(patches.rows), bool)
         if chosen is not None:
@@ -228,43 +220,9 @@ def _planned_tiles(task: ShardTask, notes: Notes, budget: Budget) -> Extracted:
             shown.append(previews.TilePreview(file, tile.width, tile.height))
             tile.thumbnail((LONGEST, LONGEST))
             previews.write_tile(task.previews, task.name, len(shown), tile)
-        row, column = patches.rows[take], patches.columns[take]
-        yield (
-            {
-                "file": file,
-                "row": row,
-                "column": column,
-                "x": column * params.pixels,
-                "y": row * params.pixels,
-                "mpp": np.nan,
-                "tissue_share": patches.shares[take],
-            },
-            patches.patches[take],
-        )
+        yield tile_columns(file, patches, params.pixels, take), patches.patches[take]
     if shown:
         previews.write_tiles(task.previews, task.name, shown)
-
-
-def _each_tile(task: ShardTask, notes: Notes, budget: Budget) -> Iterator[tuple[str, Image.Image, TilePatches]]:
-    """Yield each tile's file, the tile and its patches; failures are noted."""
-    params = task.params
-    for file in task.files:
-        budget.check_time()
-        try:
-            path = task.source.fetch(task.slide_id, file)
-            with unchanged(path, task.hashes.get(file)):
-                tile = read_tile(path)
-            if params.tiles == "reduce":
-                yield file, tile, reduce_tile(tile, file, params.pixels)
-            else:
-                yield file, tile, divide_tile(tile, file, params.pixels, params.tissue_share)
-        except SlideError as error:
-            notes.failures.append(str(error))
-            notes.counts["unread"] += 1  # a tile that can't be read has an unknown number of cells
-            dropped = params.on_read_error == "drop" and not isinstance(error, UnusableTileError)
-            if dropped or isinstance(error, ChangedFileError):
-                notes.drop = True
-                return
 
 
 def _draw(overview: Overview, plan: PatchPlan, path: Path) -> None:

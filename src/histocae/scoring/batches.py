@@ -18,7 +18,22 @@ Blocks = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
 def measure(
     blocks: Blocks, model: Model, kind: str, stains: NDArray[np.float64] | None, reasons: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-    """Measure all patches, and join the columns and the latents of the batches."""
+    """Measure all patches, and join the columns and the latents of the batches.
+
+    Args:
+        blocks: columns and patches, as scanned.
+        model: that scores.
+        kind: color of the model's patches; see `conversion.convert`.
+        stains: of the slide, float64, shape (3, 3); for macenko.
+        reasons: why patches may be missing.
+
+    Returns:
+        The columns, and the latents (float32, shape (patches, features)) or None.
+
+    Raises:
+        SlideError: there are no patches.
+
+    """
     parts, latents = [], []
     converted = ((columns, convert(patches, kind, stains)) for columns, patches in blocks)
     for columns, features in model.measure(batches(converted, BATCH)):
