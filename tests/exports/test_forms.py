@@ -88,6 +88,16 @@ def test_anndata_of_tiles_has_no_positions_on_slides(tmp_path):
     assert data.obs["width"].isna().all() and set(data.obs["file"]) == {"a.png"}
 
 
+def test_tiles_among_slides_take_no_positions_from_the_others(tmp_path):
+    table = rows_of("a", "b")
+    of_tiles = table["slide_id"] == "b"
+    table.loc[of_tiles, ["width", "mpp"]] = np.nan
+    tables.write_h5ad(tmp_path / "a.h5ad", table, latents_of(table), ABOUT)
+    positions = anndata.read_h5ad(tmp_path / "a.h5ad").obsm["spatial"]
+    np.testing.assert_array_equal(positions[~of_tiles], table.loc[~of_tiles, ["x", "y"]] + 128)
+    assert np.isnan(positions[of_tiles]).all()
+
+
 # -- Parquet
 
 

@@ -40,7 +40,7 @@ def write_h5ad(path: Path, table: pd.DataFrame, latents: NDArray[np.float32], ab
         var=pd.DataFrame(index=_index([f"{LATENT}_{i}" for i in range(latents.shape[1])])),
         uns={KEY: about.as_dict(table.columns)},
     )
-    if table["width"].notna().all():  # not for tiles, which have no position on a slide
+    if table["width"].notna().any():  # tiles have no position on a slide: without any other patch nothing is written
         data.obsm["spatial"] = table[["x", "y"]].to_numpy(np.float64) + table[["width"]].to_numpy(np.float64) / 2
     # h5py and HDF5 write no times unless they are told to
     with replacing(path, "w+b") as handle, h5py.File(handle, "w") as file:
