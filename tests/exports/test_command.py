@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from histocae import checksums
-from histocae.cli import export as command_line
 from histocae.networks import saved
-from histocae.stages import export
 from support import make_data
 from support.make_data import NORMAL, TUMOR
 from support.workspace import ALL_STAGES, Workspace
@@ -215,10 +213,6 @@ def test_what_does_not_belong_together_is_refused_in_one_line(copied, command, c
     change()
     assert reason in copied.run(command).error
     assert not (copied.folder / "exports").exists() and not copied.leftovers()
-
-
-def test_the_command_line_offers_every_form():
-    assert command_line.FORMS == export.FORMS
 
 
 def test_without_any_latents_the_remedy_is_said(copied):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from histocae.cli.completion import add_params, complete_with_files
 from histocae.cli.stages import load_params
+from histocae.exports.forms import ALL, FORMS
 
 if TYPE_CHECKING:
     from histocae.cli.stages import Commands
 
 HELP = "write a model's latents with positions and scores, for scanpy, DuckDB, CLAM, TRIDENT and STAMP"
-FORMS = ("h5ad", "parquet", "h5", "stamp")  # those of stages.export, which takes a second to import
 
 
 def add(commands: "Commands") -> None:
@@ -26,7 +26,7 @@ def add(commands: "Commands") -> None:
     parser.add_argument(
         "--form",
         action="append",
-        choices=(*FORMS, "all"),
+        choices=(*FORMS, ALL),
         help="AnnData, Parquet, .h5 for CLAM and TRIDENT, or .h5 for STAMP; may be given several times; default: all",
     )
     out = parser.add_argument(
@@ -42,7 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
     from histocae.pipeline.locks import stage_lock
     from histocae.stages import export
 
-    forms = arguments.form or ()
     with stage_lock(arguments.command):
-        export.run(params, arguments.model, () if "all" in forms else forms, arguments.out)
+        export.run(params, arguments.model, arguments.form or [ALL], arguments.out)
     return 0

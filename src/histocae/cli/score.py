@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from histocae.cli.completion import complete_with_files
+from histocae.exports.forms import ALL, FORMS
 
 if TYPE_CHECKING:
     from histocae.cli.stages import Commands
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     AnySection = TypeVar("AnySection", bound=Section)
 
 HELP = "score new slides with a registered or trained model: tables, heatmaps, GeoJSON and a page"
-FORMS = ("h5ad", "parquet", "h5", "stamp")
 
 
 def add(commands: "Commands") -> None:
@@ -43,7 +43,7 @@ def add(commands: "Commands") -> None:
     parser.add_argument(
         "--export",
         action="append",
-        choices=(*FORMS, "all"),
+        choices=(*FORMS, ALL),
         default=[],
         help="write the latents of all slides as AnnData, Parquet, .h5 for CLAM and TRIDENT, or .h5 for STAMP; may "
         "be given several times",
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         mpp=mpp,
         latents=arguments.latents,
-        forms=FORMS if "all" in arguments.export else arguments.export,
+        forms=arguments.export,
         bounds=bounds,
         executor=executor,
     )

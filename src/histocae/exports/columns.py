@@ -1,14 +1,18 @@
 """The columns of an exported table of patches, and the description of the model in exported files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from histocae.errors import DataError
 
+KEY = "histocae"  # of the description of the model: in `uns`, and in the metadata of Parquet's schema
+ENCODER = "histocae-"  # what the name of the encoder begins with, in features of a slide
 REQUIRED = ("slide_id", "x", "y", "width", "mpp", "tissue_share")
 MEANING = {
     "slide_id": "the slide",
@@ -76,6 +80,30 @@ class About:
             "latents": "the encoder's output for a patch, float32, unscaled",
             "columns": {name: MEANING[name] for name in columns if name in MEANING},
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePatches:
+    """The patches of a slide, which are read only when they are used, since all slides may not fit into memory.
+
+    Attributes:
+        slide_id: of the slide.
+        stem: name of the slide's own file, without suffix.
+        table: reads a row for each patch, with the columns of `REQUIRED`, and others.
+        latents: reads float32, shape (patches, count), in the order of the table.
+        count: latents of a patch, the same for all slides.
+        size: width and height of the slide in level-0 pixels, if known.
+        tiles: the patches are of tiles, which have no position on a slide.
+
+    """
+
+    slide_id: str
+    stem: str
+    table: Callable[[], pd.DataFrame]
+    latents: Callable[[], NDArray[np.float32]]
+    count: int
+    size: tuple[int, int] | None = None
+    tiles: bool = False
 
 
 def check(path: Path, table: pd.DataFrame, latents: int | None) -> None:

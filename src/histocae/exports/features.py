@@ -4,20 +4,19 @@ docs/exports.md describes both files, and explains why no single file fits all t
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from histocae.errors import DataError
-from histocae.exports.columns import About, check
+from histocae.exports.columns import ENCODER, About, check
+from histocae.exports.forms import Reader
 from histocae.files import replacing
 from histocae.slides.units import Level0Pixels, MicronsPerPixel
 
 OBJECTIVE = 10.0  # microns: the convention by which TRIDENT converts microns per pixel to a magnification
-
-Reader = Literal["clam", "stamp"]
 
 
 def write_features_h5(
@@ -113,4 +112,4 @@ def level0_mpp(table: pd.DataFrame, about: About) -> MicronsPerPixel:
 
 
 def _encoder(about: About) -> str:
-    return f"histocae-{about.model}"
+    return f"{ENCODER}{about.model}"

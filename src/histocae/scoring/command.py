@@ -36,7 +36,7 @@ class Request:
         out: folder of the results.
         mpp: microns per level-0 pixel of slides that state none; None: those are set aside.
         latents: whether the results have latents.
-        forms: of `exports.forms.FORMS`: further files with the latents of all slides.
+        forms: of `exports.forms.FORMS`, or `exports.forms.ALL`: further files with the latents of all slides.
         bounds: limits on the reading of a slide.
         executor: what the slides are spread over; None: processes of this machine.
 
@@ -75,7 +75,7 @@ def run(request: Request) -> dict[str, Any]:
         HistocaeError: an input or the model is missing or unusable, or no slide could be scored.
 
     """
-    outputs.check(request.out, exported_names(request.forms))
+    outputs.check(request.out, request.forms)
     named = [_placed(each, request.out) for each in inputs.find(request.given, request.out)]
     slides = [each for each in named if each.trouble is None]
     source = models.find(request.model, request.out / outputs.MODELS)
@@ -143,13 +143,6 @@ def _table_of(failed: Sequence[tuple[Given, str]]) -> pd.DataFrame:
     """Make the table of slides that are set aside."""
     rows = [tuple(map(_cell, (each.slide_id, _named_files(each), reason))) for each, reason in failed]
     return pd.DataFrame(rows, columns=list(outputs.SET_ASIDE_COLUMNS))
-
-
-def exported_names(forms: Collection[str]) -> list[str]:
-    """Name the files and folders that the latents of all slides are exported to."""
-    from histocae.exports.forms import FILES, FOLDERS
-
-    return [FILES[form] if form in FILES else FOLDERS[form][0] for form in forms]
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histocae.errors import DataError
-from histocae.exports import features, forms, tables
-from histocae.files import replacing_folder
+from histocae.errors import DataError, shortened
+from histocae.exports import forms, writing
+from histocae.exports.columns import SlidePatches
+from histocae.exports.tables import LATENT
 from histocae.patches.shard_file import shard_name
 from histocae.scoring.model import Source
 from histocae.scoring.results import PATCHES, Result, about
@@ -22,11 +24,12 @@ log = logging.getLogger(__name__)
 def write(found: Sequence[Result], chosen: Collection[str], source: Source, out: Path) -> None:
     """Write the latents of scored slides: files with all slides, or a folder with a file per slide.
 
-    A file per slide has positions, which tiles lack: they are left out there, and in a line of the log.
+    A file per slide has positions, which tiles lack: they are left out there, and named in a line of the log, as are
+    slides without latents.
 
     Args:
-        found: results with latents; others are left out.
-        chosen: of `forms.FORMS`.
+        found: results; those of an earlier call may have no latents.
+        chosen: of `forms.FORMS`, or `forms.ALL`.
         source: of the model.
         out: folder of all results.
 
@@ -34,48 +37,62 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
         DataError: no slide has latents, or a form needs positions and all slides are tiles.
 
     """
-    read = [(result, table, latents) for result in found for table, latents in [_read(result)] if latents is not None]
-    if not read:
+    counts = [_latents_each(result) for result in found]
+    slides = [_slide(result, count) for result, count in zip(found, counts, strict=True) if count is not None]
+    if not slides:
         raise DataError("no slide has latents to export; add --latents")
-    described = about(source.contract)
-    if set(chosen) & set(forms.FILES):
-        table = pd.concat([table for _, table, _ in read], ignore_index=True)
-        joined = np.concatenate([latents for *_, latents in read])
-        if "h5ad" in chosen:
-            tables.write_h5ad(out / forms.FILES["h5ad"], table, joined, described)
-        if "parquet" in chosen:
-            tables.write_parquet(out / forms.FILES["parquet"], table, joined, described)
-    placed = [each for each in read if each[0].size is not None]
-    for form in (form for form in forms.FOLDERS if form in chosen):
-        name, reader = forms.FOLDERS[form]
-        if not placed and set(chosen) != set(forms.FORMS):
-            raise DataError(
-                f"tiles have no position on a slide, which --export {form} needs; use --export h5ad or "
-                "--export parquet"
-            )
-        if len(placed) < len(read):
-            log.warning("%s lacks %d slides: tiles have no position on a slide", out / name, len(read) - len(placed))
-        if not placed:
-            continue
-        with replacing_folder(out / name) as aside:
-            for result, table, latents in placed:
-                slide_id = result.summary["slide_id"]
-                features.write_features_h5(
-                    aside / f"{shard_name(slide_id)}.h5", table, latents, described, reader=reader, size=result.size
-                )
+    positions = any(not slide.tiles for slide in slides)
+    written = forms.allowed(chosen, positions=positions, option="--export")
+    writing.write(out, written, slides, about(source.contract))
+    missing = [result.summary["slide_id"] for result, count in zip(found, counts, strict=True) if count is None]
+    if missing:
+        log.warning(
+            "%s %s %s, scored without latents: %s; give %s again",
+            ", ".join(map(forms.name_of, written)),
+            "lacks" if len(written) == 1 else "lack",
+            writing.counted(len(missing)),
+            shortened(missing),
+            "it" if len(missing) == 1 else "them",
+        )
 
 
-def _read(result: Result) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-    """Read the patches of a slide, with its case and label from the user's table, and their latents (or None)."""
+def _slide(result: Result, count: int) -> SlidePatches:
+    slide_id = result.summary["slide_id"]
+    return SlidePatches(
+        slide_id=slide_id,
+        stem=shard_name(slide_id),
+        table=partial(_table, result),
+        latents=partial(_latents, result),
+        count=count,
+        size=result.size,
+        tiles=result.size is None,
+    )
+
+
+def _latents_each(result: Result) -> int | None:
+    """Read the number of latents of a patch; None for none."""
     import pyarrow.parquet as pq
 
-    read = pq.read_table(result.folder / PATCHES)
-    latents: Any = None
-    if tables.LATENT in read.column_names:
-        column = read.column(tables.LATENT).combine_chunks()
-        latents = column.values.to_numpy().reshape(len(column), -1)
-        read = read.drop_columns([tables.LATENT])
-    table = read.to_pandas()
+    schema = pq.read_schema(result.folder / PATCHES)
+    return schema.field(LATENT).type.list_size if LATENT in schema.names else None
+
+
+def _table(result: Result) -> pd.DataFrame:
+    """Read the patches of a slide, with its case and label from the user's table."""
+    import pyarrow.parquet as pq
+
+    path = result.folder / PATCHES
+    names = [name for name in pq.read_schema(path).names if name != LATENT]
+    table: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
     for place, (name, key) in enumerate((("case_id", "case_id"), ("label", "sample_type")), 1):
         table.insert(place, name, result.summary.get(key))
-    return table, latents
+    return table
+
+
+def _latents(result: Result) -> NDArray[np.float32]:
+    """Read the latents of a slide's patches."""
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(result.folder / PATCHES, columns=[LATENT]).column(LATENT).combine_chunks()
+    latents: Any = column.values.to_numpy().reshape(len(column), -1)
+    return latents  # type: ignore[no-any-return]

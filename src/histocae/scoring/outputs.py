@@ -1,12 +1,13 @@
 """The folder that all results go into: what is there already, and that one command at a time writes there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
 from histocae.errors import DataError
+from histocae.exports.forms import expanded, name_of
 from histocae.scoring.given import RECORD
 from histocae.scoring.results import FILES, folder_of
 
@@ -19,12 +20,12 @@ _BEGIN = 100_000  # bytes in which the title is
 _REMEDY = "choose another folder by --out, or move it"
 
 
-def check(out: Path, further: Iterable[str] = ()) -> None:
+def check(out: Path, forms: Collection[str] = ()) -> None:
     """Refuse a folder in which results would replace something else, such as a table of the user.
 
     Args:
         out: folder of all results; it need not be there.
-        further: names of files and folders with the latents of all slides.
+        forms: that the latents of all slides are exported to.
 
     Raises:
         DataError: it has such a thing.
@@ -34,7 +35,7 @@ def check(out: Path, further: Iterable[str] = ()) -> None:
         path = out / name
         if path.exists() and not (path.is_file() and is_own(path)):
             raise DataError(f"{path}: exists and was not written by histocae score; {_REMEDY}")
-    for name in further:
+    for name in map(name_of, expanded(forms)):
         if (out / name).exists() and not (out / PAGE).exists():
             raise DataError(f"{out / name}: exists and was not written by histocae score; {_REMEDY}")
 
