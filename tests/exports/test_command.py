@@ -215,6 +215,27 @@ def test_what_does_not_belong_together_is_refused_in_one_line(copied, command, c
     assert not (copied.folder / "exports").exists() and not copied.leftovers()
 
 
+@pytest.mark.parametrize(
+    "name", ["h5_files/mine.h5", "h5_stamp/notes.txt", "latents.h5ad", "latents.parquet", "slides.csv"]
+)
+def test_a_file_of_the_user_is_not_replaced(copied, name):
+    path = Path("ex/all", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("a user's own\n")
+    assert copied.run("export all --out ex").error.endswith(
+        f"{path}: is there, not from histocae, and would be replaced; choose another folder by --out, or move it"
+    )
+    assert [file for file in Path("ex").rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == "a user's own\n"
+
+
+def test_forms_of_other_names_do_not_matter(copied):
+    Path("ex/all/h5_files").mkdir(parents=True)
+    Path("ex/all/h5_files/mine.h5").write_text("a user's own")
+    assert copied.run("export all --out ex --form parquet").code == 0
+    assert Path("ex/all/h5_files/mine.h5").exists() and Path("ex/all/latents.parquet").exists()
+
+
 def test_without_any_latents_the_remedy_is_said(copied):
     copied.params(models={"map": MODELS["map"]}, tissue__latents=None)
     assert "no model of params.yaml has a latent layer" in copied.run("export").error

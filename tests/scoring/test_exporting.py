@@ -1,4 +1,4 @@
-"""`histocae score --export`: slides without latents, and what is in memory."""
+"""`histocae score --export`: files of the user, slides without latents, and what is in memory."""
 
 import weakref
 from pathlib import Path
@@ -34,6 +34,27 @@ def empty(project, tmp_path, monkeypatch, in_process) -> None:
 def score(project: Registered, *words: str) -> Result:
     slides = [str(project.own / f"{word}.tif") if word in ("s0", "s1", "s2") else word for word in words]
     return run(" ".join(["score", *slides, "--model histocae-all"]))
+
+
+@pytest.mark.parametrize("name", ["h5_stamp/mine/notes.txt", "h5_stamp/mine.h5"])
+def test_a_file_of_the_user_in_the_folder_of_a_form_is_refused_before_anything_is_scored(project, name):
+    assert score(project, "s0", "--export stamp").code == 0
+    path = Path("scores", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a user's own")
+    message = score(project, "s1", "--export stamp").error
+    assert f"h5_stamp/{name.split('/')[1]}: is there, not from histocae" in message and "by --out" in message
+    assert path.read_text() == "a user's own" and not Path("scores/s1").exists()
+    assert Path("scores/h5_stamp/s0.h5").exists()
+
+
+@pytest.mark.parametrize("form", ["h5ad", "parquet"])
+def test_a_file_of_the_user_with_the_name_of_a_form_is_refused(project, form):
+    path = Path(f"scores/latents.{form}")
+    assert score(project, "s0").code == 0
+    path.write_text("a user's own")
+    assert f"{path}: is there, not from histocae" in score(project, "s1", "--export all").error
+    assert path.read_text() == "a user's own"
 
 
 def test_exports_are_replaced_by_those_of_more_slides(project):

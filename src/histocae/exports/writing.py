@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from histocae.errors import DataError, shortened
-from histocae.exports import features, tables
+from histocae.exports import existing, features, tables
 from histocae.exports.columns import About, SlidePatches
 from histocae.exports.forms import FOLDERS, name_of
 from histocae.files import replacing_folder
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def write(folder: Path, forms: Collection[str], slides: Sequence[SlidePatches], about: About) -> None:
-    """Write patches of slides.
+    """Write patches of slides. What histocae did not write is not replaced.
 
     A file per slide has positions, which tiles lack: slides given as tiles are left out there, and named in the log.
 
@@ -26,11 +26,13 @@ def write(folder: Path, forms: Collection[str], slides: Sequence[SlidePatches], 
         about: the model and its patches.
 
     Raises:
-        DataError: there are no slides, a slide has no patches, or a form needs positions and all slides are tiles.
+        DataError: there are no slides, something would be replaced, a slide has no patches, or a form needs positions
+            and all slides are tiles.
 
     """
     if not slides:
         raise DataError(f"{folder}: there are no slides to write; choose slides that show tissue")
+    existing.check(folder, forms)
     if "h5ad" in forms:
         tables.write_h5ad_of_slides(folder / name_of("h5ad"), slides, about)
     if "parquet" in forms:

@@ -34,7 +34,8 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
         out: folder of all results.
 
     Raises:
-        DataError: no slide has latents, or a form needs positions and all slides are tiles.
+        DataError: no slide has latents, or a form needs positions and all slides are tiles, or something that
+            histocae did not write would be replaced.
 
     """
     counts = [_latents_each(result) for result in found]

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from histocae.errors import DataError
-from histocae.exports.forms import expanded, name_of
+from histocae.exports import existing
 from histocae.scoring.given import RECORD
 from histocae.scoring.results import FILES, folder_of
 
@@ -17,7 +17,6 @@ SET_ASIDE_COLUMNS = ("slide_id", "file", "reason")
 # what those of histocae score begin with, or have
 _PAGE_TITLE = "<title>histocae: scores of slides"
 _BEGIN = 100_000  # bytes in which the title is
-_REMEDY = "choose another folder by --out, or move it"
 
 
 def check(out: Path, forms: Collection[str] = ()) -> None:
@@ -25,7 +24,7 @@ def check(out: Path, forms: Collection[str] = ()) -> None:
 
     Args:
         out: folder of all results; it need not be there.
-        forms: that the latents of all slides are exported to.
+        forms: that the latents of all slides are exported to; see `existing.check`.
 
     Raises:
         DataError: it has such a thing.
@@ -34,10 +33,8 @@ def check(out: Path, forms: Collection[str] = ()) -> None:
     for name, is_own in {SLIDES: _is_table, SET_ASIDE: _is_table, PAGE: _is_page}.items():
         path = out / name
         if path.exists() and not (path.is_file() and is_own(path)):
-            raise DataError(f"{path}: exists and was not written by histocae score; {_REMEDY}")
-    for name in map(name_of, expanded(forms)):
-        if (out / name).exists() and not (out / PAGE).exists():
-            raise DataError(f"{out / name}: exists and was not written by histocae score; {_REMEDY}")
+            raise DataError(f"{path}: exists and was not written by histocae score; {existing.REMEDY}")
+    existing.check(out, forms)
 
 
 def trouble(out: Path, slide_id: str) -> str | None:
@@ -57,7 +54,7 @@ def trouble(out: Path, slide_id: str) -> str | None:
     if not folder.exists() or (folder.is_dir() and not others and (not names or RECORD in names)):
         return None
     subject = f"{folder / others[0]} was" if others else f"{folder} was"
-    return f"{subject} not written by histocae score, and would be replaced; {_REMEDY}"
+    return f"{subject} not written by histocae score, and would be replaced; {existing.REMEDY}"
 
 
 def _is_table(path: Path) -> bool:

@@ -12,7 +12,7 @@ from histocae import __version__, paths
 from histocae.cohort.balance import read_split
 from histocae.cohort.split import SPLITS
 from histocae.errors import DataError
-from histocae.exports import evaluated, forms, writing
+from histocae.exports import evaluated, existing, forms, writing
 from histocae.exports.columns import About
 from histocae.files import write_table
 from histocae.identifiers import COMPARED
@@ -48,7 +48,8 @@ def run(params: Params, name: str | None, chosen: Collection[str], out: Path) ->
         out: folder of exports.
 
     Raises:
-        DataError: the model has no latents, or is not evaluated, or outputs are of other weights or patches.
+        DataError: the model has no latents, or is not evaluated, or outputs are of other weights or patches, or
+            something that histocae did not write would be replaced.
 
     """
     name = name or _default_model(params)
@@ -56,6 +57,9 @@ def run(params: Params, name: str | None, chosen: Collection[str], out: Path) ->
     folder, of_tiles = out / name, PatchStore(paths.PATCHES).mpp is None
     written = forms.allowed(chosen, positions=not of_tiles, option="--form")
     by_slide = [form for form in written if form in forms.FOLDERS]
+    existing.check(folder, written)
+    if by_slide:
+        existing.check_table(folder / SLIDES_FILE, evaluated.SLIDES_COLUMNS)
     if of_tiles and forms.ALL in chosen:
         log.info("tiles have no position on a slide: no files for %s", " and ".join(forms.FOLDERS))
     latents, splits, about = _latents(name)
