@@ -1,6 +1,6 @@
 """The folder that all results go into: what is there already, and that one command at a time writes there."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
