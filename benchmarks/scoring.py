@@ -43,7 +43,7 @@ def make_pair(folder: Path) -> Source:
     exported.export(pair, folder / NETWORKS)
     count = 2 * scales.errors(np.zeros((1, *shape), np.float32)).shape[1]
     decision = {"threshold": 0.0, "slope": 1.0, "intercept": 0.0}
-    names = ("error_tumor", "error_normal", "error_least", "score", "color")
+    names = ("error_tumor", "error_normal", "error_min", "score", "color")
     contract = {
         "version": 1,
         "kind": "pair",

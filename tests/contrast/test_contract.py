@@ -63,7 +63,7 @@ def content(measured) -> dict:
 def as_pair(content: dict) -> dict:
     """Make the content of a pair's contract.json of that of a single model."""
     error = content["training"]["quantiles"]["error"]
-    names = ("error_tumor", "error_normal", "error_least", "score")
+    names = ("error_tumor", "error_normal", "error_min", "score")
     training = {
         **content["training"],
         "quantiles": {**content["training"]["quantiles"], **dict.fromkeys(names, error)},
@@ -160,7 +160,7 @@ def test_a_pair_is_described_by_the_errors_at_the_scale_of_pixels():
     values = {
         "error_tumor": tumor,
         "error_normal": normal,
-        "error_least": np.minimum(tumor, normal),
+        "error_min": np.minimum(tumor, normal),
         "score": pair.score(tumor, normal),
     }
     for name, expected in values.items():

@@ -89,7 +89,7 @@ class Registered(Workspace):
         (self.folder / "reports/tissue/metrics.json").write_text(json.dumps(metrics | changes))
         kind, function = ("log_ratio", None) if linear is None else ("errors_by_scale", linear.as_json())
         training = self.json("reports/models/tumor/evaluation/distribution.json")
-        quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_least", "score")
+        quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_min", "score")
         training["quantiles"] = {**dict.fromkeys(names, quantiles["error"]), "color": quantiles["color"]}
         score = {"kind": kind, "linear": function, "training": training}
         (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))

@@ -19,7 +19,7 @@ SINGLE, PAIR = "single", "pair"
 # the quantiles that `training` has at least
 MEASURES = {
     SINGLE: ("error", "color"),
-    PAIR: ("error_tumor", "error_normal", "error_least", "score", "color"),
+    PAIR: ("error_tumor", "error_normal", "error_min", "score", "color"),
 }
 Text = Annotated[str, Field(min_length=1)]
 

@@ -66,7 +66,7 @@ def measure_pair(
     values = {
         "error_tumor": tumor,
         "error_normal": normal,
-        "error_least": np.minimum(tumor, normal),
+        "error_min": np.minimum(tumor, normal),
         "score": pair.score(tumor, normal) if linear is None else linear.score(features),
     }
     return measure(values, patches, seed)

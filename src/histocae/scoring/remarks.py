@@ -40,7 +40,7 @@ def remarks(scored: Scored, contract: Contract) -> list[str]:
 def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:
     """Warn where errors or colors are larger than those of nearly all training patches."""
     if contract.kind == PAIR:
-        error, errors = "error_least", table[["error_tumor", "error_normal"]].min(axis=1)
+        error, errors = "error_min", table[["error_tumor", "error_normal"]].min(axis=1)
         subject = "both models reconstruct"
     else:
         error, errors = "error", table["error"]

@@ -286,7 +286,7 @@ def _contract(contract: Contract | None) -> str:
         thresholds = {"patch": levels.patch, "slide": levels.slide, "case": levels.case}
         named = ", ".join(f"{decision.threshold:.4f} per {level}" for level, decision in thresholds.items())
         lines.append(f"Thresholds, fixed on validation cases: {named}.")
-    names = ("error",) if contract.levels is None else ("error_least", "score")
+    names = ("error",) if contract.levels is None else ("error_min", "score")
     rows = [[name, *(f"{training.quantile(name, level):.4g}" for level in _SHOWN)] for name in (*names, "color")]
     header = (f"{training.patches:,} training patches", *(f"{100 * level:g} %" for level in _SHOWN))
     return _joined("## Other slides", " ".join(lines), _table(header, rows)).strip()
