@@ -82,6 +82,12 @@ def as_pair(content: dict) -> dict:
     }
 
 
+def linear_score(**lists: list) -> dict:
+    """Make a score of errors by scale."""
+    linear = {"means": [0.0, 0.0], "deviations": [1.0, 1.0], "weights": [1.0, 1.0], "intercept": 0.0}
+    return {"kind": "errors_by_scale", "linear": linear | lists}
+
+
 # --- the distribution of training patches ----------------------------------------------------------
 
 
@@ -183,7 +189,7 @@ def test_a_distribution_is_the_same_after_it_was_written_and_read(patches):
 
 def test_a_contract_is_the_same_after_it_was_written_and_read(content, tmp_path):
     file = tmp_path / "contract.json"
-    for values in (content, as_pair(content)):
+    for values in (content, as_pair(content), as_pair(content) | {"score": linear_score()}):
         file.write_text(json.dumps(values))
         contract = Contract.read(file, REMEDY)
         assert contract.as_json() == values
@@ -209,6 +215,8 @@ def test_keys_of_a_later_package_are_ignored(content):
         ("patches.color", "sepia", "patches.color: expected one of 'rgb', 'grey' or 'macenko', got 'sepia'"),
         ("training.levels", [0.0, 1.0], "training.quantiles.error: 9 numbers for 2 levels"),
         ("training.levels", [1.0, 0.0], "training.levels: are not in ascending order"),
+        ("training.levels", [0.01, 1.0], "training.levels: run from 0.01 to 1, not from 0 to 1"),
+        ("training.levels", [0.0, 0.99], "training.levels: run from 0 to 0.99, not from 0 to 1"),
         ("training.quantiles.error", [0.0] * 8 + [-1.0], "training.quantiles.error: are not in ascending order"),
         ("training.quantiles.error", [None] * 9, "training.quantiles.error.0: expected a number, got None"),
         ("training.color.mean", [1.0, 2.0], "training.color.mean: "),
@@ -234,6 +242,10 @@ def test_a_damaged_contract_is_refused_in_one_line(content, key, value, message)
         ("levels", None, "levels: missing in a pair"),
         ("classes", ["one"], "classes: "),
         ("score", {"kind": "errors_by_scale", "linear": None}, "score.linear: does not fit kind errors_by_scale"),
+        ("score", linear_score(deviations=[1.0]), "score.linear.deviations: 1 numbers for 2 means"),
+        ("score", linear_score(weights=[1.0] * 3), "score.linear.weights: 3 numbers for 2 means"),
+        ("score", linear_score(means=[]), "score.linear.deviations: 2 numbers for 0 means"),
+        ("score", linear_score() | {"kind": "log_ratio"}, "score.linear: does not fit kind log_ratio"),
         ("models", ["tumor"], "models: 1 entries for a pair"),
     ],
 )

@@ -1,7 +1,7 @@
-"""The contract of a registered model: what its patches were, and what its training data looked like.
+"""The contract of a registered model: how its patches were extracted; statistics of its training patches.
 
 Whoever scores another slide needs both. The patches have to be extracted in the same way, and patches unlike those
-that a model learned from have scores that say little. `as_json` gives contract.json, which lies inside the model.
+that a model was trained on have scores that say little. `as_json` gives contract.json, which lies inside the model.
 """
 
 from pathlib import Path
@@ -9,19 +9,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from histocae.contrast.distribution import Distribution, Number, Part
+from histocae.contrast.distribution import Distribution
+from histocae.contrast.json_parts import Curve, Number, Part, Score, Text
 from histocae.errors import DataError
-from histocae.files import read_json
+from histocae.files import fingerprint, read_json
 from histocae.params import Count, Positive, Share
 
 VERSION = 1
+CONTRACT, NETWORKS = "contract.json", "networks"  # in the folder of a registered model
 SINGLE, PAIR = "single", "pair"
 # the quantiles that `training` has at least
 MEASURES = {
     SINGLE: ("error", "color"),
     PAIR: ("error_tumor", "error_normal", "error_min", "score", "color"),
 }
-Text = Annotated[str, Field(min_length=1)]
 
 
 class PatchSettings(Part):
@@ -45,28 +46,10 @@ class PatchSettings(Part):
     color: Literal["rgb", "grey", "macenko"]
 
 
-class LinearScore(Part):
-    """What `pair.Linear.as_json` gives."""
-
-    means: list[Number]
-    deviations: list[Positive]
-    weights: list[Number]
-    intercept: Number
-
-
-class Score(Part):
-    """How a pair scores patches; `linear` is None where the score is the log ratio."""
-
-    kind: Literal["errors_by_scale", "log_ratio"]
-    linear: LinearScore | None
-
-
-class Decision(Part):
-    """The threshold and the calibration of a level; see `thresholds.Calibration`."""
+class Decision(Curve):
+    """The threshold and the calibration of a level."""
 
     threshold: Number
-    slope: Number
-    intercept: Number
 
 
 class Decisions(Part):
@@ -78,7 +61,7 @@ class Decisions(Part):
 
 
 class Contract(Part):
-    """What a registered model's patches were, how it decides, and what its training data looked like.
+    """How the patches of a registered model were extracted, how it decides, and statistics of its training patches.
 
     Attributes:
         version: of this layout.
@@ -92,7 +75,7 @@ class Contract(Part):
         score_text: what the score is, for readers.
         classes: of a pair: what a unit is called from the threshold on, and below it.
         levels: threshold and calibration of a pair per level.
-        training: of the training patches.
+        training: statistics of the training patches.
         findings: sentences on how well a pair distinguishes the tissues.
         caveats: sentences on what a model is not for.
 
@@ -113,6 +96,11 @@ class Contract(Part):
     findings: list[str]
     caveats: list[str]
 
+    @property
+    def state(self) -> str:
+        """A fingerprint of all of it, and so of the weights."""
+        return fingerprint(self.as_json())
+
     def conflicts(self) -> list[str]:
         """List what does not fit together; each text begins with the key."""
         count = 2 if self.kind == PAIR else 1
@@ -129,8 +117,8 @@ class Contract(Part):
             found += [
                 f"{key}: missing in a pair" for key, value in {**needed, "levels": self.levels}.items() if not value
             ]
-        if self.score is not None and (self.score.kind == "errors_by_scale") != (self.score.linear is not None):
-            found.append(f"score.linear: does not fit kind {self.score.kind}")
+        if self.score is not None:
+            found += [f"score.{conflict}" for conflict in self.score.conflicts()]
         missing = [name for name in MEASURES[self.kind] if name not in self.training.quantiles]
         found += [f"training.quantiles.{name}: missing" for name in missing]
         return found + [f"training.{conflict}" for conflict in self.training.conflicts()]

@@ -1,59 +1,19 @@
-"""What training patches looked like to a model: quantiles of its errors, and the spread of their colors."""
+"""Statistics of the training patches of a model: quantiles of its errors, and the spread of their colors."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from histocae import params_file
-from histocae.errors import DataError
-from histocae.params import Count, Section, Share
+from histocae.contrast.json_parts import Number, Part
+from histocae.params import Count, Share
 
 CHANNELS = 3
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Color = Annotated[list[Number], Field(min_length=CHANNELS, max_length=CHANNELS)]
 Matrix = Annotated[list[Color], Field(min_length=CHANNELS, max_length=CHANNELS)]
-
-
-class Part(Section):
-    """A part of contract.json or of another JSON file. Keys beyond these are ignored: later versions may add some."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the JSON object."""
-        return self.model_dump(mode="json")
-
-    def conflicts(self) -> list[str]:
-        """List what does not fit together; each text begins with the key."""
-        return []
-
-    @classmethod
-    def from_json(cls, values: object, where: str, remedy: str) -> Self:
-        """Check what `as_json` gave.
-
-        Args:
-            values: of the JSON file.
-            where: the file or model that they are from, for the error.
-            remedy: end of the error's line.
-
-        Returns:
-            The part.
-
-        Raises:
-            DataError: a key is missing, has another type or does not fit the others.
-
-        """
-        try:
-            part = cls.model_validate(values)
-        except ValidationError as error:
-            raise DataError(f"{where}: {params_file.explain_all(error, cls)}; {remedy}") from None
-        for conflict in part.conflicts():
-            raise DataError(f"{where}: {conflict}; {remedy}")
-        return part
 
 
 class ColorSpread(Part):
@@ -64,7 +24,7 @@ class ColorSpread(Part):
 
 
 class Distribution(Part):
-    """What the training patches of a model, or of a pair, looked like to it.
+    """Statistics of the training patches of a model, or of a pair.
 
     Attributes:
         patches: number of training patches that were measured.
@@ -81,7 +41,11 @@ class Distribution(Part):
 
     def conflicts(self) -> list[str]:
         """List what does not fit together; each text begins with the key."""
-        found = [] if _ascends(self.levels) else ["levels: are not in ascending order"]
+        found = []
+        if not _ascends(self.levels):
+            found.append("levels: are not in ascending order")
+        elif (self.levels[0], self.levels[-1]) != (0, 1):
+            found.append(f"levels: run from {self.levels[0]:g} to {self.levels[-1]:g}, not from 0 to 1")
         for name, values in self.quantiles.items():
             if len(values) != len(self.levels):
                 found.append(f"quantiles.{name}: {len(values)} numbers for {len(self.levels)} levels")

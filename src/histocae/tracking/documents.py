@@ -9,13 +9,14 @@ import pandas as pd
 from pydantic import ConfigDict, Field, ValidationError
 
 from histocae import params_file
+from histocae.contrast import json_parts
+from histocae.contrast.json_parts import Text
 from histocae.errors import DataError, TrackingError, one_line, raise_if_machine
 from histocae.files import read_json, read_table
 from histocae.params import Count, Section
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = json_parts.Number
 Time = Annotated[int, Field(ge=0)]  # milliseconds since 1970
-Text = Annotated[str, Field(min_length=1)]
 Value = TypeVar("Value")
 
 
@@ -233,13 +234,6 @@ class BaselineAreas(Areas):
     difference_slide: Estimate
 
 
-class Curve(Document):
-    """`calibration` of a level."""
-
-    slope: Number
-    intercept: Number
-
-
 class Comparison(Areas):
     """reports/tissue/metrics.json with a pair."""
 
@@ -251,7 +245,7 @@ class Comparison(Areas):
     p_value_slide: Number
     p_value_case: Number
     threshold: Levels[Number]
-    calibration: Levels[Curve]
+    calibration: Levels[json_parts.Curve]
     at_threshold: Levels[Rates]
     counts: Levels[Counts]
     baselines: dict[str, BaselineAreas]
@@ -263,23 +257,9 @@ class Comparison(Areas):
     sentences: list[str]
 
 
-class LinearScore(Document):
-    """`linear` of a score: a list of numbers, one for each feature, and the intercept."""
+class Score(json_parts.Score):
+    """reports/tissue/score.json; `contracts.of_pair` checks `training`."""
 
-    means: list[Number]
-    deviations: list[Number]
-    weights: list[Number]
-    intercept: Number
-
-
-class Score(Document):
-    """reports/tissue/score.json; `linear` is missing (null) where the score is the log ratio.
-
-    `contracts.of_pair` checks `training`.
-    """
-
-    kind: Literal["errors_by_scale", "log_ratio"]
-    linear: LinearScore | None
     training: dict[str, Any]
 
 
@@ -306,7 +286,7 @@ def _content(value: Any, path: Path, prefix: str, remedy: str) -> Any:
     return value
 
 
-def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
+def read(path: Path, kind: type[Section], remedy: str) -> dict[str, Any]:
     """Read a JSON file.
 
     Args:
@@ -331,7 +311,7 @@ def read(path: Path, kind: type[Document], remedy: str) -> dict[str, Any]:
     return checked
 
 
-def check(path: Path, content: object, kind: type[Document], remedy: str) -> None:
+def check(path: Path, content: object, kind: type[Section], remedy: str) -> None:
     """Check the keys of a JSON file that is read.
 
     Args:
