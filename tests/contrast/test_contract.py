@@ -177,6 +177,24 @@ def test_a_pair_is_described_by_the_errors_at_the_scale_of_pixels():
     assert found["score"][-1] == pytest.approx(features[:, 0].max() + 0.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [('{"tissue_rule": "chroma-2"}', "chroma-2"), ('{"slides": 1}', None), ('{"tissue_rule": null}', None)],
+)
+def test_the_rule_of_tissue_is_that_of_the_extraction(tmp_path, text, expected):
+    file = tmp_path / "summary.json"
+    file.write_text(text)
+    assert training_data.tissue_rule(file) == expected
+
+
+@pytest.mark.parametrize("text", ["[]", '{"tissue_rule": 1}', '{"tissue_rule": ""}', "{"])
+def test_a_damaged_summary_of_the_extraction_is_refused(tmp_path, text):
+    file = tmp_path / "summary.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json: .*; run dvc repro patches"):
+        training_data.tissue_rule(file)
+
+
 @given(patch_arrays)
 def test_a_distribution_is_the_same_after_it_was_written_and_read(patches):
     distribution = training_data.measure({"error": np.arange(len(patches))}, InMemory(patches), seed=1)

@@ -27,6 +27,7 @@ from histocae.patches import previews
 from histocae.patches.images import InMemory
 from histocae.patches.shard_file import ShardWriter
 from histocae.patches.store import SHARDS, PatchStore, write_index
+from histocae.patches.tissue import RULE
 from histocae.slides import thumbnails
 from histocae.slides.slide import Slide
 from histocae.statistics.discrimination import auroc
@@ -833,7 +834,7 @@ def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
     np.testing.assert_array_equal(scores["score"], scores["log_ratio"])
     score = json.loads((folder / "score.json").read_text())
     training = Distribution.from_json(score.pop("training"), "score.json", "")
-    assert score == {"kind": "log_ratio", "linear": None}
+    assert score == {"kind": "log_ratio", "linear": None, "tissue_rule": RULE}
     least, tumor = (training.quantile(name, 0.5) for name in ("error_min", "error_tumor"))
     assert 0 < least <= tumor and training.quantile("score", 0) < training.quantile("score", 1)
     assert metrics["left_out"] == {} and "errors_by_scale" in metrics["baselines"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from histocae.errors import HistocaeError, SlideError
 from histocae.patches.grid import Grid
 from histocae.patches.store import PatchStore
+from histocae.patches.tissue import RULE
 from histocae.slides.slide import Level, choose_level
 from histocae.sources import demo
 from histocae.stages import patches as patches_stage
@@ -249,6 +250,7 @@ def test_patches_are_inside_the_slide_and_every_cell_is_counted_once(project):
         assert (rows["y"] >= 0).all() and (rows["y"] + cell <= height + 1).all()
         assert table.loc[name, REASONS].sum() == np.ceil(height / cell) * np.ceil(width / cell)
     summary = json.loads((project.folder / "reports/patching/summary.json").read_text(encoding="utf-8"))
+    assert summary.pop("tissue_rule") == RULE
     assert summary == {"slides": 3, "cells": int(table[REASONS].to_numpy().sum()), **table[REASONS].sum().to_dict()}
 
 

@@ -91,7 +91,8 @@ class Registered(Workspace):
         training = self.json("reports/models/tumor/evaluation/distribution.json")
         quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_min", "score")
         training["quantiles"] = {**dict.fromkeys(names, quantiles["error"]), "color": quantiles["color"]}
-        score = {"kind": kind, "linear": function, "training": training}
+        rule = training["tissue_rule"]
+        score = {"kind": kind, "linear": function, "training": training, "tissue_rule": rule}
         (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))
 
 

@@ -1,13 +1,16 @@
 """Measure the training patches of a model or of a pair: quantiles of errors, scores and colors."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histocae.contrast import pair
 from histocae.contrast.distribution import ColorSpread, Distribution, distances, mean_colors
+from histocae.errors import DataError
 from histocae.evaluation import scales
+from histocae.files import read_json
 from histocae.patches.images import Images, batches
 from histocae.patches.sampling import draw
 
@@ -16,6 +19,27 @@ MOST = 10_000  # training patches whose mean colors are read
 BATCH = 64  # patches in memory at once
 # Eigenvalues of the covariance below this share of the largest are rounding: gray patches have one, not three.
 LEAST_VARIANCE = 1e-9
+
+
+def tissue_rule(summary: Path) -> str | None:
+    """Read the rule by which the tissue of the patches was found.
+
+    Args:
+        summary: reports/patching/summary.json.
+
+    Returns:
+        The rule; None where an earlier version extracted the patches, which did not state it.
+
+    Raises:
+        DataError: the file is missing or damaged.
+
+    """
+    remedy = "run dvc repro patches"
+    content = read_json(summary, remedy)
+    rule = content.get("tissue_rule") if isinstance(content, dict) else ""
+    if rule is not None and not (isinstance(rule, str) and rule):
+        raise DataError(f"{summary}: tissue_rule: expected a text, got {rule!r}; {remedy}")
+    return rule
 
 
 def measure(values: Mapping[str, ArrayLike], patches: Images, seed: int) -> Distribution:

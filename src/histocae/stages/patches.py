@@ -20,6 +20,7 @@ from histocae.params import Params
 from histocae.patches import integrity, previews, store
 from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
 from histocae.patches.shards import make_shard
+from histocae.patches.tissue import RULE
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
@@ -249,7 +250,8 @@ def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame, shared: int
     for record in records.values():
         counts.update(record.counts)
     totals = {name: counts.get(name, 0) for name in REASONS}
-    summary = {"slides": len(records), "cells": sum(totals.values()), **totals}
+    # the code of the rule is among the inputs of each shard: shards of earlier runs are of this rule, too
+    summary = {"slides": len(records), "cells": sum(totals.values()), **totals, "tissue_rule": RULE}
     if shared is None:
         (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
     else:

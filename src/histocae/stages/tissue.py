@@ -180,7 +180,12 @@ def _score(kind: str, by_scale: Baseline, learned: Images, seed: int) -> dict[st
     """Give what scores other patches: the kind of score, the function of errors by scale, and the training data."""
     linear = by_scale.linear if kind == "errors_by_scale" else None
     training = training_data.measure_pair(by_scale.train_features, linear, learned, seed)
-    return {"kind": kind, "linear": None if linear is None else linear.as_json(), "training": training.as_json()}
+    return {
+        "kind": kind,
+        "linear": None if linear is None else linear.as_json(),
+        "training": training.as_json(),
+        "tissue_rule": training_data.tissue_rule(paths.PATCHING_REPORT / "summary.json"),
+    }
 
 
 def _baseline_pair(names: BaselinePair, test: pd.DataFrame) -> Baseline:

@@ -10,16 +10,16 @@ from histocae.errors import TrackingError
 from histocae.files import read_json
 from histocae.identifiers import COMPARED
 from histocae.networks import saved
-from histocae.patches import tissue
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 DISTRIBUTION = "distribution.json"
+FIRST_RULE = "chroma-1"  # of the tissue: there was no other one before evaluations stated it
 # those of the report page, as far as they hold for other slides
 LABELS = (
     "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted "
-    "as tumor when the model learned. Scores of single patches are uncertain."
+    "as tumor when the model was trained. Scores of single patches are uncertain."
 )
-UNLABELED = "The model learned from patches of tumor and of normal slides alike, without their labels."
+UNLABELED = "The model was trained on patches of tumor and of normal slides alike, without their labels."
 CONFOUNDED = (
     "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may "
     "have learned that."
@@ -28,7 +28,7 @@ NOT_FOR = (
     "Not for diagnosis. The model was evaluated on test slides of its own cohort only. Other scanners, stains, "
     "organs and magnifications are different data."
 )
-SYNTHETIC = "The model learned from synthetic slides: its results say nothing about real tissue."
+SYNTHETIC = "The model was trained on synthetic slides: its results say nothing about real tissue."
 COLORS = {
     "grey": "The model converts patches to gray itself, as its training patches were.",
     "macenko": (
@@ -82,7 +82,7 @@ def read_trained(folder: Path) -> Contract:
 def unmeasured(folder: Path) -> str:
     """Say what a model in models/trained lacks before it has a contract, and the remedy."""
     return (
-        f"{folder}: not evaluated, so its training data's distribution is unknown; "
+        f"{folder}: not evaluated, so the contract's statistics of its training patches are missing; "
         f"run dvc repro evaluate@{folder.name}"
     )
 
@@ -97,7 +97,7 @@ def _of_single(record: TrainingRecord, evaluation: Path) -> Contract | None:
     if content.get("weights") != weights:
         return None
     values = {
-        **_shared((record,), SINGLE),
+        **_shared((record,), SINGLE, content.get("tissue_rule")),
         "training": training.as_json(),
         **dict.fromkeys(("score", "score_text", "classes", "levels")),
         "findings": [],
@@ -125,7 +125,7 @@ def of_pair(pair: PairRecord) -> Contract:
         for level, threshold in tissue["threshold"].items()
     }
     values = {
-        **_shared((pair.tumor, pair.normal), PAIR),
+        **_shared((pair.tumor, pair.normal), PAIR, pair.score.get("tissue_rule")),
         "training": pair.score["training"],
         "score": {key: pair.score[key] for key in ("kind", "linear")},
         "score_text": tissue["score"],
@@ -137,10 +137,11 @@ def of_pair(pair: PairRecord) -> Contract:
     return Contract.from_json(values, str(paths.TISSUE), "run dvc repro tissue")
 
 
-def _shared(records: tuple[TrainingRecord, ...], kind: str) -> dict[str, Any]:
+def _shared(records: tuple[TrainingRecord, ...], kind: str, rule: object) -> dict[str, Any]:
+    """Give what contracts of both kinds have; the rule is None where an earlier version measured the patches."""
     params = records[0].training["params"]
     patches = {key: params["patches"][key] for key in ("pixels", "mpp", "tissue_share", "tiles", "color")}
-    patches["tissue_rule"] = tissue.RULE
+    patches["tissue_rule"] = FIRST_RULE if rule is None else rule
     if params["data"]["source"] == "tiles":
         patches["mpp"] = None
     return {
