@@ -12,13 +12,13 @@ import numpy as np
 import slides
 from harness import in_turn, record
 
-from histocae.contrast.contract import Contract
+from histocae.contrast.contract import CONTRACT, NETWORKS, Contract
 from histocae.networks import backend
 from histocae.patches.extraction import plan_slide, read_planned
 from histocae.patches.grid import make_grid
 from histocae.patches.tissue import RULE
 from histocae.scoring.batches import batches
-from histocae.scoring.model import BATCH, CONTRACT, NETWORKS, Model, Source
+from histocae.scoring.model import BATCH, Model, Source
 from histocae.scoring.scored import BOUNDS, patch_params
 from histocae.slides.budget import Budget
 from histocae.slides.slide import Slide

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 import warnings
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,6 +21,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
@@ -29,6 +31,7 @@ from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TableError, TrackingError
 from histocae.scoring import api, command, results
 from histocae.scoring.given import RECORD
+from histocae.tracking import registered as registered_models
 from histocae.tracking import server
 from support import make_data, registered
 from support.registered import Registered
@@ -159,6 +162,9 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(project, empty, 
 def test_without_a_server_no_empty_database_is_made(project, empty, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert "no tracking server: set MLFLOW_TRACKING_URI" in run(f"score {project.own / 's0.tif'}").error
+    message = run(f"score {project.own / 's0.tif'} --model {project.folder}/models/trained/al").error
+    assert f"{project.folder}/models/trained/al: neither a folder nor the name of a model" in message
+    assert "al: no tracking server" in run(f"score {project.own / 's0.tif'} --model al").error
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty / 'typo.db'}")
     assert "typo.db: no such database" in run(f"score {project.own / 's0.tif'}").error
     assert not list(empty.iterdir())
@@ -178,7 +184,8 @@ def test_a_model_without_a_contract_is_refused(project, empty, monkeypatch):
         info = mlflow.pyfunc.log_model(name="model", python_model=Older(), pip_requirements=[])
         mlflow.register_model(f"models:/{info.model_id}", "older")
     message = run(f"score {project.own / 's0.tif'} --model older/1").error
-    assert "models:/older/1: an earlier version of histocae registered it, without its contract" in message
+    line = "models:/older/1: registered by an earlier version of histocae, without a contract; run dvc repro in its"
+    assert line in message
     assert not list(Path("scores").rglob("*.json"))
 
 
@@ -232,6 +239,48 @@ def test_a_model_that_is_damaged_on_the_server_is_refused(project, empty, other)
     assert not Path("scores/index.html").exists()
 
 
+def test_a_damaged_download_is_downloaded_again(project, empty):
+    score(project.own / "s0.tif")
+    (sums,) = Path("scores/.models").rglob("SHA256SUMS")
+    whole = sums.read_text()
+    for damaged in ("damaged\n", f"{'0' * 64}{whole[64:]}", None):
+        if damaged is None:
+            sums.unlink()
+        else:
+            sums.write_text(damaged)
+        lines = run(f"score {project.own / 's0.tif'}").lines
+        (line,) = (line for line in lines if "the model is downloaded again" in line)
+        assert str(sums.parent) in line and "register" not in line
+        assert sums.read_text() == whole
+
+
+def test_a_run_stands_for_its_last_model(project, empty, other):
+    """MLflow lists the models of a run in no order."""
+    run_id = other.json("models/registered.json")["histocae-pair"]["champion"]["run_id"]
+
+    def log_model(name: str = "model", ready: bool = True) -> str:
+        time.sleep(0.002)  # for the times of their creation, in milliseconds
+        model = other.client.create_logged_model(other.experiment, name=name, source_run_id=run_id)
+        if ready:
+            other.client.finalize_logged_model(model.model_id, "READY")
+        other.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        return model.model_id
+
+    last = log_model()
+    while other.client.get_run(run_id).outputs.model_outputs[-1].model_id == last:
+        last = log_model()
+    log_model(ready=False)
+    log_model("another")
+    assert registered_models.find(f"runs:/{run_id}").model_id == last
+
+
+def test_a_folder_of_results_does_not_hide_a_registered_model(project, empty):
+    for _ in range(2):
+        score(project.own / "s0.tif", "--out", "histocae-pair", "--model", "histocae-pair")
+    message = run(f"score {project.own / 's0.tif'} --model ./histocae-pair").error
+    assert "histocae-pair: no trained model (it has no training.json)" in message
+
+
 def test_a_download_that_breaks_off_leaves_nothing(project, empty, monkeypatch):
     def broken(*_, dst_path: str) -> None:
         (Path(dst_path) / "half").write_text("half")
@@ -266,7 +315,7 @@ def test_a_version_without_a_logged_model_is_refused(project, empty, other):
     with sqlite3.connect(other.folder / "mlflow.db") as database:
         database.execute("UPDATE model_versions SET source = 'models:/../../own' WHERE name = 'histocae-pair'")
     message = run(f"score {project.own / 's0.tif'}").error
-    assert "an earlier version of histocae registered it, without its contract" in message
+    assert "registered by an earlier version of histocae, without a contract" in message
     assert not Path("scores").exists() and (other.own / "s0.tif").is_file()
 
 

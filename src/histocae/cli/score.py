@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from histocae.cli.completion import complete_with_files
 from histocae.exports.forms import ALL, FORMS
+from histocae.scoring import default
 
 if TYPE_CHECKING:
     from histocae.cli.stages import Commands
@@ -31,7 +32,7 @@ def add(commands: "Commands") -> None:
     complete_with_files(slides)
     parser.add_argument(
         "--model",
-        default="models:/histocae-pair@champion",
+        default=default.MODEL,
         help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, or a folder under models/trained; default: "
         "%(default)s on the server that MLFLOW_TRACKING_URI names",
     )

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from histocae import checksums
 from histocae.contrast import contract as contracts
 from histocae.contrast import pair
-from histocae.contrast.contract import Contract
+from histocae.contrast.contract import CONTRACT, NETWORKS, Contract
 from histocae.errors import DataError
 from histocae.evaluation import scales
-from histocae.files import fingerprint
 from histocae.identifiers import COMPARED
 from histocae.networks import backend, saved
 from histocae.statistics.thresholds import Calibration
 
-CONTRACT, NETWORKS = "contract.json", "networks"
 BATCH = 64
 # of a batch of uint8 patches: residuals and mean squared errors of each model, and latents of those that have any
 Compute = Callable[[NDArray[np.uint8]], tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]]
@@ -45,8 +43,8 @@ class Source:
 
     @property
     def state(self) -> str:
-        """A fingerprint of everything that scores depend on."""
-        return fingerprint([self.contract.weights, self.contract.as_json()])
+        """A fingerprint of everything that scores depend on: the contract has those of the weights."""
+        return self.contract.state
 
     @property
     def with_latents(self) -> list[str]:
@@ -55,12 +53,13 @@ class Source:
         return [name for name, features in named if features is not None]
 
 
-def of_folder(folder: Path, label: str) -> Source:
+def of_folder(folder: Path, label: str, remedy: str) -> Source:
     """Read the contract of a registered model that was downloaded.
 
     Args:
         folder: with contract.json, networks and SHA256SUMS.
         label: of the model, for readers.
+        remedy: end of an error's line.
 
     Returns:
         The model's source.
@@ -69,7 +68,6 @@ def of_folder(folder: Path, label: str) -> Source:
         DataError: a file is missing or damaged.
 
     """
-    remedy = "download or register the model again"
     for name in (checksums.FILE, CONTRACT, NETWORKS):
         if not (folder / name).exists():
             raise DataError(f"{folder / name}: is missing; {remedy}")

@@ -3,11 +3,13 @@
 import logging
 from pathlib import Path
 
+from histocae.contrast.contract import CONTRACT
 from histocae.errors import DataError
-from histocae.scoring import outputs
-from histocae.scoring.model import CONTRACT, Source, of_folder
+from histocae.networks import saved
+from histocae.scoring import default, outputs
+from histocae.scoring.model import Source, of_folder
 
-DEFAULT = "models:/histocae-pair@champion"
+DEFAULT = default.MODEL
 log = logging.getLogger(__name__)
 
 
@@ -15,7 +17,8 @@ def find(name: str, cache: Path) -> Source:
     """Find a model, and download it from the server unless it was downloaded before.
 
     Args:
-        name: a folder under models/trained, or a name that `registered.find` takes.
+        name: a folder under models/trained, or a name that `registered.find` takes. A folder without a trained model
+            is meant only if a path leads to it: results may be in a folder that is named as a registered model.
         cache: folder for downloaded models.
 
     Returns:
@@ -26,7 +29,7 @@ def find(name: str, cache: Path) -> Source:
 
     """
     folder = Path(name)
-    if name and folder.is_dir():
+    if name and folder.is_dir() and (name != folder.name or (folder / saved.RECORD_FILE).is_file()):
         return _of_trained(folder)
     from histocae.tracking import registered  # MLflow, which a folder does not need
 
@@ -35,15 +38,14 @@ def find(name: str, cache: Path) -> Source:
     with outputs.alone(cache.resolve().parent):
         if (fetched / CONTRACT).is_file():
             try:
-                return of_folder(fetched, found.label)
+                return of_folder(fetched, found.label, "the model is downloaded again")
             except DataError as error:
-                log.warning("%s: it is downloaded again", error)
+                log.warning("%s", error)
         registered.fetch(found, fetched)
-        return of_folder(fetched, found.label)
+        return of_folder(fetched, found.label, "the model is damaged on the server; restore it or register it again")
 
 
 def _of_trained(folder: Path) -> Source:
-    from histocae.networks import saved
     from histocae.tracking import contracts
 
     trained = folder.resolve()

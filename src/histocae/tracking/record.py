@@ -50,7 +50,7 @@ class TrainingRecord:
     # the command that delivers its run later
     publishes = "histocae publish"
     view = "slides"  # of its experiment, a name in `views.VIEWS`
-    has_contract = True  # whether its logged model states what its patches were
+    has_contract = True  # whether its logged model states how its patches were extracted
 
     @property
     def command(self) -> str:

@@ -2,15 +2,18 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
+from mlflow.entities import LoggedModelStatus
 
 from histocae.address import origin
 from histocae.errors import TrackingError, raise_if_machine
 from histocae.files import replacing_folder
 from histocae.tracking import database, environment
+from histocae.tracking.logged_models import MODEL
 from histocae.tracking.registry import CHAMPION
 from histocae.tracking.server import (
     FAILURES,
@@ -52,13 +55,20 @@ def find(uri: str) -> Fetched:
         The model.
 
     Raises:
-        TrackingError: no server is named, the server is unreachable or refuses, or it has no such model.
+        TrackingError: this is no name of a model, no server is named, the server is unreachable or refuses, or it
+            has no such model.
 
     """
-    _check_server()
+    match = next(filter(None, (form.fullmatch(uri) for form in (_LOGGED, _RUN, _NAME))), None)
+    if match is None:
+        raise TrackingError(
+            f"{uri}: neither a folder nor the name of a model; use models:/NAME@ALIAS, models:/NAME/VERSION, "
+            "runs:/RUN_ID, or a folder under models/trained"
+        )
+    _check_server(uri)
     try:
         with call_limits(RETRIES, SECONDS):
-            return _find(client(), uri)
+            return _find(client(), uri, match.groupdict())
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise TrackingError(f"{uri}: {_lacks(uri)}") from None
@@ -70,24 +80,12 @@ def find(uri: str) -> Fetched:
         raise TrackingError(failure_message(error)) from None
 
 
-def _find(api: MlflowClient, uri: str) -> Fetched:
-    if match := _LOGGED.fullmatch(uri):
-        return Fetched(f"logged model {match['model']}", match["model"])
-    if match := _RUN.fullmatch(uri):
-        run = api.get_run(match["run"])
-        models = run.outputs.model_outputs if run.outputs else []
-        if not models:
-            raise TrackingError(
-                f"{uri}: the run {run.info.run_name} has no model (linear models and folds have none); name another"
-            )
-        return Fetched(f"run {run.info.run_name} ({match['run']})", models[-1].model_id)
-    match = _NAME.fullmatch(uri)
-    if match is None:
-        raise TrackingError(
-            f"{uri}: neither a folder nor the name of a model; use models:/NAME@ALIAS, models:/NAME/VERSION, "
-            "runs:/RUN_ID, or a folder under models/trained"
-        )
-    name, alias, number = match["name"], match["alias"], match["version"]
+def _find(api: MlflowClient, uri: str, parts: Mapping[str, Any]) -> Fetched:
+    if "model" in parts:
+        return Fetched(f"logged model {parts['model']}", parts["model"])
+    if "run" in parts:
+        return _of_run(api, uri, parts["run"])
+    name, alias, number = parts["name"], parts["alias"], parts["version"]
     if number is not None:
         version = api.get_model_version(name, number)
     else:
@@ -98,6 +96,23 @@ def _find(api: MlflowClient, uri: str) -> Fetched:
     if logged is None:  # MLflow 2 registered the files of a run
         raise TrackingError(_without_contract(label))
     return Fetched(label, logged["model"])
+
+
+def _of_run(api: MlflowClient, uri: str, run_id: str) -> Fetched:
+    """Return the last model of a run: a changed contract and other code of served models make another one."""
+    run = api.get_run(run_id)
+    models = api.search_logged_models(
+        [run.info.experiment_id],
+        f"source_run_id = '{run_id}' AND name = '{MODEL}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    ready = [model for model in models if model.status == LoggedModelStatus.READY]
+    if not ready:
+        raise TrackingError(
+            f"{uri}: the run {run.info.run_name} has no model (linear models and folds have none); name another"
+        )
+    last = max(ready, key=lambda model: model.creation_timestamp)
+    return Fetched(f"run {run.info.run_name} ({run_id})", last.model_id)
 
 
 def fetch(found: Fetched, folder: Path) -> None:
@@ -116,7 +131,9 @@ def fetch(found: Fetched, folder: Path) -> None:
             api = client()
             names = {entry.path for entry in api.list_logged_model_artifacts(found.model_id, "artifacts")}
             if not names and not api.list_logged_model_artifacts(found.model_id):
-                raise TrackingError(f"{found.label}: its files are not on the server; run histocae register again")
+                raise TrackingError(
+                    f"{found.label}: its files are not on the server; run histocae register in its project"
+                )
             if ARTIFACTS not in names:
                 raise TrackingError(_without_contract(found.label))
             model = api.get_logged_model(found.model_id)
@@ -135,21 +152,21 @@ def fetch(found: Fetched, folder: Path) -> None:
 
 def _without_contract(label: str) -> str:
     return (
-        f"{label}: an earlier version of histocae registered it, without its contract (what its patches were); run "
-        "histocae register in its project again"
+        f"{label}: registered by an earlier version of histocae, without a contract; run dvc repro in its project, "
+        "which evaluates and registers it again"
     )
 
 
-def _check_server() -> None:
+def _check_server(uri: str) -> None:
     """Refuse where the user names no database, or a missing one: MLflow would make an empty one."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        file = database.file_of(uri) if uri.startswith("sqlite") else None
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        file = database.file_of(address) if address.startswith("sqlite") else None
         if file is not None and not file.is_file():
             raise TrackingError(f"MLFLOW_TRACKING_URI: {file}: no such database; check the address")
     elif not (environment.project_folder() / "mlflow.db").is_file():
         raise TrackingError(
-            "no tracking server: set MLFLOW_TRACKING_URI to its address (https://host, or sqlite:////folder/mlflow.db)"
-            ", or give a folder under models/trained by --model"
+            f"{uri}: no tracking server: set MLFLOW_TRACKING_URI to its address (https://host, or "
+            "sqlite:////folder/mlflow.db), or give a folder under models/trained by --model"
         )
 
 
