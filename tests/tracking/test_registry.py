@@ -29,12 +29,13 @@ from histocae.evaluation import scales
 from histocae.patches import tissue
 from histocae.patches.conversion import convert
 from histocae.patches.store import PatchStore
-from histocae.tracking import contracts, live, runs
+from histocae.tracking import contracts, live, python_models, runs
 from histocae.tracking import server as tracking_server
 from support import registered, services
 from support.make_data import NORMAL, TUMOR
 
 errors = st.floats(0, 1)
+NAMES = ("all", "tumor", "normal", "pair")
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +385,7 @@ def test_a_model_of_normalized_stains_takes_the_stains_of_a_slide(project, servi
         ({"patches": data, "stains": [[np.nan] * 3] * 3}, STAINS_WRONG),
         ({"patches": data, "stains": [[1e300] * 3] * 3}, STAINS_WRONG),
         ({"patches": data, "stains": [["1"] * 3] * 3}, STAINS_WRONG),
+        ({"patches": data, "stains": [[-(2**63)] * 3] * 3}, STAINS_WRONG),
         ({"patches": data / 255, "stains": STAINS}, "got float64"),
     ):
         with pytest.raises(MlflowException, match=re.escape(message)) as error:
@@ -417,11 +419,55 @@ def test_models_registered_without_a_contract_get_new_versions_once(project):
     assert server_contents(project) == contents
 
 
+def test_other_code_of_served_models_makes_new_versions(project, tmp_path, monkeypatch):
+    def versions() -> list[int]:
+        project.make("register")
+        found = project.client.search_model_versions("name = 'histocae-pair'")
+        return sorted(int(version.version) for version in found)
+
+    def changed(file: str) -> Path:
+        path = tmp_path / Path(file).name
+        path.write_text(f"{Path(file).read_text()}# corrected\n")
+        return path
+
+    assert versions() == [1]
+    monkeypatch.setattr(python_models, "SERVED", changed(python_models.SERVED))
+    assert versions() == versions() == [1, 2]
+    module = SimpleNamespace(__file__=str(changed(scales.__file__)))
+    monkeypatch.setitem(python_models.COPIES, "histocae_scales.py", module)
+    assert versions() == versions() == [1, 2, 3]
+    folder = Path(mlflow.artifacts.download_artifacts("models:/histocae-pair@champion"))
+    assert (folder / "served_model.py").read_text().endswith("# corrected\n")
+    assert (folder / "code/histocae_scales.py").read_text().endswith("# corrected\n")
+
+
+def test_contracts_name_the_rule_with_which_the_patches_were_extracted(project, monkeypatch):
+    """Not that of the package: a later one may find tissue otherwise."""
+    files = [f"reports/models/{name}/evaluation/distribution.json" for name in registered.MODELS]
+    files.append("reports/tissue/score.json")
+    assert {project.json(file)["tissue_rule"] for file in files} == {tissue.RULE}
+    assert project.json("reports/patching/summary.json")["tissue_rule"] == tissue.RULE
+
+    def rules(**values: str) -> set[str]:
+        for file in files:
+            content = project.json(file)
+            content.pop("tissue_rule", None)
+            (project.folder / file).write_text(json.dumps(content | values))
+        project.make("register")
+        of_project = contracts.read_trained(Path("models/trained/all"))
+        registry = [Contract.read(artifacts(project, f"histocae-{name}") / "contract.json", "") for name in NAMES]
+        return {contract.patches.tissue_rule for contract in (of_project, *registry)}
+
+    assert rules(tissue_rule="another") == {"another"}
+    monkeypatch.setattr(tissue, "RULE", "later")
+    assert rules() == {"chroma-1"}  # the only one of versions that did not state it
+
+
 def test_models_whose_training_data_are_not_measured_are_not_registered(project):
     """Earlier versions of this package evaluated models without that."""
     distribution = project.folder / "reports/models/other/evaluation/distribution.json"
     distribution.unlink()
-    line = "models/trained/other: not evaluated, so its training data's distribution is unknown"
+    line = "models/trained/other: not evaluated, so the contract's statistics of its training patches are missing"
     remedy = "run dvc repro evaluate@other"
     assert f"{line}; {remedy}" in project.run("register").error
     output = project.run("publish")
@@ -443,7 +489,7 @@ def test_the_contract_of_a_trained_model_is_read_from_any_folder(original, tmp_p
 def test_a_trained_model_that_is_not_evaluated_has_no_contract(project):
     (project.folder / "reports/models/all/evaluation/distribution.json").unlink()
     message = (
-        "models/trained/all: not evaluated, so its training data's distribution is unknown; "
+        "models/trained/all: not evaluated, so the contract's statistics of its training patches are missing; "
         "run dvc repro evaluate@all"
     )
     with pytest.raises(TrackingError, match=re.escape(message)):

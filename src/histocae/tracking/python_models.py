@@ -15,15 +15,15 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from histocae import checksums
 from histocae.contrast import pair
-from histocae.contrast.contract import PAIR, Contract
+from histocae.contrast.contract import CONTRACT, NETWORKS, PAIR, Contract
 from histocae.evaluation import scales
-from histocae.files import fingerprint, write_json
+from histocae.files import fingerprint, sha256, write_json
 from histocae.networks import backend
 from histocae.patches import conversion
 from histocae.tracking.record import TrainingRecord
 
 SERVED = Path(__file__).with_name("served_model.py")
-FOLDER, CONTRACT, NETWORKS = "histocae", "contract.json", "networks"  # artifacts/histocae of every model
+FOLDER = "histocae"  # artifacts/histocae of every model
 PACKAGES = ("mlflow", "tensorflow", "numpy", "pandas")
 COLUMNS = {"score": "double", "error_tumor": "double", "error_normal": "double", "class": "string"}
 # beside the served model, under these names
@@ -47,8 +47,13 @@ class Flavor:
 
 
 def state(contract: Contract) -> str:
-    """Return a fingerprint of what a model is made of: its contract, which has those of the weights."""
-    return fingerprint([contract.as_json()])
+    """Return a fingerprint of what a model is made of: its contract, which has those of the weights, and its code."""
+    return fingerprint([contract.state, {name: sha256(file) for name, file in _code().items()}])
+
+
+def _code() -> dict[str, Path]:
+    """Return the files with the code of every model, by the names that they have there."""
+    return {SERVED.name: SERVED, **{name: Path(str(module.__file__)) for name, module in COPIES.items()}}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 BATCH = 64
+REMEDY = "download the model again; if that does not help, register it again"
 MOST_STAIN = 1e6  # far above any matrix of stains; larger numbers have no finite products
 
 
@@ -131,7 +132,9 @@ def separated(data: object, color: str) -> tuple[object, NDArray[np.float64] | N
         stains = np.asarray(data["stains"])
     except ValueError:
         stains = np.empty(0)
-    if stains.shape != (3, 3) or stains.dtype.kind not in "iuf" or not (np.abs(stains) <= MOST_STAIN).all():
+    if stains.dtype.kind in "iu":
+        stains = stains.astype(np.float64)  # the smallest integer has no absolute value among the integers
+    if stains.shape != (3, 3) or stains.dtype.kind != "f" or not (np.abs(stains) <= MOST_STAIN).all():
         raise _refused("expected stains to be 3 x 3 finite numbers, the matrix from histocae.patches.color.estimate")
     return data["patches"], stains.astype(np.float64)
 
@@ -181,14 +184,14 @@ def check(folder: Path) -> None:
     for line in _read(sums).decode(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         if hashlib.sha256(_read(folder / name)).hexdigest() != digest:
-            raise MlflowException(f"{folder / name}: changed since the model was registered; register it again")
+            raise MlflowException(f"{folder / name}: changed since the model was registered; {REMEDY}")
 
 
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except (OSError, ValueError) as error:
-        raise MlflowException(f"{file}: can't be read: {error}; register the model again") from None
+        raise MlflowException(f"{file}: can't be read: {error}; {REMEDY}") from None
 
 
 def _refused(line: str) -> MlflowException:
