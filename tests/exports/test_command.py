@@ -223,7 +223,8 @@ def test_a_file_of_the_user_is_not_replaced(copied, name):
     path.parent.mkdir(parents=True)
     path.write_text("a user's own\n")
     assert copied.run("export all --out ex").error.endswith(
-        f"{path}: is there, not from histocae, and would be replaced; choose another folder by --out, or move it"
+        f"{path}: exists, was not written by histocae, and would be replaced; choose another folder by --out, or "
+        "move it"
     )
     assert [file for file in Path("ex").rglob("*") if file.is_file()] == [path]
     assert path.read_text() == "a user's own\n"

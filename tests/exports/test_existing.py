@@ -84,7 +84,7 @@ def test_what_a_user_wrote_is_named_in_one_line(written, name, change):
     change(written / name)
     before = {path: path.is_dir() or path.read_bytes() for path in written.rglob("*")}
     for refuse in (lambda: existing.check(written, [ALL]), lambda: writing.write(written, FORMS, [SLIDE], ABOUT)):
-        with pytest.raises(DataError, match=r"not from histocae.* by --out") as error:
+        with pytest.raises(DataError, match=r"not written by histocae.* by --out") as error:
             refuse()
         assert str(error.value).startswith(f"{written / name}: is there")
     assert {path: path.is_dir() or path.read_bytes() for path in written.rglob("*")} == before
@@ -92,7 +92,7 @@ def test_what_a_user_wrote_is_named_in_one_line(written, name, change):
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     text(tmp_path / "h5_files")
-    with pytest.raises(DataError, match="h5_files: is there"):
+    with pytest.raises(DataError, match="h5_files: exists"):
         existing.check(tmp_path, ["h5"])
     existing.check(tmp_path, ["stamp", "h5ad"])
 
@@ -103,5 +103,5 @@ def test_a_table_with_other_columns_is_refused(tmp_path):
     path.write_text("a,b\n1,2\n")
     existing.check_table(path, ("a", "b"))
     path.write_text("a,b,mine\n1,2,3\n")
-    with pytest.raises(DataError, match=r"slides\.csv: is there"):
+    with pytest.raises(DataError, match=r"slides\.csv: exists"):
         existing.check_table(path, ("a", "b"))

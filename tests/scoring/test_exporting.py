@@ -43,7 +43,7 @@ def test_a_file_of_the_user_in_the_folder_of_a_form_is_refused_before_anything_i
     path.parent.mkdir(exist_ok=True)
     path.write_text("a user's own")
     message = score(project, "s1", "--export stamp").error
-    assert f"h5_stamp/{name.split('/')[1]}: is there, not from histocae" in message and "by --out" in message
+    assert f"h5_stamp/{name.split('/')[1]}: exists, was not written by histocae" in message and "by --out" in message
     assert path.read_text() == "a user's own" and not Path("scores/s1").exists()
     assert Path("scores/h5_stamp/s0.h5").exists()
 
@@ -53,7 +53,7 @@ def test_a_file_of_the_user_with_the_name_of_a_form_is_refused(project, form):
     path = Path(f"scores/latents.{form}")
     assert score(project, "s0").code == 0
     path.write_text("a user's own")
-    assert f"{path}: is there, not from histocae" in score(project, "s1", "--export all").error
+    assert f"{path}: exists, was not written by histocae" in score(project, "s1", "--export all").error
     assert path.read_text() == "a user's own"
 
 

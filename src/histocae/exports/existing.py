@@ -65,7 +65,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _refusal(path: Path) -> DataError:
-    return DataError(f"{path}: is there, not from histocae, and would be replaced; {REMEDY}")
+    return DataError(f"{path}: exists, was not written by histocae, and would be replaced; {REMEDY}")
 
 
 def _is_own(path: Path, reads: Callable[[Path], bool]) -> bool:
