@@ -86,7 +86,7 @@ def test_what_a_user_wrote_is_named_in_one_line(written, name, change):
     for refuse in (lambda: existing.check(written, [ALL]), lambda: writing.write(written, FORMS, [SLIDE], ABOUT)):
         with pytest.raises(DataError, match=r"not written by histocae.* by --out") as error:
             refuse()
-        assert str(error.value).startswith(f"{written / name}: is there")
+        assert str(error.value).startswith(f"{written / name}: exists")
     assert {path: path.is_dir() or path.read_bytes() for path in written.rglob("*")} == before
 
 
