@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,13 +15,8 @@ from distributed import Client, Security
 from histocae.evaluation import reconstruction
 from histocae.workers import processes
 from support import services, tasks
+from support.clusters import SLURM, dask, on_slurm, queue
 from support.workspace import ALL_STAGES, ROOT, Workspace
-
-SLURM = {"cores": 1, "memory": "1G", "time": "0:10:00", "partition": "main"}
-on_slurm = [
-    pytest.mark.remote,
-    pytest.mark.skipif(services.SLURM not in os.environ, reason="no Slurm: make test-remote starts one, as root"),
-]
 
 
 def refuses_clients_without_keys(params: processes.ExecutorParams) -> bool:
@@ -35,21 +28,6 @@ def refuses_clients_without_keys(params: processes.ExecutorParams) -> bool:
             with pytest.raises(OSError, match=r"Timed out|reset by peer|TLS certificate"):
                 Client(client_address, security=keys, timeout=1)
     return True
-
-
-@contextmanager
-def dask(folder: Path, **env: str) -> Iterator[str]:
-    """Start a scheduler and two workers, as an administrator would; yield the scheduler's address."""
-    port = services.free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])} | env
-    with ExitStack() as started:
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard"]
-        started.enter_context(services.running([*command, "--host", "127.0.0.1"], folder, "scheduler", **path))
-        services.wait_for(lambda: services.is_listening(port), "dask scheduler")
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
-        started.enter_context(services.running([*command, "--nworkers", "2"], folder, "workers", **path))
-        yield address
 
 
 @pytest.fixture
@@ -214,10 +192,6 @@ class TestSlurm:
         project = dask_project(new_project, executor__slurm=SLURM | {"setup": "exit 1"})
         message = project.run("inventory", "metadata", "slides").error
         assert "all jobs of Slurm have ended before the work was done: see .histocae/dask" in message
-
-
-def queue() -> bytes:
-    return subprocess.run(["squeue", "--noheader"], capture_output=True, check=True).stdout
 
 
 def kill_a_worker(stage: subprocess.Popen) -> bool:
