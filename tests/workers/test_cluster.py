@@ -115,19 +115,23 @@ def test_workers_evaluate_and_encode_with_a_model_as_one_process_does(trained_pr
     assert project.outputs("models/latents", "reports/models") == before
 
 
-def test_ctrl_c_ends_work_on_dask_as_interrupted_not_as_done(project):
+def test_ctrl_c_ends_work_on_dask_as_interrupted_not_as_done(project, tmp_path):
     """A library that Dask's jobs need would end the process with exit code 0."""
     project.slides("a", "b", "c", "d")
     project.make(*ALL_STAGES[:-2])
     project.params(executor__kind="dask", executor__workers=2)
     command = [sys.executable, "-c", "import sys; from histocae.cli import main; sys.exit(main())", "patches"]
     interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    with subprocess.Popen(command, cwd=project.folder, stderr=subprocess.PIPE, text=True, **interruptible) as stage:
-        services.wait_for(lambda: list((project.folder / ".histocae/dask").glob("keys-*")), "dask")
+    keys = tmp_path / "temporary"
+    keys.mkdir()
+    options = {"cwd": project.folder, "env": os.environ | {"TMPDIR": str(keys)}, **interruptible}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as stage:
+        services.wait_for(lambda: list(keys.glob("histocae-keys-*")), "dask")
         stage.send_signal(signal.SIGINT)
         lines = stage.communicate(timeout=60)[1].splitlines()
     assert stage.returncode == 130 and lines[-1] == "histocae patches: interrupted", lines
     assert not [line for line in lines[:-1] if "patches of 4 slides to extract" not in line]
+    assert not list(keys.glob("histocae-keys-*"))
 
 
 def test_conflicting_params_are_reported(project):
@@ -154,7 +158,7 @@ class TestSlurm:
         slurm = SLURM | {"setup": f'export PYTHONPATH="{ROOT / "tests"}"'}
         params = processes.ExecutorParams(kind="dask", workers=1, devices=1, scheduler=None, slurm=slurm)
         assert refuses_clients_without_keys(params)
-        assert not list((tmp_path / ".histocae/dask").glob("keys-*"))
+        assert not list((tmp_path / ".histocae/dask").glob("*keys-*"))
         services.wait_for(lambda: not queue(), "the end of the jobs")
 
     def test_a_killed_worker_loses_no_slide(self, extracted_project, new_project):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOGS = SCRATCH / "dask"  # of Slurm's jobs
+# of a scheduler's pages, which no setting turns off: by default it is port 8787, for everybody and without keys
+HTTP = "127.0.0.1:0"
 MAX_SUBMITTED = 256  # tasks that the scheduler has at once
 CONNECT_SECONDS = 30
 POLL_SECONDS = 10  # between two checks for workers
@@ -218,16 +220,19 @@ def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
             with client:
                 yield client
             return
-        LOGS.mkdir(parents=True, exist_ok=True)
-        with _keys(Path.cwd() / LOGS) as keys, _start(params, cores, keys) as cluster, Client(cluster) as client:
+        folder = None  # of the system, for workers of this machine
+        if params.slurm is not None:
+            LOGS.mkdir(parents=True, exist_ok=True)
+            folder = Path.cwd() / LOGS
+        with _keys(folder) as keys, _start(params, cores, keys) as cluster, Client(cluster) as client:
             yield client
 
 
 @contextmanager
-def _keys(folder: Path) -> Iterator[Security]:
+def _keys(folder: Path | None) -> Iterator[Security]:
     """Make TLS keys for one cluster, in files for its jobs: without keys anybody could run code on the cluster."""
     made = {key: text for key, text in Security.temporary().get_tls_config_for_role("worker").items() if text}
-    with tempfile.TemporaryDirectory(prefix="keys-", dir=folder) as keys:
+    with tempfile.TemporaryDirectory(prefix="histocae-keys-", dir=folder) as keys:
         files = {key: str(Path(keys) / key) for key in made}
         for key, text in made.items():
             write_text(text, Path(files[key]))
@@ -270,6 +275,7 @@ def _cluster(kind: Any, params: ExecutorParams, cores: int, keys: Security) -> A
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": HTTP},
             silence_logs=logging.CRITICAL,
             security=keys,
             protocol="tls://",
@@ -293,7 +299,7 @@ def _cluster(kind: Any, params: ExecutorParams, cores: int, keys: Security) -> A
         ],
         # one task at a time: it uses all cores of the job by its own threads
         worker_extra_args=["--nthreads", "1", "--no-dashboard"],
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard": False, "dashboard_address": HTTP},
         local_directory=slurm.scratch,
         job_name="histocae",
         security=keys,
