@@ -128,7 +128,7 @@ def _ended(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:
         DataError: there is no worker, and no job waits that would start a worker.
 
     """
-    polls = 0
+    polls, reported = 0, set[str]()
     while True:
         try:
             return list(wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
@@ -136,23 +136,29 @@ def _ended(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:
             if client.scheduler_info()["n_workers"]:
                 continue
         # no cluster: of a running scheduler
-        if not isinstance(client.cluster, LocalCluster | None) and not _queued(client.cluster, polls):
+        reasons = [""] if isinstance(client.cluster, LocalCluster | None) else _queued(client.cluster, polls)
+        if not reasons:
             raise DataError(f"all jobs of Slurm have ended before the work was done: see {LOGS}; then run this again")
-        if not polls:
-            log.info("waiting for workers")
+        reason = ", ".join(filter(None, reasons))
+        if reason not in reported:
+            log.info("waiting for workers%s", f" (Slurm's reason: {reason})" if reason else "")
+        reported.add(reason)
         polls += 1
 
 
-def _queued(cluster: "SLURMCluster", polls: int) -> bool:
-    """Return whether a job of the cluster waits or runs; True where Slurm does not answer."""
+def _queued(cluster: "SLURMCluster", polls: int) -> list[str]:
+    """Return why jobs of the cluster wait, each reason once and empty where unknown; an empty list if all have ended.
+
+    Slurm takes jobs that can never start, such as those that ask for more time than their partition gives.
+    """
     ids = [job.job_id for job in cluster.workers.values() if getattr(job, "job_id", None)]
     if not ids:
-        return polls < SUBMIT_POLLS
-    command = ["squeue", "--noheader", "--format", "%i", "--jobs", ",".join(ids)]
+        return [""] if polls < SUBMIT_POLLS else []
+    command = ["squeue", "--noheader", "--format", "%r", "--jobs", ",".join(ids)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return "Invalid job id" not in done.stderr
-    return bool(done.stdout.strip())
+        return [] if "Invalid job id" in done.stderr else [""]
+    return sorted({"" if line.strip() == "None" else line.strip() for line in done.stdout.splitlines()})
 
 
 def _refused(script: str) -> str | None:
