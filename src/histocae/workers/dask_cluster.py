@@ -181,7 +181,9 @@ def _run_on_worker(call: tuple[str, str, Callable[[Any], Any], Any]) -> Any:
         os.chdir(folder)
     except OSError as error:
         raise_if_machine(error)
-        raise _OtherEnvironmentError(f"the Dask worker on {os.uname().nodename} has no folder {folder}") from None
+        raise _OtherEnvironmentError(
+            f"the Dask worker on {os.uname().nodename} has no folder {folder}; work in a folder that all workers have"
+        ) from None
     return function(task)
 
 
@@ -222,7 +224,10 @@ def _client(params: ExecutorParams, cores: int) -> Iterator[Client]:
                 client = Client(params.scheduler, timeout=CONNECT_SECONDS)
             except (OSError, ValueError) as error:
                 problem = str(error).splitlines()[0]
-                raise DataError(f"executor.scheduler: {params.scheduler} is unreachable: {problem}") from None
+                raise DataError(
+                    f"executor.scheduler: {params.scheduler} is unreachable: {problem}; start it, or correct the "
+                    "address"
+                ) from None
             with client:
                 yield client
             return
