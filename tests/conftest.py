@@ -22,6 +22,7 @@ LONGEST = (
     "test_kills",
     "test_real_data",
     "test_cluster",
+    "test_score_on_clusters",
     "test_crossvalidation",
     "test_registry",
     "test_mnist",

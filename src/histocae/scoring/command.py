@@ -1,7 +1,10 @@
 """Score slides, on this machine or on many, and write the results of all."""
 
 import logging
-from collections.abc import Collection, Sequence
+import platform
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from histocae.scoring.slides import score
 from histocae.scoring.wording import in_words
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources.texts import harmless
-from histocae.workers.processes import count_cores, spread
+from histocae.workers.processes import count_cores, spread, threads_each
 
 CORES_EACH = 8  # of a worker: TensorFlow and the reader use several
 log = logging.getLogger(__name__)
@@ -62,6 +65,14 @@ class _Task:
     out: Path
 
 
+@dataclass(frozen=True)
+class _Unseen:
+    """A path that is not there for a worker, and the worker's machine."""
+
+    path: Path
+    machine: str
+
+
 def run(request: Request) -> dict[str, Any]:
     """Score slides, and write `<out>/<slide_id>/`, slides.csv, set_aside.csv and index.html.
 
@@ -88,20 +99,21 @@ def run(request: Request) -> dict[str, Any]:
     executor = _executor(request.executor)
     if request.mpp is not None and any(each.tiles for each in slides):
         log.warning("--mpp is not used for tiles: they are taken at their own resolution")
-    workers = max(1, min(executor.workers or 1, len(slides)))
     mpp = None if request.mpp is None else MicronsPerPixel(request.mpp)
-    settings = Settings(mpp=mpp, bounds=request.bounds, threads=max(1, count_cores() // workers), latents=latents)
+    threads = threads_each(len(slides), executor)
+    settings = Settings(mpp=mpp, bounds=request.bounds, threads=threads, latents=latents)
     out = request.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)  # a worker that does not see it has other folders than this machine
     tasks = [_Task(each, source, settings, out) for each in slides]
     log.info("slides to score: %d, with the model %s", len(tasks), source.label)
     done, aside = dict[int, Result](), dict[int, str]()
     troubles = [(each, each.trouble) for each in named if each.trouble is not None]
-    for position, outcome in spread(_work, tasks, executor, "scores", "slides"):
+    for position, outcome in _outcomes(tasks, executor):
         if isinstance(outcome, Result):
             done[position] = outcome
             log.info("%s: %s", slides[position].slide_id, _in_short(outcome))
             continue
-        aside[position] = str(outcome)
+        aside[position] = outcome
         log.warning("%s is set aside: %s", slides[position].slide_id, outcome)
     for each, trouble in troubles:
         log.warning("%s is set aside: %s", each.slide_id, trouble)
@@ -132,11 +144,34 @@ def run(request: Request) -> dict[str, Any]:
 
 
 def _executor(executor: Executor | None) -> Executor:
-    """Give the executor of a request, with a number of processes."""
+    """Give the executor of a request, with a number of workers of this machine."""
     executor = executor or Executor(kind="processes", workers=None, devices=1, scheduler=None, slurm=None)
-    if executor.kind == "processes" and executor.workers is None:
+    if executor.workers is None and executor.scheduler is None and executor.slurm is None:
         executor = executor.model_copy(update={"workers": max(1, count_cores() // CORES_EACH)})
     return executor
+
+
+def _outcomes(tasks: Sequence[_Task], executor: Executor) -> Iterator[tuple[int, Result | str]]:
+    """Yield the position of each slide with its results, or the reason why there are none.
+
+    Raises:
+        DataError: a worker does not see a path, or the cluster is unreachable; the message names the option.
+
+    """
+    try:
+        with closing(spread(_work, tasks, executor, "scores", "slides")) as outcomes:  # an error ends Slurm's jobs
+            for position, outcome in outcomes:
+                if not isinstance(outcome, _Unseen):
+                    yield position, outcome if isinstance(outcome, Result) else str(outcome)
+                    continue
+                if outcome.path.exists():
+                    raise DataError(
+                        f"{outcome.path}: the worker on {outcome.machine} does not see it; all workers need the "
+                        "slides, the model and the folder of the results under the same paths as here"
+                    )
+                yield position, f"can't be read: {outcome.path} is no longer there"
+    except DataError as error:
+        raise DataError(re.sub(r"^executor\.", "--", str(error))) from None
 
 
 def _table_of(failed: Sequence[tuple[Given, str]]) -> pd.DataFrame:
@@ -195,13 +230,21 @@ def _write(found: Sequence[Result], set_aside: pd.DataFrame, source: Source, out
     from histocae.scoring.page import page
 
     write_table(set_aside, out / outputs.SET_ASIDE, separator=",")
+    for result in found:
+        if not result.folder.is_dir():
+            raise DataError(
+                f"{result.folder}: a worker wrote it, and it is not here; choose a shared folder by --out"
+            )
     table = summary.table_of((result.summary for result in found), source.contract.kind)
     write_table(table, out / outputs.SLIDES, separator=",")
     write_text(page(found, set_aside, source), out / outputs.PAGE)
 
 
-def _work(task: _Task) -> Result | str:
+def _work(task: _Task) -> Result | str | _Unseen:
     """Score a slide, on a worker; return its results, or the reason why there are none."""
+    for path in (task.out, task.source.folder, *task.given.paths):
+        if not path.exists():
+            return _Unseen(path.absolute(), platform.node())
     try:
         identity = results.identify(task.given, task.out)
         found = results.finished(task.given, task.source, task.settings, identity, task.out)

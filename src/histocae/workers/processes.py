@@ -103,8 +103,10 @@ def threads_each(tasks: int, params: ExecutorParams, fetching: int | None = None
         Threads per task.
 
     """
-    if params.kind == "dask":
-        return params.slurm.cores if params.slurm is not None else 1
+    if params.kind == "dask" and params.slurm is not None:
+        return params.slurm.cores
+    if params.kind == "dask" and params.scheduler is not None:
+        return 1
     return max(1, count_cores() // max(1, min(tasks, _workers(params, fetching))))
 
 
