@@ -156,6 +156,19 @@ def shortened(reasons: Sequence[str], most: int = 3) -> str:
     return "; ".join(reasons[:most]) + rest
 
 
+def counted(slides: int) -> str:
+    """Word a number of slides.
+
+    Args:
+        slides: their number.
+
+    Returns:
+        `1 slide`, `2 slides`.
+
+    """
+    return f"{slides} slide{'' if slides == 1 else 's'}"
+
+
 def one_line(text: object, most: int = 300) -> str:
     """Make one line of a library's error or of another text, cut where it is long.
 

@@ -625,7 +625,7 @@ def test_an_earlier_call_is_named_in_the_log_and_its_table_has_the_same_columns(
     table, page = Path("scores/slides.csv").read_bytes(), Path("scores/index.html").read_bytes()
     lines = run("score t.csv").lines
     assert "s0: " in lines[-2] and lines[-2].endswith("; by an earlier call")
-    assert "1 slides scored (1 of them by an earlier call), 0 set aside" in lines[-1]
+    assert "1 slide scored (1 of them by an earlier call), 0 set aside" in lines[-1]
     assert Path("scores/slides.csv").read_bytes() == table and Path("scores/index.html").read_bytes() == page
 
 

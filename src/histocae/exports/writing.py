@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from histocae.errors import DataError, shortened
+from histocae.errors import DataError, counted, shortened
 from histocae.exports import existing, features, tables
 from histocae.exports.columns import About, SlidePatches
 from histocae.exports.forms import FOLDERS, name_of
@@ -59,12 +59,3 @@ def _write_folder(path: Path, form: str, slides: Sequence[SlidePatches], about: 
                 reader=FOLDERS[form][1],
                 size=slide.size,
             )
-
-
-def counted(slides: int) -> str:
-    """Word a number of slides.
-
-    >>> counted(1), counted(2)
-    ('1 slide', '2 slides')
-    """
-    return f"{slides} slide{'' if slides == 1 else 's'}"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from histocae.errors import DataError, SlideError, shortened
+from histocae.errors import DataError, SlideError, counted, shortened
 from histocae.files import write_table, write_text
 from histocae.params import Bounds, Executor
 from histocae.scoring import inputs, models, outputs, results, summary
-from histocae.scoring.given import RECORD, Given
+from histocae.scoring.given import PAGE, RECORD, SET_ASIDE, SLIDES, Given
 from histocae.scoring.model import Model, Source
 from histocae.scoring.results import Result
 from histocae.scoring.scored import BOUNDS, Settings
@@ -130,11 +130,11 @@ def run(request: Request) -> dict[str, Any]:
         exporting.write(found, request.forms, source, out)
     earlier = sum(result.earlier for result in done.values())
     log.info(
-        "%d slides scored%s, %d set aside: %s",
-        len(done),
+        "%s scored%s, %d set aside: %s",
+        counted(len(done)),
         f" ({earlier} of them by an earlier call)" if earlier else "",
         len(failed),
-        request.out / outputs.PAGE,
+        request.out / PAGE,
     )
     return {
         "model": source.label,
@@ -229,15 +229,15 @@ def _earlier(named: Sequence[Given], source: Source, out: Path) -> list[Result]:
 def _write(found: Sequence[Result], set_aside: pd.DataFrame, source: Source, out: Path) -> None:
     from histocae.scoring.page import page
 
-    write_table(set_aside, out / outputs.SET_ASIDE, separator=",")
+    write_table(set_aside, out / SET_ASIDE, separator=",")
     for result in found:
         if not result.folder.is_dir():
             raise DataError(
                 f"{result.folder}: a worker wrote it, and it is not here; choose a shared folder by --out"
             )
     table = summary.table_of((result.summary for result in found), source.contract.kind)
-    write_table(table, out / outputs.SLIDES, separator=",")
-    write_text(page(found, set_aside, source), out / outputs.PAGE)
+    write_table(table, out / SLIDES, separator=",")
+    write_text(page(found, set_aside, source), out / PAGE)
 
 
 def _work(task: _Task) -> Result | str | _Unseen:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histocae.errors import DataError, shortened
+from histocae.errors import DataError, counted, shortened
 from histocae.exports import forms, writing
 from histocae.exports.columns import SlidePatches
 from histocae.exports.tables import LATENT
@@ -51,7 +51,7 @@ def write(found: Sequence[Result], chosen: Collection[str], source: Source, out:
             "%s %s %s, scored without latents: %s; give %s again",
             ", ".join(map(forms.name_of, written)),
             "lacks" if len(written) == 1 else "lack",
-            writing.counted(len(missing)),
+            counted(len(missing)),
             shortened(missing),
             "it" if len(missing) == 1 else "them",
         )

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from histocae.exports import forms
 from histocae.slides.units import MicronsPerPixel
 
 RECORD = "result.json"  # of a folder with a slide's results
-# names in the folder of the results that are not those of slides
-RESERVED = ("index.html", "slides.csv", "set_aside.csv", "latents.h5ad", "latents.parquet", "h5_files", "h5_stamp")
+SLIDES, SET_ASIDE, PAGE = "slides.csv", "set_aside.csv", "index.html"  # in the folder of all results
+RESERVED = (SLIDES, SET_ASIDE, PAGE, *map(forms.name_of, forms.FORMS))  # names there that no slide has
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,10 @@ from filelock import FileLock
 
 from histocae.errors import DataError
 from histocae.exports import existing
-from histocae.scoring.given import RECORD
+from histocae.scoring.given import PAGE, RECORD, SET_ASIDE, SLIDES
 from histocae.scoring.results import FILES, folder_of
 
 MODELS = ".models"  # fetched models
-SLIDES, SET_ASIDE, PAGE = "slides.csv", "set_aside.csv", "index.html"
 SET_ASIDE_COLUMNS = ("slide_id", "file", "reason")
 # what those of histocae score begin with, or have
 _PAGE_TITLE = "<title>histocae: scores of slides"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from histocae import __version__, paths
 from histocae.cohort.balance import read_split
 from histocae.cohort.split import SPLITS
-from histocae.errors import DataError
+from histocae.errors import DataError, counted
 from histocae.exports import evaluated, existing, forms, writing
 from histocae.exports.columns import About
 from histocae.files import write_table
@@ -71,7 +71,7 @@ def run(params: Params, name: str | None, chosen: Collection[str], out: Path) ->
         write_table(evaluated.list_slides(table, slides), folder / SLIDES_FILE, separator=",")
     names = [f"{forms.name_of(form)}{'/' if form in by_slide else ''}" for form in written]
     patches = f"{len(table)} patch{'' if len(table) == 1 else 'es'}"
-    log.info("%s of %s: %s: %s", patches, writing.counted(len(slides)), folder, ", ".join(names))
+    log.info("%s of %s: %s: %s", patches, counted(len(slides)), folder, ", ".join(names))
 
 
 def _default_model(params: Params) -> str:
