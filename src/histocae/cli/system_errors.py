@@ -26,7 +26,7 @@ _REMEDIES = {
     errno.ENOTCONN: _DRIVE,
     errno.ETIMEDOUT: _DRIVE,
     errno.EHOSTDOWN: _DRIVE,
-    errno.EAGAIN: "raise the limit of processes (ulimit -u), or lower executor.workers",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or lower executor.workers (histocae score: --workers)",
     errno.EBUSY: "close what uses it, then run this again",
     errno.ENAMETOOLONG: "work in a folder with a shorter path, or shorten the name",
     errno.ELOOP: _OTHER_NAME,
@@ -35,7 +35,7 @@ _REMEDIES = {
     errno.EEXIST: _OTHER_NAME,
 }
 _OUTPUTS = {("data",), ("models",), ("reports",)}
-_MEMORY = "close other programs, use a machine with more memory, or lower executor.workers or training.batch_size"
+_MEMORY = "close other programs, use a machine with more memory, or lower executor.workers (histocae score: --workers) or training.batch_size"
 _NAME_IN_TEXT = re.compile(r"filename = '([^']+)'")  # h5py
 # of native libraries: TensorFlow, jax; Python says it of threads
 _NO_MEMORY = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED")
