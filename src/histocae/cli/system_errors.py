@@ -35,7 +35,10 @@ _REMEDIES = {
     errno.EEXIST: _OTHER_NAME,
 }
 _OUTPUTS = {("data",), ("models",), ("reports",)}
-_MEMORY = "close other programs, use a machine with more memory, or lower executor.workers (histocae score: --workers) or training.batch_size"
+_MEMORY = (
+    "close other programs, use a machine with more memory, or lower executor.workers (histocae score: --workers) or "
+    "training.batch_size"
+)
 _NAME_IN_TEXT = re.compile(r"filename = '([^']+)'")  # h5py
 # of native libraries: TensorFlow, jax; Python says it of threads
 _NO_MEMORY = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED")
