@@ -577,7 +577,8 @@ def test_a_file_that_is_not_the_one_of_the_table_is_set_aside(project, empty):
     [
         ("--mpp 352.9", "--mpp 352.9: not 0.05 to 10"),
         ("--bound speed=3", "--bound speed=3: expected NAME=NUMBER with a name of seconds, gigabytes"),
-        ("--bound seconds=fast", "--bound seconds=fast: 'fast' is no number"),
+        ("--bound seconds=fast", "--bound seconds=fast: expected a number, such as 7200"),
+        ("--bound patches=1e6", "--bound patches=1e6: expected a whole number, such as 100000"),
         ("--bound patches=0", "--bound patches"),
         ("--workers 0", "--workers"),
         ("--scheduler tcp://a:1", "--scheduler and --slurm need --executor dask"),

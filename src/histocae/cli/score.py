@@ -102,10 +102,12 @@ def _bounds(words: list[str]) -> "Bounds":
         name, _, number = word.partition("=")
         if name not in values:
             raise ParamsError(f"--bound {word}: expected NAME=NUMBER with a name of {', '.join(values)}")
+        kind = type(values[name])
         try:
-            values[name] = type(values[name])(number)
+            values[name] = kind(number)
         except ValueError:
-            raise ParamsError(f"--bound {word}: {number!r} is no number; expected for example seconds=7200") from None
+            expected = "a whole number, such as 100000" if kind is int else "a number, such as 7200"
+            raise ParamsError(f"--bound {word}: expected {expected}") from None
     return _checked(Bounds, values, "--bound ")
 
 
