@@ -22,7 +22,7 @@ from harness import FOLDER
 from histocae import paths
 from histocae.cohort.split import SPLITS
 from histocae.files import SEPARATOR, sha256, write_json
-from histocae.patches.store import POSITION_COLUMNS
+from histocae.patches.store import PATCH_COLUMNS
 from histocae.sources.tables import SEED_COLUMNS
 
 ROWS = 10_000_000
@@ -79,7 +79,7 @@ def draw(folder: Path, rows: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         remaining = rows if split == "train" else rows // 3
         with open(path, "w", encoding="utf-8") as handle:
-            handle.write(SEPARATOR.join((*SEED_COLUMNS, "shard", *POSITION_COLUMNS)) + "\n")
+            handle.write(SEPARATOR.join((*SEED_COLUMNS, "shard", *PATCH_COLUMNS)) + "\n")
             while remaining:
                 count = min(remaining, int(rng.lognormal(0, SPREAD) * min(PATCHES, max(1, rows // 300))) + 1)
                 handle.writelines(_lines(slides, count, rng))

@@ -77,6 +77,7 @@ class Data(Section):
     mpp: Annotated[float, AfterValidator(_scanned)] | None  # microns per pixel
     max_failed_share: Share
     keep_slides: bool
+    annotations: str | None
     demo: Demo
     gdc: Gdc
 
@@ -101,6 +102,29 @@ class Patches(Section):
     on_read_error: Literal["keep", "drop"]
     color: Literal["rgb", "grey", "macenko"]
     bounds: Bounds
+
+
+Classes = list[Annotated[str, Field(min_length=1)]]
+
+
+class Annotations(Section):
+    """What the classes of regions stand for that a pathologist drew in QuPath."""
+
+    tumor: Classes
+    normal: Classes
+    exclude: Classes
+    share: Annotated[float, Field(gt=0, le=1)]
+
+    def conflicts(self) -> list[str]:
+        """List the classes that are in two lists; each text begins with the key."""
+        lists = {"tumor": self.tumor, "normal": self.normal, "exclude": self.exclude}
+        seen: dict[str, str] = {}
+        return [
+            f"annotations.{key}: {name} is in annotations.{first} too"
+            for key, names in lists.items()
+            for name in names
+            if (first := seen.setdefault(name, key)) != key
+        ]
 
 
 class Split(Section):
@@ -307,6 +331,7 @@ class Params(Section, NamedModels[Model]):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     data: Data
     patches: Patches
+    annotations: Annotations
     split: Split
     training: Training
     models: Annotated[dict[str, Model], Field(min_length=1)]
@@ -345,6 +370,11 @@ def _conflicts(params: Params) -> list[str]:
             conflicts.append(f"data.gdc.{key}: {file} is rewritten by the stage that reads it; copy it elsewhere")
     if params.executor.scheduler is not None and params.executor.slurm is not None:
         conflicts.append("executor: scheduler names a running cluster, slurm starts one; set either to null")
+    conflicts += params.annotations.conflicts()
+    if params.data.annotations is not None and params.data.source == "tiles":
+        conflicts.append(
+            "data.annotations: regions are of slides; tiles have no position on a slide, so set it to null"
+        )
     names = list(params.models)
     for position, (name, model) in enumerate(params.models.items()):
         problems = shape_problems(model, params.patches.pixels, 3) + precision_problems(model, params.training)

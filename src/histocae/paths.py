@@ -15,6 +15,7 @@ HASHES = SCRATCH / "hashes.json"  # SHA-256 of the user's files
 FETCHED = SCRATCH / "fetched.json"  # md5s of fetched slides that were checked
 
 INVENTORY = Path("data/inventory.csv")
+ANNOTATIONS = Path("data/annotations.csv")  # the user's files of regions, with their hashes
 CODE = Path("data/code")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")
@@ -28,6 +29,7 @@ SLIDE_FILES = Path("data/slides")  # the slides themselves; outside DVC, made or
 PATCHES = Path("data/patches")
 PATCHING_REPORT = Path("reports/patching")
 PREVIEWS = PATCHING_REPORT / "thumbnails"  # and what else later figures show of a slide
+REGIONS = PATCHING_REPORT / "regions"  # of the slides, for figures
 SET_ASIDE = Path("reports/set_aside.csv")
 SPLITS = Path("data/splits")
 SPLIT_REPORT = Path("reports/split.json")

@@ -1,4 +1,8 @@
-"""Cohorts: the patches of both tissues, of tumor or of normal tissue, and balanced samples of them."""
+"""Cohorts: the patches of both tissues, of tumor or of normal tissue, and balanced samples of them.
+
+The tissue of a patch is its label: that of the regions it lies in, or the sample type of a slide without regions. A
+patch of a slide with regions that lies in none of them has no label. It is in cohort all only.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,8 @@ from histocae.sources.tables import TEXTS
 
 def read_split(path: Path) -> pd.DataFrame:
     """Read a table of data/splits, one row a patch."""
-    needed = ("case_id", "slide_id", "sample_type", "shard")
-    return read_table(path, (*TEXTS, "shard", "file"), needed=needed, numbers=("position",))
+    needed = ("case_id", "slide_id", "sample_type", "shard", "patch_label")
+    return read_table(path, (*TEXTS, "shard", "file", "patch_label"), needed=needed, numbers=("position",))
 
 
 def read_rows_for_model(path: Path, description: dict[str, Any]) -> pd.DataFrame:
@@ -26,11 +30,11 @@ def read_rows_for_model(path: Path, description: dict[str, Any]) -> pd.DataFrame
         description: of the training; see `rows_for_model`, whose rows these are.
 
     Returns:
-        One row a patch: sample_type and shard (categories) and position (int32), and for a model of one tissue
+        One row a patch: patch_label and shard (categories) and position (int32), and for a model of one tissue
         case_id (category) and percent_tumor_nuclei.
 
     """
-    columns = {"sample_type": "category", "shard": "category", "position": "int32"}
+    columns = {"patch_label": "category", "shard": "category", "position": "int32"}
     if description["cohort"] != "all":
         columns |= {"case_id": "category", "percent_tumor_nuclei": "float64"}
     return rows_for_model(read_table(path, columns=columns), description)
@@ -61,11 +65,11 @@ def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
     """Select the rows of a cohort.
 
     Args:
-        table: one row a patch, with sample_type.
+        table: one row a patch, with patch_label.
         cohort: all | tumor | normal.
 
     Returns:
-        The rows of the cohort's sample types.
+        The rows of the cohort.
 
     Raises:
         DataError: the cohort is tumor or normal, and has no rows.
@@ -74,28 +78,30 @@ def select(table: pd.DataFrame, cohort: str) -> pd.DataFrame:
     if (missing := lacking(table, cohort, "none")) is not None:
         raise DataError(
             f"this part of the split has no patches of {missing}, of which models of cohort {cohort} are; add such "
-            "slides, or train models of cohort all only"
+            "slides or regions, or train models of cohort all only"
         )
-    own = table["sample_type"].isin(COHORTS[cohort])
+    if cohort == "all":
+        return table
+    own = table["patch_label"].isin(COHORTS[cohort])
     return table if own.all() else table[own]  # a copy of all rows may not fit into memory
 
 
 def lacking(table: pd.DataFrame, cohort: str, balance: str) -> str | None:
-    """Find a sample type without which models of a cohort can't be trained.
+    """Find a label without which models of a cohort can't be trained.
 
     Args:
-        table: one row a patch or a slide, with sample_type.
+        table: rows with patch_label.
         cohort: all | tumor | normal.
         balance: patches | cases | none; without balance a model of one tissue does not need the other.
 
     Returns:
-        A sample type that the table lacks; None where it lacks none.
+        A label that the table lacks; None where it lacks none.
 
     """
     if cohort == "all":
         return None
     needed = COHORTS[cohort] if balance == "none" else COMPARED
-    present = set(table["sample_type"].unique())
+    present = set(table["patch_label"].unique())
     return next((name for name in needed if name not in present), None)
 
 
@@ -137,7 +143,7 @@ def sample(
     for number, name in enumerate(COMPARED):
         if balance == "none" and name != own:
             continue  # the other tissue's number of patches does not matter
-        pool = table[table["sample_type"] == name]
+        pool = table[table["patch_label"] == name]
         if name == PRIMARY_TUMOR and min_percent_tumor_nuclei is not None:
             pool = pool[pool["percent_tumor_nuclei"] >= min_percent_tumor_nuclei]
             if pool.empty:

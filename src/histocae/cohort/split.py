@@ -12,7 +12,7 @@ from histocae.cohort.deal import COUNTED, TOLERANCE, Split, Units, deal
 from histocae.errors import DataError
 from histocae.files import table_writer
 from histocae.identifiers import COMPARED, site_of
-from histocae.patches.store import POSITION_COLUMNS, PatchStore
+from histocae.patches.store import PATCH_COLUMNS, PatchStore
 from histocae.sources.tables import SEED_COLUMNS
 
 SPLITS = ("train", "validation", "test")
@@ -159,7 +159,7 @@ def write_tables(
 
     """
     with ExitStack() as whole:
-        columns = (*SEED_COLUMNS, "shard", *POSITION_COLUMNS)
+        columns = (*SEED_COLUMNS, "shard", *PATCH_COLUMNS)
         writers = {
             name: whole.enter_context(table_writer(folder / f"{name}.csv", columns)).writerow for name in SPLITS
         }
@@ -168,7 +168,7 @@ def write_tables(
             if slide_id not in metadata:
                 raise DataError(f"slide {slide_id!r} has patches and no metadata; run dvc repro patches")
             slides[slide_id] = writers[name], metadata[slide_id]
-        for slide_id, *position in store.rows(("slide_id", "shard", *POSITION_COLUMNS)):
+        for slide_id, *position in store.rows(("slide_id", "shard", *PATCH_COLUMNS)):
             write, slide = slides[slide_id]
             write((*slide, *position))
 

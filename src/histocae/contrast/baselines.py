@@ -138,8 +138,8 @@ def sample(training: tuple[pd.DataFrame, pd.DataFrame], seed: int) -> pd.DataFra
 
     """
     count = min(MOST_PER_TISSUE, *(len(rows) for rows in training))
-    sampled = pd.concat(training).groupby("sample_type").sample(count, random_state=seed).sort_index()
-    return sampled.assign(label=(sampled["sample_type"] == TUMOR).astype(int))
+    sampled = pd.concat(training).groupby("patch_label").sample(count, random_state=seed).sort_index()
+    return sampled.assign(label=(sampled["patch_label"] == TUMOR).astype(int))
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,18 @@ class Parts:
         """The rows of training, validation and test."""
         return self.train, self.validation, self.test
 
+    def _choice(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Choose the validation patches by which a penalty is chosen: those with a label, and their labels.
+
+        Where the labeled ones are of one tissue, all are chosen, with the labels of their slides.
+        """
+        labels = self.validation["patch_label"]
+        chosen = np.flatnonzero(labels.isin(COMPARED))
+        tumor = (labels.iloc[chosen] == TUMOR).to_numpy(np.int64)
+        if 0 < tumor.sum() < len(tumor):
+            return chosen, tumor
+        return np.arange(len(labels)), self.validation["label"].to_numpy(np.int64)
+
     def classify(self, description: str, features: Sequence[NDArray[Any]], seed: int) -> Baseline:
         """Score patches by a logistic regression; see `classifier.fit_classifier`.
 
@@ -174,8 +186,9 @@ class Parts:
             The scores of validation and test patches.
 
         """
-        labels, validation_labels = self.train["label"].to_numpy(), self.validation["label"].to_numpy()
-        fitted = classifier.fit_classifier(features[0], labels, features[1], validation_labels, seed=seed)
+        chosen, validation_labels = self._choice()
+        labels = self.train["label"].to_numpy()
+        fitted = classifier.fit_classifier(features[0], labels, features[1][chosen], validation_labels, seed=seed)
         linear = pair.Linear(
             fitted["scale"].mean_,
             fitted["scale"].scale_,

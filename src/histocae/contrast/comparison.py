@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from histocae.contrast import pair
 from histocae.contrast.baselines import Baseline
-from histocae.contrast.metrics import BaselineMetrics, Decision, PairMetrics, TissueErrors, TruthMetrics
+from histocae.contrast.metrics import (
+    BaselineMetrics,
+    Decision,
+    PairMetrics,
+    RegionMetrics,
+    TissueErrors,
+    TruthMetrics,
+)
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
@@ -340,14 +347,60 @@ def against_truth(
 
     """
     truth = (shares >= TRUE_SHARE).astype(int)
-    if truth.min() == truth.max():
-        return TruthMetrics(len(truth), int(truth.sum()))
+    return TruthMetrics(len(truth), int(truth.sum()), _aurocs(test, truth, baselines, settings, seed))
+
+
+def against_regions(
+    test: pd.DataFrame, baselines: Mapping[str, Baseline], settings: Tissue, seed: int
+) -> RegionMetrics | None:
+    """Compare the scores of patches with the regions that a pathologist drew, instead of the label of their slide.
+
+    Args:
+        test: the result of `join`.
+        baselines: by name, with the scores of the test patches.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations.
+
+    Returns:
+        The AUROCs of patches in tumor regions against those in normal regions, and of normal slides without regions;
+        None where no test slide has regions.
+
+    """
+    by_regions = test["label_share"].notna()
+    if not by_regions.any():
+        return None
+    tumor, normal = (by_regions & (test["patch_label"] == name) for name in COMPARED)
+    of_slides = ~by_regions & (test["sample_type"] == NORMAL)
+    known = (tumor | normal | of_slides).to_numpy()
+    label = tumor.to_numpy().astype(int)
+    return RegionMetrics(
+        slides=int(test.loc[by_regions, "slide_id"].nunique()),
+        tumor_patches=int(tumor.sum()),
+        normal_patches=int(normal.sum()),
+        patches_of_normal_slides=int(of_slides.sum()),
+        left_out=int((~known).sum()),
+        aurocs=_aurocs(test, label, baselines, settings, seed, known),
+    )
+
+
+def _aurocs(
+    test: pd.DataFrame,
+    label: NDArray[np.int64],
+    baselines: Mapping[str, Baseline],
+    settings: Tissue,
+    seed: int,
+    known: NDArray[np.bool_] | slice = slice(None),
+) -> dict[str, Estimate]:
+    """Measure the AUROC per patch of the pair and of each baseline against a label of patches, where it is known."""
+    if len(np.unique(label[known])) < 2:
+        return {}
     scores = {"pair": test["score"], **{name: baseline.scores for name, baseline in baselines.items()}}
-    aurocs = {
-        name: _discriminate(test.assign(label=truth, score=values), "patch", settings, seed, with_auprc=False).auroc
+    return {
+        name: _discriminate(
+            test.assign(label=label, score=values)[known], "patch", settings, seed, with_auprc=False
+        ).auroc
         for name, values in scores.items()
     }
-    return TruthMetrics(len(truth), int(truth.sum()), aurocs)
 
 
 def example(slides: pd.DataFrame, test: pd.DataFrame, shares: NDArray[np.float64] | None) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from histocae.contrast.truth import patch_side
 from histocae.errors import DataError
 from histocae.patches import previews
+from histocae.regions import stored
 from histocae.slides.units import Level0Pixels, MicronsPerPixel
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top, as matplotlib takes it
@@ -28,6 +29,8 @@ class HeatmapView:
         scores: float64, shape (rows, columns); NaN where there is no patch.
         scores_extent: the area that the scores cover.
         truth: bool, shape (height, width), True where tumor, over the image's extent; None where unknown.
+        regions: that a pathologist drew: the kind (tumor, normal, exclude) and the x and y of each ring, float64,
+            shape (points, 2).
 
     """
 
@@ -36,10 +39,16 @@ class HeatmapView:
     scores: NDArray[np.float64]
     scores_extent: Extent
     truth: NDArray[np.bool_] | None = None
+    regions: tuple[tuple[str, NDArray[np.float64]], ...] = ()
 
 
 def slide_view(
-    folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int, slide: pd.Series
+    folder: Path,
+    rows: pd.DataFrame,
+    scores: NDArray[np.float64],
+    pixels: int,
+    slide: pd.Series,
+    regions: Path | None = None,
 ) -> HeatmapView:
     """Lay the scores of a slide's patches over its thumbnail.
 
@@ -49,6 +58,7 @@ def slide_view(
         scores: float64, shape (patches,).
         pixels: side of a patch, in its own pixels.
         slide: width and height (level-0 pixels) and mpp (microns per level-0 pixel) of the slide.
+        regions: folder of the regions of slides; see `regions.stored`. None: there are none.
 
     Returns:
         The view of the slide.
@@ -62,7 +72,21 @@ def slide_view(
     grid, area = score_grid(rows, scores, patch_side(rows, pixels, MicronsPerPixel(slide["mpp"])))
     image = _read_image(previews.thumbnail_file(folder, shard))
     extent = (0.0, float(slide["width"]), float(slide["height"]), 0.0)
-    return HeatmapView(image, extent, grid, area, previews.read_truth(folder, shard))
+    rings = () if regions is None else _rings(regions, shard)
+    return HeatmapView(image, extent, grid, area, previews.read_truth(folder, shard), rings)
+
+
+def _rings(folder: Path, shard: str) -> tuple[tuple[str, NDArray[np.float64]], ...]:
+    """List the rings of a slide's regions."""
+    import shapely
+
+    shapes = stored.read(folder, shard) or {}
+    return tuple(
+        (kind, shapely.get_coordinates(ring))
+        for kind, shape in shapes.items()
+        for part in shapely.get_parts(shape)
+        for ring in (part.exterior, *part.interiors)
+    )
 
 
 def tile_views(folder: Path, rows: pd.DataFrame, scores: NDArray[np.float64], pixels: int) -> list[HeatmapView]:

@@ -104,6 +104,34 @@ class TruthMetrics:
         return {"patches": self.patches, "tumor_patches": self.tumor_patches, **areas}
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegionMetrics:
+    """How well scores of patches agree with the regions that a pathologist drew.
+
+    Attributes:
+        slides: number of test slides that have regions.
+        tumor_patches: test patches in tumor regions.
+        normal_patches: test patches in normal regions.
+        patches_of_normal_slides: test patches of normal slides without regions, which count as normal.
+        left_out: test patches of slides with regions that are in none of them, and those of tumor slides without
+            regions.
+        aurocs: AUROC per patch of the pair and of each baseline; empty where all patches are of one kind.
+
+    """
+
+    slides: int
+    tumor_patches: int
+    normal_patches: int
+    patches_of_normal_slides: int
+    left_out: int
+    aurocs: dict[str, Estimate] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: the counts, auroc_patch_pair, auroc_patch_<baseline>."""
+        counts = {name: value for name, value in vars(self).items() if name != "aurocs"}
+        return counts | {f"auroc_patch_{name}": area.as_json() for name, area in self.aurocs.items()}
+
+
 @dataclass(frozen=True)
 class PairMetrics:
     """All numbers of a pair on one split, beside its baselines.
@@ -116,6 +144,7 @@ class PairMetrics:
         baselines: by name.
         left_out: reason per baseline that could not be computed.
         truth: agreement with the true content of patches; None where that is unknown.
+        regions: agreement with regions that a pathologist drew; None where there are none.
 
     """
 
@@ -126,6 +155,7 @@ class PairMetrics:
     baselines: dict[str, BaselineMetrics]
     left_out: dict[str, str]
     truth: TruthMetrics | None = None
+    regions: RegionMetrics | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the JSON object of reports/tissue/metrics.json, as far as numbers go."""
@@ -147,4 +177,5 @@ class PairMetrics:
             "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
             "left_out": self.left_out,
             **({} if self.truth is None else {"truth": self.truth.as_json()}),
+            **({} if self.regions is None else {"regions": self.regions.as_json()}),
         }

@@ -51,6 +51,9 @@ class Legend(NamedTuple):
 
 TISSUES = Legend("score of its patches", SCALE, ("like normal", "threshold", "like tumor"))
 ERRORS = Legend("mean squared error of its patches", ("#f4f1ea", "#d8a878", "#7a2f1d"), None)
+# color and line of the regions that a pathologist drew
+REGIONS = {"tumor": (TISSUE_COLORS[TUMOR], "-"), "normal": (TISSUE_COLORS[NORMAL], "-"), "exclude": ("black", ":")}
+OUTLINES = "tumor red, normal blue"
 UNITS = {"patch": "patches", "slide": "slides", "case": "cases x sample types"}
 QUIET = "#777777"
 PAIRS = 6
@@ -87,6 +90,7 @@ def write_heatmaps(
     threshold: float,
     tiles: bool,
     shares: NDArray[np.float64] | None,
+    regions: Path,
 ) -> None:
     """Write a heatmap <shard>.png of each slide.
 
@@ -100,6 +104,7 @@ def write_heatmaps(
         threshold: of the score per patch.
         tiles: the patches were extracted from pre-cut tiles.
         shares: float64, shape (patches,): share of each test patch that is truly tumor; None where unknown.
+        regions: folder of the regions of slides, which are outlined; see `regions.stored`.
 
     """
     scale, by_id = score_scale(test["score"].to_numpy(), threshold), slides.set_index("slide_id")
@@ -108,7 +113,7 @@ def write_heatmaps(
         if tiles:
             views = tile_views(previews, rows, scores, pixels)
         else:
-            views = [slide_view(previews, rows, scores, pixels, slide)]
+            views = [slide_view(previews, rows, scores, pixels, slide, regions)]
         title = f"{slide.name}: {slide['sample_type']}, score {slide['score']:.3f}, called {slide['called']}"
         hidden = rows["file"].nunique() - len(views)
         title += f" ({hidden} more tiles not shown)" * (hidden > 0)
@@ -373,6 +378,7 @@ def plot_heatmap(
             axis.imshow(image, extent=view.image_extent)
             axis.set_xticks([])
             axis.set_yticks([])
+        _draw_regions(row[:2], view)
         shown = row[1].imshow(
             view.scores, cmap=colors, norm=scale, extent=view.scores_extent, interpolation="nearest"
         )
@@ -384,7 +390,8 @@ def plot_heatmap(
         for axis in row:  # an image laid over another sets the limits to its own
             left, right, bottom, top = view.image_extent
             axis.set(xlim=(left, right), ylim=(bottom, top))
-    for axis, name in zip(axes[0], ("image", legend.title, of_truth), strict=False):
+    image = f"image; regions: {OUTLINES}" if any(view.regions for view in views) else "image"
+    for axis, name in zip(axes[0], (image, legend.title, of_truth), strict=False):
         axis.set_title(name, fontsize=10)
     colorbar = figure.colorbar(shown, ax=axes[:, 1:].ravel().tolist(), shrink=0.85, extend="both")
     low, high = scale.vmin or 0.0, scale.vmax or 0.0
@@ -393,6 +400,15 @@ def plot_heatmap(
         colorbar.set_ticklabels(legend.ends)
     figure.suptitle(title, fontsize=11, parse_math=False)  # a slide's name may have dollar signs
     return figure
+
+
+def _draw_regions(axes: Sequence[Axes], view: HeatmapView) -> None:
+    """Outline the regions that a pathologist drew."""
+    for axis in axes:
+        for kind, ring in view.regions:
+            color, style = REGIONS[kind]
+            axis.plot(*ring.T, color="white", lw=2.4, alpha=0.7, solid_joinstyle="round")
+            axis.plot(*ring.T, color=color, lw=1.2, ls=style, solid_joinstyle="round")
 
 
 def _outline(axis: Axes, view: HeatmapView) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from histocae.contrast.metrics import BaselineMetrics, PairMetrics, TissueErrors, TruthMetrics
+from histocae.contrast.metrics import BaselineMetrics, PairMetrics, RegionMetrics, TissueErrors, TruthMetrics
+from histocae.errors import counted
 from histocae.statistics.discrimination import Discrimination
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS
@@ -57,6 +58,11 @@ def summary(metrics: PairMetrics, confidence: float) -> list[str]:
             "Within the slides the true tumor regions are known: the score separates tumor patches from the others "
             f"with an AUROC of {interval(metrics.truth.aurocs['pair'])}."
         )
+    if metrics.regions is not None and "pair" in metrics.regions.aurocs:
+        lines.append(
+            "Against the regions that a pathologist drew, the score of the pair has an AUROC per patch of "
+            f"{interval(metrics.regions.aurocs['pair'])}."
+        )
     return lines
 
 
@@ -79,8 +85,9 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
     ]
     lines += on_levels(metrics.levels, metrics.paired, confidence)
     lines.append(
-        "Labels are per slide, not per patch: each patch of a tumor slide counts as tumor, even where it shows "
-        "normal tissue. Numbers per patch therefore describe the labels of slides, not the content of patches."
+        f"{'Labels' if metrics.regions is None else 'In these numbers, labels'} are per slide, not per patch: each patch "
+        "of a tumor slide counts as tumor, even where it shows normal tissue. Numbers per patch therefore describe the "
+        "labels of slides, not the content of patches."
     )
     lines.append(_winners(metrics.errors))
     for data, errors in metrics.errors.items():
@@ -100,6 +107,8 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
     lines += [f"Left out, {name}: {reason}." for name, reason in metrics.left_out.items()]
     if metrics.truth is not None:
         lines.append(_truth(metrics.truth))
+    if metrics.regions is not None:
+        lines += on_regions(metrics.regions)
     return lines
 
 
@@ -195,6 +204,32 @@ def _truth(truth: TruthMetrics) -> str:
     if "latents" in truth.aurocs:
         line += f", and that of latents + logistic regression is {interval(truth.aurocs['latents'])}"
     return f"{line}."
+
+
+def on_regions(regions: RegionMetrics) -> list[str]:
+    """Say how the scores of patches agree with the regions that a pathologist drew.
+
+    Args:
+        regions: the numbers.
+
+    Returns:
+        Two or three sentences.
+
+    """
+    lines = [
+        f"{counted(regions.slides).capitalize()} of the test set {'have' if regions.slides != 1 else 'has'} regions: "
+        f"{regions.tumor_patches:,} patches are in tumor regions and {regions.normal_patches:,} in normal regions. "
+        f"{regions.patches_of_normal_slides:,} patches of normal slides without regions count as normal; "
+        f"{regions.left_out:,} patches have no label and are left out."
+    ]
+    if "pair" not in regions.aurocs:
+        return [*lines, "All labeled patches are of one tissue, so no AUROC can be computed against the regions."]
+    others = {name: area for name, area in regions.aurocs.items() if name != "pair"}
+    line = f"Against the regions, the AUROC per patch of the pair is {interval(regions.aurocs['pair'])}"
+    if others:
+        best = max(others, key=lambda name: others[name].value)
+        line += f", and that of the best baseline ({best.replace('_', ' ')}) is {interval(others[best])}"
+    return [*lines, f"{line}."]
 
 
 def against_baselines(differences: Mapping[str, Estimate]) -> list[str]:

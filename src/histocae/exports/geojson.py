@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from histocae.files import replacing
 from histocae.identifiers import COMPARED, TISSUE_COLORS
+from histocae.regions import outlines
 from histocae.slides.units import Level0Pixels
 
 if TYPE_CHECKING:  # shapely and scipy are loaded for contours alone
@@ -71,11 +72,7 @@ def tissue_contour(mask: NDArray[np.bool_], pixel: Level0Pixels) -> "shapely.Pol
     import shapely
 
     cleaned = ~_without_specks(~_without_specks(mask))
-    steps = np.diff(cleaned.astype(np.int8), axis=1, prepend=0, append=0)
-    (rows, starts), (_, ends) = np.nonzero(steps == 1), np.nonzero(steps == -1)
-    # the runs of each row, in pixels of the mask, where all numbers are whole and so exact
-    outline = shapely.disjoint_subset_union_all(shapely.box(starts, rows, ends, rows + 1))
-    outline = _valid(shapely.simplify(outline, TOLERANCE))
+    outline = _valid(shapely.simplify(outlines.outline(cleaned), TOLERANCE))
     outline = _valid(shapely.transform(outline, lambda corners: corners * pixel))
     contour = shapely.set_precision(outline, PRECISION)  # which keeps it valid
     # regions in the order of their corners, whatever the order of the union
@@ -102,20 +99,9 @@ def _valid(shape: Any) -> Any:
 
 def _annotation(contour: Any) -> str:
     """Write the feature of the tissue, locked so that nobody moves it by mistake."""
-    import shapely
-
-    rings = [
-        [shapely.get_coordinates(ring).tolist() for ring in (part.exterior, *part.interiors)]
-        for part in shapely.get_parts(contour)
-    ]
-    polygons = [[[[_plain(x), _plain(y)] for x, y in ring] for ring in part] for part in rings]
-    single = len(polygons) == 1
     feature = {
         "type": "Feature",
-        "geometry": {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": polygons[0] if single else polygons,
-        },
+        "geometry": outlines.geometry(contour),
         "properties": {
             "objectType": "annotation",
             "name": TISSUE,
@@ -168,10 +154,4 @@ def _classification(name: str, color: str) -> dict[str, Any]:
 
 
 def _texts(values: NDArray[np.float64]) -> list[str]:
-    return [str(_plain(value)) for value in values.tolist()]
-
-
-def _plain(value: float) -> float:
-    """Round to the file's precision; a whole number is written without decimals."""
-    rounded = round(value, 2)
-    return int(rounded) if rounded.is_integer() else rounded
+    return [str(outlines.plain(value)) for value in values.tolist()]

@@ -43,13 +43,17 @@ INDEX_COLUMNS = (
     "y",
     "mpp",
     "tissue_share",
+    "patch_label",
+    "label_share",
 )
 SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # the same for all patches of a slide; its file is not, where it has many tiles
-POSITION_COLUMNS = INDEX_COLUMNS[4:]
+PATCH_COLUMNS = INDEX_COLUMNS[4:]
+LABEL_COLUMNS = INDEX_COLUMNS[-2:]
+SHARD_COLUMNS = PATCH_COLUMNS[:-2]  # of a shard's own rows: labels may change while its patches stay
 # each shard in use is an open file, and a process may have about 1,000; training has two selections
 MOST_OPEN = 300
 AT_ONCE = 2**20  # rows that are handled together, where all would take several times their memory
-INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file")
+INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file", "patch_label")
 
 
 class Shard(NamedTuple):
@@ -70,11 +74,14 @@ def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | Non
 
     Args:
         folder: of the store.
-        index: one row a patch, with the columns of `INDEX_COLUMNS`.
+        index: one row a patch, with the columns of `INDEX_COLUMNS`; without `LABEL_COLUMNS`, patches have the label
+            of their slide.
         pixels: side of a patch.
         mpp: microns per patch pixel that were aimed at; None for tiles.
 
     """
+    if "patch_label" not in index:
+        index = index.assign(patch_label=index["sample_type"], label_share=np.nan)
     write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
     files = {name: folder / SHARDS / f"{name}.npy" for name in index["shard"].unique()}
     counts = index["shard"].value_counts()
@@ -245,6 +252,18 @@ class PatchStore:
         self._check(counts.total())
         slides = pd.DataFrame(list(counts), columns=list(SLIDE_COLUMNS), dtype=str)
         return slides.assign(patches=list(counts.values()))
+
+    def labels(self) -> pd.DataFrame:
+        """Count the patches of each slide by label, in little memory whatever their number.
+
+        Returns:
+            One row per slide and label: slide_id, patch_label (text, "" for none) and patches (int64).
+
+        """
+        counts = Counter(self.rows(("slide_id", "patch_label")))
+        self._check(counts.total())
+        labels = pd.DataFrame(list(counts), columns=["slide_id", "patch_label"], dtype=str)
+        return labels.assign(patches=list(counts.values()))
 
     def _check(self, rows: int) -> None:
         if rows != self._patches:

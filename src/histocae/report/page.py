@@ -145,6 +145,10 @@ def page(contents: Contents, splits: tuple[str, ...]) -> str:
             for label, *keys in LATENT_ROWS
             if measured & set(keys)
         ],
+        content_rows=[
+            ("pair", "score of the pair"),
+            *((name, each["about"]) for name, each in contents.tissue.get("baselines", {}).items()),
+        ],
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
         example=next((file for file in contents.heatmaps if file.stem == contents.tissue.get("example")), None),
     )

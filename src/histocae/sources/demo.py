@@ -142,6 +142,22 @@ def _layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[Floats, Fl
     return tissue, region(score, tissue > 0, rng.uniform(0.50, 0.72), pieces=3)
 
 
+def layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[Flags, Flags]:
+    """Return where a slide has tissue and where it has tumor.
+
+    Args:
+        spec: of the cohort.
+        slide_id: of the slide.
+        sample_type: of the slide.
+
+    Returns:
+        Two masks, bool, shape (rows, columns), on the grid of the truth mask: pixels of 4 x 4 microns.
+
+    """
+    tissue, tumor = _layout(spec, slide_id, sample_type)
+    return tissue > 0, tumor > 0
+
+
 def _stains(spec: DemoSpec, row: pd.Series) -> tuple[Amounts, Flags]:
     """Return amounts of hematoxylin and eosin, (2, size, size), and the truth mask on its own grid (bool)."""
     tissue, tumor = _layout(spec, row["slide_id"], row["sample_type"])

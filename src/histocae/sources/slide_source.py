@@ -126,7 +126,7 @@ def from_params(data: Data, seed: int, slide_files: Path) -> Source:
     if data.source == "gdc":
         return Source(slide_files, server=_server(data), keep=data.keep_slides)
     if data.source == "demo":
-        return Source(slide_files, demo_spec=_demo_spec(data, seed))
+        return Source(slide_files, demo_spec=demo_spec(data, seed))
     return Source(Path(data.path), tiles=data.source == "tiles")
 
 
@@ -207,7 +207,7 @@ def cohort(data: Data, seed: int) -> Cohort:
 
     """
     if data.source == "demo":
-        return Cohort(demo.cohort(_demo_spec(data, seed)))
+        return Cohort(demo.cohort(demo_spec(data, seed)))
     if data.source == "gdc":
         from histocae.sources.gdc.cohort import find
 
@@ -259,7 +259,17 @@ def own_files(data: Data) -> OwnFiles:
     return OwnFiles(path, slides[list(tables.COLUMNS)], files, given_split.check(table, path))
 
 
-def _demo_spec(data: Data, seed: int) -> demo.DemoSpec:
+def demo_spec(data: Data, seed: int) -> demo.DemoSpec:
+    """Return the input of the demo cohort.
+
+    Args:
+        data: the section `data` of params.yaml.
+        seed: of the cohort.
+
+    Returns:
+        The spec.
+
+    """
     return demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
 
 

@@ -58,7 +58,7 @@ def run(params: Params, name: str) -> None:
         write_latents(cae, paths.LATENTS / name, trained["weights"], tables, passes.write_latents)
     in_cohort = tables["validation"].index.isin(selected["validation"].index)
     metrics = {"train_mse": errors.mean(), "validation_mse": validation["mse"][in_cohort].mean()}
-    in_cohort = test["sample_type"].isin(selected["test"]["sample_type"].unique())
+    in_cohort = all_test.index.isin(selected["test"].index)
     for prefix, rows in (("test", test[in_cohort]), ("all_test", test)):
         metrics |= {f"{prefix}_{key}": v for key, v in reconstruction.summarize(rows).items()}
 

@@ -5,8 +5,8 @@ its slide, the parameters or the code that reads slides changed.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import pandas as pd
 from histocae import paths
 from histocae.cohort.setaside import COLUMNS, check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
-from histocae.files import code_fingerprint, fingerprint, read_cells, read_table, write_json, write_table
+from histocae.files import code_fingerprint, fingerprint, read_table, replacing_folder, write_table
 from histocae.params import Params
-from histocae.patches import integrity, previews, store
+from histocae.patches import counted, integrity, labeling, previews, store
+from histocae.patches.labeling import Labeling
 from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
 from histocae.patches.shards import make_shard
-from histocae.patches.tissue import RULE
+from histocae.regions import stored
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
 from histocae.sources.gdc.remote import FailureCount
@@ -50,7 +51,7 @@ CODE = (
     "slides/units",
 )
 SLIDES_TEXTS = ("slide_id", "file", "sha256", "md5", "mpp_from", "vendor")
-REASONS = ("kept", "background", "border", "capped", "unread", "dropped")
+SHARDS = paths.PATCHES / store.SHARDS
 SHARED_TILES = "shared_tiles.csv"
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ def run(params: Params) -> None:
     before = [
         read_table(path, ("slide_id",), needed=COLUMNS) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
     ]
+    labelings = _label(params, records)
+    shards = {each.shard: store.Shard(each.kept, each.files["shard"]) for each in records.values() if each.kept}
+    records = {slide_id: labeling.usable(record, labelings.get(slide_id)) for slide_id, record in records.items()}
     aside = set_aside(
         "patches", [(record.slide_id, record.reason, record.kept) for record in records.values() if record.reason]
     )
@@ -82,16 +86,21 @@ def run(params: Params) -> None:
     kept = [record for record in records.values() if record.kept]
     count = store.write_rows(
         paths.PATCHES,
-        _rows(kept, metadata),
+        _rows(kept, metadata, labelings),
         params.patches.pixels,
         None if source.tiles else params.patches.mpp,
-        {record.shard: store.Shard(record.kept, record.files["shard"]) for record in kept},
+        {record.shard: shards[record.shard] for record in kept},
     )
     names = {record.shard for record in records.values()}
-    _remove_others(paths.PATCHES / store.SHARDS, names)
+    _remove_others(SHARDS, names)
     _remove_others(paths.PATCHING_REPORT / "slides", names)
     _remove_others(paths.PREVIEWS, names)
-    _report(records, metadata, _shared(files, metadata) if source.tiles else None)
+    _write_regions(records, labelings)
+    more = {"shared_tiles": _shared(files, metadata)} if source.tiles else {}
+    if not more:
+        (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
+    given = None if params.data.annotations is None else labelings
+    counted.write(paths.PATCHING_REPORT, records, given, metadata["sample_type"].to_dict(), more)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", count, len(kept))
 
@@ -184,7 +193,7 @@ def _tasks(
                 default_mpp=default,
                 params=params.patches,
                 seed=params.seed,
-                shards=paths.PATCHES / store.SHARDS,
+                shards=SHARDS,
                 overviews=paths.PATCHING_REPORT / "slides",
                 previews=paths.PREVIEWS,
                 hashes=rows.dropna(subset="sha256").set_index("file")["sha256"].to_dict(),
@@ -194,13 +203,41 @@ def _tasks(
     return tasks
 
 
-def _rows(records: list[ShardRecord], metadata: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+def _label(params: Params, records: Mapping[str, ShardRecord]) -> dict[str, Labeling]:
+    """Label patches by the regions of data.annotations; without these, patches have the labels of their slides."""
+    if params.data.annotations is None:
+        return {}
+    listed = read_table(paths.ANNOTATIONS, ("file", "sha256"), needed=("file", "sha256"))
+    return labeling.label_slides(
+        Path(params.data.annotations),
+        dict(zip(listed["file"], listed["sha256"], strict=True)),
+        records.values(),
+        params.annotations,
+        params.patches.pixels,
+        SHARDS,
+    )
+
+
+def _rows(
+    records: list[ShardRecord], metadata: pd.DataFrame, labelings: Mapping[str, Labeling]
+) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the index one by one, as text: together they may not fit into memory."""
     for record in records:
         slide = metadata.loc[record.slide_id]
         common = (record.slide_id, slide["case_id"], slide["sample_type"], record.shard)
-        for row in read_cells(paths.PATCHES / store.SHARDS / f"{record.shard}.csv", store.POSITION_COLUMNS):
+        of_slide = labelings.get(record.slide_id, Labeling())
+        for row in labeling.index_rows(record, slide["sample_type"], of_slide, SHARDS):
             yield common + row
+
+
+def _write_regions(records: Mapping[str, ShardRecord], labelings: Mapping[str, Labeling]) -> None:
+    """Keep the regions of the slides for figures."""
+    with replacing_folder(paths.REGIONS) as folder:
+        for slide_id, of_slide in labelings.items():
+            if of_slide.drawn is not None and records[slide_id].kept:
+                stored.write(folder, records[slide_id].shard, of_slide.drawn.regions)
+    if not labelings:
+        shutil.rmtree(paths.REGIONS)  # DVC warns of an empty folder
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
@@ -222,38 +259,3 @@ def _shared(files: pd.DataFrame, metadata: pd.DataFrame) -> int:
             path,
         )
     return len(shared)
-
-
-def _report(records: dict[str, ShardRecord], metadata: pd.DataFrame, shared: int | None) -> None:
-    """Write the counts of each slide, all failures, and the totals; of tiles also the number of `shared` ones."""
-    rows = [
-        {
-            "slide_id": record.slide_id,
-            "sample_type": metadata.loc[record.slide_id, "sample_type"],
-            "width": record.width,
-            "height": record.height,
-            "level": record.level,
-            "mpp": record.mpp,
-            "mpp_from": record.mpp_from,
-            "patch_mpp": record.patch_mpp,
-            **{name: record.counts.get(name, 0) for name in REASONS},
-        }
-        for record in records.values()
-    ]
-    table = pd.DataFrame(rows).astype(dict.fromkeys(("width", "height", "level"), "Int64"))
-    write_table(table, paths.PATCHING_REPORT / "counts.csv", separator=",")
-    failures = [(record.slide_id, reason) for record in records.values() for reason in record.failures]
-    write_table(
-        pd.DataFrame(failures, columns=["slide_id", "reason"]), paths.PATCHING_REPORT / "failures.csv", separator=","
-    )
-    counts: Counter[str] = Counter()
-    for record in records.values():
-        counts.update(record.counts)
-    totals = {name: counts.get(name, 0) for name in REASONS}
-    # the code of the rule is among the inputs of each shard: shards of earlier runs are of this rule, too
-    summary = {"slides": len(records), "cells": sum(totals.values()), **totals, "tissue_rule": RULE}
-    if shared is None:
-        (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
-    else:
-        summary["shared_tiles"] = shared
-    write_json(summary, paths.PATCHING_REPORT / "summary.json")

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> None:
-    """Write one table per split: nine columns of the slide's metadata and the patch's position in the store."""
+    """Write one table per split: nine columns of the slide's metadata, and the patch's position and label."""
     store = PatchStore(paths.PATCHES)
     slides = store.slides()
     given = given_split.read(paths.GIVEN_SPLIT)
@@ -36,7 +36,9 @@ def run(params: Params) -> None:
     check_apart(tables)
     metadata = {row[2]: row for row in read_cells(paths.METADATA, SEED_COLUMNS)}
     write_tables(paths.SPLITS, store, dict(zip(slides["slide_id"], splits, strict=True)), metadata)
-    _warn_of_refusals(params, tables)
+    labels = store.labels()
+    of_split = {split: labels[labels["slide_id"].isin(table["slide_id"])] for split, table in tables.items()}
+    _warn_of_refusals(params, of_split)
     summary = summarize(tables, shares)
     sites = summarize_sites(slides)
     write_json({**summary, "given": shares is None, "sites": sites}, paths.SPLIT_REPORT)
@@ -52,12 +54,12 @@ def run(params: Params) -> None:
         )
 
 
-def _warn_of_refusals(params: Params, tables: Mapping[str, pd.DataFrame]) -> None:
+def _warn_of_refusals(params: Params, labels: Mapping[str, pd.DataFrame]) -> None:
     """Warn now of models that can't be trained: a model may be refused hours later."""
     refused: dict[tuple[str, str], list[str]] = {}
     for name, model in params.models.items():
         for part in ("train", "validation"):
-            missing = lacking(tables[part], model.cohort, model.training(params.training).balance)
+            missing = lacking(labels[part], model.cohort, model.training(params.training).balance)
             if missing is not None:
                 refused.setdefault((part, missing), []).append(name)
                 break

@@ -60,7 +60,7 @@ def _normal_alone(params: Params, folder: Path) -> dict[str, Any]:
     tables = {split: balance.read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     if tables["test"]["sample_type"].nunique() < len(COMPARED):
         return {"model": None, "reason": "the test patches are of one tissue"}
-    normal = (tables["validation"]["sample_type"] == NORMAL).to_numpy()
+    normal = (tables["validation"][["sample_type", "patch_label"]] == NORMAL).all(axis=1).to_numpy()
     if not normal.any():
         return {"model": None, "reason": "no validation patch is of normal tissue"}
     record = TrainingRecord(name)
@@ -155,12 +155,14 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             threshold=metrics.decisions["patch"].threshold,
             tiles=store.mpp is None,
             shares=truths,
+            regions=paths.REGIONS,
         )
     if store.mpp is not None:
         annotations.write_slides(folder / "geojson", paths.PREVIEWS, levels["patch"], slides, store.pixels)
     if truths is not None:
         agreement = comparison.against_truth(test, truths, simpler, settings, seed)
         metrics = dataclasses.replace(metrics, truth=agreement)
+    metrics = dataclasses.replace(metrics, regions=comparison.against_regions(test, simpler, settings, seed))
     _write_tables(folder, levels, bands, metrics)
     write_json(score, folder / "score.json")
     plots.write_pairs(folder, models, store, test, seed)

@@ -210,14 +210,16 @@ class TrainingRecord:
 
         """
         select = self._select_all(split) or self._select_learnt(path)
-        return summarize(path, select, text=(*TEXTS, "shard", "file"), counted=("case_id", "slide_id"))
+        return summarize(path, select, text=(*TEXTS, "shard", "file", "patch_label"), counted=("case_id", "slide_id"))
 
     def _select_all(self, split: str) -> Callable[[pd.DataFrame], pd.DataFrame] | None:
-        """Select all patches of the cohort's tissues; None where the model learns from a sample of them."""
+        """Select all patches of the cohort; None where the model learns from a sample of them."""
         if split != "test" and self.training["cohort"] != "all":
             return None
-        tissues = COHORTS[self.training["cohort"]]
-        return lambda part: part[part["sample_type"].isin(tissues)]
+        if self.training["cohort"] == "all":
+            return lambda part: part
+        labels = COHORTS[self.training["cohort"]]
+        return lambda part: part[part["patch_label"].isin(labels)]
 
     def _select_learnt(self, path: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """Select the patches of the sample that the model learns from."""
