@@ -60,6 +60,8 @@ def rows_of(*slides):
                 "y": 0,
                 "mpp": 0.5,
                 "tissue_share": 1.0,
+                "patch_label": sample_type,
+                "label_share": np.nan,
             }
             for slide, case, sample_type, count in slides
             for i in range(count)

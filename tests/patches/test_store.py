@@ -18,13 +18,13 @@ from histocae.patches.store import INDEX_COLUMNS, PatchStore, write_index, write
 from support import make_data
 from support.extracted_slides import EXTRACTION
 
-V1, V2, V3 = (make_data.DATA / f"store-v{version}" for version in (1, 2, 3))
+V1, V2, V3, V4 = (make_data.DATA / f"store-v{version}" for version in (1, 2, 3, 4))
 
 
 @pytest.fixture
 def store_folder(tmp_path):
     """A copy of the committed store."""
-    return shutil.copytree(V3, tmp_path / "store")
+    return shutil.copytree(V4, tmp_path / "store")
 
 
 def read_all_patches(store: PatchStore) -> np.ndarray:
@@ -32,8 +32,8 @@ def read_all_patches(store: PatchStore) -> np.ndarray:
     return store.select(index).take(np.arange(len(index)))
 
 
-def test_a_store_of_version_3_can_be_read():
-    store = PatchStore(V3)
+def test_a_store_of_version_4_can_be_read():
+    store = PatchStore(V4)
     assert (store.pixels, store.mpp) == (8, 0.5)
     index = store.index()
     assert tuple(index.columns) == INDEX_COLUMNS
@@ -43,9 +43,9 @@ def test_a_store_of_version_3_can_be_read():
     np.testing.assert_array_equal(read_all_patches(store), np.concatenate(list(make_data.stored_patches().values())))
 
 
-@pytest.mark.parametrize(("folder", "version"), [(V1, 1), (V2, 2)])
+@pytest.mark.parametrize(("folder", "version"), [(V1, 1), (V2, 2), (V3, 3)])
 def test_a_store_of_a_former_version_is_refused_by_its_version(folder, version):
-    expected = f"patch store of version {version}, this histocae reads version 3; run dvc repro patches"
+    expected = f"patch store of version {version}, this histocae reads version 4; run dvc repro patches"
     with pytest.raises(StoreError, match=expected):
         PatchStore(folder)
 
@@ -58,9 +58,9 @@ def test_the_patches_of_a_former_version_are_extracted_again(project, monkeypatc
     folder = project.folder / "data" / "patches"
     before = {path.name for path in (folder / "shards").iterdir()}
     message = project.run("split").only_line
-    assert "data/patches: patch store of version 2, this histocae reads version 3; run dvc repro patches" in message
+    assert "data/patches: patch store of version 2, this histocae reads version 4; run dvc repro patches" in message
     lines = project.run("patches").lines
-    expected = "patch store of version 2, this histocae writes version 3: the patches of 2 slides are extracted again"
+    expected = "patch store of version 2, this histocae writes version 4: the patches of 2 slides are extracted again"
     assert sum(expected in line for line in lines) == 1
     assert before.isdisjoint(path.name for path in (folder / "shards").iterdir())
     assert len(read_all_patches(PatchStore(folder))) == 2 * 16
@@ -69,7 +69,7 @@ def test_the_patches_of_a_former_version_are_extracted_again(project, monkeypatc
 
 def test_the_committed_store_equals_the_one_that_make_data_writes(tmp_path):
     make_data.make_store(tmp_path / "made")
-    files = {path.relative_to(V3): path.read_bytes() for path in V3.rglob("*") if path.is_file()}
+    files = {path.relative_to(V4): path.read_bytes() for path in V4.rglob("*") if path.is_file()}
     made = {
         path.relative_to(tmp_path / "made"): path.read_bytes()
         for path in (tmp_path / "made").rglob("*")
@@ -78,34 +78,34 @@ def test_the_committed_store_equals_the_one_that_make_data_writes(tmp_path):
     assert made == files and len(files) == 4
 
 
-def test_stores_are_written_in_version_3(tmp_path):
-    index = PatchStore(V3).index()
+def test_stores_are_written_in_version_4(tmp_path):
+    index = PatchStore(V4).index()
     for name, patches in make_data.stored_patches().items():
         with ShardWriter(tmp_path / "shards" / f"{name}.npy", 8) as writer:
             for patch in patches:
                 writer.append(patch[None])
-        assert (tmp_path / "shards" / f"{name}.npy").read_bytes() == (V3 / "shards" / f"{name}.npy").read_bytes()
+        assert (tmp_path / "shards" / f"{name}.npy").read_bytes() == (V4 / "shards" / f"{name}.npy").read_bytes()
     write_index(tmp_path, index, 8, 0.5)
-    assert (tmp_path / "index.csv").read_bytes() == (V3 / "index.csv").read_bytes()
-    assert json.loads((tmp_path / "store.json").read_bytes()) == json.loads((V3 / "store.json").read_bytes())
+    assert (tmp_path / "index.csv").read_bytes() == (V4 / "index.csv").read_bytes()
+    assert json.loads((tmp_path / "store.json").read_bytes()) == json.loads((V4 / "store.json").read_bytes())
 
 
-@pytest.mark.parametrize("version", [0, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 5, "4", None])
 def test_another_version_is_refused(store_folder, version):
     manifest = json.loads((store_folder / "store.json").read_bytes())
     manifest["version"] = version
     (store_folder / "store.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(StoreError, match=f"version {version}.*reads version 3; run dvc repro patches"):
+    with pytest.raises(StoreError, match=f"version {version}.*reads version 4; run dvc repro patches"):
         PatchStore(store_folder)
 
 
 def test_a_missing_or_newer_store_is_reported_in_one_line(project):
     message = project.run("split").only_line
     assert "data/patches: no patch store here" in message and "dvc repro" in message
-    shutil.copytree(V3, project.folder / "data" / "patches")
+    shutil.copytree(V4, project.folder / "data" / "patches")
     manifest = project.folder / "data" / "patches" / "store.json"
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace('"version": 3', '"version": 9'), encoding="utf-8")
+    manifest.write_text(text.replace('"version": 4', '"version": 9'), encoding="utf-8")
     assert "patch store of version 9" in project.run("split").only_line
 
 
@@ -167,7 +167,7 @@ def test_swapped_shards_are_refused(store_folder):
 def test_no_changed_byte_of_a_store_passes_unnoticed(tmp_path_factory, data):
     """Whatever bytes are changed, the store is refused or its patches are those that were written."""
     folder = tmp_path_factory.getbasetemp() / "changed"
-    shutil.copytree(V3, folder, dirs_exist_ok=True)
+    shutil.copytree(V4, folder, dirs_exist_ok=True)
     path = data.draw(st.sampled_from(sorted(file for file in folder.rglob("*") if file.is_file())))
     content = bytearray(path.read_bytes())
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
@@ -192,7 +192,7 @@ def test_a_shard_is_read_once_for_its_hash(store_folder, monkeypatch):
 
 @given(st.lists(st.integers(0, 4), max_size=12), st.lists(st.integers(0, 4), max_size=12))
 def test_patches_are_returned_in_the_requested_order(rows, positions):
-    store = PatchStore(V3)
+    store = PatchStore(V4)
     patches = np.concatenate(list(make_data.stored_patches().values()))
     selected = store.select(store.index().iloc[rows])
     assert len(selected) == len(rows)

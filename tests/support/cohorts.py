@@ -21,6 +21,7 @@ def rows_of(sample_types: list[tuple[str, ...]], slides: int = 1, patches: int |
         {
             "case_id": f"{case:03d}",
             "sample_type": sample_type,
+            "patch_label": sample_type,
             "slide_id": f"{case:03d}-{sample_type[0]}-{slide}",
             "position": patch,
         }
@@ -62,6 +63,7 @@ def write_index(
         y=rows["position"] * 8,
         mpp=0.5,
         tissue_share=1.0,
+        label_share=None,
     )
     store.write_index(project.folder / "data/patches", rows, 8, 0.5)
     metadata = rows.drop_duplicates("slide_id").assign(disease_type="Ductal|x", percent_tumor_cells=50.0)

@@ -348,6 +348,8 @@ def make_store(folder: Path) -> None:
                     "y": 8 * i,
                     "mpp": mpp,
                     "tissue_share": 0.75,
+                    "patch_label": sample_type,
+                    "label_share": "",
                 }
             )
     (folder / "index.csv").write_text(table_text(rows, "|"), encoding="utf-8")
@@ -358,7 +360,7 @@ def make_store(folder: Path) -> None:
         "mpp": 0.5,
         "patches": len(rows),
         "pixels": 8,
-        "version": 3,
+        "version": 4,
         "index": hashlib.sha256((folder / "index.csv").read_bytes()).hexdigest(),
         "shards": {
             name: {
@@ -372,4 +374,4 @@ def make_store(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_store(DATA / "store-v3")
+    make_store(DATA / "store-v4")

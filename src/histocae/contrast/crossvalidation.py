@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from histocae.cohort import split
 from histocae.contrast import comparison, verdicts
 from histocae.contrast.baselines import Baseline
-from histocae.contrast.metrics import differences_as_json
+from histocae.contrast.metrics import RegionMetrics, differences_as_json
 from histocae.params import Tissue
 from histocae.statistics import paired, thresholds
 from histocae.statistics.discrimination import Discrimination, auroc, levels_as_json
@@ -124,6 +124,7 @@ class PooledMetrics:
         baselines: those that every fold has, by name.
         left_out: reason per baseline that some fold could not compute.
         folds: each fold alone.
+        regions: agreement with regions that a pathologist drew; None where there are none.
         sentences: the result in words.
 
     """
@@ -134,6 +135,7 @@ class PooledMetrics:
     baselines: dict[str, PooledBaseline]
     left_out: dict[str, str]
     folds: list[FoldMetrics]
+    regions: RegionMetrics | None
     sentences: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -146,6 +148,7 @@ class PooledMetrics:
             "baselines": {name: baseline.as_json() for name, baseline in self.baselines.items()},
             "left_out": self.left_out,
             "each": [fold.as_json() for fold in self.folds],
+            **({} if self.regions is None else {"regions": self.regions.as_json()}),
             "sentences": self.sentences,
         }
 
@@ -235,6 +238,8 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
         for name in folds[0].baselines
         if all(name in fold.baselines for fold in folds)
     }
+    pooled = {name: _pooled(folds, name) for name in baselines}
+    regions = comparison.against_regions(everything, pooled, settings, seed)
     return PooledMetrics(
         levels=levels,
         paired=within,
@@ -242,6 +247,7 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
         baselines=baselines,
         left_out={name: reason for fold in folds for name, reason in fold.left_out.items()},
         folds=[FoldMetrics(fold.number, int(fold.test["case_id"].nunique()), _aurocs(fold.test)) for fold in folds],
+        regions=regions,
         sentences=[
             f"Each case was tested once, by models that were not trained on it: {levels['case'].counts.cases} cases "
             f"in {len(folds)} folds.",
@@ -251,6 +257,7 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
             *verdicts.against_baselines(
                 {baseline.description: baseline.differences["slide"] for baseline in baselines.values()}
             ),
+            *([] if regions is None else verdicts.on_regions(regions)),
         ],
     )
 
@@ -291,7 +298,7 @@ def _pool_baseline(
 ) -> PooledBaseline:
     """Measure one baseline over all folds."""
     baselines = [fold.baselines[name] for fold in folds]
-    values = np.concatenate([_comparable(baseline) for baseline in baselines])
+    values = _pooled(folds, name).scores
     each = [
         BaselineFold(
             fold.number, baseline.direction, baseline.details, _aurocs(fold.test.assign(score=baseline.scores))
@@ -304,6 +311,14 @@ def _pool_baseline(
         description = description.split(" (")[0]
     levels = comparison.discriminate_levels(everything.assign(score=values), settings, seed, with_auprc=False)
     return PooledBaseline(description, baselines[0].fixed_on, levels, comparison.differences(pair, levels), each)
+
+
+def _pooled(folds: Sequence[Fold], name: str) -> Baseline:
+    """Join the scores of a baseline on the test patches of all folds, on one scale."""
+    baselines = [fold.baselines[name] for fold in folds]
+    first = baselines[0]
+    scores = np.concatenate([_comparable(baseline) for baseline in baselines])
+    return Baseline(first.description, scores, first.direction, first.fixed_on)
 
 
 def _comparable(baseline: Baseline) -> NDArray[np.float64]:

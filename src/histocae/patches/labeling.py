@@ -86,7 +86,7 @@ def label_slides(
             labelings[slide_id] = label_slide(path, slides[slide_id], classes, pixels, shards)
     _log(labelings, [record.slide_id for record in slides.values() if record.kept])
     if others := [path.name for slide_id, path in found.items() if slide_id not in slides]:
-        log.warning("%s: %d files have the name of no slide: %s", folder, len(others), shortened(others))
+        log.warning("%s: files of no slide: %d (%s)", folder, len(others), shortened(others))
     return labelings
 
 

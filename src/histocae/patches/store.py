@@ -23,8 +23,8 @@ from histocae.files import read_cells, read_json_or_none, read_table, sha256, ta
 from histocae.patches import integrity
 from histocae.patches.shard_file import REMEDY, check_shard
 
-VERSION = 3
-CHANGE = "since version 3, patches that are reduced are exact means of areas"
+VERSION = 4
+CHANGE = "since version 4, patches have labels and measures of quality"
 FORMAT = "histocae patch store"
 MOST = 2**48  # of any count
 MANIFEST = "store.json"
