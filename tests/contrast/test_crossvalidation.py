@@ -100,6 +100,8 @@ def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_unit
                 "slide_id": [f"s{number}{i}" for i in range(8)],
                 "case_id": [f"c{number}{i}" for i in range(8)],
                 "sample_type": sample_types,
+                "patch_label": sample_types,
+                "label_share": np.nan,
                 "shard": "s",
                 "position": range(8),
             }

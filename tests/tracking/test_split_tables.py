@@ -36,6 +36,9 @@ def write_tables(cohort: str, balanced: str) -> None:
                 "position": np.arange(rows),
                 "file": "a.svs",
                 "mpp": 0.5,
+                # as where half of the slides have regions
+                "patch_label": np.where(slide % 4 == 0, NORMAL, np.where(slide % 6 == 1, None, TUMOR)),
+                "label_share": np.where(slide % 2 == 0, 0.75, np.nan),
             }
         )
         write_table(table, MAIN.splits / f"{split}.csv")
@@ -63,7 +66,7 @@ def select_rows(record: TrainingRecord, split: str) -> pd.DataFrame:
     """Select the rows that a model uses from the table read as a whole."""
     table = balance.read_split(MAIN.splits / f"{split}.csv")
     if split == "test":
-        return table[table["sample_type"].isin(balance.COHORTS[record.training["cohort"]])]
+        return balance.select(table, record.training["cohort"])
     return balance.rows_for_model(table, record.training)
 
 

@@ -85,9 +85,9 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
     ]
     lines += on_levels(metrics.levels, metrics.paired, confidence)
     lines.append(
-        f"{'Labels' if metrics.regions is None else 'In these numbers, labels'} are per slide, not per patch: each patch "
-        "of a tumor slide counts as tumor, even where it shows normal tissue. Numbers per patch therefore describe the "
-        "labels of slides, not the content of patches."
+        f"{'Labels' if metrics.regions is None else 'In these numbers, labels'} are per slide, not per patch: each "
+        "patch of a tumor slide counts as tumor, even where it shows normal tissue. Numbers per patch therefore "
+        "describe the labels of slides, not the content of patches."
     )
     lines.append(_winners(metrics.errors))
     for data, errors in metrics.errors.items():
