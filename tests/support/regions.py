@@ -14,7 +14,7 @@ def polygon(*rings: list[list[float]]) -> dict:
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def feature(name: str | None, geometry: object, **properties: object) -> dict:
+def feature(name: str | None, geometry: object, /, **properties: object) -> dict:
     """Make a feature as QuPath 0.5 writes it."""
     own = {"objectType": "annotation", **properties}
     if name is not None:
