@@ -56,3 +56,8 @@ def test_groups_may_be_an_array_and_the_table_empty():
     table = pd.DataFrame({0: [1.0, 3.0, 8.0], 1: [0.0, 1.0, 2.0]})
     assert group_means(table, np.array(["b", "a", "b"]), [0, 1]).to_numpy().tolist() == [[3, 1], [4.5, 1]]
     assert group_means(table[:0], np.array([], str), [0, 1]).empty
+
+
+def test_any_number_of_columns_is_averaged_without_a_warning():
+    table = pd.DataFrame(np.arange(600.0).reshape(2, 300))
+    pd.testing.assert_frame_equal(group_means(table, np.array(["a", "b"]), list(table)).reset_index(drop=True), table)

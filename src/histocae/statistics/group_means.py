@@ -27,10 +27,11 @@ def group_means(
     """
     grouped = table.groupby(groups)
     numbers = grouped.ngroup().to_numpy()
-    means = pd.DataFrame(index=grouped.size().index)
+    index = grouped.size().index
+    means = dict[Hashable, NDArray[np.float64]]()
     for column in columns:
         known = table[column].notna().to_numpy()
-        sums = np.bincount(numbers[known], table[column].to_numpy(np.float64)[known], len(means))
-        counts = np.bincount(numbers[known], minlength=len(means))
-        means[column] = np.divide(sums, counts, out=np.full(len(means), np.nan), where=counts > 0)
-    return means
+        sums = np.bincount(numbers[known], table[column].to_numpy(np.float64)[known], len(index))
+        counts = np.bincount(numbers[known], minlength=len(index))
+        means[column] = np.divide(sums, counts, out=np.full(len(index), np.nan), where=counts > 0)
+    return pd.DataFrame(means, index=index)  # at once: columns added one by one make pandas warn from 100 on
