@@ -11,7 +11,7 @@ Lengths are in microns unless a name says otherwise; images are (rows, columns).
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from PIL import Image
 
 from histocae.asides import aside_of
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.sources import demo_faults
 from histocae.sources.demo_cases import SITES, samples_of
 from histocae.sources.demo_tissue import TRUTH_MICRONS, Amounts, Flags, Floats, draw, match, noise, region, resize
 
@@ -29,6 +30,7 @@ VERSION = 1  # to raise when slides or table change: file names change with it
 SAMPLES = {PRIMARY_TUMOR: "01", SOLID_TISSUE_NORMAL: "11"}
 DISEASES = ("Adenomas and Adenocarcinomas", "Ductal and Lobular Neoplasms")
 TILE = 256
+FAULT_MICRONS = 1.0  # side of a pixel of the grid on which faults are drawn
 # optical density per unit of stain in R, G, B, and how each site changes it
 HEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.12, 0.88, 0.28])
@@ -44,17 +46,21 @@ class DemoSpec:
         seed: of all that is random.
         cases: number of cases, at least 6.
         side_microns: side of each square slide.
+        faults: whether one slide of four has faults, as `demo_faults` draws them.
 
     """
 
     seed: int
     cases: int
     side_microns: float
+    faults: bool = False
 
     @property
     def fingerprint(self) -> str:
         """8 hex digits that change with the spec and with the version of this module."""
-        values = (VERSION, int(self.seed), int(self.cases), float(self.side_microns))
+        values: tuple[object, ...] = (VERSION, int(self.seed), int(self.cases), float(self.side_microns))
+        if self.faults:
+            values = (*values, "faults")  # without, slides keep the names that they had before there were faults
         return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
@@ -158,9 +164,56 @@ def layout(spec: DemoSpec, slide_id: str, sample_type: str) -> tuple[Flags, Flag
     return tissue > 0, tumor > 0
 
 
+def fault_kinds(spec: DemoSpec, slide_id: str) -> tuple[str, ...]:
+    """Name the faults of a slide.
+
+    Args:
+        spec: of the cohort.
+        slide_id: a slide of `cohort`.
+
+    Returns:
+        Of `demo_faults.KINDS`; none where the slide is clean.
+
+    """
+    if not spec.faults:
+        return ()
+    roster = _roster(spec)
+    dealt = demo_faults.deal(len(roster), _rng(spec, "faults"))
+    return dealt.get(roster.index.get_loc(slide_id), ())
+
+
+def _faults(spec: DemoSpec, row: pd.Series) -> list[demo_faults.Fault]:
+    """Draw a slide's faults at 1 micron per pixel: all of them are smooth at that scale."""
+    tissue, _ = _layout(spec, row["slide_id"], row["sample_type"])
+    size = round(spec.side_microns / FAULT_MICRONS)
+    return [
+        demo_faults.draw(_rng(spec, row["slide_id"], "fault", kind), kind, size, FAULT_MICRONS, tissue)
+        for kind in fault_kinds(spec, row["slide_id"])
+        if kind != "glass"
+    ]
+
+
+def faults_of(spec: DemoSpec, slide_id: str) -> dict[str, Flags]:
+    """Draw the faults of a slide once more, and mark where they lie.
+
+    Args:
+        spec: of the cohort.
+        slide_id: a slide of `cohort`.
+
+    Returns:
+        For each of `demo_faults.FAULTS` bool, shape (rows, columns) of the truth mask: True where at least half of
+        4 x 4 microns is under the fault.
+
+    """
+    return demo_faults.masks(_faults(spec, _roster(spec).loc[slide_id]), spec.side_microns)
+
+
 def _stains(spec: DemoSpec, row: pd.Series) -> tuple[Amounts, Flags]:
     """Return amounts of hematoxylin and eosin, (2, size, size), and the truth mask on its own grid (bool)."""
     tissue, tumor = _layout(spec, row["slide_id"], row["sample_type"])
+    if "glass" in fault_kinds(spec, row["slide_id"]):
+        size = round(spec.side_microns / row["mpp"])
+        return np.zeros((2, size, size), np.float32), np.zeros(tumor.shape, bool)
     stains, kinds = draw(_rng(spec, row["slide_id"], "tissue"), spec.side_microns, row["mpp"], tissue, tumor)
     # each slide has its own model, all normal glands, drawn in the same way for both classes, so that color can't
     # depend on the class
@@ -191,10 +244,17 @@ def _develop(spec: DemoSpec, row: pd.Series, stains: Amounts) -> NDArray[np.uint
         dust = 1 - 0.5 * np.exp(-(dy**2 + dx**2) / own.uniform(1, 6))
         glass[spot] *= dust[: size - spot[0].start, : size - spot[1].start]
     grain = own.standard_normal((size, size), dtype=np.float32) * 2.0
+    faults = [replace(fault, cover=resize(fault.cover, size)) for fault in _faults(spec, row)]
+    factor = demo_faults.stain_factor(faults)
+    if factor is not None:
+        stains = stains * factor
     image = np.empty((size, size, 3), np.uint8)
     for c in range(3):
         channel = np.exp(-density[0, c] * stains[0] - density[1, c] * stains[1])
         channel *= glass * np.float32(light[c])
+        if (through := demo_faults.transmitted(faults, c)) is not None:
+            channel *= through
+        channel = demo_faults.defocused(faults, channel, row["mpp"])
         channel += grain
         image[..., c] = channel.clip(0, 255)
     return image
