@@ -26,7 +26,7 @@ def slides(folder: Path, params: dict[str, Any]) -> None:
     """Draw the demo's slides, add a link to the real one, and write a table of all."""
     target = OWN / "slides"
     target.mkdir(parents=True, exist_ok=True)
-    spec = demo.DemoSpec(params["seed"], params["data"]["demo"]["cases"], params["data"]["demo"]["side_microns"])
+    spec = demo.DemoSpec(params["seed"], **params["data"]["demo"])
     table = demo.cohort(spec)
     for slide_id in table["slide_id"]:
         demo.write_slide(spec, slide_id, target)

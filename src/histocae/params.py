@@ -48,6 +48,7 @@ class Demo(Section):
 
     cases: Annotated[int, Field(ge=6, lt=TOO_LARGE)]
     side_microns: Annotated[float, Field(ge=128, multiple_of=4, allow_inf_nan=False)]
+    faults: bool
 
 
 class Gdc(Section):

@@ -23,7 +23,7 @@ UP_TO_PATCHES = ("inventory", "metadata", "slides", "patches")
 def write_params(project, **changes):
     project.params(
         data__source="demo",
-        data__demo={"cases": 9, "side_microns": 128.0},
+        data__demo={"cases": 9, "side_microns": 128.0, "faults": False},
         patches__pixels=32,
         models=MODELS,
         **{"tissue.latents": None, "tissue.bootstrap": 100, "tissue.permutations": 100},

@@ -459,7 +459,7 @@ MODELS = {
 
 PARAMS = {
     "data__source": "demo",
-    "data__demo": {"cases": 6, "side_microns": MICRONS},
+    "data__demo": {"cases": 6, "side_microns": MICRONS, "faults": False},
     "patches__tissue_share": 0.3,
     "models": MODELS,
     "split__validation": 0.25,

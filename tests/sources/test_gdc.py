@@ -629,7 +629,7 @@ def test_real_answers_of_the_api_are_read(shared):
 
 
 def test_the_query_of_the_demo_is_empty(project):
-    project.params(data__source="demo", data__demo={"cases": 6, "side_microns": 128.0})
+    project.params(data__source="demo", data__demo={"cases": 6, "side_microns": 128.0, "faults": False})
     project.make("inventory", "metadata")
     (path,) = (project.folder / "data/gdc").iterdir()
     assert json.loads(path.read_text()) == {}

@@ -62,7 +62,7 @@ def test_a_column_of_missing_values_gives_no_split(project, missing):
 
 
 def test_the_demo_has_no_given_split(project):
-    project.params(data__source="demo", data__demo={"cases": 6, "side_microns": 256.0})
+    project.params(data__source="demo", data__demo={"cases": 6, "side_microns": 256.0, "faults": False})
     assert given_rows(project.make("inventory", "metadata")) == []
 
 

@@ -270,7 +270,9 @@ def demo_spec(data: Data, seed: int) -> demo.DemoSpec:
         The spec.
 
     """
-    return demo.DemoSpec(seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns)
+    return demo.DemoSpec(
+        seed=seed, cases=data.demo.cases, side_microns=data.demo.side_microns, faults=data.demo.faults
+    )
 
 
 def _server(data: Data) -> Server:
