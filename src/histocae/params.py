@@ -105,6 +105,19 @@ class Patches(Section):
     bounds: Bounds
 
 
+Flag = bool | Positive | None
+
+
+class Quality(Section):
+    """Which faults leave patches out: true by the default threshold, a number by that threshold, null for none."""
+
+    pen: Flag
+    blur: Flag
+    fold: Flag
+    debris: Flag
+    pale: Flag
+
+
 Classes = list[Annotated[str, Field(min_length=1)]]
 
 
@@ -332,6 +345,7 @@ class Params(Section, NamedModels[Model]):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     data: Data
     patches: Patches
+    quality: Quality
     annotations: Annotations
     split: Split
     training: Training

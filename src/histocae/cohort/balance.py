@@ -19,7 +19,7 @@ from histocae.sources.tables import TEXTS
 def read_split(path: Path) -> pd.DataFrame:
     """Read a table of data/splits, one row a patch."""
     needed = ("case_id", "slide_id", "sample_type", "shard", "patch_label")
-    return read_table(path, (*TEXTS, "shard", "file", "patch_label"), needed=needed, numbers=("position",))
+    return read_table(path, (*TEXTS, "shard", "file", "patch_label", "flags"), needed=needed, numbers=("position",))
 
 
 def read_rows_for_model(path: Path, description: dict[str, Any]) -> pd.DataFrame:

@@ -8,18 +8,18 @@ from typing import Any
 import pandas as pd
 
 from histocae.files import write_json, write_table
-from histocae.patches.labeling import Labeling
+from histocae.patches import choice, quality
+from histocae.patches.choice import Choice
 from histocae.patches.shard_record import ShardRecord
 from histocae.patches.tissue import RULE
 
-REASONS = ("kept", "excluded", "background", "border", "capped", "unread", "dropped")
-LABELS = ("tumor", "normal", "unlabeled")
+REASONS = ("kept", *choice.REASONS, "background", "border", "capped", "unread", "dropped")
 
 
 def write(
     folder: Path,
     records: Mapping[str, ShardRecord],
-    labelings: Mapping[str, Labeling] | None,
+    choices: Mapping[str, Choice],
     sample_types: Mapping[str, str],
     more: Mapping[str, Any],
 ) -> None:
@@ -28,33 +28,33 @@ def write(
     Args:
         folder: of the report.
         records: of all slides, by slide_id; their counts are those of the index.
-        labelings: of the slides that have regions, by slide_id; None where no regions are given.
+        choices: of their patches, by slide_id.
         sample_types: by slide_id.
         more: further entries of the summary.
 
     """
-    rows = [_row(record, (labelings or {}).get(slide_id, Labeling())) for slide_id, record in records.items()]
-    for row in rows:
-        row["sample_type"] = sample_types[row["slide_id"]]
-    counts = ("width", "height", "level", *LABELS)
+    rows = [_row(record, sample_types[slide_id], choices[slide_id]) for slide_id, record in records.items()]
+    counts = ("width", "height", "level", *choice.LABELS)
     write_table(pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64")), folder / "counts.csv", separator=",")
     failures = [(record.slide_id, reason) for record in records.values() for reason in record.failures]
     write_table(pd.DataFrame(failures, columns=["slide_id", "reason"]), folder / "failures.csv", separator=",")
     totals: Counter[str] = Counter()
-    for record in records.values():
+    flagged: Counter[str] = Counter()
+    for slide_id, record in records.items():
         totals.update(record.counts)
+        flagged.update(choices[slide_id].flagged)
     by_reason = {name: totals.get(name, 0) for name in REASONS}
-    # the code of the rule is among the inputs of each shard: shards of earlier runs are of this rule, too
-    summary = {"slides": len(records), "cells": sum(by_reason.values()), **by_reason, "tissue_rule": RULE, **more}
-    if labelings is not None:
-        summary["regions"] = _regions(records, labelings)
-    write_json(summary, folder / "summary.json")
+    # the code of both rules is among the inputs of each shard: shards of earlier runs are of these rules, too
+    rules = {"tissue_rule": RULE, "quality_rule": quality.RULE}
+    summary = {"slides": len(records), "cells": sum(by_reason.values()), **by_reason, "flagged": flagged, **rules}
+    write_json({**summary, **more}, folder / "summary.json")
 
 
-def _row(record: ShardRecord, labeling: Labeling) -> dict[str, Any]:
+def _row(record: ShardRecord, sample_type: str, chosen: Choice) -> dict[str, Any]:
+    labeling = chosen.labeling
     return {
         "slide_id": record.slide_id,
-        "sample_type": "",
+        "sample_type": sample_type,
         "width": record.width,
         "height": record.height,
         "level": record.level,
@@ -63,13 +63,23 @@ def _row(record: ShardRecord, labeling: Labeling) -> dict[str, Any]:
         "patch_mpp": record.patch_mpp,
         **{name: record.counts.get(name, 0) for name in REASONS},
         "labels_from": "regions" if labeling.by_regions else "slide",
-        **{name: labeling.counts[name] if labeling.by_regions else None for name in LABELS},
+        **{name: chosen.labels.get(name) for name in choice.LABELS},
+        **{f"flagged_{fault}": count for fault, count in chosen.flagged.items()},
     }
 
 
-def _regions(records: Mapping[str, ShardRecord], labelings: Mapping[str, Labeling]) -> dict[str, int]:
-    """Count the slides whose patches regions label, those that keep their label, and the patches by label."""
-    by_regions = {slide_id for slide_id, labeling in labelings.items() if labeling.by_regions}
-    kept = {slide_id for slide_id, record in records.items() if record.kept}
-    patches = {name: sum(labelings[slide_id].counts[name] for slide_id in by_regions & kept) for name in LABELS}
-    return {"slides": len(by_regions & kept), "slides_without": len(kept - by_regions), **patches}
+def regions(records: Mapping[str, ShardRecord], choices: Mapping[str, Choice]) -> dict[str, int]:
+    """Count the slides whose patches regions label, those that keep their label, and the patches by label.
+
+    Args:
+        records: of all slides, by slide_id, as the index has them.
+        choices: of their patches, by slide_id.
+
+    Returns:
+        slides, slides_without, tumor, normal, unlabeled.
+
+    """
+    kept = [choices[slide_id] for slide_id, record in records.items() if record.kept]
+    labels = [chosen.labels for chosen in kept if chosen.labels]
+    patches = {name: sum(each[name] for each in labels) for name in choice.LABELS}
+    return {"slides": len(labels), "slides_without": len(kept) - len(labels), **patches}

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from histocae.params import Quality
+
 # The rule by which patches are measured and flagged; one that measures or flags otherwise gets another name
 RULE = "quality-1"
 FAULTS = ("pen", "blur", "fold", "debris", "pale")
@@ -88,6 +90,36 @@ def measure(patches: NDArray[np.uint8], mpp: float | None) -> dict[str, NDArray[
         part = np.s_[start : start + step]
         found[:, part] = _measure(patches[part], DETAIL_MPP if mpp is None else mpp)
     return dict(zip(MEASURES, found, strict=True))
+
+
+def thresholds(settings: Quality) -> dict[str, float]:
+    """Give the threshold of each fault.
+
+    Args:
+        settings: the section `quality` of params.yaml.
+
+    Returns:
+        Those of the settings, and the default ones where these have no number.
+
+    """
+    given = {fault: getattr(settings, fault) for fault in FAULTS}
+    return {
+        fault: THRESHOLDS[fault] if value is None or isinstance(value, bool) else float(value)
+        for fault, value in given.items()
+    }
+
+
+def left_out(settings: Quality) -> list[str]:
+    """List the faults whose patches are left out.
+
+    Args:
+        settings: the section `quality` of params.yaml.
+
+    Returns:
+        Of FAULTS, in their order.
+
+    """
+    return [fault for fault in FAULTS if getattr(settings, fault) not in (None, False)]
 
 
 def flag(

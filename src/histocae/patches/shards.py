@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from histocae.errors import SlideError
 from histocae.files import replacing, write_table
-from histocae.patches import color, previews
+from histocae.patches import color, previews, quality
 from histocae.patches.conversion import convert
 from histocae.patches.extraction import plan_slide, read_planned, unchanged
 from histocae.patches.grid import MASK_PIXELS, Overview, PatchPlan, make_grid
@@ -64,7 +64,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
     with ShardWriter(path, task.params.pixels) as shard:
         rows = []
         for columns, patches in extract(task, notes):
-            rows.append(columns)
+            rows.append(columns | quality.measure(patches, notes.patch_mpp))
             shard.append(convert(patches, first))
     kept = shard.count
     dropped = notes.drop or notes.over

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from histocae.errors import StoreError, raise_if_machine
 from histocae.files import read_cells, read_json_or_none, read_table, sha256, table_writer, write_json, write_table
 from histocae.patches import integrity
+from histocae.patches.quality import MEASURES
 from histocae.patches.shard_file import REMEDY, check_shard
 
 VERSION = 4
@@ -43,17 +44,19 @@ INDEX_COLUMNS = (
     "y",
     "mpp",
     "tissue_share",
+    *MEASURES,
     "patch_label",
     "label_share",
+    "flags",
 )
 SLIDE_COLUMNS = INDEX_COLUMNS[:4]  # the same for all patches of a slide; its file is not, where it has many tiles
 PATCH_COLUMNS = INDEX_COLUMNS[4:]
-LABEL_COLUMNS = INDEX_COLUMNS[-2:]
-SHARD_COLUMNS = PATCH_COLUMNS[:-2]  # of a shard's own rows: labels may change while its patches stay
+LABEL_COLUMNS = INDEX_COLUMNS[-3:]
+SHARD_COLUMNS = PATCH_COLUMNS[:-3]  # of a shard's own rows: labels and flags may change while its patches stay
 # each shard in use is an open file, and a process may have about 1,000; training has two selections
 MOST_OPEN = 300
 AT_ONCE = 2**20  # rows that are handled together, where all would take several times their memory
-INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file", "patch_label")
+INDEX_TEXTS = ("slide_id", "case_id", "sample_type", "shard", "file", "patch_label", "flags")
 
 
 class Shard(NamedTuple):
@@ -75,14 +78,14 @@ def write_index(folder: Path, index: pd.DataFrame, pixels: int, mpp: float | Non
     Args:
         folder: of the store.
         index: one row a patch, with the columns of `INDEX_COLUMNS`; without `LABEL_COLUMNS`, patches have the label
-            of their slide.
+            of their slide and no flags; without `quality.MEASURES`, these are empty.
         pixels: side of a patch.
         mpp: microns per patch pixel that were aimed at; None for tiles.
 
     """
     if "patch_label" not in index:
-        index = index.assign(patch_label=index["sample_type"], label_share=np.nan)
-    write_table(index[list(INDEX_COLUMNS)], folder / INDEX)
+        index = index.assign(patch_label=index["sample_type"])
+    write_table(index.reindex(columns=list(INDEX_COLUMNS)), folder / INDEX)
     files = {name: folder / SHARDS / f"{name}.npy" for name in index["shard"].unique()}
     counts = index["shard"].value_counts()
     shards = {name: Shard(int(counts[name]), sha256(path)) for name, path in files.items() if path.is_file()}

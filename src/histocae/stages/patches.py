@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_table, replacing_folder, write_table
 from histocae.params import Params
 from histocae.patches import counted, integrity, labeling, previews, store
+from histocae.patches.choice import Choice, as_indexed, choose, index_rows
 from histocae.patches.labeling import Labeling
 from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
 from histocae.patches.shards import make_shard
@@ -34,6 +36,7 @@ CODE = (
     "patches/extraction",
     "patches/grid",
     "patches/previews",
+    "patches/quality",
     "patches/sampling",
     "patches/shard_file",
     "patches/shard_record",
@@ -73,7 +76,11 @@ def run(params: Params) -> None:
     ]
     labelings = _label(params, records)
     shards = {each.shard: store.Shard(each.kept, each.files["shard"]) for each in records.values() if each.kept}
-    records = {slide_id: labeling.usable(record, labelings.get(slide_id)) for slide_id, record in records.items()}
+    choices = {
+        slide_id: choose(record, labelings.get(slide_id, Labeling()), params.quality, SHARDS)
+        for slide_id, record in records.items()
+    }
+    records = {slide_id: as_indexed(record, choices[slide_id]) for slide_id, record in records.items()}
     aside = set_aside(
         "patches", [(record.slide_id, record.reason, record.kept) for record in records.values() if record.reason]
     )
@@ -86,7 +93,7 @@ def run(params: Params) -> None:
     kept = [record for record in records.values() if record.kept]
     count = store.write_rows(
         paths.PATCHES,
-        _rows(kept, metadata, labelings),
+        _rows(kept, metadata, choices),
         params.patches.pixels,
         None if source.tiles else params.patches.mpp,
         {record.shard: shards[record.shard] for record in kept},
@@ -96,11 +103,12 @@ def run(params: Params) -> None:
     _remove_others(paths.PATCHING_REPORT / "slides", names)
     _remove_others(paths.PREVIEWS, names)
     _write_regions(records, labelings)
-    more = {"shared_tiles": _shared(files, metadata)} if source.tiles else {}
+    more: dict[str, Any] = {"shared_tiles": _shared(files, metadata)} if source.tiles else {}
     if not more:
         (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
-    given = None if params.data.annotations is None else labelings
-    counted.write(paths.PATCHING_REPORT, records, given, metadata["sample_type"].to_dict(), more)
+    if params.data.annotations is not None:
+        more["regions"] = counted.regions(records, choices)
+    counted.write(paths.PATCHING_REPORT, records, choices, metadata["sample_type"].to_dict(), more)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", count, len(kept))
 
@@ -219,14 +227,13 @@ def _label(params: Params, records: Mapping[str, ShardRecord]) -> dict[str, Labe
 
 
 def _rows(
-    records: list[ShardRecord], metadata: pd.DataFrame, labelings: Mapping[str, Labeling]
+    records: list[ShardRecord], metadata: pd.DataFrame, choices: Mapping[str, Choice]
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the index one by one, as text: together they may not fit into memory."""
     for record in records:
         slide = metadata.loc[record.slide_id]
         common = (record.slide_id, slide["case_id"], slide["sample_type"], record.shard)
-        of_slide = labelings.get(record.slide_id, Labeling())
-        for row in labeling.index_rows(record, slide["sample_type"], of_slide, SHARDS):
+        for row in index_rows(record, slide["sample_type"], choices[record.slide_id], SHARDS):
             yield common + row
 
 

@@ -210,7 +210,9 @@ class TrainingRecord:
 
         """
         select = self._select_all(split) or self._select_learnt(path)
-        return summarize(path, select, text=(*TEXTS, "shard", "file", "patch_label"), counted=("case_id", "slide_id"))
+        return summarize(
+            path, select, text=(*TEXTS, "shard", "file", "patch_label", "flags"), counted=("case_id", "slide_id")
+        )
 
     def _select_all(self, split: str) -> Callable[[pd.DataFrame], pd.DataFrame] | None:
         """Select all patches of the cohort; None where the model learns from a sample of them."""
