@@ -29,6 +29,7 @@ SLIDE_FILES = Path("data/slides")  # the slides themselves; outside DVC, made or
 PATCHES = Path("data/patches")
 PATCHING_REPORT = Path("reports/patching")
 PREVIEWS = PATCHING_REPORT / "thumbnails"  # and what else later figures show of a slide
+FAULTS = PATCHING_REPORT / "quality"  # of patches, drawn over their slides
 REGIONS = PATCHING_REPORT / "regions"  # of the slides, for figures
 SET_ASIDE = Path("reports/set_aside.csv")
 SPLITS = Path("data/splits")

@@ -59,7 +59,7 @@ def test_columns_of_the_metadata_come_first_then_the_position_columns(project):
     for table in read_splits(project).values():
         assert tuple(table.columns[:9]) == SEED_COLUMNS
         position_columns = {"shard", "position", "file", "row", "column", "x", "y", "mpp", "tissue_share"}
-        assert set(table.columns[9:]) == position_columns | {"patch_label", "label_share"}
+        assert set(table.columns[9:]) == {*position_columns, *MEASURES, "patch_label", "label_share", "flags"}
         assert (table["disease_type"] == "Ductal|x").all() and (table["percent_tumor_cells"] == 50).all()
     head = (project.folder / "data/splits/train.csv").read_text(encoding="utf-8").splitlines()[0]
     assert head.startswith("case_id|sample_id|slide_id|disease_type|sample_type|percent_normal_cells|")

@@ -62,6 +62,7 @@ def rows_of(*slides):
                 "tissue_share": 1.0,
                 "patch_label": sample_type,
                 "label_share": np.nan,
+                "flags": np.nan,
             }
             for slide, case, sample_type, count in slides
             for i in range(count)

@@ -348,8 +348,10 @@ def make_store(folder: Path) -> None:
                     "y": 8 * i,
                     "mpp": mpp,
                     "tissue_share": 0.75,
+                    **dict.fromkeys(MEASURES, 0.5),
                     "patch_label": sample_type,
                     "label_share": "",
+                    "flags": "",
                 }
             )
     (folder / "index.csv").write_text(table_text(rows, "|"), encoding="utf-8")

@@ -21,10 +21,12 @@ from histocae.contrast.metrics import (
     RegionMetrics,
     TissueErrors,
     TruthMetrics,
+    UnflaggedMetrics,
 )
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
+from histocae.patches.quality import FAULTS
 from histocae.statistics import paired, thresholds
 from histocae.statistics.discrimination import Discrimination, discriminate, roc_band
 from histocae.statistics.intervals import ClusteredMean, Estimate, clustered_mean
@@ -381,6 +383,27 @@ def against_regions(
         left_out=int((~known).sum()),
         aurocs=_aurocs(test, label, baselines, settings, seed, known),
     )
+
+
+def without_flagged(test: pd.DataFrame, settings: Tissue, seed: int) -> UnflaggedMetrics:
+    """Measure the pair on the test patches that are not flagged for ink, blur or other faults.
+
+    Args:
+        test: the result of `join`, with the faults of each patch in `flags`.
+        settings: numbers of draws and permutations, confidence.
+        seed: of draws and permutations.
+
+    Returns:
+        The AUROCs; none where no patch is flagged, or the others are of one tissue.
+
+    """
+    faults = test["flags"].fillna("").str.get_dummies(" ").sum()
+    rows = test[test["flags"].isna()]
+    flagged = {fault: int(faults.get(fault, 0)) for fault in FAULTS}
+    if len(rows) == len(test) or rows["label"].nunique() < 2:
+        return UnflaggedMetrics(flagged, len(rows))
+    levels = discriminate_levels(rows, settings, seed, with_auprc=False)
+    return UnflaggedMetrics(flagged, len(rows), {level: each.auroc for level, each in levels.items()})
 
 
 def _aurocs(

@@ -133,6 +133,27 @@ class RegionMetrics:
 
 
 @dataclass(frozen=True)
+class UnflaggedMetrics:
+    """How well the pair distinguishes the tissues without patches that are flagged: ink, blur and other faults.
+
+    Attributes:
+        flagged: number of test patches with each fault; one may have several.
+        patches: number of test patches without any.
+        aurocs: AUROC of the pair per level on these; empty where none is flagged, or one tissue is left.
+
+    """
+
+    flagged: dict[str, int]
+    patches: int
+    aurocs: dict[str, Estimate] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the JSON object: flagged, patches, auroc_<level>."""
+        areas = {f"auroc_{level}": area.as_json() for level, area in self.aurocs.items()}
+        return {"flagged": self.flagged, "patches": self.patches, **areas}
+
+
+@dataclass(frozen=True)
 class PairMetrics:
     """All numbers of a pair on one split, beside its baselines.
 
@@ -145,6 +166,7 @@ class PairMetrics:
         left_out: reason per baseline that could not be computed.
         truth: agreement with the true content of patches; None where that is unknown.
         regions: agreement with regions that a pathologist drew; None where there are none.
+        unflagged: the pair on patches without faults; None where it was not measured.
 
     """
 
@@ -156,6 +178,7 @@ class PairMetrics:
     left_out: dict[str, str]
     truth: TruthMetrics | None = None
     regions: RegionMetrics | None = None
+    unflagged: UnflaggedMetrics | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the JSON object of reports/tissue/metrics.json, as far as numbers go."""
@@ -178,4 +201,5 @@ class PairMetrics:
             "left_out": self.left_out,
             **({} if self.truth is None else {"truth": self.truth.as_json()}),
             **({} if self.regions is None else {"regions": self.regions.as_json()}),
+            **({} if self.unflagged is None else {"unflagged": self.unflagged.as_json()}),
         }

@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 
-from histocae.contrast.metrics import BaselineMetrics, PairMetrics, RegionMetrics, TissueErrors, TruthMetrics
+from histocae.contrast.metrics import (
+    BaselineMetrics,
+    PairMetrics,
+    RegionMetrics,
+    TissueErrors,
+    TruthMetrics,
+    UnflaggedMetrics,
+)
 from histocae.errors import counted
 from histocae.statistics.discrimination import Discrimination
 from histocae.statistics.intervals import Estimate
@@ -109,7 +116,21 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
         lines.append(_truth(metrics.truth))
     if metrics.regions is not None:
         lines += on_regions(metrics.regions)
+    if metrics.unflagged is not None and metrics.unflagged.aurocs:
+        lines.append(_unflagged(metrics.unflagged, metrics.levels))
     return lines
+
+
+def _unflagged(unflagged: UnflaggedMetrics, levels: Mapping[str, Discrimination]) -> str:
+    total = levels["patch"].counts.units
+    faults = ", ".join(f"{fault} {count:,}" for fault, count in unflagged.flagged.items() if count)
+    return (
+        f"{total - unflagged.patches:,} of {total:,} test patches are flagged ({faults}). Without these the AUROC is "
+        + ", ".join(f"{interval(unflagged.aurocs[level])} per {level}" for level in LEVELS)
+        + "; with them it is "
+        + ", ".join(f"{levels[level].auroc.value:.2f}" for level in LEVELS)
+        + "."
+    )
 
 
 def on_levels(levels: Mapping[str, Discrimination], within: PairedCases | None, confidence: float) -> list[str]:

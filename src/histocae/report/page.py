@@ -87,6 +87,7 @@ class Contents:
         findings: sentences on the comparison of architectures.
         split: content of reports/split.json.
         patching: numbers of grid cells by outcome.
+        fault_images: slides with flagged patches.
         set_aside: slides that were set aside, with the reasons.
         samples: figures of test patches per tissue.
         figures: title, caption and file of each figure on the comparison.
@@ -107,6 +108,7 @@ class Contents:
     findings: list[str]
     split: dict[str, Any]
     patching: dict[str, Any]
+    fault_images: list[Path]
     set_aside: pd.DataFrame
     samples: list[Path]
     figures: list[tuple[str, str, Path]]
@@ -139,6 +141,7 @@ def page(contents: Contents, splits: tuple[str, ...]) -> str:
         titles=[TITLES[name] for name in shown.columns],
         rows=[[_cell(name, value) for name, value in row.items()] for row in shown.to_dict("records")],
         splits=splits,
+        faults=list(contents.patching["flagged"]),
         levels=LEVELS,
         latent_rows=[
             (label, *keys, _count if COUNTS & set(keys) else _number)

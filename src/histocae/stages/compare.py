@@ -1,5 +1,6 @@
 """Stage compare: all models of params.yaml in one table and on one page, and what DVC compares."""
 
+import glob
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from histocae.cohort.setaside import COLUMNS
 from histocae.cohort.split import SPLITS
 from histocae.files import read_table, replacing_folder, write_json, write_table, write_text
 from histocae.params import Params
+from histocae.patches.shard_file import shard_name
 from histocae.report import plots, summary
 from histocae.report.page import Contents, LatentSection, ModelSection, page
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 
+MOST_SLIDES = 6  # whose faults are shown
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ def run(params: Params) -> None:
         findings=summary.findings(table),
         split=_read(paths.SPLIT_REPORT, "split"),
         patching=_read(paths.PATCHING_REPORT / "summary.json", "patches"),
+        fault_images=_fault_images(),
         set_aside=read_table(paths.SET_ASIDE, ("slide_id",), ",", needed=COLUMNS),
         samples=[file for file in (first / "samples_tumor.png", first / "samples_normal.png") if file.is_file()],
         figures=_figures(records, table),
@@ -71,6 +75,14 @@ def run(params: Params) -> None:
 
 def _read(path: Path, stage: str) -> dict[str, Any]:
     return documents.read(path, documents.Document, f"run dvc repro {stage}")
+
+
+def _fault_images() -> list[Path]:
+    """List the images of the slides that have most flagged patches."""
+    counts = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), ",", needed=("slide_id",))
+    flagged = counts.filter(like="flagged_").sum(axis=1)
+    most = counts["slide_id"][flagged.sort_values(ascending=False, kind="stable").index[:MOST_SLIDES]]
+    return [file for slide_id in most for file in paths.FAULTS.glob(f"{glob.escape(shard_name(slide_id))}.*.png")]
 
 
 def _study(name: str) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from histocae.cohort.setaside import COLUMNS, check_share, set_aside
 from histocae.errors import DataError, FetchError, shortened
 from histocae.files import code_fingerprint, fingerprint, read_table, replacing_folder, write_table
 from histocae.params import Params
-from histocae.patches import counted, integrity, labeling, previews, store
+from histocae.patches import counted, fault_images, integrity, labeling, previews, store
 from histocae.patches.choice import Choice, as_indexed, choose, index_rows
 from histocae.patches.labeling import Labeling
 from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
 from histocae.patches.shards import make_shard
+from histocae.progress import bar
 from histocae.regions import stored
 from histocae.slides.units import MicronsPerPixel
 from histocae.sources import slide_source
@@ -80,7 +81,7 @@ def run(params: Params) -> None:
         slide_id: choose(record, labelings.get(slide_id, Labeling()), params.quality, SHARDS)
         for slide_id, record in records.items()
     }
-    records = {slide_id: as_indexed(record, choices[slide_id]) for slide_id, record in records.items()}
+    made, records = records, {slide_id: as_indexed(record, choices[slide_id]) for slide_id, record in records.items()}
     aside = set_aside(
         "patches", [(record.slide_id, record.reason, record.kept) for record in records.values() if record.reason]
     )
@@ -103,6 +104,7 @@ def run(params: Params) -> None:
     _remove_others(paths.PATCHING_REPORT / "slides", names)
     _remove_others(paths.PREVIEWS, names)
     _write_regions(records, labelings)
+    _draw_faults(made, choices, params.patches.pixels)
     more: dict[str, Any] = {"shared_tiles": _shared(files, metadata)} if source.tiles else {}
     if not more:
         (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
@@ -245,6 +247,18 @@ def _write_regions(records: Mapping[str, ShardRecord], labelings: Mapping[str, L
                 stored.write(folder, records[slide_id].shard, of_slide.drawn.regions)
     if not labelings:
         shutil.rmtree(paths.REGIONS)  # DVC warns of an empty folder
+
+
+def _draw_faults(records: Mapping[str, ShardRecord], choices: Mapping[str, Choice], pixels: int) -> None:
+    """Draw the slides that have flagged patches."""
+    drawn = [record for slide_id, record in records.items() if record.kept]
+    drawn = [each for each in drawn if fault_images.worth_drawing(each, choices[each.slide_id], paths.PREVIEWS)]
+    with replacing_folder(paths.FAULTS) as folder:
+        for record in bar(drawn, "faults", "slides"):
+            path = folder / f"{record.shard}.png"
+            fault_images.draw(path, record, choices[record.slide_id], pixels, SHARDS, paths.PREVIEWS)
+    if not drawn:
+        shutil.rmtree(paths.FAULTS)  # DVC warns of an empty folder
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

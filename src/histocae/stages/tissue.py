@@ -162,7 +162,11 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
     if truths is not None:
         agreement = comparison.against_truth(test, truths, simpler, settings, seed)
         metrics = dataclasses.replace(metrics, truth=agreement)
-    metrics = dataclasses.replace(metrics, regions=comparison.against_regions(test, simpler, settings, seed))
+    metrics = dataclasses.replace(
+        metrics,
+        regions=comparison.against_regions(test, simpler, settings, seed),
+        unflagged=comparison.without_flagged(test, settings, seed),
+    )
     _write_tables(folder, levels, bands, metrics)
     write_json(score, folder / "score.json")
     plots.write_pairs(folder, models, store, test, seed)
