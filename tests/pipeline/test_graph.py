@@ -156,7 +156,6 @@ def test_no_module_is_left_out_of_the_lineage_by_mistake():
         "exports/writing.py",
         "params.py",
         "params_file.py",
-        "patches/quality.py",
         "paths.py",
         "pipeline/dvc_state.py",
         "pipeline/lineage.py",

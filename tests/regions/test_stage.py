@@ -138,7 +138,7 @@ def test_a_slide_whose_patches_are_all_excluded_is_set_aside(project, regions):
     write(regions / "a.geojson", feature("Artifact", polygon(rectangle(0, 0, 256, 256))))
     project.make(*STAGES)
     aside = project.read("reports/set_aside.csv").set_index("slide_id")
-    assert aside.loc["a", "reason"] == "all of its patches are in regions to exclude"
+    assert aside.loc["a", "reason"] == "all of its patches are left out: 64 excluded"
     assert "a" not in set(project.index["slide_id"])
 
 

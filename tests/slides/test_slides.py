@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from histocae.errors import HistocaeError, SlideError
 from histocae.patches.grid import Grid
+from histocae.patches import quality
 from histocae.patches.store import PatchStore
 from histocae.patches.tissue import RULE
 from histocae.slides.slide import Level, choose_level
@@ -250,7 +251,8 @@ def test_patches_are_inside_the_slide_and_every_cell_is_counted_once(project):
         assert (rows["y"] >= 0).all() and (rows["y"] + cell <= height + 1).all()
         assert table.loc[name, REASONS].sum() == np.ceil(height / cell) * np.ceil(width / cell)
     summary = json.loads((project.folder / "reports/patching/summary.json").read_text(encoding="utf-8"))
-    assert summary.pop("tissue_rule") == RULE
+    assert summary.pop("tissue_rule") == RULE and summary.pop("quality_rule") == quality.RULE
+    assert summary.pop("flagged") == {name: int(table[f"flagged_{name}"].sum()) for name in quality.FAULTS}
     assert summary == {"slides": 3, "cells": int(table[REASONS].to_numpy().sum()), **table[REASONS].sum().to_dict()}
 
 
@@ -295,7 +297,7 @@ def test_the_cap_is_a_seeded_sample_that_other_slides_do_not_change(new_project)
         project = new_project(name)
         project.params(patches__max_per_slide=12, **changed)
         project.slides(*"abcd"[:count])
-        return project.make(*EXTRACTION).index.drop(columns=["tissue_share"])
+        return project.make(*EXTRACTION).index.drop(columns=["tissue_share", "flags"])
 
     alone, with_others = extract_index("first", 1), extract_index("second", 3)
     assert len(alone) == 12 and list(with_others["slide_id"].value_counts()) == [12] * 3

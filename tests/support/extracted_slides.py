@@ -18,7 +18,20 @@ from support.make_data import write_slide
 from support.workspace import Workspace, slide_row
 
 EXTRACTION = ("inventory", "metadata", "slides", "patches")
-REASONS = ["kept", "excluded", "pen", "blur", "fold", "debris", "pale", "background", "border", "capped", "unread", "dropped"]
+REASONS = [
+    "kept",
+    "excluded",
+    "pen",
+    "blur",
+    "fold",
+    "debris",
+    "pale",
+    "background",
+    "border",
+    "capped",
+    "unread",
+    "dropped",
+]
 
 
 def only_slide(project: Workspace, image: np.ndarray, mpp: float | None, **options: object) -> Path:

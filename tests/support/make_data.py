@@ -20,6 +20,7 @@ from PIL import Image
 
 from histocae import checksums
 from histocae.networks import saved
+from histocae.patches.quality import MEASURES
 
 DATA = Path(__file__).parents[1] / "data"
 GLASS = 243

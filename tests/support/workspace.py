@@ -20,6 +20,7 @@ SMALL = {
     "data.path": "own",
     "data.max_failed_share": 1.0,
     "patches.pixels": 32,
+    "quality.pen": None,  # what other tests draw may look like ink
     "executor.workers": 1,
 }
 ALL_STAGES = ("inventory", "metadata", "slides", "patches", "split")
