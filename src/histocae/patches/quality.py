@@ -48,6 +48,7 @@ INKS = {
 }
 BLOCKS = 16  # along the side of a patch, at least: color is measured on means of blocks
 BLACK = 55  # debris lets less light through, both red and blue: hematoxylin lets blue through
+RAGGED = 0.3  # edges of black blocks for each of them: a stroke of opaque ink has fewer, specks have more
 STAINED = 0.15  # least optical density of the color of stained tissue
 UPPER = 0.65  # of a patch's blocks have at most the color that `stain` is
 
@@ -181,14 +182,14 @@ def _measure(patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
     planes = _halved(planes, block, axis=3)
     blocks = ((planes + block**2 // 2) // block**2).astype(np.uint8)
     inked, pen = _pen(blocks, pixels * mpp)
-    black = np.maximum(blocks[0], blocks[2]) < BLACK
+    debris = _debris(np.maximum(blocks[0], blocks[2]) < BLACK, inked)
     red, green, blue = _DENSITY[blocks].reshape(3, len(patches), -1)
     color = green - np.minimum(red, blue)
     stained = color > STAINED
     saturation = (color * stained).sum(axis=1) / np.maximum(stained.sum(axis=1), 1)
     nth = int(UPPER * color.shape[1])
     stain = np.partition(color + np.float32(0.5) * green, nth, axis=1)[:, nth]
-    return np.stack([pen, sharpness, saturation, (black & ~inked).mean(axis=(1, 2)), stain])
+    return np.stack([pen, sharpness, saturation, debris, stain])
 
 
 def _halved(values: NDArray[Any], factor: int, axis: int = 1) -> NDArray[Any]:
@@ -222,6 +223,15 @@ def _pen(blocks: NDArray[np.uint8], microns: float) -> tuple[NDArray[np.bool_], 
     place = np.minimum(np.arange(side) // across, windows - 1)
     inked: NDArray[np.bool_] = np.logical_or.reduce(beyond)[:, place][:, :, place]
     return inked, share
+
+
+def _debris(black: NDArray[np.bool_], inked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute how much of each patch is black in specks, or black but not ink; masks of blocks (n, side, side)."""
+    count = black.sum(axis=(1, 2))
+    edges = (black[:, 1:] != black[:, :-1]).sum(axis=(1, 2)) + (black[:, :, 1:] != black[:, :, :-1]).sum(axis=(1, 2))
+    specks = edges > RAGGED * count
+    shares: NDArray[np.float64] = np.where(specks, count, (black & ~inked).sum(axis=(1, 2))) / black[0].size
+    return shares
 
 
 def _sharpness(rows: NDArray[np.uint16], fine: int) -> NDArray[np.float32]:

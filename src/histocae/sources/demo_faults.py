@@ -166,7 +166,7 @@ def heap(rng: np.random.Generator, size: int, step: float, width: float, through
     """
     border = blot(rng, size, step, width, through)
     clots = noise(rng, size, step, 14.0) + 0.5 * noise(rng, size, step, 5.0)
-    cover = np.clip(0.5 + 3 * (clots - 0.35), 0, 1) * np.clip(0.5 + border / 10, 0, 1)
+    cover = np.clip(0.5 + 3 * (clots - 0.05), 0, 1) * np.clip(0.5 + border / 10, 0, 1)
     for _ in range(FIBERS):
         at = [p + rng.uniform(-width / 3, width / 3) for p in through]
         fiber = stroke(rng, size, step, rng.uniform(4, 9), at)
