@@ -1,5 +1,6 @@
 """The demo cohort: its table, its slides read with OpenSlide, truth masks, and files that are complete or absent."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histocae.sources import demo
+from histocae.sources import demo, demo_faults
 
 SMALL = demo.DemoSpec(seed=5, cases=8, side_microns=256.0)
 FULL = demo.DemoSpec(seed=20181003, cases=56, side_microns=384.0)
@@ -202,3 +203,68 @@ def test_an_error_of_the_disk_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         demo.write_slide(SMALL, first_row(SMALL, NORMAL, 0.5)["slide_id"], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+FAULTY = demo.DemoSpec(seed=5, cases=8, side_microns=256.0, faults=True)
+
+
+def slide_image(spec, slide_id, folder):
+    path = demo.write_slide(spec, slide_id, folder)
+    with openslide.OpenSlide(path) as slide:
+        return np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB")).astype(int), path
+
+
+def test_without_faults_files_keep_their_names():
+    assert demo.DemoSpec(5, 8, 256.0, faults=False) == SMALL
+    assert (SMALL.fingerprint, FULL.fingerprint) == ("c6ab58b7", "fff6bd7f")
+    assert FAULTY.fingerprint != SMALL.fingerprint
+    slide_ids = demo.cohort(SMALL)["slide_id"]
+    assert not any(demo.fault_kinds(SMALL, slide_id) for slide_id in slide_ids)
+    assert not any(mask.any() for mask in demo.faults_of(SMALL, slide_ids[0]).values())
+
+
+@pytest.mark.parametrize("spec", [FAULTY, demo.DemoSpec(20181003, 56, 384.0, faults=True)])
+def test_every_kind_of_fault_occurs_and_most_slides_are_clean(spec):
+    kinds = [demo.fault_kinds(spec, slide_id) for slide_id in demo.cohort(spec)["slide_id"]]
+    assert {kind for of_slide in kinds for kind in of_slide} == set(demo_faults.KINDS)
+    faulty = [of_slide for of_slide in kinds if of_slide]
+    assert 0.2 < len(faulty) / len(kinds) < 0.3
+    assert all(of_slide == ("glass",) for of_slide in faulty if "glass" in of_slide)
+    if len(kinds) > 40:  # enough slides for one fault each
+        assert all(len(of_slide) == 1 for of_slide in faulty)
+
+
+def test_faults_change_the_pixels_under_their_masks_alone(tmp_path):
+    spec = demo.DemoSpec(seed=2, cases=56, side_microns=256.0, faults=True)
+    slide_ids = demo.cohort(spec)["slide_id"]
+    kinds = {demo.fault_kinds(spec, slide_id): slide_id for slide_id in slide_ids}
+    for kind in ("red", "blur", "fold", "pale"):
+        slide_id = kinds[(kind,)]
+        fault = "pen" if kind in demo_faults.INKS else kind
+        masks = demo.faults_of(spec, slide_id)
+        assert tuple(masks) == demo_faults.FAULTS and {mask.shape for mask in masks.values()} == {(64, 64)}
+        assert [name for name, mask in masks.items() if mask.any()] == [fault]
+        for name, mask in demo.faults_of(spec, slide_id).items():
+            np.testing.assert_array_equal(mask, masks[name])
+        faulty, path = slide_image(spec, slide_id, tmp_path)
+        clean, _ = slide_image(dataclasses.replace(spec, faults=False), slide_id, tmp_path)
+        step = len(faulty) // 64
+        difference = abs(faulty - clean).reshape(64, step, 64, step, 3).mean(axis=(1, 3, 4))
+        near = ndimage.binary_dilation(masks[fault], iterations=5)
+        assert difference[~near].max() < 2 < difference[masks[fault]].mean()
+        np.testing.assert_array_equal(read_truth_mask(path).shape, (64, 64))
+
+
+def test_clean_slides_of_a_cohort_with_faults_are_those_of_one_without(tmp_path):
+    slide_id = next(i for i in demo.cohort(FAULTY)["slide_id"] if not demo.fault_kinds(FAULTY, i))
+    faulty, _ = slide_image(FAULTY, slide_id, tmp_path)
+    clean, _ = slide_image(SMALL, slide_id, tmp_path)
+    np.testing.assert_array_equal(faulty, clean)
+
+
+def test_a_slide_of_glass_shows_no_tissue(tmp_path):
+    slide_id = next(i for i in demo.cohort(FAULTY)["slide_id"] if demo.fault_kinds(FAULTY, i) == ("glass",))
+    image, path = slide_image(FAULTY, slide_id, tmp_path)
+    assert np.ptp(image, axis=2).mean() < 12 and image.mean() > 215
+    assert not read_truth_mask(path).any()
+    assert not any(mask.any() for mask in demo.faults_of(FAULTY, slide_id).values())
