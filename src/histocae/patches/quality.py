@@ -9,7 +9,7 @@ Optical densities are natural logarithms of the light of glass (`GLASS`) over th
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,18 +33,40 @@ GLASS = 245  # light of empty glass
 
 # Ink lies evenly over whatever is below it, so that also the brightest spots near it have its color, whereas tissue
 # has bright gaps every few microns. So what is judged is the lightest value of each channel within squares of WINDOW
-# microns: it is ink where the weighted sum of the densities of red, green and blue is above the limit, and where red
-# and blue, as multiples of green, are within their bounds. Weights are linear discriminants of inked and clean
-# tissue; limits are above what the dark, red and violet tissues among real slides and tiles reach.
+# microns.
 WINDOW, MOST_WINDOWS = 16.0, 8
-ANY = (-np.inf, np.inf)
-# weights of red, green and blue; limit; bounds of red; bounds of blue
+
+
+class Ink(NamedTuple):
+    """When the lightest values of a square are those of an ink.
+
+    Weights are linear discriminants of inked and clean tissue. Limits are above what the dark, red and violet tissues
+    among real slides and tiles reach.
+
+    Attributes:
+        weights: of the densities of red, green and blue.
+        limit: that the weighted sum exceeds.
+        red: bounds of the density of red, as a multiple of that of green.
+        blue: bounds of that of blue, likewise.
+        even: whether the sum counts only so far as the lightest values are as dense as the darkest. Dense tissue that
+            is red is as even as ink, but none that is violet, blue or black.
+
+    """
+
+    weights: tuple[float, float, float]
+    limit: float
+    red: tuple[float, float] = (-np.inf, np.inf)
+    blue: tuple[float, float] = (-np.inf, np.inf)
+    even: bool = True
+
+
 INKS = {
-    "red": ((-1.00, 0.55, 0.66), 0.97, (-np.inf, 0.42), (0.45, np.inf)),
-    "black": ((1.00, -0.68, 0.92), 0.83, (0.62, np.inf), (0.60, np.inf)),
-    "blue": ((1.00, -0.22, -0.28), 0.48, (0.70, np.inf), ANY),
-    "green": ((1.00, -0.89, 0.65), 0.48, ANY, ANY),
-    "violet": ((0.61, 0.94, -1.00), 1.03, (0.33, 0.80), (0.15, 0.50)),
+    "red": Ink((-1.00, 0.55, 0.66), 0.93, red=(-np.inf, 0.42), blue=(0.45, np.inf), even=False),
+    "black": Ink((1.00, -0.68, 0.92), 0.51, red=(0.62, np.inf), blue=(0.60, np.inf)),
+    "blue": Ink((1.00, -0.22, -0.28), 0.29, red=(0.70, np.inf)),
+    "green": Ink((1.00, -0.89, 0.65), 0.48, even=False),
+    "violet": Ink((0.61, 0.94, -1.00), 0.56, red=(0.33, 0.80), blue=(0.15, 0.50)),
+    "purple": Ink((0.61, 0.94, -1.00), 0.56, red=(0.16, 0.62), blue=(-np.inf, 0.50)),
 }
 BLOCKS = 16  # along the side of a patch, at least: color is measured on means of blocks
 BLACK = 55  # debris lets less light through, both red and blue: hematoxylin lets blue through
@@ -208,17 +230,20 @@ def _pen(blocks: NDArray[np.uint8], microns: float) -> tuple[NDArray[np.bool_], 
     n, side = blocks.shape[1:3]
     windows = int(np.clip(microns / WINDOW, 1, min(MOST_WINDOWS, side)))
     across = side // windows
-    used = blocks[:, :, : across * windows, : across * windows]
-    lightest = used.reshape(3, n, windows, across, windows * across).max(axis=3)
-    lightest = lightest.reshape(3, n, windows, windows, across).max(axis=4)
-    red, green, blue = _DENSITY[lightest]
+    used = blocks[:, :, : across * windows, : across * windows].reshape(3, n, windows, across, windows * across)
+    lightest, darkest = (
+        _DENSITY[choose(choose(used, axis=3).reshape(3, n, windows, windows, across), axis=4)]
+        for choose in (np.max, np.min)
+    )
+    red, green, blue = lightest
     of_red, of_blue = (plane / np.maximum(green, np.float32(0.02)) for plane in (red, blue))
+    even = lightest.sum(axis=0) / np.maximum(darkest.sum(axis=0), np.float32(0.1))
     beyond = np.empty((len(INKS), *red.shape), bool)
-    for found, (weights, limit, reds, blues) in zip(beyond, INKS.values(), strict=True):
+    for found, ink in zip(beyond, INKS.values(), strict=True):
         # no product of matrices: its rounding depends on the number of patches
-        total = sum(np.float32(weight) * plane for weight, plane in zip(weights, (red, green, blue), strict=True))
-        found[...] = total > limit
-        found &= (of_red > reds[0]) & (of_red < reds[1]) & (of_blue > blues[0]) & (of_blue < blues[1])
+        total = sum(np.float32(weight) * plane for weight, plane in zip(ink.weights, lightest, strict=True))
+        found[...] = (total * even if ink.even else total) > ink.limit
+        found &= (of_red > ink.red[0]) & (of_red < ink.red[1]) & (of_blue > ink.blue[0]) & (of_blue < ink.blue[1])
     share = beyond.mean(axis=(2, 3), dtype=np.float32).max(axis=0)  # of one ink: a stroke has one color
     place = np.minimum(np.arange(side) // across, windows - 1)
     inked: NDArray[np.bool_] = np.logical_or.reduce(beyond)[:, place][:, :, place]
