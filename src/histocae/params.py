@@ -279,6 +279,12 @@ class Tissue(Section):
     confidence: Fraction
 
 
+class Baselines(Section):
+    """What the pair and the latents are compared with, beyond what is computed from the patches."""
+
+    features: Annotated[str, Field(min_length=1)] | None  # a folder; relative to that of params.yaml, or absolute
+
+
 class Crossvalidation(Section):
     """Number of folds of cases: each fold is the test set once and the validation set once; null: one split only."""
 
@@ -352,6 +358,7 @@ class Params(Section, NamedModels[Model]):
     models: Annotated[dict[str, Model], Field(min_length=1)]
     latent: Latent
     tissue: Tissue
+    baselines: Baselines
     crossvalidation: Crossvalidation
     executor: Executor
     tracking: Tracking
@@ -375,6 +382,8 @@ def _conflicts(params: Params) -> list[str]:
         conflicts.append("split: validation and test take all cases; leave some to train on")
     if params.crossvalidation.folds is not None and params.pair is None:
         conflicts.append("crossvalidation.folds: needs the pair of models that tissue names")
+    if params.baselines.features is not None and params.data.source == "tiles":
+        conflicts.append("baselines.features: are joined by position, and tiles have none on a slide; set null")
     # the p-value of random permutations is at least 1 / (1 + their number)
     least, confidence = math.ceil(1 / (1 - params.tissue.confidence) - 1e-6) - 1, params.tissue.confidence
     if params.tissue.permutations < least:

@@ -16,6 +16,7 @@ FETCHED = SCRATCH / "fetched.json"  # md5s of fetched slides that were checked
 
 INVENTORY = Path("data/inventory.csv")
 ANNOTATIONS = Path("data/annotations.csv")  # the user's files of regions, with their hashes
+FEATURES = Path("data/features.csv")  # the user's files of features by another program
 CODE = Path("data/code")
 LINEAGE = Path("models/lineage")
 METADATA = Path("data/slides_metadata.csv")

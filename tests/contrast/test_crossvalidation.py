@@ -10,7 +10,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from histocae.cohort import balance
-from histocae.contrast import baselines, comparison, crossvalidation
+from histocae.contrast import baselines, comparison, crossvalidation, verdicts
 from histocae.errors import DataError
 from support.cohorts import tissue_settings, write_index
 from support.make_data import NORMAL, TUMOR
@@ -118,6 +118,49 @@ def test_baselines_with_a_different_scale_per_fold_are_pooled_in_comparable_unit
     assert [each["components"] for each in metrics["baselines"]["baseline"]["each"]] == [1, 2]
     assert metrics["left_out"] == {"pca_pair": "too few"} and metrics["auroc_slide"]["value"] == 0.5
     assert "NaN" not in json.dumps(metrics)
+
+
+def test_a_baseline_that_lacks_patches_is_pooled_and_compared_on_the_others():
+    folds, settings = [], tissue_settings(bootstrap=100, permutations=100, score="log_ratio")
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        rows = pd.DataFrame(
+            {
+                "slide_id": [f"s{number}{i}" for i in range(12)],
+                "case_id": [f"c{number}{i}" for i in range(12)],
+                "sample_type": [TUMOR, NORMAL] * 6,
+                "shard": "s",
+                "position": range(12),
+            }
+        )
+        errors = [rows[["shard", "position"]].assign(mse=rng.uniform(0.1, 0.2, 12)) for _ in range(2)]
+        table = comparison.join(rows, *errors)
+        covered = np.arange(12) >= (4 if number == 1 else 0)
+        score = np.where(covered, table["label"] + rng.normal(0, 1, 12), np.nan)
+        details = {f"{split}_{key}": 0 for split in verdicts.OUTSIDE_SPLITS for key in ("patches", "patches_without")}
+        details |= {"test_patches": 12, "test_patches_without": int((~covered).sum()), "test_slides_without": 0}
+        outside = baselines.Baseline(
+            "outside features" + (" (4 of 12 test patches lack them)" if number == 1 else ""),
+            score,
+            1,
+            "training",
+            details,
+            validation_scores=score[covered],
+            covered=None if covered.all() else covered,
+        )
+        folds.append(crossvalidation.Fold(number, table, table, {"outside": outside}))
+    pooled = crossvalidation.pool(folds, settings, 1)
+    found = pooled.baselines["outside"]
+    assert found.description == "outside features" and found.levels["slide"].counts.units == 20
+    rows = pd.concat([fold.test for fold in folds])
+    known = np.concatenate([np.isfinite(fold.baselines["outside"].scores) for fold in folds])
+    of_pair = roc_auc_score(rows["label"][known], rows["score"][known])
+    less = of_pair - found.levels["patch"].auroc.value
+    assert found.differences["patch"].value == pytest.approx(less)
+    assert pooled.levels["patch"].counts.units == 24
+    text = " ".join(pooled.sentences)
+    assert "Without outside features: 4 of 24 test patches. That baseline leaves them out" in text
+    assert "NaN" not in json.dumps(pooled.as_json())
 
 
 def test_folds_with_uneven_shares_of_the_patches_are_reported_before_anything_is_trained(project, monkeypatch):

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histocae.cohort import balance
-from histocae.contrast import baselines, comparison, heatmaps, linear_pair, pair, truth, verdicts
+from histocae.cohort.split import SPLITS
+from histocae.contrast import baselines, comparison, heatmaps, linear_pair, outside, pair, truth, verdicts
 from histocae.contrast import plots as contrast_plots
 from histocae.contrast.distribution import Distribution
 from histocae.errors import DataError, StoreError
 from histocae.evaluation import scales
 from histocae.patches import previews
 from histocae.patches.images import InMemory
+from histocae.patches.outside import Joined
 from histocae.patches.shard_file import ShardWriter
 from histocae.patches.store import SHARDS, PatchStore, write_index
 from histocae.patches.tissue import RULE
@@ -34,7 +36,7 @@ from histocae.statistics.discrimination import auroc
 from histocae.statistics.intervals import Estimate
 from histocae.statistics.levels import LEVELS, at_level
 from histocae.workers import processes
-from support import make_data
+from support import make_data, outside_files
 from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR
 from support.workspace import Workspace
@@ -845,6 +847,105 @@ def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
     other = metrics["baselines"]["baseline_pair"]
     assert other["auroc_slide"]["value"] == metrics["auroc_slide"]["value"]
     assert other["difference_slide"]["value"] == 0 and other["about"] == "log ratio of the errors of tumor and normal"
+
+
+def write_outside(project, layout):
+    """Write the latents of `all` as another program would write its own features."""
+    tables = {split: balance.read_split(project.folder / f"data/splits/{split}.csv") for split in SPLITS}
+    latents = [np.load(project.folder / f"models/latents/all/{split}.npy") for split in SPLITS]
+    mpp = project.read("reports/patching/counts.csv").set_index("slide_id")["mpp"]
+    folder = project.own / "features"
+    outside_files.of_patches(folder, pd.concat(tables.values()), np.concatenate(latents), mpp, 32, layout)
+    return folder, tables
+
+
+@pytest.mark.slow
+def test_outside_features_are_a_baseline_on_the_patches_that_have_them(evaluated):
+    folder, tables = write_outside(evaluated, "trident")
+    evaluated.params(**PARAMS, baselines__features="own/features")
+    evaluated.make("inventory", "tissue")
+    metrics = metrics_of(evaluated)
+    outside, latents = (metrics["baselines"][name] for name in ("outside", "latents"))
+    assert outside["about"] == "outside features + logistic regression" and outside["fixed_on"] == "training"
+    assert outside["features"] == 6 and outside["test_patches_without"] == outside["test_slides_without"] == 0
+    for level in LEVELS:  # the same features give the same scores
+        for key in (f"auroc_{level}", f"difference_{level}"):
+            assert outside[key] == pytest.approx(latents[key], abs=1e-9)
+    assert not any("Without outside features" in sentence for sentence in metrics["sentences"])
+    listed = evaluated.read("data/features.csv")
+    assert list(listed["file"]) == sorted(path.name for path in folder.iterdir())
+
+    # without the file of a tumor slide, and without some patches of a normal slide
+    test = tables["test"]
+    gone, less = (test.loc[test["sample_type"] == kind, "slide_id"].iloc[0] for kind in (TUMOR, NORMAL))
+    (folder / f"{gone}.h5").unlink()
+    rows = test[test["slide_id"] == less]
+    mpp = evaluated.read("reports/patching/counts.csv").set_index("slide_id")["mpp"]
+    outside_files.of_patches(folder, rows[3:], np.load("models/latents/all/test.npy")[rows.index[3:]], mpp, 32)
+    assert (test.loc[test["slide_id"] != gone, "sample_type"] == TUMOR).any()
+    evaluated.make("inventory", "tissue")
+    assert set(listed["file"]) - set(evaluated.read("data/features.csv")["file"]) == {f"{gone}.h5"}
+    before, metrics = metrics, metrics_of(evaluated)
+    outside, without = metrics["baselines"]["outside"], int((test["slide_id"] == gone).sum()) + 3
+    assert outside["test_patches_without"] == without and outside["test_slides_without"] == 1
+    lacking = f"{without:,} of {len(test):,} test patches"
+    assert outside["about"] == f"outside features + logistic regression ({lacking} lack them)"
+    assert (
+        f"Without outside features: {lacking}; 1 slide of the test set has no file. That baseline leaves them out, "
+        "and the pair is compared with it on the other test patches." in metrics["sentences"]
+    )
+    # nothing else changes, and the pair is compared on the same patches
+    changed = {"sentences": None, "summary": None, "truth": None}
+    same = [each | changed | {"baselines": each["baselines"] | {"outside": None}} for each in (before, metrics)]
+    assert same[0] == same[1]
+    scores = evaluated.read("reports/tissue/scores.csv")
+    matched = ((scores["slide_id"] != gone) & ~scores.index.isin(rows.index[:3])).to_numpy()
+    assert matched.sum() == len(test) - without
+    labels = (scores["sample_type"] == TUMOR).astype(int)
+    of_pair = auroc(labels[matched], scores["score"][matched])
+    assert outside["difference_patch"]["value"] == pytest.approx(of_pair - outside["auroc_patch"]["value"])
+    truth = metrics["truth"]
+    assert truth["auroc_patch_outside"]["value"] != truth["auroc_patch_latents"]["value"]
+    table = evaluated.read("reports/tissue/baselines.csv").set_index(["method", "level"])
+    assert table.loc[("outside", "slide"), "value"] == outside["auroc_slide"]["value"]
+
+    # a damaged file ends the stage before it writes anything
+    outputs = evaluated.outputs("reports/tissue")
+    (folder / f"{less}.h5").write_bytes(b"no HDF5")
+    assert f"own/features/{less}.h5: can't be read as HDF5" in evaluated.make("inventory").run("tissue").error
+    assert evaluated.outputs("reports/tissue") == outputs and not evaluated.leftovers()
+
+
+def outside_parts(parts, columns=3, without=()):
+    """Make the files of features as `Folder.join` gives them; patches of some slides have none."""
+
+    class Folder:
+        def join(self, rows):
+            matched = ~rows["slide_id"].isin(without).to_numpy()
+            features = rows["label"].to_numpy()[matched, None] + np.arange(columns) / 10
+            return Joined(features.astype(np.float32), matched, rows.loc[~matched, "slide_id"].nunique())
+
+    return outside.compare(Folder(), parts, 1)
+
+
+def test_outside_features_of_one_tissue_are_left_out_with_the_reason():
+    rows = {name: cohort(name, 2) for name in ("train", "validation", "test")}
+    joined = [join_errors(each, np.full(len(each), 0.1), np.full(len(each), 0.2)) for each in rows.values()]
+    parts = baselines.Parts(*joined)
+    of_tumor = [name for name in rows["test"]["slide_id"] if "-P-" in name]
+    assert outside_parts(parts, without=of_tumor) == ({}, {"outside": "no test patch of tumor tissue has features"})
+    everything = [name for table in rows.values() for name in table["slide_id"]]
+    reason = "no training patch has features in the folder that baselines.features names"
+    assert outside_parts(parts, without=everything) == ({}, {"outside": reason})
+    assert outside.compare(None, parts, 1) == ({}, {})
+    # one case of each tissue is enough, and the sentences name what is compared
+    found, left_out = outside_parts(parts, without=[of_tumor[0], "test-S-0-slide"])
+    assert not left_out and np.isnan(found["outside"].scores).sum() == 6
+    metrics = comparison.study(parts.validation, parts.test, found, {}, SETTINGS, 1)
+    assert metrics.baselines["outside"].levels["slide"].counts.units == 2
+    assert metrics.baselines["outside"].levels["patch"].auroc.value == 1
+    summary, sentences = (" ".join(write(metrics, 0.95)) for write in (verdicts.summary, verdicts.sentences))
+    assert "Of 1 other ways" in summary and "6 of 12 test patches; 2 slides of the test set have no file" in sentences
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -15,13 +16,15 @@ from sklearn.metrics import adjusted_rand_score
 from histocae import params
 from histocae.cohort.balance import read_split
 from histocae.errors import DataError
-from histocae.latent import maps, probes, summary
+from histocae.latent import maps, outside, probes, summary
 from histocae.latent import study as latent_study
 from histocae.latent.clusters import cluster, cluster_gini, impurity, share_together
 from histocae.patches import store
+from histocae.patches.outside import Joined
 from histocae.patches.shard_file import ShardWriter
 from histocae.statistics import classifier, discrimination
 from histocae.statistics.levels import LEVELS
+from support import outside_files
 from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR
 
@@ -431,6 +434,120 @@ def test_the_stage_writes_the_same_numbers_tables_and_figures_each_time(ready):
     outputs = ready.outputs("reports/models")
     ready.make("latent all")
     assert ready.outputs("reports/models") == outputs and not ready.leftovers()
+
+
+def write_outside(project, tables, keep=lambda split, rows: rows) -> None:
+    """Write the latents of `all` as features of another program, of the patches that `keep` returns."""
+    kept = {split: keep(split, table) for split, table in tables.items()}
+    latents = [np.load(f"models/latents/all/{split}.npy")[rows.index] for split, rows in kept.items()]
+    mpp = project.read("reports/patching/counts.csv").set_index("slide_id")["mpp"]
+    shutil.rmtree(project.own / "features", ignore_errors=True)
+    pixels = store.PatchStore(project.folder / "data/patches").pixels
+    rows = pd.concat(kept.values())
+    outside_files.of_patches(project.own / "features", rows, np.concatenate(latents), mpp, pixels, "clam")
+
+
+@pytest.mark.slow
+def test_outside_features_are_studied_beside_latents(ready):
+    tables = write_latents(ready)
+    write_outside(ready, tables)
+    changes = {"latent__clusters": 4, "latent__perplexity": 10.0, "latent__sample": 40}
+    ready.params(**changes, **dict.fromkeys(("tissue__bootstrap", "tissue__permutations"), 100))
+    ready.make("latent all")
+    folder = ready.folder / "reports/models/all/latent"
+    without = json.loads((folder / "metrics.json").read_text())
+    ready.params(
+        **changes,
+        **dict.fromkeys(("tissue__bootstrap", "tissue__permutations"), 100),
+        baselines__features="own/features",
+    )
+    ready.make("inventory", "latent all")
+    document = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse_constants)
+    metrics = document["metrics"]
+    assert document["outside"] == document["latents"]  # the same numbers
+    own = {key.removeprefix("latent_"): value for key, value in metrics.items() if key.startswith("latent_")}
+    outside = {key.removeprefix("outside_"): value for key, value in metrics.items() if key.startswith("outside_")}
+    assert outside == {key: value for key, value in own.items() if key != "dead"} | {
+        "components_90": metrics["pca_components_90"]
+    }
+    assert {key: document[key] for key in ("latents", "pixels")} == {
+        key: without[key] for key in ("latents", "pixels")
+    }
+    names = {"components", "tsne", "clusters", "gallery_latents", "gallery_pixels", "gallery_outside", "neighbors"}
+    assert {path.stem for path in folder.glob("*.png")} == names
+    neighbors = ready.read("reports/models/all/latent/neighbors.csv")
+    same = [neighbors[neighbors["features"] == kind].drop(columns="features") for kind in ("latents", "outside")]
+    np.testing.assert_array_equal(same[0].to_numpy(), same[1].to_numpy())
+
+    # only some patches have features: the other studies stay as they are
+    test = tables["test"]
+    write_outside(ready, tables, lambda split, rows: rows[5:] if split == "test" else rows[::2])
+    ready.make("inventory", "latent all")
+    document = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse_constants)
+    for kind in ("latents", "pixels"):
+        assert document[kind] == without[kind]
+    assert document["outside"]["neighbors"]["patches"] < document["latents"]["neighbors"]["patches"]
+    assert document["notes"][-1].startswith("Without outside features, and left out of their study alone: ")
+    assert f"5 of {len(test):,} test patches" in document["notes"][-1]
+    embedding = ready.read("reports/models/all/latent/embedding.csv")
+    lacking = embedding.merge(test[:5][["shard", "position"]], on=["shard", "position"], how="left", indicator=True)
+    missing = (lacking["_merge"] == "both").to_numpy()
+    assert missing.any()
+    for column in ("outside_cluster", "outside_tsne_x", "outside_tsne_y"):
+        np.testing.assert_array_equal(embedding[column].isna(), missing)
+    neighbors = ready.read("reports/models/all/latent/neighbors.csv")
+    known = tables["train"][::2].set_index(["shard", "position"]).index
+    shown = neighbors[neighbors["features"] == "outside"]
+    assert set(zip(shown["neighbor_shard"], shown["neighbor_position"], strict=True)) <= set(known)
+    assert len(shown) == len(neighbors) // 3  # queries are drawn from the patches that have features
+
+    # no tumor patch of the test set has features
+    write_outside(ready, tables, lambda split, rows: rows[rows["sample_type"] == NORMAL] if split == "test" else rows)
+    ready.make("inventory", "latent all")
+    document = json.loads((folder / "metrics.json").read_text())
+    assert document["notes"][-1] == f"No study of outside features: no test patch of {TUMOR} has features."
+    assert "outside" not in document and not (folder / "gallery_outside.png").exists()
+
+
+def test_a_study_of_some_patches_is_that_of_these_patches_alone():
+    features, tables = make_features(signal=2)
+    rng = np.random.default_rng(5)
+    matched = {split: rng.random(len(table)) < 0.7 for split, table in tables.items()}
+    joined = {split: Joined(features[split][kept], kept, 0) for split, kept in matched.items()}
+    points = latent_study.draw_points(tables["test"], LATENT, 1, matched["test"])
+    assert matched["test"][points.queries].all() and outside.lacking(joined, tables, points) is None
+    found = outside.study(joined, tables, LATENT, TISSUE, 1, points)
+    kept = {split: np.flatnonzero(mask) for split, mask in matched.items()}
+    alone = latent_study.study_features(
+        {split: part.features for split, part in joined.items()},
+        found.explained,
+        {split: tables[split].iloc[rows] for split, rows in kept.items()},
+        LATENT,
+        TISSUE,
+        1,
+    )
+    assert summary.as_json(found)["classification"] == summary.as_json(alone)["classification"]
+    np.testing.assert_array_equal(found.clusters[kept["test"]], alone.clusters)
+    assert set(found.clusters[~matched["test"]]) == {outside.NONE}
+    for number, members in enumerate(alone.typical):
+        np.testing.assert_array_equal(found.typical[number], kept["test"][members])
+    for query, neighbors, distances in zip(found.queries, found.neighbors, found.distances, strict=True):
+        away = np.linalg.norm(features["train"] - features["test"][query], axis=1)
+        away[~matched["train"]] = np.inf
+        np.testing.assert_allclose(away[neighbors], distances, rtol=1e-3)
+        np.testing.assert_allclose(np.sort(away)[: len(neighbors)], distances, rtol=1e-3)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_outside_features_that_cannot_be_studied_have_a_reason(split):
+    features, tables = make_features(signal=2)
+    matched = {name: np.ones(len(table), bool) for name, table in tables.items()}
+    matched[split] = (tables[split]["sample_type"] == NORMAL).to_numpy()
+    joined = {name: Joined(features[name][kept], kept, 0) for name, kept in matched.items()}
+    points = latent_study.draw_points(tables["test"], LATENT, 1)
+    assert outside.lacking(joined, tables, points) == f"no {split} patch of {TUMOR} has features"
+    whole = {name: Joined(np.zeros_like(values), np.ones(len(values), bool), 0) for name, values in features.items()}
+    assert outside.lacking(whole, tables, points) == "every training patch has the same features"
 
 
 def test_a_model_without_latents_or_with_only_dead_latents_has_a_reason(ready):

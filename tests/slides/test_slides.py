@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histocae.errors import HistocaeError, SlideError
-from histocae.patches.grid import Grid
 from histocae.patches import quality
+from histocae.patches.grid import Grid
 from histocae.patches.store import PatchStore
 from histocae.patches.tissue import RULE
 from histocae.slides.slide import Level, choose_level

@@ -43,6 +43,7 @@ class Baseline:
         linear: the function of features that gives the scores; None where it is not a linear one.
         train_features: of the training patches (`sample`) that the linear function was fitted on, floats, shape
             (patches, features); empty where there is no such function.
+        covered: which test patches have a score, bool, shape (test patches,); the others have NaN. None: all have.
 
     """
 
@@ -54,6 +55,20 @@ class Baseline:
     validation_scores: NDArray[np.float64] | None = None
     linear: pair.Linear | None = None
     train_features: NDArray[Any] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    covered: NDArray[np.bool_] | None = None
+
+    def on(self, test: pd.DataFrame) -> pd.DataFrame:
+        """Give the test patches that have a score, with that score.
+
+        Args:
+            test: rows of all test patches.
+
+        Returns:
+            Rows with the column score.
+
+        """
+        scored = test.assign(score=self.scores)
+        return scored if self.covered is None else scored[self.covered]
 
 
 def _oriented(

@@ -260,14 +260,17 @@ def study(
     levels = discriminate_levels(test, settings, seed)
     compared = {}
     for name, baseline in baselines.items():
-        of_baseline = discriminate_levels(test.assign(score=baseline.scores), settings, seed, with_auprc=False)
+        of_baseline = discriminate_levels(baseline.on(test), settings, seed, with_auprc=False)
+        of_pair = levels
+        if baseline.covered is not None:  # a difference is of the same patches
+            of_pair = discriminate_levels(test[baseline.covered], settings, seed, with_auprc=False)
         compared[name] = BaselineMetrics(
             baseline.description,
             baseline.direction,
             baseline.fixed_on,
             baseline.details,
             of_baseline,
-            differences(levels, of_baseline),
+            differences(of_pair, of_baseline),
         )
     return PairMetrics(
         errors=matrix(test, settings.confidence),
@@ -417,12 +420,14 @@ def _aurocs(
     """Measure the AUROC per patch of the pair and of each baseline against a label of patches, where it is known."""
     if len(np.unique(label[known])) < 2:
         return {}
-    scores = {"pair": test["score"], **{name: baseline.scores for name, baseline in baselines.items()}}
+    labeled = test.assign(label=label)
+    scored = {"pair": labeled, **{name: baseline.on(labeled) for name, baseline in baselines.items()}}
+    kept = labeled.index[known]
+    of_known = {name: rows[rows.index.isin(kept)] for name, rows in scored.items()}
     return {
-        name: _discriminate(
-            test.assign(label=label, score=values)[known], "patch", settings, seed, with_auprc=False
-        ).auroc
-        for name, values in scores.items()
+        name: _discriminate(rows, "patch", settings, seed, with_auprc=False).auroc
+        for name, rows in of_known.items()
+        if rows["label"].nunique() > 1  # the patches that a baseline has scores of may be of one kind
     }
 
 

@@ -258,6 +258,9 @@ def pool(folds: Sequence[Fold], settings: Tissue, seed: int) -> PooledMetrics:
                 {baseline.description: baseline.differences["slide"] for baseline in baselines.values()}
             ),
             *([] if regions is None else verdicts.on_regions(regions)),
+            *verdicts.without_outside(
+                [fold.baselines[verdicts.OUTSIDE].details for fold in folds] if verdicts.OUTSIDE in baselines else []
+            ),
         ],
     )
 
@@ -298,18 +301,18 @@ def _pool_baseline(
 ) -> PooledBaseline:
     """Measure one baseline over all folds."""
     baselines = [fold.baselines[name] for fold in folds]
-    values = _pooled(folds, name).scores
+    pooled = _pooled(folds, name)
     each = [
-        BaselineFold(
-            fold.number, baseline.direction, baseline.details, _aurocs(fold.test.assign(score=baseline.scores))
-        )
+        BaselineFold(fold.number, baseline.direction, baseline.details, _aurocs(baseline.on(fold.test)))
         for fold, baseline in zip(folds, baselines, strict=True)
     ]
     # where folds differ in a detail of the description, `each` has that detail
     description = baselines[0].description
     if any(baseline.description != description for baseline in baselines):
         description = description.split(" (")[0]
-    levels = comparison.discriminate_levels(everything.assign(score=values), settings, seed, with_auprc=False)
+    if pooled.covered is not None:
+        pair = comparison.discriminate_levels(everything[pooled.covered], settings, seed, with_auprc=False)
+    levels = comparison.discriminate_levels(pooled.on(everything), settings, seed, with_auprc=False)
     return PooledBaseline(description, baselines[0].fixed_on, levels, comparison.differences(pair, levels), each)
 
 
@@ -318,7 +321,8 @@ def _pooled(folds: Sequence[Fold], name: str) -> Baseline:
     baselines = [fold.baselines[name] for fold in folds]
     first = baselines[0]
     scores = np.concatenate([_comparable(baseline) for baseline in baselines])
-    return Baseline(first.description, scores, first.direction, first.fixed_on)
+    covered = np.isfinite(scores) if any(baseline.covered is not None for baseline in baselines) else None
+    return Baseline(first.description, scores, first.direction, first.fixed_on, covered=covered)
 
 
 def _comparable(baseline: Baseline) -> NDArray[np.float64]:

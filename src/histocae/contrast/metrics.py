@@ -59,7 +59,8 @@ class BaselineMetrics:
         fixed_on: split that fixed the direction, or definition.
         details: further numbers of the baseline.
         levels: discrimination per level, without AUPRC.
-        differences: AUROC of the pair less that of the baseline, per level.
+        differences: AUROC of the pair less that of the baseline, per level, both on the patches that the baseline has
+            scores of.
 
     """
 

@@ -1,6 +1,6 @@
 """Sentences on the numbers of tumor against normal, and on their limits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from histocae.contrast.metrics import (
     BaselineMetrics,
@@ -26,6 +26,9 @@ SCORES = {
     ),
 }
 
+OUTSIDE = "outside"  # the baseline of features that another program wrote
+OUTSIDE_SPLITS = ("training", "validation", "test")
+
 
 def summary(metrics: PairMetrics, confidence: float) -> list[str]:
     """Say in a few sentences what was found: the pair, the best of the simpler ways, and the truth where it is known.
@@ -47,17 +50,18 @@ def summary(metrics: PairMetrics, confidence: float) -> list[str]:
         f"of {counts.cases} cases ({100 * confidence:g}% confidence interval; 0.5 is chance, 1 is perfect)."
     ]
     if metrics.baselines:
+        kind = "other" if OUTSIDE in metrics.baselines else "simpler"  # a pretrained encoder is not simpler
         best = max(metrics.baselines.values(), key=lambda each: each.levels["slide"].auroc.value)
         less = best.differences["slide"]
         verdict = (
             "lower than the pair"
             if less.low > 0
-            else "higher than the pair: this simpler way wins"
+            else f"higher than the pair: this {kind} way wins"
             if less.high < 0
             else "not shown to differ from the pair"
         )
         lines.append(
-            f"Of {len(metrics.baselines)} simpler ways to tell them apart, the best is {best.description}, with "
+            f"Of {len(metrics.baselines)} {kind} ways to tell them apart, the best is {best.description}, with "
             f"{interval(best.levels['slide'].auroc)}; it is {verdict}."
         )
     if metrics.truth is not None and "pair" in metrics.truth.aurocs:
@@ -111,9 +115,10 @@ def sentences(metrics: PairMetrics, confidence: float) -> list[str]:
         {baseline.description: baseline.differences["slide"] for baseline in metrics.baselines.values()}
     )
     lines += _at_chance(metrics.baselines, confidence)
+    lines += without_outside([metrics.baselines[OUTSIDE].details] if OUTSIDE in metrics.baselines else [])
     lines += [f"Left out, {name}: {reason}." for name, reason in metrics.left_out.items()]
     if metrics.truth is not None:
-        lines.append(_truth(metrics.truth))
+        lines.append(_truth(metrics.truth, metrics.baselines))
     if metrics.regions is not None:
         lines += on_regions(metrics.regions)
     if metrics.unflagged is not None and metrics.unflagged.aurocs:
@@ -214,17 +219,21 @@ def _winners(errors: Mapping[str, TissueErrors]) -> str:
     return f"{start}."
 
 
-def _truth(truth: TruthMetrics) -> str:
+def _truth(truth: TruthMetrics, baselines: Mapping[str, BaselineMetrics]) -> str:
     start = (
         f"The content of each patch is known here: {truth.tumor_patches:,} of {truth.patches:,} patches are at least "
         "half tumor"
     )
     if "pair" not in truth.aurocs:
         return f"{start}. All patches are of one kind, so no AUROC can be computed against this truth."
-    line = f"{start}. Against this truth, the AUROC per patch of the pair is {interval(truth.aurocs['pair'])}"
-    if "latents" in truth.aurocs:
-        line += f", and that of latents + logistic regression is {interval(truth.aurocs['latents'])}"
-    return f"{line}."
+    areas = [f"the AUROC per patch of the pair is {interval(truth.aurocs['pair'])}"]
+    areas += [
+        f"that of {baselines[name].description} is {interval(truth.aurocs[name])}"
+        for name in ("latents", OUTSIDE)
+        if name in truth.aurocs and name in baselines
+    ]
+    *others, last = areas
+    return f"{start}. Against this truth, {', '.join(others)}{', and ' if others else ''}{last}."
 
 
 def on_regions(regions: RegionMetrics) -> list[str]:
@@ -286,4 +295,29 @@ def _at_chance(baselines: Mapping[str, BaselineMetrics], confidence: float) -> l
         return []
     return [
         f"Per slide, the {100 * confidence:g}% confidence interval includes chance (0.5) for: {'; '.join(chance)}."
+    ]
+
+
+def without_outside(details: Sequence[Mapping[str, int]]) -> list[str]:
+    """Say how many patches have no outside features, and what that means for the comparison.
+
+    Args:
+        details: of the baseline of outside features, of the split or of each fold; see `outside.compare`.
+
+    Returns:
+        One sentence; none without the baseline, or where each patch has features.
+
+    """
+    lacking = []
+    for split in OUTSIDE_SPLITS:
+        without, patches = (sum(each[f"{split}_{key}"] for each in details) for key in ("patches_without", "patches"))
+        if without:
+            lacking.append(f"{without:,} of {patches:,} {split} patches")
+    if not lacking:
+        return []
+    slides = sum(each["test_slides_without"] for each in details)
+    files = f"; {counted(slides)} of the test set {'has' if slides == 1 else 'have'} no file" if slides else ""
+    return [
+        f"Without outside features: {', '.join(lacking)}{files}. That baseline leaves them out, and the pair is "
+        "compared with it on the other test patches."
     ]

@@ -19,8 +19,8 @@ from histocae.identifiers import COMPARED, PRIMARY_TUMOR, SOLID_TISSUE_NORMAL, T
 from histocae.latent.study import EXPLAINED, FeatureStudy
 from histocae.patches.store import PatchSelection
 
-COLORS = {"latents": "#5b4a9c", "pixels": "#8d8d8d"}
-NAMES = {"latents": "latents", "pixels": "pixels (PCA)"}
+COLORS = {"latents": "#5b4a9c", "pixels": "#8d8d8d", "outside": "#2c8a68"}
+NAMES = {"latents": "latents", "pixels": "pixels (PCA)", "outside": "outside features"}
 METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
 # in pixels: a patch in a gallery, its frame, the gap between two and between groups, margins for text
 TILE, FRAME, GAP, BREAK, LEFT, TOP = 80, 3, 4, 16, 110, 60
@@ -36,7 +36,7 @@ def study_figures(
     """Draw all figures of the study of a model.
 
     Args:
-        studies: of latents and pixels.
+        studies: of latents and pixels, and of outside features where there are any.
         patches: by split.
         tables: rows of the splits.
         model: its name, for the titles.
@@ -94,7 +94,7 @@ def plot_components(studies: dict[str, FeatureStudy], title: str) -> Figure:
 
 
 def plot_maps(studies: dict[str, FeatureStudy], test: pd.DataFrame, method: str, title: str) -> Figure:
-    """Plot test patches on their maps by class, cluster and case, latents above pixels.
+    """Plot test patches on their maps by class, cluster and case, a row per set of features.
 
     Args:
         studies: each with a map by this method.
@@ -106,8 +106,9 @@ def plot_maps(studies: dict[str, FeatureStudy], test: pd.DataFrame, method: str,
         The figure.
 
     """
-    figure = Figure(figsize=(11, 7.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.8 * len(studies)), layout="constrained")
     axes = figure.subplots(len(studies), 3, squeeze=False)
+    count = len(next(iter(studies.values())).sample)
     case = pd.factorize(test["case_id"], sort=True)[0]
     tissue = np.array([to_rgb(TISSUE_COLORS[kind]) for kind in test["sample_type"]])
     for row, (name, study) in zip(axes, studies.items(), strict=True):
@@ -118,14 +119,14 @@ def plot_maps(studies: dict[str, FeatureStudy], test: pd.DataFrame, method: str,
             axis.scatter(*plane.T, s=np.clip(8000 / len(rows), 3, 14), c=color[rows], lw=0)
             axis.set(xticks=[], yticks=[])
             axis.set_aspect("equal", adjustable="datalim")
-        row[0].set_ylabel(NAMES[name], fontsize=12)
+        row[0].set_ylabel(NAMES[name] + (f", {len(rows)} of them" if len(rows) < count else ""), fontsize=12)
     titles = ("class of the slide", "cluster", f"case ({case.max() + 1} of them)")
     for axis, text in zip(axes[0], titles, strict=True):
         axis.set_title(text)
     for kind in COMPARED:
         axes[0, 0].scatter([], [], s=25, color=TISSUE_COLORS[kind], label=kind)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"{title}: {METHODS[method]} of {len(rows)} test patches")
+    figure.suptitle(f"{title}: {METHODS[method]} of {count} test patches")
     return figure
 
 
@@ -152,7 +153,7 @@ def plot_clusters(studies: dict[str, FeatureStudy], title: str) -> Figure:
         The figure.
 
     """
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(studies), 5), layout="constrained")
     axes = figure.subplots(2, len(studies), squeeze=False, sharex="col", sharey="row", height_ratios=(2, 1))
     for (above, below), (name, study) in zip(axes.T, studies.items(), strict=True):
         table, scores = study.table, study.cluster_scores
@@ -201,7 +202,7 @@ def plot_gallery(study: FeatureStudy, patches: PatchSelection, test: pd.DataFram
 def plot_neighbors(
     studies: dict[str, FeatureStudy], patches: dict[str, PatchSelection], tables: dict[str, pd.DataFrame], title: str
 ) -> Figure:
-    """Show test patches beside the training patches nearest to each, by latents and by pixels.
+    """Show test patches beside the training patches nearest to each, by each set of features.
 
     Args:
         studies: by the name of their features.
@@ -218,8 +219,10 @@ def plot_neighbors(
     heads = {0: "test patch"}
     for name, study in studies.items():
         heads[len(rows[0])] = f"nearest training patches by {NAMES[name]}"
-        for row, neighbors in zip(rows, study.neighbors, strict=True):
-            row += _tiles(patches["train"], tables["train"], neighbors[:SHOWN])
+        of_query = dict(zip(study.queries.tolist(), study.neighbors, strict=True))
+        for row, query in zip(rows, queries.tolist(), strict=True):
+            if query in of_query:
+                row += _tiles(patches["train"], tables["train"], of_query[query][:SHOWN])
     cases = tables["test"]["case_id"].iloc[queries]
     # ids may be long: they differ at their ends, and the margin is narrow
     return lay_out(rows, [case if len(case) <= 15 else f"…{case[-14:]}" for case in cases], heads, title, LEGEND)

@@ -135,6 +135,38 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Points:
+    """Test patches that are shown, the same for all features.
+
+    Attributes:
+        sample: positions of the patches on the maps.
+        queries: positions of patches whose nearest training patches are shown.
+
+    """
+
+    sample: NDArray[np.int64]
+    queries: NDArray[np.intp]
+
+
+def draw_points(test: pd.DataFrame, latent: Latent, seed: int, having: NDArray[np.bool_] | None = None) -> Points:
+    """Draw the test patches that are shown.
+
+    Args:
+        test: rows of the split.
+        latent: the number of points on the maps.
+        seed: of the draws.
+        having: which test patches all features are known of, bool, shape (test patches,); only their neighbors are
+            shown. None: all.
+
+    Returns:
+        The patches.
+
+    """
+    known = np.arange(len(test)) if having is None or not having.any() else np.flatnonzero(having)
+    return Points(draw(len(test), latent.sample, seed), known[_draw_queries(test.iloc[known], seed)])
+
+
 def study_features(
     features: dict[str, NDArray[np.float32]],
     explained: NDArray[np.float64],
@@ -142,6 +174,7 @@ def study_features(
     latent: Latent,
     tissue: Tissue,
     seed: int,
+    points: Points | None = None,
 ) -> FeatureStudy:
     """Apply every probe to features.
 
@@ -152,21 +185,22 @@ def study_features(
         latent: points on the maps, perplexity, clusters, whether there is a UMAP.
         tissue: bootstrap, permutations and confidence of the intervals.
         seed: of every draw.
+        points: the test patches that are shown; None: they are drawn.
 
     Returns:
         The results.
 
     """
+    points = points or draw_points(tables["test"], latent, seed)
     train, test = features["train"], features["test"]
     labels = {split: probes.labels_of(table) for split, table in tables.items()}
     in_train, distances_to_centers = cluster(train, labels["train"], test, latent.clusters, seed)
     clusters = distances_to_centers.argmin(axis=1)
     count = distances_to_centers.shape[1]
     table = _cluster_table(in_train, clusters, count, tables["test"])
-    sample = draw(len(test), latent.sample, seed)
+    sample, queries = points.sample, points.queries
     maps, map_settings = _maps(test[sample], latent, seed)
     neighbors_of_sample, _ = probes.nearest(train, test[sample], NEIGHBORS)
-    queries = _draw_queries(tables["test"], seed)
     neighbors, distances = probes.nearest(train, test[queries], NEIGHBORS)
     typical = []
     for number in range(count):

@@ -39,19 +39,21 @@ def _classification_as_json(classification: Classification | Unanswered) -> dict
     }
 
 
-def metrics(latents: FeatureStudy, pixels: FeatureStudy) -> dict[str, float]:
+def metrics(latents: FeatureStudy, pixels: FeatureStudy, outside: FeatureStudy | None = None) -> dict[str, float]:
     """Collect the numbers that are compared between models.
 
     Args:
         latents: the study of the latents.
         pixels: the study of the baseline.
+        outside: the study of outside features, where there is one.
 
     Returns:
-        Metrics by name; the prefixes `latent_` and `pixel_` name the features.
+        Metrics by name; the prefixes `latent_`, `pixel_` and `outside_` name the features.
 
     """
     collected: dict[str, float | None] = {}
-    for prefix, study in (("latent", latents), ("pixel", pixels)):
+    studies = [("latent", latents), ("pixel", pixels)] + ([] if outside is None else [("outside", outside)])
+    for prefix, study in studies:
         classification, scores = study.classification, study.cluster_scores
         if isinstance(classification, Classification):
             collected[f"{prefix}_auroc_validation"] = classification.validation_auroc
@@ -66,10 +68,18 @@ def metrics(latents: FeatureStudy, pixels: FeatureStudy) -> dict[str, float]:
     collected["latent_dead"] = latents.dead
     collected["pca_components_90"] = latents.components.for_90_percent
     collected["pixel_components_90"] = pixels.components.for_90_percent
+    if outside is not None:
+        collected["outside_components_90"] = outside.components.for_90_percent
     return {key: float(value) for key, value in collected.items() if value is not None}
 
 
-def notes(latents: FeatureStudy, pixels: FeatureStudy, latent: Latent, tissue: Tissue) -> list[str]:
+def notes(
+    latents: FeatureStudy,
+    pixels: FeatureStudy,
+    latent: Latent,
+    tissue: Tissue,
+    outside: FeatureStudy | None = None,
+) -> list[str]:
     """Write the sentences that a reader of the numbers needs.
 
     Args:
@@ -77,6 +87,7 @@ def notes(latents: FeatureStudy, pixels: FeatureStudy, latent: Latent, tissue: T
         pixels: the study of the baseline.
         latent: the params section, for the perplexity.
         tissue: the params section, for the confidence.
+        outside: the study of outside features, where there is one.
 
     Returns:
         The sentences.
@@ -90,7 +101,8 @@ def notes(latents: FeatureStudy, pixels: FeatureStudy, latent: Latent, tissue: T
             f"The baseline has {pixels.features} components of the pixels, not {latents.features}: "
             "the training patches allow no more."
         )
-    for name, study in (("latents", latents), ("pixels", pixels)):
+    named = [("latents", latents), ("pixels", pixels)] + ([] if outside is None else [("outside features", outside)])
+    for name, study in named:
         sentences += _classification_notes(name, study, tissue)
         sentences += _regression_notes(name, study)
         sentences += _cluster_notes(name, study)
@@ -142,19 +154,24 @@ def embedding_table(studies: dict[str, FeatureStudy], test: pd.DataFrame) -> pd.
     """Tabulate the test patches on the maps.
 
     Args:
-        studies: by the name of their features.
+        studies: by the name of their features, latents first; outside features may lack some of the patches.
         test: rows of the split.
 
     Returns:
-        One row per test patch on the maps: its cluster and its position on each map, by features.
+        One row per test patch on the maps: its cluster and its position on each map, by features. Both are missing
+        where a patch has no features.
 
     """
     sample = next(iter(studies.values())).sample
     table = test[PATCH_COLUMNS].iloc[sample].reset_index(drop=True)
     for name, study in studies.items():
-        table[f"{name}_cluster"] = study.clusters[sample]
+        known = np.isin(sample, study.sample)
+        clusters = pd.Series(study.clusters[sample])
+        table[f"{name}_cluster"] = clusters if known.all() else clusters.astype("Int64").where(known)
         for method, plane in study.maps.items():
-            table[f"{name}_{method}_x"], table[f"{name}_{method}_y"] = plane.T
+            placed = np.full((len(sample), 2), np.nan, plane.dtype)
+            placed[known] = plane  # in the order of the sample
+            table[f"{name}_{method}_x"], table[f"{name}_{method}_y"] = placed.T
     return table
 
 

@@ -101,11 +101,24 @@ def merge(folder: Path, changed: Changes, skip: Collection[str] = ()) -> tuple[l
     return taken, kept
 
 
-def files_are_elsewhere(project: Path) -> bool:
-    """Say whether the user's own slides or tiles may be missing here: the inventory that was sent lists them."""
+def lists_of_files_elsewhere(project: Path) -> list[str]:
+    """Name the lists of the user's own files that may be missing here: slides or tiles, and features.
+
+    Args:
+        project: the folder.
+
+    Returns:
+        Outputs of the inventory that was sent; none where nothing of the user may be missing.
+
+    """
     params = params_file.load(project / "params.yaml")
-    listed = read(project).get("inventory/dvc.lock", {}).get("inventory")
-    return params.data.source in ("slides", "tiles") and listed is not None
+    if read(project).get("inventory/dvc.lock", {}).get("inventory") is None:
+        return []
+    own = {
+        "data/inventory.csv": params.data.source in ("slides", "tiles"),
+        "data/features.csv": params.baselines.features is not None,
+    }
+    return [path for path, is_own in own.items() if is_own]
 
 
 def trainings_before(project: Path, name: str) -> list[str]:

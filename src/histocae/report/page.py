@@ -135,6 +135,7 @@ def page(contents: Contents, splits: tuple[str, ...]) -> str:
     """
     shown = contents.table[list(TITLES)]
     measured = {key for section in contents.latents for key in section.metrics}
+    outside = any(key.startswith("outside_") for key in measured)
     return render(
         "index.html",
         **vars(contents) | {"set_aside": contents.set_aside.to_dict("records")},
@@ -144,14 +145,16 @@ def page(contents: Contents, splits: tuple[str, ...]) -> str:
         faults=list(contents.patching["flagged"]),
         levels=LEVELS,
         latent_rows=[
-            (label, *keys, _count if COUNTS & set(keys) else _number)
-            for label, *keys in LATENT_ROWS
-            if measured & set(keys)
+            (label, own, [pixel, pixel and pixel.replace("pixel_", "outside_")][: 1 + outside], kind)
+            for label, own, pixel in LATENT_ROWS
+            if measured & {own, pixel}
+            for kind in (_count if COUNTS & {own, pixel} else _number,)
         ],
         content_rows=[
             ("pair", "score of the pair"),
             *((name, each["about"]) for name, each in contents.tissue.get("baselines", {}).items()),
         ],
+        outside=outside,
         heatmaps_shown=_spread(contents.heatmaps, MOST_HEATMAPS),
         example=next((file for file in contents.heatmaps if file.stem == contents.tissue.get("example")), None),
     )

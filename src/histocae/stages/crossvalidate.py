@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort import balance, given
 from histocae.cohort.split import SPLITS, with_metadata
-from histocae.contrast import baselines, comparison, crossvalidation
+from histocae.contrast import baselines, comparison, crossvalidation, outside
 from histocae.files import replacing_folder, write_json, write_table
 from histocae.networks import backend
 from histocae.params import Params
 from histocae.patches.store import PatchStore
 from histocae.sources import given_split
 from histocae.sources.tables import read_metadata
+from histocae.stages.outside import open_features
 from histocae.stages.train import train
 from histocae.training import recipe
 
@@ -119,6 +120,10 @@ def _train_and_test(
         seed=params.seed,
     )
     validation, test, simpler = comparison.with_score(params.tissue.score, validation, test, simpler)
+    sampled = baselines.sample((tumor, normal), params.seed)
+    parts = baselines.Parts(sampled, validation, test)
+    compared, no_features = outside.compare(open_features(params, store), parts, params.seed)
+    simpler, left_out = simpler | compared, left_out | no_features
     if params.tissue.baseline_pair is not None:
         left_out["baseline_pair"] = "only the pair of tissue is trained on folds"
     return crossvalidation.Fold(number, validation, test, simpler, left_out)

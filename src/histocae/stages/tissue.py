@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from histocae import paths
 from histocae.cohort import balance
 from histocae.cohort.split import SPLITS
-from histocae.contrast import annotations, baselines, comparison, one_class, training_data, truth, verdicts
+from histocae.contrast import annotations, baselines, comparison, one_class, outside, training_data, truth, verdicts
 from histocae.contrast.baselines import Baseline
 from histocae.contrast.metrics import PairMetrics
 from histocae.errors import DataError
@@ -23,6 +23,7 @@ from histocae.networks import backend
 from histocae.params import BaselinePair, Params
 from histocae.patches.images import Images
 from histocae.patches.store import PatchStore
+from histocae.stages.outside import open_features
 from histocae.tracking import documents
 from histocae.tracking.record import TrainingRecord
 from histocae.workers.processes import held
@@ -123,7 +124,8 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             encoded=encoded,
             seed=seed,
         )
-    learned = store.select(baselines.sample((tumor, normal), seed))
+    sampled = baselines.sample((tumor, normal), seed)
+    learned = store.select(sampled)
     # before the chosen score is taken out of the baselines
     score = _score(settings.score, simpler["errors_by_scale"], learned, seed)
     validation, test, simpler = comparison.with_score(settings.score, validation, test, simpler)
@@ -132,7 +134,10 @@ def _compare(params: Params, pair: tuple[str, str], folder: Path) -> dict[str, A
             left_out["baseline_pair"] = missing
         else:
             simpler["baseline_pair"] = _baseline_pair(settings.baseline_pair, test)
-    metrics = comparison.study(validation, test, simpler, left_out | no_latents, settings, seed)
+    parts = baselines.Parts(sampled, validation, test)
+    compared, no_features = outside.compare(open_features(params, store), parts, seed)
+    simpler |= compared
+    metrics = comparison.study(validation, test, simpler, left_out | no_latents | no_features, settings, seed)
     bands = comparison.roc_curves(test, settings, seed)
     levels = {
         level: comparison.classify(units, metrics.decisions[level])

@@ -257,13 +257,14 @@ def _latents(record: TrainingRecord) -> str:
     rows = []
     for key in sorted(key for key in metrics if key.startswith("latent_")):
         name = key.removeprefix("latent_")
-        pixels = f"{metrics[f'pixel_{name}']:.4g}" if f"pixel_{name}" in metrics else ""
-        rows.append([name, f"{metrics[key]:.4g}", pixels])
+        others = (metrics.get(f"{prefix}_{name}") for prefix in ("pixel", "outside"))
+        rows.append([name, f"{metrics[key]:.4g}", *("" if other is None else f"{other:.4g}" for other in others)])
     if not rows:
         return ""
-    return "The latents, and the same number of principal components of the pixels:\n\n" + _table(
-        ("test patches", "latents", "pixels"), rows
-    )
+    heads, what = ("test patches", "latents", "pixels"), "the same number of principal components of the pixels"
+    if any(key.startswith("outside_") for key in metrics):
+        return f"The latents, {what}, and features of another encoder:\n\n" + _table((*heads, "outside"), rows)
+    return f"The latents, and {what}:\n\n" + _table(heads, [row[:3] for row in rows])
 
 
 def _synthetic(record: TrainingRecord) -> str:

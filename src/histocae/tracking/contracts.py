@@ -37,6 +37,7 @@ COLORS = {
     ),
 }
 NO_MPP = "The training patches were tiles, each at a resolution of its own."
+OUTSIDE = "outside"  # the baseline of outside features, as in contrast.verdicts
 
 
 def of_training(record: TrainingRecord) -> Contract | None:
@@ -169,13 +170,16 @@ def _caveats(record: TrainingRecord) -> list[str]:
 
 def _simpler(tissue: dict[str, Any]) -> list[str]:
     """Name the best baseline whose AUROC per slide is not shown to be lower than that of the pair."""
-    as_good = [each for each in tissue["baselines"].values() if each["difference_slide"]["low"] <= 0]
+    as_good = {name: each for name, each in tissue["baselines"].items() if each["difference_slide"]["low"] <= 0}
     if not as_good:
         return []
-    best = max(as_good, key=lambda each: each["auroc_slide"]["value"])
-    areas = [f"{each['auroc_slide']['value']:.2f}" for each in (best, tissue)]
+    name, best = max(as_good.items(), key=lambda item: item[1]["auroc_slide"]["value"])
+    area, of_pair = (each["auroc_slide"]["value"] for each in (best, tissue))
+    way = "A simpler way"
+    if name == OUTSIDE:  # no simpler one, and some patches may lack it: the pair on the others
+        way, of_pair = "Another way", area + best["difference_slide"]["value"]
     verdict = "does better" if best["difference_slide"]["high"] < 0 else "is not shown to do worse"
     return [
-        f"A simpler way {verdict}: {best['about']} has an AUROC per slide of {areas[0]} on the test slides, the pair "
-        f"{areas[1]}."
+        f"{way} {verdict}: {best['about']} has an AUROC per slide of {area:.2f} on the test slides, the pair "
+        f"{of_pair:.2f}."
     ]

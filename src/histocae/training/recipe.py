@@ -68,7 +68,8 @@ def describe(params: Params, name: str, store: PatchStore, splits: Path, trained
         key = f"models.{name}.perceptual.network"
         described["perceptual"]["sha256"] = named_sha256(model.perceptual.network, key)
     # sections that are read only after a training: changing them must not retrain the model
-    settings = params.model_dump(exclude={"models", "executor", "tracking", "latent", "tissue", "crossvalidation"})
+    later = {"models", "executor", "tracking", "latent", "tissue", "baselines", "crossvalidation"}
+    settings = params.model_dump(exclude=later)
     settings["training"] = model.training(params.training).model_dump()
     own = {key: value for key, value in described.items() if key not in settings["training"]}
     settings["model"] = own | {"name": name}

@@ -29,9 +29,9 @@ def _run(stages: list[str]) -> int:
     environment = dict(os.environ)
     models = [stage.partition("@")[2] for stage in stages]
     needed = [training for model in models for training in dvc_locks.trainings_before(project, model)]
-    if dvc_locks.files_are_elsewhere(project):
+    if lists := dvc_locks.lists_of_files_elsewhere(project):
         environment["HISTOCAE_FILES"] = "elsewhere"
-        needed.append("data/inventory.csv")
+        needed += lists
     if needed and subprocess.run(["dvc", "pull", *needed], check=False).returncode:
         raise RemoteError(f"dvc pull {' '.join(needed)} failed")
     repro = ["dvc", "repro", "--pull", "--allow-missing", *stages]

@@ -173,9 +173,9 @@ class Supervisor:
         }
         configure(self.work, settings)
         pulled = list(self.description.needed)
-        if dvc_locks.files_are_elsewhere(self.work):
+        if lists := dvc_locks.lists_of_files_elsewhere(self.work):
             environment["HISTOCAE_FILES"] = "elsewhere"
-            pulled.append("data/inventory.csv")
+            pulled += lists
         lines = ["set -e", *([shlex.join(["dvc", "pull", *pulled])] if pulled else []), self.description.command]
         with subprocess.Popen(
             ["bash", "-c", "\n".join(lines)],
