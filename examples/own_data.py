@@ -129,6 +129,7 @@ def _tiles(table: pd.DataFrame, folder: Path, name: str, params: dict[str, Any])
     OWN.mkdir(parents=True, exist_ok=True)
     table.to_csv(OWN / name, index=False)
     params["data"].update(source="tiles", path=folder.as_posix(), table=(OWN / name).resolve().as_posix())
+    params["quality"]["pen"] = None  # the authors of these sets chose tiles of tissue; on none of them is ink
 
 
 WRITE = {"slides": slides, "lung": lung, "biopsies": biopsies, "paad": paad, "bmad": bmad}

@@ -21,7 +21,14 @@ from histocae.params import Params
 from histocae.patches import counted, fault_images, integrity, labeling, previews, store
 from histocae.patches.choice import Choice, as_indexed, choose, index_rows
 from histocae.patches.labeling import Labeling
-from histocae.patches.shard_record import ShardRecord, ShardTask, finished, hashes_of_files, states_of_files
+from histocae.patches.shard_record import (
+    NO_TISSUE,
+    ShardRecord,
+    ShardTask,
+    finished,
+    hashes_of_files,
+    states_of_files,
+)
 from histocae.patches.shards import make_shard
 from histocae.progress import bar
 from histocae.regions import stored
@@ -88,7 +95,10 @@ def run(params: Params) -> None:
     reasons = [f"{record.slide_id}: {record.reason}" for record in records.values() if record.failed]
     check_share(len(reasons) + len(before[1]), len(metadata), params.data.max_failed_share, reasons)
     if not any(record.kept for record in records.values()):
-        remedy = shortened(reasons) if reasons else "lower patches.tissue_share?"
+        told = [
+            f"{each.slide_id}: {each.reason}" for each in records.values() if each.reason not in (None, NO_TISSUE)
+        ]
+        remedy = shortened(told) if told else "lower patches.tissue_share?"
         raise DataError(f"no slide has a patch with enough tissue; {remedy}")
     # up to here the former index and its shards are complete, whatever happened above
     kept = [record for record in records.values() if record.kept]
