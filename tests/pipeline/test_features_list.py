@@ -100,16 +100,17 @@ def test_with_files_elsewhere_the_list_stays_as_it_is(listed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "features", "lists"),
+    ("source", "features", "regions", "lists"),
     [
-        ("demo", None, []),
-        ("demo", "own/features", ["data/features.csv"]),
-        ("slides", None, ["data/inventory.csv"]),
-        ("slides", "own/features", ["data/inventory.csv", "data/features.csv"]),
+        ("demo", None, None, []),
+        ("demo", "own/features", "data/regions", ["data/features.csv"]),
+        ("slides", None, None, ["data/inventory.csv"]),
+        ("slides", None, "own/regions", ["data/inventory.csv", "data/annotations.csv"]),
+        ("slides", "own/features", None, ["data/inventory.csv", "data/features.csv"]),
     ],
 )
-def test_a_job_pulls_the_lists_of_files_that_it_may_lack(project, source, features, lists):
-    project.params(data__source=source, baselines__features=features)
+def test_a_job_pulls_the_lists_of_files_that_it_may_lack(project, source, features, regions, lists):
+    project.params(data__source=source, baselines__features=features, data__annotations=regions)
     assert dvc_locks.lists_of_files_elsewhere(project.folder) == []  # nothing was listed yet
     (project.folder / "inventory").mkdir()
     lock = {"schema": "2.0", "stages": {"inventory": {"cmd": "histocae inventory"}}}

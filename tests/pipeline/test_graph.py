@@ -163,6 +163,7 @@ def test_no_module_is_left_out_of_the_lineage_by_mistake():
         "pipeline/dvc_state.py",
         "pipeline/lineage.py",
         "pipeline/locks.py",
+        "pipeline/user_files.py",
         "pipeline/watch.py",
         "planning/cohort.py",
         "planning/command.py",

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from histocae import params_file
 from histocae.errors import RemoteError, YamlError
 from histocae.files import read_yaml, write_text
+from histocae.pipeline import user_files
 
 NAME = "dvc.lock"
 # file -> stage -> its entry
@@ -102,7 +103,7 @@ def merge(folder: Path, changed: Changes, skip: Collection[str] = ()) -> tuple[l
 
 
 def lists_of_files_elsewhere(project: Path) -> list[str]:
-    """Name the lists of the user's own files that may be missing here: slides or tiles, and features.
+    """Name the lists of the user's own files that may be missing here: slides or tiles, regions, and features.
 
     Args:
         project: the folder.
@@ -114,11 +115,7 @@ def lists_of_files_elsewhere(project: Path) -> list[str]:
     params = params_file.load(project / "params.yaml")
     if read(project).get("inventory/dvc.lock", {}).get("inventory") is None:
         return []
-    own = {
-        "data/inventory.csv": params.data.source in ("slides", "tiles"),
-        "data/features.csv": params.baselines.features is not None,
-    }
-    return [path for path, is_own in own.items() if is_own]
+    return [path.as_posix() for path, own in user_files.lists(params).items() if own]
 
 
 def trainings_before(project: Path, name: str) -> list[str]:

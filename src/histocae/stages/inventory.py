@@ -11,7 +11,7 @@ from histocae.errors import DataError
 from histocae.files import fingerprint, write_table
 from histocae.params import Params
 from histocae.patches import outside
-from histocae.pipeline import lineage
+from histocae.pipeline import lineage, user_files
 from histocae.progress import bar
 from histocae.regions import files
 from histocae.sources import slide_source
@@ -35,12 +35,7 @@ def run(params: Params) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
             loss is missing, and its hash is not known.
 
     """
-    data = params.data
-    of_user = {
-        paths.INVENTORY: data.source in ("slides", "tiles"),
-        paths.ANNOTATIONS: data.annotations is not None and data.source != "demo",
-        paths.FEATURES: params.baselines.features is not None,
-    }
+    of_user = user_files.lists(params)
     elsewhere = [path for path, own in of_user.items() if own and os.environ.get(FILES) == ELSEWHERE]
     for path in elsewhere:
         if not path.is_file():
