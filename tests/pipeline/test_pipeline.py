@@ -202,7 +202,8 @@ def test_the_page_needs_no_other_file(project):
     images = [*project.folder.glob("reports/tissue/**/*.png"), *project.folder.glob("reports/models/*/latent/*.png")]
     # two images of the comparison, one of codecs, two of samples, three per model; all of the studies of tissue and
     # latents; and one heatmap again, at the top
-    assert page.count("data:image/webp;base64,") == 2 + 1 + 2 + 3 * 3 + len(images) + 1
+    faults = min(6, len(list((project.folder / "reports/patching/quality").glob("*.png"))))
+    assert page.count("data:image/webp;base64,") == 2 + 1 + 2 + 3 * 3 + len(images) + 1 + faults
     assert page.index("heatmap of a test slide") < page.index('<h2 id="data">')
 
 
