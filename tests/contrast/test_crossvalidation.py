@@ -129,6 +129,8 @@ def test_a_baseline_that_lacks_patches_is_pooled_and_compared_on_the_others():
                 "slide_id": [f"s{number}{i}" for i in range(12)],
                 "case_id": [f"c{number}{i}" for i in range(12)],
                 "sample_type": [TUMOR, NORMAL] * 6,
+                "patch_label": [TUMOR, NORMAL] * 6,
+                "label_share": np.nan,
                 "shard": "s",
                 "position": range(12),
             }
