@@ -15,7 +15,7 @@ from histocae.cohort.split import SPLITS, check_apart, count_patches, folds, spl
 from histocae.errors import DataError
 from histocae.files import read_table, write_table
 from histocae.identifiers import site_of
-from histocae.patches.quality import MEASURES
+from histocae.patches.store import MEASURES
 from histocae.sources.tables import SEED_COLUMNS
 from support.cohorts import MIXED, at_sites, rows_of, write_index
 from support.make_data import NORMAL, TUMOR

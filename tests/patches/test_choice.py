@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from histocae.contrast import comparison
-from histocae.patches.quality import FAULTS, MEASURES
+from histocae.patches.quality import FAULTS
+from histocae.patches.store import MEASURES
 from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR, tissue, write_slide
 from support.workspace import Workspace, slide_row

@@ -20,7 +20,7 @@ from PIL import Image
 
 from histocae import checksums
 from histocae.networks import saved
-from histocae.patches.quality import MEASURES
+from histocae.patches.store import MEASURES
 
 DATA = Path(__file__).parents[1] / "data"
 GLASS = 243

@@ -17,9 +17,9 @@ from histocae.identifiers import COMPARED
 from histocae.params import Quality
 from histocae.patches import quality
 from histocae.patches.labeling import Labeling
-from histocae.patches.quality import FAULTS, MEASURES
+from histocae.patches.quality import FAULTS
 from histocae.patches.shard_record import ShardRecord
-from histocae.patches.store import SHARD_COLUMNS
+from histocae.patches.store import MEASURES, SHARD_COLUMNS
 from histocae.regions.labels import NONE
 
 EXCLUDED = "excluded"

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histocae.params import Quality
+from histocae.patches.store import MEASURES
 
 # The rule by which patches are measured and flagged; one that measures or flags otherwise gets another name
 RULE = "quality-1"
 FAULTS = ("pen", "blur", "fold", "debris", "pale")
-# A measure for each fault, in the order of FAULTS:
+# MEASURES has a measure for each fault, in the order of FAULTS:
 # pen_share     share of the patch under ink, 0 to 1
 # sharpness     detail of 1 to 2 microns against that of 2 to 4 microns, in gray levels; blurred patches have about 1
 # saturation    mean optical density of the color of stained tissue; a fold has about twice that of its slide
 # debris_share  share of the patch that is near-black, but not ink, 0 to 1
 # stain         what a third of the patch exceeds of the optical density of color and half of that of green
-MEASURES = ("pen_share", "sharpness", "saturation", "debris_share", "stain")
 # A patch is flagged beyond its threshold: above for pen, fold and debris, below for blur and pale. That of folds is a
 # multiple of the median of the slide's patches.
 THRESHOLDS = {"pen": 0.2, "blur": 3.3, "fold": 1.35, "debris": 0.12, "pale": 0.41}

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from histocae.errors import StoreError, raise_if_machine
 from histocae.files import read_cells, read_json_or_none, read_table, sha256, table_writer, write_json, write_table
 from histocae.patches import integrity
-from histocae.patches.quality import MEASURES
 from histocae.patches.shard_file import REMEDY, check_shard
 
 VERSION = 4
@@ -31,6 +30,8 @@ MOST = 2**48  # of any count
 MANIFEST = "store.json"
 INDEX = "index.csv"
 SHARDS = "shards"
+# what `patches.quality` measures of faults. They are named here, so that no training depends on how it measures
+MEASURES = ("pen_share", "sharpness", "saturation", "debris_share", "stain")
 INDEX_COLUMNS = (
     "slide_id",
     "case_id",
