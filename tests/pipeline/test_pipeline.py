@@ -54,11 +54,11 @@ if os.path.basename(sys.orig_argv[1]) == "histocae":
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project whose pipeline ran once on the demo cohort."""
+    """A project whose pipeline ran once on the demo cohort, with its truth as regions that label patches."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "modules").mkdir()
     (folder / "modules" / "sitecustomize.py").write_text(_MODULES)
-    project = Project(folder / "project")
+    project = Project(folder / "project", **{"data.annotations": "data/annotations"})
     project.output = project.run(
         "dvc", "repro", PYTHONPATH=str(folder / "modules"), MODULES_FOLDER=str(folder / "modules")
     )
@@ -196,6 +196,28 @@ def test_each_test_slide_has_its_patches_in_a_file_for_qupath(project):
         assert types == ["annotation"] + ["detection"] * len(rows)
 
 
+def test_regions_label_patches_and_give_a_second_answer(project):
+    parts = {name: pd.read_csv(project.folder / f"data/splits/{name}.csv", sep="|") for name in ("train", "test")}
+    labels = {name: part["patch_label"].value_counts() for name, part in parts.items()}
+    # both models of a pair learn from as many patches as the rarer tissue has
+    for name in ("tumor", "normal"):
+        trained = json.loads((project.folder / f"models/trained/{name}/training.json").read_text())
+        assert trained["patches"]["train"] == labels["train"].min()
+    tissue = json.loads((project.folder / "reports/tissue/metrics.json").read_text())
+    regions, truth = tissue["regions"], tissue["truth"]
+    assert regions["tumor_patches"] == labels["test"]["Primary Tumor"]
+    assert regions["normal_patches"] == labels["test"]["Solid Tissue Normal"]
+    # the demo's regions are its truth: both call the same patches tumor
+    assert regions["tumor_patches"] == truth["tumor_patches"] and regions["patches_of_normal_slides"] == 0
+    assert set(truth) - set(regions) == {"patches"}
+    page = html.unescape((project.folder / "reports/index.html").read_text())
+    assert "Against the content of the patches" in page
+    counts = pd.read_csv(project.folder / "reports/patching/counts.csv")
+    assert (counts["labels_from"] == "regions").all()
+    kept = counts[["tumor", "normal", "unlabeled"]].sum(axis=1)
+    assert list(kept) == list(counts["kept"])
+
+
 def test_the_page_needs_no_other_file(project):
     page = (project.folder / "reports/index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
@@ -219,7 +241,7 @@ def test_the_page_shows_the_numbers_of_the_reports(project):
         assert f"{auroc['value']:.2f} ({auroc['low']:.2f}–{auroc['high']:.2f})" in page
     for sentence in [*tissue["summary"], *tissue["sentences"], *tissue["one_class"]["sentences"]]:
         assert sentence in page
-    assert "Labels are per slide" in page and "it is no diagnosis" in page
+    assert "labels are per slide" in page and "it is no diagnosis" in page
 
 
 def test_dvc_compares_metrics_and_draws_plots(project, tmp_path):
