@@ -520,14 +520,14 @@ one_patch = st.tuples(
 
 
 def make_table(rows):
-    table = pd.DataFrame(rows, columns=["case_id", "sample_type", "percent_tumor_nuclei"])
+    table = pd.DataFrame(rows, columns=["case_id", "patch_label", "percent_tumor_nuclei"])
     return table.assign(case_id="case-" + table["case_id"].astype(str), position=np.arange(len(table)))
 
 
 tables = (
     st.lists(one_patch, min_size=2, max_size=60)
     .map(make_table)
-    .filter(lambda table: table["sample_type"].nunique() == 2)
+    .filter(lambda table: table["patch_label"].nunique() == 2)
 )
 
 
@@ -540,8 +540,8 @@ tables = (
 def test_both_tissues_have_equally_many_patches_spread_evenly_over_cases(table, balance, least, seed):
     eligible = table["percent_tumor_nuclei"].fillna(-1) >= (least or -1)
     pools = {
-        "tumor": table[(table["sample_type"] == PRIMARY_TUMOR) & eligible],
-        "normal": table[table["sample_type"] == SOLID_TISSUE_NORMAL],
+        "tumor": table[(table["patch_label"] == PRIMARY_TUMOR) & eligible],
+        "normal": table[table["patch_label"] == SOLID_TISSUE_NORMAL],
     }
     assert cohorts.sample(table, "all", balance, least, seed).equals(table)
     if pools["tumor"].empty:
