@@ -5,12 +5,15 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
 from histocae.errors import DataError
+from histocae.exports import geojson
+from histocae.identifiers import COMPARED
 from histocae.params import Annotations
 from histocae.regions import files, labels, reading, stored
 from histocae.regions.labels import area_shares
@@ -76,6 +79,16 @@ def test_cells_and_detections_are_no_regions(tmp_path):
         feature("Normal", SQUARE),
     )
     assert kinds(drawn) == ["normal"] and drawn.other == 2 and not drawn.faults
+
+
+def test_scores_that_were_exported_again_are_no_regions(tmp_path):
+    patches = pd.DataFrame(
+        {"x": [0, 64], "y": [0, 0], "width": [64.0, 64.0], "score": [1.0, -1.0], "class": COMPARED}
+    )
+    geojson.write_slide(tmp_path / "scores.geojson", patches, np.ones((8, 16), bool), 8.0)
+    content = json.loads((tmp_path / "scores.geojson").read_text())
+    drawn = read(tmp_path, *content["features"], feature("Tumor", SQUARE))
+    assert kinds(drawn) == ["tumor"] and not drawn.faults and drawn.other == 3
 
 
 @pytest.mark.parametrize(

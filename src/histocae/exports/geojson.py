@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from histocae.files import replacing
 from histocae.identifiers import COMPARED, TISSUE_COLORS
 from histocae.regions import outlines
+from histocae.regions.reading import TISSUE
 from histocae.slides.units import Level0Pixels
 
 if TYPE_CHECKING:  # shapely and scipy are loaded for contours alone
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # shapely and scipy are loaded for contours alone
 
 MEASUREMENTS = ("score", "probability", "error", "error_tumor", "error_normal", "tissue_share")
 CLASSES = dict(zip(COMPARED, ("Tumor", "Normal"), strict=True))
-TISSUE, TISSUE_COLOR = "Tissue", "#00783c"  # the green that outlines patches in overviews
+TISSUE_COLOR = "#00783c"  # the green that outlines patches in overviews
 SPECK = 16  # pixels of the mask, a quarter of a patch: smaller regions are left out, and smaller holes are filled
 TOLERANCE = 0.75  # pixels of the mask by which lines may move; GEOS allows twice as much where a ring begins
 PRECISION = 0.01  # level-0 pixels: QuPath writes two decimals too

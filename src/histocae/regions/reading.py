@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # shapely is loaded where there are regions
     import shapely
 
 TUMOR, NORMAL, EXCLUDED = KINDS = ("tumor", "normal", "exclude")
+TISSUE = "Tissue"  # class and name of the contour of a slide's tissue
 SUFFIXES = (".geojson", ".geojson.gz")
 LARGEST = 2**30  # bytes of a file, uncompressed
 OUTSIDE = 1.0  # level-0 pixels by which a region may pass the slide's border: programs round positions
@@ -152,6 +153,9 @@ def _add(drawn: Drawn, where: str, feature: object, classes: Annotations) -> Non
         return
     where = f"{where} ({_cut(name)})"
     kind = kind_of(name, classes)
+    if kind is None and name == properties.get("name") == TISSUE:
+        drawn.other += 1  # the contour that `exports.geojson` wrote, and that was exported again with the regions
+        return
     if kind is None:
         known = ", ".join([*classes.tumor, *classes.normal, *classes.exclude])
         drawn.faults.append(
