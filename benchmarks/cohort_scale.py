@@ -32,7 +32,7 @@ from histocae import params_file, paths
 from histocae.files import fingerprint, read_table, state, write_json
 from histocae.patches import integrity
 from histocae.patches.shard_record import ShardRecord, hashes_of_files
-from histocae.patches.store import SHARDS
+from histocae.patches.store import SHARD_COLUMNS, SHARDS
 from histocae.sources import slide_source
 from histocae.sources.tables import METADATA_TEXTS
 from histocae.stages import patches as patching
@@ -45,6 +45,7 @@ SITES = 700
 SPREAD = 0.6  # of the logarithm of the patches of a slide
 BYTES = 500e6  # of a slide
 COLUMNS = 200  # of a slide's grid
+MEASURED = "0.015625|9.125|0.4375|0.0|0.875"  # of each patch: a clean one
 SECONDS = 0.05  # between two readings of the memory of a process
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 # the stage train until it builds a model, and the first batch
@@ -198,13 +199,15 @@ def _lines(count: int) -> tuple[bytes, list[int]]:
     for position in range(count):
         row, column = divmod(position, COLUMNS)
         tissue_share = 0.5 + position % 33 / 64
-        text += f"{position}|FILE|{row}|{column}|{column * 128}|{row * 128}|0.5|{tissue_share!r}\n".encode()
+        text += (
+            f"{position}|FILE|{row}|{column}|{column * 128}|{row * 128}|0.5|{tissue_share!r}|{MEASURED}\n".encode()
+        )
         ends.append(len(text))
     return bytes(text), ends
 
 
 def _draw_shard(task, count: int, lines: bytes, pixels: int) -> dict[Path, str]:
-    header = b"position|file|row|column|x|y|mpp|tissue_share\n"
+    header = f"{'|'.join(SHARD_COLUMNS)}\n".encode()
     (task.shards / f"{task.name}.csv").write_bytes(header + lines.replace(b"FILE", task.files[0].encode()))
     with open(task.shards / f"{task.name}.npy", "wb") as handle:
         shape = (count, pixels, pixels, 3)

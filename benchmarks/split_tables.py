@@ -31,6 +31,7 @@ SPREAD = 0.6  # of the logarithm of the patches of a slide
 NORMAL = 0.15  # share of the slides
 WIDTH = 200  # of a slide's grid, in patches
 MODELS = ("all", "tumor")  # all rows, and a balanced sample of the rows of one tissue
+MEASURED = (0.015625, 9.125, 0.4375, 0.0, 0.875)  # of each patch: a clean one
 
 
 def main() -> None:
@@ -117,7 +118,8 @@ def _lines(slide: int, count: int, rng: np.random.Generator) -> list[str]:
     for i in range(count):
         row, column = divmod(i, WIDTH)
         position = (i, f"{name}.{suffix}.svs", row, column, column * 128, row * 128, 0.5, 0.5 + i % 33 / 64)
-        lines.append(SEPARATOR.join((slide_cells, *map(str, position))) + "\n")
+        cells = (*position, *MEASURED, sample_type, "", "")
+        lines.append(SEPARATOR.join((slide_cells, *map(str, cells))) + "\n")
     return lines
 
 

@@ -186,6 +186,7 @@ def slide_rows(name: str, number: int, count: int) -> pd.DataFrame:
             "y": 0,
             "mpp": MPP,
             "tissue_share": 1.0,
+            "patch_label": COMPARED[number % 2],
         }
     )
 
