@@ -16,6 +16,7 @@ from histocae.files import read_cells, read_table
 from histocae.identifiers import COMPARED
 from histocae.params import Quality
 from histocae.patches import quality
+from histocae.patches.flags import TEXTS, as_bits, none_left
 from histocae.patches.labeling import Labeling
 from histocae.patches.quality import FAULTS
 from histocae.patches.shard_record import ShardRecord
@@ -27,7 +28,6 @@ REASONS = (EXCLUDED, *FAULTS)  # why a patch of a shard is not in the index; the
 KEPT = -1
 LABELS = {"tumor": 0, "normal": 1, "unlabeled": NONE}  # codes of the labels in the index
 NAMES = {NONE: "", **dict(enumerate(COMPARED))}  # sample types by the code of a label
-SEPARATOR = " "  # of the faults in the column `flags`
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,12 @@ def choose(record: ShardRecord, labeling: Labeling, settings: Quality, shards: P
         return Choice(labeling)
     rows = read_table(_rows(shards, record), columns=dict.fromkeys(MEASURES, "float32"))
     found = quality.flag({name: rows[name].to_numpy() for name in MEASURES}, quality.thresholds(settings))
-    flags = np.zeros(record.kept, np.uint8)
-    for bit, fault in enumerate(FAULTS):
-        flags |= found[fault].astype(np.uint8) << bit
     reasons = np.full(record.kept, KEPT, np.int8)
     for fault in reversed(quality.left_out(settings)):
         reasons[found[fault]] = REASONS.index(fault)
     if labeling.labels is not None:
         reasons[labeling.labels.excluded] = REASONS.index(EXCLUDED)
-    return Choice(labeling, flags, reasons)
+    return Choice(labeling, as_bits(found), reasons)
 
 
 def as_indexed(record: ShardRecord, choice: Choice) -> ShardRecord:
@@ -119,10 +116,9 @@ def as_indexed(record: ShardRecord, choice: Choice) -> ShardRecord:
         )
     counts = Counter(choice.counts)
     kept = record.kept - counts.total()
-    by_reason = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return replace(
         record,
-        reason=record.reason or (None if kept else f"all of its patches are left out: {by_reason}"),
+        reason=record.reason or (None if kept else none_left(counts)),
         kept=kept,
         counts=record.counts | {"kept": kept, **counts},
     )
@@ -142,7 +138,6 @@ def index_rows(record: ShardRecord, sample_type: str, choice: Choice, shards: Pa
 
     """
     rows = read_cells(_rows(shards, record), SHARD_COLUMNS)
-    texts = [SEPARATOR.join(fault for bit, fault in enumerate(FAULTS) if flags >> bit & 1) for flags in range(256)]
     labels = choice.labeling.labels
     own: Iterator[Any]
     if labels is not None and labels.labeled:
@@ -153,7 +148,7 @@ def index_rows(record: ShardRecord, sample_type: str, choice: Choice, shards: Pa
         rows, own, choice.flags.tolist(), choice.reasons.tolist(), strict=True
     ):
         if reason == KEPT:
-            yield (*row, label, share, texts[flags])
+            yield (*row, label, share, TEXTS[flags])
 
 
 def _each(codes: NDArray[np.int8], shares: NDArray[np.float64]) -> Iterator[tuple[int, float]]:
