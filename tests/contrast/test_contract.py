@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
 from histocae.contrast import pair, training_data
-from histocae.contrast.contract import Contract
+from histocae.contrast.contract import Contract, QualityRule, QualityThresholds
 from histocae.contrast.distribution import Distribution, mean_colors
 from histocae.errors import DataError
 from histocae.evaluation import scales
 from histocae.patches.conversion import convert
 from histocae.patches.images import InMemory
+from histocae.patches.quality import FAULTS, THRESHOLDS
 
 REMEDY = "run the remedy"
 patch_arrays = stn.arrays(np.uint8, st.tuples(st.integers(2, 12), st.just(8), st.just(8), st.just(3)))
@@ -51,6 +53,7 @@ def content(measured) -> dict:
             "tissue_share": 0.5,
             "tiles": "reduce",
             "color": "rgb",
+            "quality": {"rule": "quality-1", "thresholds": THRESHOLDS, "left_out": ["pen"]},
         },
         **dict.fromkeys(("score", "score_text", "classes", "levels")),
         "training": measured.as_json(),
@@ -179,20 +182,25 @@ def test_a_pair_is_described_by_the_errors_at_the_scale_of_pixels():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [('{"tissue_rule": "chroma-2"}', "chroma-2"), ('{"slides": 1}', None), ('{"tissue_rule": null}', None)],
+    [
+        ('{"tissue_rule": "chroma-2", "quality_rule": "quality-9"}', ("chroma-2", "quality-9")),
+        ('{"tissue_rule": "chroma-1"}', ("chroma-1", None)),
+        ('{"slides": 1}', (None, None)),
+        ('{"tissue_rule": null, "quality_rule": null}', (None, None)),
+    ],
 )
-def test_the_rule_of_tissue_is_that_of_the_extraction(tmp_path, text, expected):
+def test_the_rules_are_those_of_the_extraction(tmp_path, text, expected):
     file = tmp_path / "summary.json"
     file.write_text(text)
-    assert training_data.tissue_rule(file) == expected
+    assert training_data.rules(file) == dict(zip(("tissue_rule", "quality_rule"), expected, strict=True))
 
 
-@pytest.mark.parametrize("text", ["[]", '{"tissue_rule": 1}', '{"tissue_rule": ""}', "{"])
+@pytest.mark.parametrize("text", ["[]", '{"tissue_rule": 1}', '{"tissue_rule": ""}', '{"quality_rule": 1}', "{"])
 def test_a_damaged_summary_of_the_extraction_is_refused(tmp_path, text):
     file = tmp_path / "summary.json"
     file.write_text(text)
     with pytest.raises(DataError, match=r"summary\.json: .*; run dvc repro patches"):
-        training_data.tissue_rule(file)
+        training_data.rules(file)
 
 
 @given(patch_arrays)
@@ -219,6 +227,18 @@ def test_keys_of_a_later_package_are_ignored(content):
     assert contract.as_json() == content
 
 
+def test_a_contract_of_an_earlier_package_has_no_quality(content):
+    content["patches"]["quality"] = None
+    former = {key: value for key, value in content["patches"].items() if key != "quality"}
+    contract = Contract.from_json(content | {"patches": former}, "a file", REMEDY)
+    assert contract.patches.quality is None and contract.as_json() == content
+
+
+def test_a_contract_has_a_threshold_for_each_fault():
+    assert tuple(QualityThresholds.model_fields) == FAULTS
+    assert get_args(get_args(QualityRule.model_fields["left_out"].annotation)[0]) == FAULTS
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -231,6 +251,23 @@ def test_keys_of_a_later_package_are_ignored(content):
         ("patches.pixels", "64", "patches.pixels: expected an integer, got '64'"),
         ("patches.mpp", -1, "patches.mpp: input should be greater than 0, got -1"),
         ("patches.color", "sepia", "patches.color: expected one of 'rgb', 'grey' or 'macenko', got 'sepia'"),
+        ("patches.quality", [], "patches.quality: expected keys with values, got []"),
+        ("patches.quality.rule", "", "patches.quality.rule: string should have at least 1 character, got ''"),
+        ("patches.quality.thresholds.pen", "0.2", "patches.quality.thresholds.pen: expected a number, got '0.2'"),
+        (
+            "patches.quality.thresholds.pen",
+            0,
+            "patches.quality.thresholds.pen: input should be greater than 0, got 0",
+        ),
+        ("patches.quality.thresholds.bubble", 1.0, "patches.quality.thresholds.bubble: unknown key"),
+        ("patches.quality.thresholds.pens", 1.0, "patches.quality.thresholds.pens: unknown key; did you mean pen?"),
+        ("patches.quality.thresholds", {"pen": 0.2}, "patches.quality.thresholds.blur: missing"),
+        (
+            "patches.quality.left_out",
+            ["bubble"],
+            "patches.quality.left_out.0: expected one of 'pen', 'blur', 'fold', 'debris' or 'pale', got 'bubble'",
+        ),
+        ("patches.quality.left_out", None, "patches.quality.left_out: expected a list, got None"),
         ("training.levels", [0.0, 1.0], "training.quantiles.error: 9 numbers for 2 levels"),
         ("training.levels", [1.0, 0.0], "training.levels: are not in ascending order"),
         ("training.levels", [0.01, 1.0], "training.levels: run from 0.01 to 1, not from 0 to 1"),

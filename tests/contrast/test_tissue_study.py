@@ -24,7 +24,7 @@ from histocae.contrast import plots as contrast_plots
 from histocae.contrast.distribution import Distribution
 from histocae.errors import DataError, StoreError
 from histocae.evaluation import scales
-from histocae.patches import previews
+from histocae.patches import previews, quality
 from histocae.patches.images import InMemory
 from histocae.patches.outside import Joined
 from histocae.patches.shard_file import ShardWriter
@@ -839,7 +839,7 @@ def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
     np.testing.assert_array_equal(scores["score"], scores["log_ratio"])
     score = json.loads((folder / "score.json").read_text())
     training = Distribution.from_json(score.pop("training"), "score.json", "")
-    assert score == {"kind": "log_ratio", "linear": None, "tissue_rule": RULE}
+    assert score == {"kind": "log_ratio", "linear": None, "tissue_rule": RULE, "quality_rule": quality.RULE}
     least, tumor = (training.quantile(name, 0.5) for name in ("error_min", "error_tumor"))
     assert 0 < least <= tumor and training.quantile("score", 0) < training.quantile("score", 1)
     assert metrics["left_out"] == {} and "errors_by_scale" in metrics["baselines"]

@@ -91,8 +91,8 @@ class Registered(Workspace):
         training = self.json("reports/models/tumor/evaluation/distribution.json")
         quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_min", "score")
         training["quantiles"] = {**dict.fromkeys(names, quantiles["error"]), "color": quantiles["color"]}
-        rule = training["tissue_rule"]
-        score = {"kind": kind, "linear": function, "training": training, "tissue_rule": rule}
+        rules = {key: training[key] for key in ("tissue_rule", "quality_rule")}
+        score = {"kind": kind, "linear": function, "training": training, **rules}
         (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))
 
 

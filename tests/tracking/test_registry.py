@@ -26,7 +26,7 @@ from histocae.contrast import pair
 from histocae.contrast.contract import Contract
 from histocae.errors import TrackingError
 from histocae.evaluation import scales
-from histocae.patches import tissue
+from histocae.patches import quality, tissue
 from histocae.patches.conversion import convert
 from histocae.patches.store import PatchStore
 from histocae.tracking import contracts, live, python_models, runs
@@ -239,6 +239,8 @@ def test_a_registered_model_has_its_contract(original, name, kind):
     settings = trainings[0]["params"]["patches"]
     patches = contract.patches.as_json()
     assert patches.pop("tissue_rule") == tissue.RULE
+    own = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": ["pen"]}  # the committed params
+    assert patches.pop("quality") == own
     assert patches == {key: settings[key] for key in patches}
     assert contract.patches.pixels == 32 and contract.patches.color == "rgb"
     assert any("Not for diagnosis" in sentence for sentence in contract.caveats)
@@ -441,26 +443,57 @@ def test_other_code_of_served_models_makes_new_versions(project, tmp_path, monke
     assert (folder / "code/histocae_scales.py").read_text().endswith("# corrected\n")
 
 
-def test_contracts_name_the_rule_with_which_the_patches_were_extracted(project, monkeypatch):
-    """Not that of the package: a later one may find tissue otherwise."""
+def test_contracts_name_the_rules_with_which_the_patches_were_extracted(project, monkeypatch):
+    """Not those of the package: a later one may find tissue or faults otherwise."""
     files = [f"reports/models/{name}/evaluation/distribution.json" for name in registered.MODELS]
     files.append("reports/tissue/score.json")
-    assert {project.json(file)["tissue_rule"] for file in files} == {tissue.RULE}
-    assert project.json("reports/patching/summary.json")["tissue_rule"] == tissue.RULE
+    for file in (*files, "reports/patching/summary.json"):
+        content = project.json(file)
+        assert (content["tissue_rule"], content["quality_rule"]) == (tissue.RULE, quality.RULE)
 
-    def rules(**values: str) -> set[str]:
+    def rules(**values: str) -> set[tuple[str, str | None]]:
         for file in files:
             content = project.json(file)
-            content.pop("tissue_rule", None)
+            content = {key: value for key, value in content.items() if not key.endswith("_rule")}
             (project.folder / file).write_text(json.dumps(content | values))
         project.make("register")
         of_project = contracts.read_trained(Path("models/trained/all"))
         registry = [Contract.read(artifacts(project, f"histocae-{name}") / "contract.json", "") for name in NAMES]
-        return {contract.patches.tissue_rule for contract in (of_project, *registry)}
+        settings = [contract.patches for contract in (of_project, *registry)]
+        return {(each.tissue_rule, each.quality.rule if each.quality else None) for each in settings}
 
-    assert rules(tissue_rule="another") == {"another"}
+    assert rules(tissue_rule="another", quality_rule="third") == {("another", "third")}
     monkeypatch.setattr(tissue, "RULE", "later")
-    assert rules() == {"chroma-1"}  # the only one of versions that did not state it
+    monkeypatch.setattr(quality, "RULE", "later")
+    assert rules() == {("chroma-1", None)}  # the only one of versions that did not state it
+
+
+def test_contracts_have_no_quality_where_an_earlier_version_measured_none(project):
+    """It evaluated without a rule, or trained without the section `quality`."""
+    evaluation = project.folder / "reports/models/all/evaluation/distribution.json"
+    file, whole = project.folder / "models/trained/all/training.json", evaluation.read_text()
+
+    def found() -> object:
+        return contracts.read_trained(Path("models/trained/all")).patches.quality
+
+    def train(**params: object) -> None:
+        content = project.json("models/trained/all/training.json")
+        content["params"] = {key: value for key, value in content["params"].items() if key != "quality"} | params
+        file.write_text(json.dumps(content))
+        checksums.write(file.parent)
+
+    settings = {"pen": None, "blur": True, "fold": 1.5, "debris": False, "pale": None}
+    train(quality=settings)
+    assert found().thresholds.as_json() == quality.THRESHOLDS | {"fold": 1.5}
+    assert found().left_out == ["blur", "fold"] and found().rule == quality.RULE
+    evaluation.write_text(json.dumps({key: v for key, v in json.loads(whole).items() if key != "quality_rule"}))
+    assert found() is None
+    evaluation.write_text(whole)
+    train()
+    assert found() is None
+    train(quality=settings | {"blur": "much"})
+    with pytest.raises(TrackingError, match=r"training\.json: params\.quality\.blur.*expected .*; run dvc repro"):
+        found()
 
 
 def test_models_whose_training_data_are_not_measured_are_not_registered(project):

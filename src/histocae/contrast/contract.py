@@ -7,7 +7,7 @@ that a model was trained on have scores that say little. `as_json` gives contrac
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from histocae.contrast.distribution import Distribution
 from histocae.contrast.json_parts import Curve, Number, Part, Score, Text
@@ -25,6 +25,34 @@ MEASURES = {
 }
 
 
+class QualityThresholds(Part):
+    """The threshold of each fault; see `patches.quality.THRESHOLDS`."""
+
+    # a fault that this package does not know can't be flagged
+    model_config = ConfigDict(extra="forbid")
+
+    pen: Positive
+    blur: Positive
+    fold: Positive
+    debris: Positive
+    pale: Positive
+
+
+class QualityRule(Part):
+    """How faults of patches were found, and what became of these patches.
+
+    Attributes:
+        rule: by which patches were measured and flagged; see `patches.quality.RULE`.
+        thresholds: from which on they were flagged.
+        left_out: faults whose patches were left out.
+
+    """
+
+    rule: Text
+    thresholds: QualityThresholds
+    left_out: list[Literal["pen", "blur", "fold", "debris", "pale"]]
+
+
 class PatchSettings(Part):
     """How patches were extracted.
 
@@ -35,6 +63,8 @@ class PatchSettings(Part):
         tissue_share: smallest share of tissue in a patch.
         tiles: how patches were made of tiles.
         color: of the patches.
+        quality: how their faults were found; None where an earlier version, which did not measure any, made the
+            patches.
 
     """
 
@@ -44,6 +74,7 @@ class PatchSettings(Part):
     tissue_share: Share
     tiles: Literal["reduce", "cut"]
     color: Literal["rgb", "grey", "macenko"]
+    quality: QualityRule | None = None
 
 
 class Decision(Curve):

@@ -16,19 +16,20 @@ from histocae.patches.sampling import draw
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 MOST = 10_000  # training patches whose mean colors are read
+RULES = ("tissue_rule", "quality_rule")  # keys of reports/patching/summary.json
 BATCH = 64  # patches in memory at once
 # Eigenvalues of the covariance below this share of the largest are rounding: gray patches have one, not three.
 LEAST_VARIANCE = 1e-9
 
 
-def tissue_rule(summary: Path) -> str | None:
-    """Read the rule by which the tissue of the patches was found.
+def rules(summary: Path) -> dict[str, str | None]:
+    """Read the rules by which the tissue of the patches and their faults were found.
 
     Args:
         summary: reports/patching/summary.json.
 
     Returns:
-        The rule; None where an earlier version extracted the patches, which did not state it.
+        tissue_rule and quality_rule; None where an earlier version extracted the patches, which did not state it.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -36,10 +37,11 @@ def tissue_rule(summary: Path) -> str | None:
     """
     remedy = "run dvc repro patches"
     content = read_json(summary, remedy)
-    rule = content.get("tissue_rule") if isinstance(content, dict) else ""
-    if rule is not None and not (isinstance(rule, str) and rule):
-        raise DataError(f"{summary}: tissue_rule: expected a text, got {rule!r}; {remedy}")
-    return rule
+    found = {key: content.get(key) if isinstance(content, dict) else "" for key in RULES}
+    for key, rule in found.items():
+        if rule is not None and not (isinstance(rule, str) and rule):
+            raise DataError(f"{summary}: {key}: expected a text, got {rule!r}; {remedy}")
+    return found
 
 
 def measure(values: Mapping[str, ArrayLike], patches: Images, seed: int) -> Distribution:

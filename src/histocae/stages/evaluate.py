@@ -33,7 +33,7 @@ def run(params: Params, name: str) -> None:
 
     """
     trained = TrainingRecord(name).training
-    rule = training_data.tissue_rule(paths.PATCHING_REPORT / "summary.json")
+    rules = training_data.rules(paths.PATCHING_REPORT / "summary.json")
     cohort = trained["cohort"]
     tables = {split: read_split(paths.SPLITS / f"{split}.csv") for split in SPLITS}
     # all models of a cohort are measured on the same validation patches: their errors choose the champion
@@ -87,7 +87,7 @@ def run(params: Params, name: str) -> None:
         plots.save(plots.plot_errors(test, f"{name}: error of the test patches"), folder / "errors.png")
         write_json({"model": name, "weights": trained["weights"], "metrics": metrics}, folder / "metrics.json")
         training = training_data.measure({"error": errors}, store.select(selected["train"]), params.seed)
-        described = {"weights": trained["weights"], "tissue_rule": rule}
+        described = {"weights": trained["weights"], **rules}
         write_json({**described, **training.as_json()}, folder / "distribution.json")
     log.info(
         "%s: MSE train %.5f, validation %.5f, test %.5f; test PSNR %.2f dB",

@@ -195,7 +195,7 @@ def _score(kind: str, by_scale: Baseline, learned: Images, seed: int) -> dict[st
         "kind": kind,
         "linear": None if linear is None else linear.as_json(),
         "training": training.as_json(),
-        "tissue_rule": training_data.tissue_rule(paths.PATCHING_REPORT / "summary.json"),
+        **training_data.rules(paths.PATCHING_REPORT / "summary.json"),
     }
 
 

@@ -1,5 +1,6 @@
 """The contracts of trained models and of the pair, from their records."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from histocae.errors import TrackingError
 from histocae.files import read_json
 from histocae.identifiers import COMPARED
 from histocae.networks import saved
+from histocae.params import Quality
+from histocae.patches import quality
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 DISTRIBUTION = "distribution.json"
@@ -98,7 +101,7 @@ def _of_single(record: TrainingRecord, evaluation: Path) -> Contract | None:
     if content.get("weights") != weights:
         return None
     values = {
-        **_shared((record,), SINGLE, content.get("tissue_rule")),
+        **_shared((record,), SINGLE, content),
         "training": training.as_json(),
         **dict.fromkeys(("score", "score_text", "classes", "levels")),
         "findings": [],
@@ -126,7 +129,7 @@ def of_pair(pair: PairRecord) -> Contract:
         for level, threshold in tissue["threshold"].items()
     }
     values = {
-        **_shared((pair.tumor, pair.normal), PAIR, pair.score.get("tissue_rule")),
+        **_shared((pair.tumor, pair.normal), PAIR, pair.score),
         "training": pair.score["training"],
         "score": {key: pair.score[key] for key in ("kind", "linear")},
         "score_text": tissue["score"],
@@ -138,11 +141,13 @@ def of_pair(pair: PairRecord) -> Contract:
     return Contract.from_json(values, str(paths.TISSUE), "run dvc repro tissue")
 
 
-def _shared(records: tuple[TrainingRecord, ...], kind: str, rule: object) -> dict[str, Any]:
-    """Give what contracts of both kinds have; the rule is None where an earlier version measured the patches."""
+def _shared(records: tuple[TrainingRecord, ...], kind: str, rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what contracts of both kinds have; a rule is None where an earlier version measured the patches."""
     params = records[0].training["params"]
     patches = {key: params["patches"][key] for key in ("pixels", "mpp", "tissue_share", "tiles", "color")}
+    rule = rules.get("tissue_rule")
     patches["tissue_rule"] = FIRST_RULE if rule is None else rule
+    patches["quality"] = _quality(params.get("quality"), rules.get("quality_rule"))
     if params["data"]["source"] == "tiles":
         patches["mpp"] = None
     return {
@@ -154,6 +159,14 @@ def _shared(records: tuple[TrainingRecord, ...], kind: str, rule: object) -> dic
         "source": params["data"]["source"],
         "patches": patches,
     }
+
+
+def _quality(settings: dict[str, Any] | None, rule: object) -> dict[str, Any] | None:
+    """Give how faults were found; None where an earlier version, which did not measure them, made the patches."""
+    if settings is None or rule is None:
+        return None
+    given = Quality.model_validate(settings)
+    return {"rule": rule, "thresholds": quality.thresholds(given), "left_out": quality.left_out(given)}
 
 
 def _caveats(record: TrainingRecord) -> list[str]:

@@ -13,7 +13,7 @@ from histocae.contrast import json_parts
 from histocae.contrast.json_parts import Text
 from histocae.errors import DataError, TrackingError, one_line, raise_if_machine
 from histocae.files import read_json, read_table
-from histocae.params import Count, Section
+from histocae.params import Count, Quality, Section
 
 Number = json_parts.Number
 Time = Annotated[int, Field(ge=0)]  # milliseconds since 1970
@@ -59,6 +59,7 @@ class TrainedWith(Document):
     data: Source
     model: NamedModel
     training: Fitted
+    quality: Quality | None = None  # trainings of earlier versions have none
 
 
 class Splits(Document):
