@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -29,6 +30,7 @@ import histocae
 from histocae import checksums, files
 from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TableError, TrackingError
+from histocae.patches.quality import MEASURES
 from histocae.scoring import api, command, results
 from histocae.scoring.given import RECORD
 from histocae.tracking import registered as registered_models
@@ -76,8 +78,8 @@ def test_a_slide_gets_the_scores_that_the_pipeline_gives_it(project, empty):
     score(project.own / f"{slide_id}.tif")
     found = table(slide_id)
     own = rows[rows["slide_id"] == slide_id]
-    columns = ["slide_id", "x", "y", "width", "mpp", "tissue_share", "color_distance", "error_tumor", "error_normal"]
-    assert list(found) == [*columns, "score", "probability", "class"]
+    columns = ["slide_id", "x", "y", "width", "mpp", "tissue_share", *MEASURES, "flags", "color_distance"]
+    assert list(found) == [*columns, "error_tumor", "error_normal", "score", "probability", "class"]
     both = own.merge(found, on=["x", "y"], suffixes=("", "_found"))  # the pipeline drew at most 12 patches
     assert len(both) == len(own) < len(found)
     np.testing.assert_allclose(both["tissue_share"], both["tissue_share_found"])
@@ -117,8 +119,41 @@ def test_a_single_model_gives_errors_and_latents(project, empty):
     champion = project.json("models/registered.json")["histocae-all"]["champion"]["model"]
     features = registered.MODELS[champion]["latent_features"]
     assert np.stack(found["latent"]).shape == (len(found), features)
-    assert list(pd.read_csv("scores/slides.csv")) == ["slide_id", "error", "patches", "warnings"]
+    columns = ["slide_id", "error", "patches", "left_out", "flagged", "warnings"]
+    assert list(pd.read_csv("scores/slides.csv")) == columns
     assert "The error is no diagnosis" in Path("scores/index.html").read_text()
+
+
+def write_inked(path: Path, columns: slice = slice(128)) -> None:
+    make_data.write_slide(path, make_data.inked(make_data.tissue(0, 256, 256), columns), mpp=0.5, lossless=True)
+
+
+def test_patches_under_ink_have_no_score(project, empty):
+    write_inked(empty / "ink.tif")
+    write_inked(empty / "all.tif", slice(None))
+    make_data.write_slide(empty / "clean.tif", make_data.tissue(0, 256, 256), mpp=0.5, lossless=True)
+    score("ink.tif", "all.tif", "clean.tif", "--model", "histocae-all", "--export", "h5ad", "--export", "parquet")
+    ink, clean = table("ink"), table("clean")
+    inked = clean["x"] < 128
+    both = clean[~inked].merge(ink, on=["x", "y"])
+    np.testing.assert_allclose(both["error_x"], both["error_y"], rtol=1e-5)
+    assert len(both) == 32 and not ink["flags"].str.contains("pen").any() and (ink["pen_share"] <= 0.2).all()
+    rows = pd.read_csv("scores/slides.csv").set_index("slide_id")
+    assert list(rows.index) == ["ink", "clean"] and list(rows["patches"]) == [len(ink), len(clean)]
+    # not all ink looks like tissue
+    assert 20 < rows.loc["ink", "left_out"] <= len(clean) - len(ink) and not rows.loc["clean", "left_out"]
+    assert rows.loc["ink", "error"] == pytest.approx(ink["error"].mean())
+    assert rows.loc["ink", "flagged"] == (ink["flags"] != "").sum()
+    assert f"patches left out: {rows.loc['ink', 'left_out']} under ink" in rows.loc["ink", "warnings"]
+    (aside,) = pd.read_csv("scores/set_aside.csv").to_dict("records")
+    assert aside["slide_id"] == "all"
+    assert re.fullmatch(r"all of its patches are left out: \d\d pen", aside["reason"])
+    page = Path("scores/index.html").read_text()
+    assert page.count(" left out</div>") == 1 and f">{rows.loc['ink', 'left_out']} left out</div>" in page
+    exported = anndata.read_h5ad("scores/latents.h5ad")
+    assert exported.n_obs == len(ink) + len(clean) and set(exported.obs["flags"]) >= {""}
+    assert {"pen_share", "flags"} <= set(exported.uns["histocae"]["columns"])
+    score("ink.tif", "--model", "histocae-all", "--export", "h5ad")  # the export is histocae's own
 
 
 def test_a_model_has_many_names(project, empty):
@@ -683,7 +718,8 @@ def test_no_slide_at_all_leaves_tables_with_columns_and_says_why(project, empty)
     (empty / "broken.svs").write_bytes(b"no slide")
     message = run("score broken.svs --model histocae-all --export parquet").error
     assert "no slide could be scored: broken: can't be opened" in message
-    assert list(pd.read_csv("scores/slides.csv")) == ["slide_id", "error", "patches", "warnings"]
+    columns = ["slide_id", "error", "patches", "left_out", "flagged", "warnings"]
+    assert list(pd.read_csv("scores/slides.csv")) == columns
 
 
 def test_what_a_killed_process_left_is_no_result(project, empty):

@@ -1,6 +1,7 @@
 """A new slide gives the model the same patches as the pipeline would, whatever its color and kind."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,14 @@ from histocae import params_file
 from histocae.contrast.contract import Contract
 from histocae.errors import SlideError
 from histocae.params import Params
+from histocae.patches.quality import FAULTS, MEASURES, THRESHOLDS
 from histocae.patches.store import PatchStore
-from histocae.scoring import heatmaps, slides
+from histocae.pipeline import lineage
+from histocae.scoring import heatmaps, results, slides
 from histocae.scoring.batches import batches
 from histocae.scoring.given import Given
 from histocae.scoring.remarks import remarks
-from histocae.scoring.scored import BOUNDS, Settings
+from histocae.scoring.scored import BOUNDS, Scored, Settings
 from histocae.scoring.wording import in_words
 from support import make_data
 from support.workspace import ALL_STAGES, ROOT
@@ -34,6 +37,7 @@ CONTRACT = {
         "tissue_share": 0.5,
         "tiles": "reduce",
         "color": "rgb",
+        "quality": {"rule": "quality-1", "thresholds": THRESHOLDS, "left_out": ["pen"]},
     },
     "score": None,
     "score_text": None,
@@ -57,25 +61,32 @@ def contract(**patches: object) -> Contract:
 
 
 class Recorder:
-    """Takes the place of a model, and keeps the patches that it is given."""
+    """Takes the place of a model, and keeps the patches that it is given; their latents are their numbers."""
 
     def __init__(self, contract: Contract, error: float = 0.01, color: float = 1.0):
         self.contract, self.given, self._values = contract, [], {"color_distance": color, "error": error}
 
     def measure(self, batches):
         for columns, patches in batches:
+            numbers = sum(map(len, self.given)) + np.arange(len(patches), dtype=np.float32)
             self.given.append(patches.copy())
             values = {name: np.full(len(patches), value) for name, value in self._values.items()}
-            yield columns | values, None
+            yield columns | values, numbers[:, None]
 
     @property
     def patches(self) -> np.ndarray:
         return np.concatenate(self.given)
 
 
+def scored_patches(model: Recorder, scored: Scored) -> np.ndarray:
+    """Return the patches that are not left out."""
+    return model.patches[scored.latents[:, 0].astype(int)]
+
+
 def index_of(project, slide_id: str) -> tuple[pd.DataFrame, np.ndarray]:
     rows = project.index
-    rows = rows[rows["slide_id"] == slide_id].reset_index(drop=True)
+    rows = rows[rows["slide_id"] == slide_id].reset_index(drop=True).fillna({"flags": ""})
+    rows = rows.astype(dict.fromkeys(MEASURES, np.float32))
     return rows, PatchStore(project.folder / "data/patches").select(rows).take(np.arange(len(rows)))
 
 
@@ -84,6 +95,8 @@ def index_of(project, slide_id: str) -> tuple[pd.DataFrame, np.ndarray]:
 def test_the_patches_of_a_slide_are_those_of_the_pipeline(project, color, mpp):
     for number, name in enumerate(("a", "b")):
         image = make_data.tissue(number, 700, 900, glass=200)
+        if name == "b":
+            image = make_data.inked(image, slice(600, 800))
         make_data.write_slide(project.own / f"{name}.tif", image, mpp=mpp, pyramid=True)
     project.table(
         [{"slide_id": n, "case_id": n, "sample_type": make_data.TUMOR, "file_name": f"{n}.tif"} for n in "ab"]
@@ -95,8 +108,12 @@ def test_the_patches_of_a_slide_are_those_of_the_pipeline(project, color, mpp):
         model = Recorder(contract(color=color))
         given = Given(slide_id=slide_id, folder=project.own, files=(f"{slide_id}.tif",))
         scored = slides.score(given, model, Settings(threads=2))
-        np.testing.assert_array_equal(model.patches, patches)
-        columns = ["slide_id", "row", "column", "x", "y", "mpp", "tissue_share"]
+        np.testing.assert_array_equal(scored_patches(model, scored), patches)
+        assert (len(model.patches) > len(patches)) == (slide_id == "b")
+        assert sum(scored.patches_left_out.values()) == len(model.patches) - len(patches)
+        assert set(scored.patches["flags"]) > {""}
+        pd.testing.assert_frame_equal(scored.patches[[*MEASURES]], rows[[*MEASURES]], check_exact=True)
+        columns = ["slide_id", "row", "column", "x", "y", "mpp", "tissue_share", "flags"]
         pd.testing.assert_frame_equal(scored.patches[columns], rows[columns], check_dtype=False)
         assert scored.patches["width"].unique() == pytest.approx([32 * 0.5 / mpp])
         assert scored.size == (900, 700) and scored.mask.any() and not scored.mask.all()
@@ -110,6 +127,7 @@ def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
     rows = []
     for number in range(4):
         image = make_data.tissue(number, 80 + 7 * number, 96)
+        image = make_data.inked(image, slice(None)) if number == 3 else image
         make_data.write_tile(project.own / f"{number}.png", image)
         rows.append({"path": f"{number}.png", "slide_id": "a", "case_id": "a", "sample_type": make_data.TUMOR})
     project.table(rows)
@@ -119,13 +137,103 @@ def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
     model = Recorder(contract(color=color, tiles=tiles, mpp=None, source="tiles"))
     given = Given(slide_id="a", folder=project.own, files=tuple(f"{n}.png" for n in range(4)), tiles=True)
     scored = slides.score(given, model, Settings())
-    np.testing.assert_array_equal(model.patches, patches)
-    pd.testing.assert_frame_equal(
-        scored.patches[["file", "row", "column"]], index[["file", "row", "column"]], check_dtype=False
-    )
-    assert scored.left_out == () and remarks(scored, model.contract) == (
-        ["few patches: 4"] if tiles == "reduce" else []
-    )
+    np.testing.assert_array_equal(scored_patches(model, scored), patches)
+    columns = ["file", "row", "column", *MEASURES, "flags"]
+    pd.testing.assert_frame_equal(scored.patches[columns], index[columns], check_dtype=False)
+    number = len(model.patches) - len(patches)
+    assert number == 1 if tiles == "reduce" else 6 <= number <= 9
+    found = remarks(scored, model.contract)
+    assert found[0] == f"patches left out: {number} under ink"
+    assert (found[-1] == "few patches: 3") == (tiles == "reduce")
+    assert scored.tiles_left_out == ()
+
+
+def test_folds_are_flagged_by_the_median_of_the_whole_slide(tmp_path):
+    """The folded patches are read first, in blocks of their own."""
+    image = make_data.tissue(0, 512, 512)
+    image[:96] = 255 * (image[:96] / 255.0) ** 2  # doubled
+    make_data.write_slide(tmp_path / "a.tif", image, mpp=0.5, lossless=True)
+    given = Given(slide_id="a", folder=tmp_path, files=("a.tif",))
+    scored = slides.score(given, Recorder(contract()), Settings())
+    folded = scored.patches["row"] < 3
+    assert (scored.patches["flags"] == "fold")[folded].mean() > 0.9
+    assert (scored.patches["flags"] == "")[~folded].mean() > 0.9
+    share = (scored.patches["flags"] != "").mean()
+    assert remarks(scored, contract()) == [f"{share:.0%} of the patches are flagged: fold {share:.0%}"]
+
+
+def ink_and_folds(tmp_path) -> Given:
+    """Write a slide whose left half is under ink, with folds in the rest."""
+    image = make_data.tissue(0, 512, 512)
+    image[:64, 256:] = 255 * (image[:64, 256:] / 255.0) ** 2
+    make_data.write_slide(tmp_path / "a.tif", make_data.inked(image, slice(256)), mpp=0.5, lossless=True)
+    return Given(slide_id="a", folder=tmp_path, files=("a.tif",))
+
+
+def flagging(rule: str = "quality-1", left_out: Sequence[str] = ("pen",), **thresholds: float) -> dict:
+    return {"rule": rule, "thresholds": THRESHOLDS | thresholds, "left_out": list(left_out)}
+
+
+def test_the_contract_says_which_faults_leave_patches_out(tmp_path):
+    given, found = ink_and_folds(tmp_path), {}
+    for name, rule in {
+        "all": flagging(left_out=()),
+        "pen": flagging(),
+        "both": flagging(left_out=["fold", "pen"]),
+    }.items():
+        model = Recorder(contract(quality=rule))
+        found[name] = slides.score(given, model, Settings())
+        assert len(found[name].latents) == len(found[name].patches)
+        assert list(found[name].patches.index) == list(range(len(found[name].patches)))
+    flags = found["all"].patches["flags"]
+    counts = {fault: int(flags.str.contains(fault).sum()) for fault in ("pen", "fold")}
+    assert min(counts.values()) > 10 and found["all"].patches_left_out == {}
+    assert found["pen"].patches_left_out == {"pen": counts["pen"]}
+    assert found["both"].patches_left_out == counts
+    for name, faults in {"pen": ["pen"], "both": ["pen", "fold"]}.items():
+        kept = ~flags.str.contains("|".join(faults))
+        expected = found["all"].patches[kept].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[name].patches, expected)
+        np.testing.assert_array_equal(found[name].latents[:, 0], np.nonzero(kept)[0])
+    assert remarks(found["both"], contract(quality=flagging(left_out=["fold", "pen"]))) == [
+        f"patches left out: {counts['pen']} under ink, {counts['fold']} in folds"
+    ]
+
+
+def test_the_thresholds_are_those_of_the_contract(tmp_path):
+    given = ink_and_folds(tmp_path)
+    scored = slides.score(given, Recorder(contract(quality=flagging(pen=1.5, fold=9.0))), Settings())
+    assert scored.patches_left_out == {} and not scored.patches["flags"].str.contains("pen|fold").any()
+
+
+def test_a_contract_without_quality_flags_by_default_and_leaves_nothing_out(tmp_path):
+    given, former = ink_and_folds(tmp_path), contract(quality=None)
+    scored = slides.score(given, Recorder(former), Settings())
+    same = slides.score(given, Recorder(contract(quality=flagging(left_out=()))), Settings())
+    pd.testing.assert_frame_equal(scored.patches, same.patches)
+    _, last = remarks(scored, former)
+    assert last == "no patch is left out: the model was trained before faults were measured"
+    scored.patches["flags"] = ""
+    assert remarks(scored, former) == []
+
+
+def test_another_rule_of_the_training_is_said(tmp_path):
+    other = contract(quality=flagging("quality-0"))
+    scored = slides.score(slide_given(tmp_path, 0.5), Recorder(other), Settings())
+    assert remarks(scored, other) == ["faults are measured differently: quality-1 here, quality-0 in training"]
+
+
+def test_a_slide_under_ink_alone_is_set_aside(tmp_path):
+    image = make_data.inked(make_data.tissue(0, 128, 128), slice(None))
+    make_data.write_slide(tmp_path / "a.tif", image, mpp=0.5, lossless=True)
+    given = Given(slide_id="a", folder=tmp_path, files=("a.tif",))
+    rule = flagging(left_out=FAULTS, pen=0.2)
+    with pytest.raises(SlideError, match=r"^all of its patches are left out: \d+ pen"):
+        slides.score(given, Recorder(contract(quality=rule)), Settings())
+
+
+def test_results_depend_on_the_code_that_measures_faults():
+    assert "patches/quality.py" in lineage.reach({"scoring/results.py", "scoring/slides.py"}, results.EXEMPT)
 
 
 def test_batches_of_any_blocks_have_all_patches_in_order():

@@ -21,6 +21,7 @@ from PIL import Image
 from histocae import checksums
 from histocae.networks import saved
 from histocae.patches.store import MEASURES
+from histocae.sources import demo_faults
 
 DATA = Path(__file__).parents[1] / "data"
 GLASS = 243
@@ -37,6 +38,13 @@ def tissue(seed: int, height: int, width: int, glass: int = 0) -> np.ndarray:
     image = np.array([190, 110, 160]) + coarse[:height, :width] * [0.6, 1, 0.6] + grain
     image[:, :glass] = GLASS
     return image.clip(0, 255).astype(np.uint8)
+
+
+def inked(image: np.ndarray, columns: slice, kind: str = "blue") -> np.ndarray:
+    """Draw even ink of a pen over columns of an image, uint8 RGB."""
+    light = np.ones(image.shape, np.float64)
+    light[:, columns] = np.exp(-np.array(demo_faults.INKS[kind]))
+    return (image * light).astype(np.uint8)
 
 
 def write_slide(

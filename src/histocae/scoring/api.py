@@ -30,7 +30,8 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
 
     Returns:
         A row per patch: slide_id; file (of tiles only); x, y and width in level-0 pixels; mpp, microns per pixel of
-        the patch; tissue_share; color_distance, the distance of the mean color from that of the training patches. A
+        the patch; tissue_share; the measures of quality and flags, the faults of the patch; color_distance, the
+        distance of the mean color from that of the training patches. Patches that the model leaves out have no row. A
         pair adds error_tumor, error_normal, score, probability and class; a single model adds error.
         `attrs["summary"]` is the slide's row of slides.csv, with its warnings as a list.
 
@@ -40,8 +41,10 @@ def score(slide: str | Path, model: str = models.DEFAULT, *, mpp: float | None =
     Example:
         >>> import histocae
         >>> table = histocae.score("slides/new.tif", model="models/trained/all")
-        >>> list(table.columns)
-        ['slide_id', 'x', 'y', 'width', 'mpp', 'tissue_share', 'color_distance', 'error']
+        >>> list(table.columns)[:6]
+        ['slide_id', 'x', 'y', 'width', 'mpp', 'tissue_share']
+        >>> list(table.columns)[6:]
+        ['pen_share', 'sharpness', 'saturation', 'debris_share', 'stain', 'flags', 'color_distance', 'error']
         >>> table.attrs["summary"]["patches"] == len(table)
         True
 

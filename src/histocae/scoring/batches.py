@@ -8,34 +8,45 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histocae.errors import SlideError, shortened
+from histocae.patches import quality
 from histocae.patches.conversion import convert
 from histocae.patches.shard_record import NO_TISSUE
+from histocae.scoring.flagging import Flagged, flag
 from histocae.scoring.model import BATCH, Model
 
 Blocks = Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]
 
 
 def measure(
-    blocks: Blocks, model: Model, kind: str, stains: NDArray[np.float64] | None, reasons: Sequence[str] = ()
-) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-    """Measure all patches, and join the columns and the latents of the batches.
+    blocks: Blocks,
+    model: Model,
+    kind: str,
+    stains: NDArray[np.float64] | None,
+    mpp: float | None,
+    reasons: Sequence[str] = (),
+) -> Flagged:
+    """Measure all patches, join the columns and the latents of the batches, and flag the patches with faults.
 
     Args:
         blocks: columns and patches, as scanned.
         model: that scores.
         kind: color of the model's patches; see `conversion.convert`.
         stains: of the slide, float64, shape (3, 3); for macenko.
+        mpp: microns per pixel of the patches; None: unknown.
         reasons: why patches may be missing.
 
     Returns:
-        The columns, and the latents (float32, shape (patches, features)) or None.
+        The patches without those that are left out.
 
     Raises:
-        SlideError: there are no patches.
+        SlideError: there are no patches, or all are left out.
 
     """
     parts, latents = [], []
-    converted = ((columns, convert(patches, kind, stains)) for columns, patches in blocks)
+    # faults are measured on patches as scanned, as in the stage `patches`
+    converted = (
+        (columns | quality.measure(patches, mpp), convert(patches, kind, stains)) for columns, patches in blocks
+    )
     for columns, features in model.measure(batches(converted, BATCH)):
         parts.append(columns)
         if features is not None:
@@ -43,7 +54,7 @@ def measure(
     if not parts:
         raise SlideError(shortened(reasons) if reasons else NO_TISSUE)
     table = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    return table, np.concatenate(latents) if latents else None
+    return flag(table, np.concatenate(latents) if latents else None, model.contract)
 
 
 def batches(blocks: Blocks, size: int) -> Blocks:

@@ -4,7 +4,9 @@ import pandas as pd
 from scipy.special import bdtrc
 
 from histocae.contrast.contract import PAIR, Contract
+from histocae.patches import quality
 from histocae.patches.tissue import RULE
+from histocae.scoring.flagging import FLAGS, count
 from histocae.scoring.scored import Scored
 
 BEYOND = 0.99  # quantile of the training patches
@@ -12,6 +14,14 @@ BEYOND = 0.99  # quantile of the training patches
 # chance does not explain so many: of few patches, one is often beyond it.
 MANY, CHANCE = 0.10, 0.001
 FEW = 10  # patches
+FLAGGED = 0.05  # share of a slide's patches; fewer are usual, or are left out anyway
+WORDS = {
+    "pen": "under ink",
+    "blur": "out of focus",
+    "fold": "in folds",
+    "debris": "under debris",
+    "pale": "stained palely",
+}
 RESOLUTION = 0.05  # relative difference of microns per pixel
 
 
@@ -32,9 +42,27 @@ def remarks(scored: Scored, contract: Contract) -> list[str]:
         *_unlike(table, contract),
         *_resolution(scored, contract),
         *([f"tissue detection differs: {RULE} here, {rule} in training"] if rule != RULE else []),
+        *_faults(scored, contract),
         *([f"few patches: {len(table)}"] if len(table) < FEW else []),
-        *([f"tiles left out: {len(scored.left_out)}, the first: {scored.left_out[0]}"] if scored.left_out else []),
+        *([f"tiles left out: {len(tiles)}, the first: {tiles[0]}"] if (tiles := scored.tiles_left_out) else []),
     ]
+
+
+def _faults(scored: Scored, contract: Contract) -> list[str]:
+    """Warn where patches are left out, where many are flagged, and where the training flagged otherwise."""
+    flags, rule, found = scored.patches[FLAGS], contract.patches.quality, list[str]()
+    if scored.patches_left_out:
+        counts = [f"{number} {WORDS[fault]}" for fault, number in scored.patches_left_out.items()]
+        found.append(f"patches left out: {', '.join(counts)}")
+    if (share := float((flags != "").mean())) > FLAGGED:
+        shares = {fault: number / len(flags) for fault, number in count(flags).items()}
+        shown = [f"{fault} {part:.0%}" for fault, part in shares.items() if part >= 0.005]  # else it reads 0%
+        found.append(f"{share:.0%} of the patches are flagged: {', '.join(shown)}")
+    if rule is None and (flags != "").any():
+        found.append("no patch is left out: the model was trained before faults were measured")
+    if rule is not None and rule.rule != quality.RULE:
+        found.append(f"faults are measured differently: {quality.RULE} here, {rule.rule} in training")
+    return found
 
 
 def _unlike(table: pd.DataFrame, contract: Contract) -> list[str]:

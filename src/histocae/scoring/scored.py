@@ -1,6 +1,7 @@
 """A slide's patches with their scores, and how they are read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -42,15 +43,16 @@ class Scored:
     Attributes:
         given: the slide.
         patches: slide_id, file (tiles only), row, column, x, y and width (level-0 pixels; of a tile its own pixels,
-            and no width), mpp (microns per patch pixel; missing for tiles), tissue_share, and what `Model.measure`
-            adds.
+            and no width), mpp (microns per patch pixel; missing for tiles), tissue_share, the columns of
+            `quality.MEASURES`, flags, and what `Model.measure` adds. Patches that are left out have no row.
         latents: float32, shape (patches, features); None if they were not requested, or the model has none.
         mpp: microns per level-0 pixel; None for tiles.
         mpp_from: source of mpp: table, slide or data.mpp; None for tiles.
         size: width and height in level-0 pixels; None for tiles.
         image: uint8, shape (height, width, 3): thumbnail of the slide; None for tiles.
         mask: bool, shape (rows * 8, columns * 8), True where tissue; None for tiles.
-        left_out: reasons why tiles were left out.
+        patches_left_out: number of patches that were left out, by fault.
+        tiles_left_out: reasons why tiles were left out.
 
     """
 
@@ -62,7 +64,8 @@ class Scored:
     size: tuple[int, int] | None = None
     image: NDArray[np.uint8] | None = None
     mask: NDArray[np.bool_] | None = None
-    left_out: tuple[str, ...] = ()
+    patches_left_out: Mapping[str, int] = field(default_factory=dict)
+    tiles_left_out: tuple[str, ...] = ()
 
     @property
     def mask_pixel(self) -> Level0Pixels:

@@ -57,7 +57,7 @@ def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
         image = thumbnail(slide)
         stains = _stains(slide, grid, plan, params) if params.color == "macenko" else None
         blocks = _outside(budget, read_planned(slide, grid, plan, params, counts))
-        table, latents = measure(blocks, model, params.color, stains)
+        table, latents, left_out = measure(blocks, model, params.color, stains, grid.mpp)
         size = slide.levels[0].width, slide.levels[0].height
     table.insert(3, "width", float(patch_side(table, params.pixels, mpp)))
     table.insert(0, "slide_id", given.slide_id)
@@ -65,6 +65,7 @@ def _score_slide(given: Given, model: Model, settings: Settings) -> Scored:
         given=given,
         patches=table,
         latents=latents,
+        patches_left_out=left_out,
         mpp=mpp,
         mpp_from=mpp_from,
         size=size,

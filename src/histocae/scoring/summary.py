@@ -7,14 +7,18 @@ import numpy as np
 import pandas as pd
 
 from histocae.contrast.contract import PAIR, SINGLE
+from histocae.patches.quality import MEASURES
+from histocae.scoring.flagging import FLAGS
 from histocae.scoring.model import Model
 from histocae.scoring.remarks import remarks
 from histocae.scoring.scored import Scored
 
-KEPT = ("slide_id", "file", "x", "y", "width", "mpp", "tissue_share")  # then what the model adds
+# then what the model adds
+KEPT = ("slide_id", "file", "x", "y", "width", "mpp", "tissue_share", *MEASURES, FLAGS)
 # columns of slides.csv in their order; each where a slide has it, and of the last ones always
 DESCRIBED = ("slide_id", "case_id", "sample_type")
-MEASURED = {PAIR: ("score", "probability", "class", "patches", "tumor_share"), SINGLE: ("error", "patches")}
+COUNTS = ("patches", "left_out", "flagged")
+MEASURED = {PAIR: ("score", "probability", "class", *COUNTS, "tumor_share"), SINGLE: ("error", *COUNTS)}
 
 
 def columns(scored: Scored) -> pd.DataFrame:
@@ -45,6 +49,11 @@ def summarize(scored: Scored, model: Model) -> dict[str, Any]:
     """
     table = scored.patches
     row: dict[str, Any] = {"slide_id": scored.given.slide_id, **dict(scored.given.metadata)}
+    counts = {
+        "patches": len(table),
+        "left_out": sum(scored.patches_left_out.values()),
+        "flagged": int((table[FLAGS] != "").sum()),
+    }
     if "score" in table:
         mean = float(table["score"].mean())  # as `comparison.by_level`
         decided = {name: values[0] for name, values in model.decide("slide", np.array([mean])).items()}
@@ -53,11 +62,11 @@ def summarize(scored: Scored, model: Model) -> dict[str, Any]:
             "score": mean,
             "probability": float(decided["probability"]),
             "class": str(decided["class"]),
-            "patches": len(table),
+            **counts,
             "tumor_share": called,
         }
     else:
-        row |= {"error": float(table["error"].mean()), "patches": len(table)}
+        row |= {"error": float(table["error"].mean()), **counts}
     return {**row, "warnings": remarks(scored, model.contract)}
 
 

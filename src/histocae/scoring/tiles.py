@@ -35,11 +35,17 @@ def score_tiles(given: Given, model: Model, settings: Settings) -> Scored:
     params = patch_params(model.contract, settings.bounds, tiles=True)
     stains = _stains(given, params) if params.color == "macenko" else None
     notes = TileNotes()
-    table, latents = measure(_blocks(given, params, notes), model, params.color, stains, notes.failures)
+    blocks = _blocks(given, params, notes)
+    table, latents, left_out = measure(blocks, model, params.color, stains, None, notes.failures)
     table.insert(table.columns.get_loc("y") + 1, "width", np.nan)  # a tile has no position on a slide
     table.insert(0, "slide_id", given.slide_id)
-    left_out = tuple(in_words(reason, model.contract) for reason in notes.failures)
-    return Scored(given=given, patches=table, latents=latents, left_out=left_out)
+    return Scored(
+        given=given,
+        patches=table,
+        latents=latents,
+        patches_left_out=left_out,
+        tiles_left_out=tuple(in_words(reason, model.contract) for reason in notes.failures),
+    )
 
 
 def _blocks(given: Given, params: PatchParams, notes: TileNotes) -> Blocks:
