@@ -81,7 +81,8 @@ def test_without_dvc_the_files_that_were_not_compared_are_counted(project):
     compared = [*Path("data/patches/shards").glob("*.npy"), Path("data/patches/index.csv")]
     compared += [path for folder in (*MODELS, LATENTS) for path in Path(folder).rglob("*") if path.is_file()]
     count -= len(compared)
-    counted = f"{count} of the files have no hash and were not compared, in data/annotations.csv, data/code, data/feat"
+    lists = "data/annotations.csv, data/code, data/features.csv"
+    counted = f"{count} of the files have no hash and were not compared, in {lists}, "
     assert counted in others and "data/patches, " in others and "there is no dvc.lock" in others
     assert end.endswith("verify: all other files are as they were written")
 

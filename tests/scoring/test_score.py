@@ -30,7 +30,7 @@ import histocae
 from histocae import checksums, files
 from histocae.contrast import pair
 from histocae.errors import ParamsError, SlideError, TableError, TrackingError
-from histocae.patches.quality import MEASURES
+from histocae.patches.store import MEASURES
 from histocae.scoring import api, command, results
 from histocae.scoring.given import RECORD
 from histocae.tracking import registered as registered_models

@@ -11,8 +11,8 @@ from histocae import params_file
 from histocae.contrast.contract import Contract
 from histocae.errors import SlideError
 from histocae.params import Params
-from histocae.patches.quality import FAULTS, MEASURES, THRESHOLDS
-from histocae.patches.store import PatchStore
+from histocae.patches.quality import FAULTS, THRESHOLDS
+from histocae.patches.store import MEASURES, PatchStore
 from histocae.pipeline import lineage
 from histocae.scoring import heatmaps, results, slides
 from histocae.scoring.batches import batches

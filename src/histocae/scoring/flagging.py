@@ -11,6 +11,7 @@ from histocae.contrast.contract import Contract
 from histocae.errors import SlideError
 from histocae.patches import quality
 from histocae.patches.flags import TEXTS, as_bits, none_left
+from histocae.patches.store import MEASURES
 
 FLAGS = "flags"  # column: faults separated by a space, "" for none
 
@@ -19,7 +20,7 @@ class Flagged(NamedTuple):
     """The patches of a slide that are not left out.
 
     Attributes:
-        patches: their columns, among them those of `quality.MEASURES`, and `FLAGS`.
+        patches: their columns, among them those of `store.MEASURES`, and `FLAGS`.
         latents: float32, shape (patches, features); or None.
         left_out: number of patches that were left out, by fault; a patch with several counts for the first of
             `quality.FAULTS`.
@@ -37,7 +38,7 @@ def flag(patches: pd.DataFrame, latents: NDArray[np.float32] | None, contract: C
     Models of earlier versions were trained without any of this: the default thresholds flag, and nothing is left out.
 
     Args:
-        patches: of one slide, with the columns of `quality.MEASURES`.
+        patches: of one slide, with the columns of `store.MEASURES`.
         latents: float32, shape (patches, features); or None.
         contract: of the model.
 
@@ -50,7 +51,7 @@ def flag(patches: pd.DataFrame, latents: NDArray[np.float32] | None, contract: C
     """
     rule = contract.patches.quality
     thresholds = quality.THRESHOLDS if rule is None else rule.thresholds.as_json()
-    flags = quality.flag({name: patches[name] for name in quality.MEASURES}, thresholds)
+    flags = quality.flag({name: patches[name] for name in MEASURES}, thresholds)
     patches = patches.assign(**{FLAGS: np.array(TEXTS, object)[as_bits(flags)]})
     kept, left_out = np.ones(len(patches), bool), dict[str, int]()
     for fault in quality.FAULTS:

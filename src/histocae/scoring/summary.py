@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from histocae.contrast.contract import PAIR, SINGLE
-from histocae.patches.quality import MEASURES
+from histocae.patches.store import MEASURES
 from histocae.scoring.flagging import FLAGS
 from histocae.scoring.model import Model
 from histocae.scoring.remarks import remarks
