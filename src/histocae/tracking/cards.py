@@ -85,7 +85,7 @@ def _of_model(
         _beside_linear(record, linear),
         _latents(record),
         "## Limits",
-        _lines(f"- {contracts.LABELS}", f"- {contracts.NOT_FOR}", _synthetic(record)),
+        _lines(f"- {contracts.labels(record)}", f"- {contracts.NOT_FOR}", _synthetic(record)),
         _contract(contracts.of_training(record)),
         "## How to call it",
         _code(

@@ -22,6 +22,10 @@ LABELS = (
     "Labels are per slide. A tumor slide also has stroma, vessels and normal tissue, and each of its patches counted "
     "as tumor when the model was trained. Scores of single patches are uncertain."
 )
+REGIONS = (
+    "Where a slide has regions that a pathologist drew, its patches were labeled by them when the model was trained. "
+    "Elsewhere each patch of a tumor slide counted as tumor, also stroma, vessels and normal tissue."
+)
 UNLABELED = "The model was trained on patches of tumor and of normal slides alike, without their labels."
 CONFOUNDED = (
     "A difference between tumor and normal slides may come from stain, scanner, site or fixation, and a model may "
@@ -169,10 +173,24 @@ def _quality(settings: dict[str, Any] | None, rule: object) -> dict[str, Any] | 
     return {"rule": rule, "thresholds": quality.thresholds(given), "left_out": quality.left_out(given)}
 
 
+def labels(record: TrainingRecord) -> str:
+    """Say what the labels of a model's training patches mean.
+
+    Args:
+        record: of the training.
+
+    Returns:
+        Sentences.
+
+    """
+    # earlier versions had no regions
+    return LABELS if record.training["params"]["data"].get("annotations") is None else REGIONS
+
+
 def _caveats(record: TrainingRecord) -> list[str]:
     params = record.training["params"]
     return [
-        UNLABELED if record.training["cohort"] == "all" else LABELS,
+        UNLABELED if record.training["cohort"] == "all" else labels(record),
         CONFOUNDED,
         NOT_FOR,
         *([SYNTHETIC] if params["data"]["source"] == "demo" else []),
