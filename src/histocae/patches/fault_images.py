@@ -13,7 +13,7 @@ from histocae.patches.shard_record import ShardRecord
 
 COLORS = {"pen": "#8e24aa", "blur": "#00838f", "fold": "#e65100", "debris": "#3e2723", "pale": "#fdd835"}
 OTHER, LEFT_OUT = "#9e9e9e", "#d50000"  # outline of patches without a fault; cross over those that are left out
-LONGEST = 600  # pixels of the longest side of the slide
+LONGEST = 400  # pixels of the longest side of the slide
 LINE, MARGIN = 18, 8  # height of a line of the legend, and margin, in pixels
 
 
