@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -242,6 +243,20 @@ def test_the_page_shows_the_numbers_of_the_reports(project):
     for sentence in [*tissue["summary"], *tissue["sentences"], *tissue["one_class"]["sentences"]]:
         assert sentence in page
     assert "labels are per slide" in page and "it is no diagnosis" in page
+
+
+def test_the_page_of_slides_without_truth_and_regions_is_written(project, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(project.folder, copy, ignore=shutil.ignore_patterns("slides", "shards", ".dvc", ".git", "*.db*"))
+    for file, keys in (("tissue/metrics.json", ("truth", "regions")), ("patching/summary.json", ("regions",))):
+        content = json.loads((copy / "reports" / file).read_text())
+        for key in keys:
+            del content[key]
+        (copy / "reports" / file).write_text(json.dumps(content))
+    subprocess.run(["histocae", "compare"], cwd=copy, env=project.environment, check=True, capture_output=True)
+    page = html.unescape((copy / "reports/index.html").read_text())
+    assert "this one has the median score" in " ".join(page.split()) and "Against the content" not in page
+    assert "A patch has the label of its slide." in " ".join(page.split())
 
 
 def test_dvc_compares_metrics_and_draws_plots(project, tmp_path):
