@@ -61,6 +61,7 @@ class Registered(Workspace):
         }
         metrics = {
             "pair": {name: name for name in names},
+            "weights": {name: self.json(f"models/trained/{name}/training.json")["weights"] for name in names},
             "settings": {"confidence": 0.95},
             "threshold": dict.fromkeys(LEVELS, threshold),
             "mse": {

@@ -589,7 +589,8 @@ def test_without_a_pair_in_params_no_pair_is_registered(project):
 
 
 def test_a_comparison_of_other_models_is_refused(project):
-    project.change("reports/models/normal/evaluation/metrics.json", test_mse=0.5)
+    weights = project.json("reports/tissue/metrics.json")["weights"]
+    project.compare(weights=weights | {"normal": "other weights"})
     assert "reports/tissue/metrics.json is of another normal; run dvc repro tissue" in project.run("register").error
 
 

@@ -239,6 +239,7 @@ class Comparison(Areas):
     """reports/tissue/metrics.json with a pair."""
 
     pair: Pair
+    weights: Pair  # fingerprints
     auprc_patch: Estimate
     auprc_slide: Estimate
     auprc_case: Estimate
