@@ -101,7 +101,7 @@ def test_the_patches_of_a_slide_are_those_of_the_pipeline(project, color, mpp):
     project.table(
         [{"slide_id": n, "case_id": n, "sample_type": make_data.TUMOR, "file_name": f"{n}.tif"} for n in "ab"]
     )
-    project.params(patches__color=color)
+    project.params(patches__color=color, quality__pen=True)
     project.make(*ALL_STAGES[:-1])
     for slide_id in "ab":
         rows, patches = index_of(project, slide_id)
@@ -131,7 +131,7 @@ def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
         make_data.write_tile(project.own / f"{number}.png", image)
         rows.append({"path": f"{number}.png", "slide_id": "a", "case_id": "a", "sample_type": make_data.TUMOR})
     project.table(rows)
-    project.params(data__source="tiles", patches__color=color, patches__tiles=tiles)
+    project.params(data__source="tiles", patches__color=color, patches__tiles=tiles, quality__pen=True)
     project.make(*ALL_STAGES[:-1])
     index, patches = index_of(project, "a")
     model = Recorder(contract(color=color, tiles=tiles, mpp=None, source="tiles"))

@@ -104,7 +104,12 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
     patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
     project.slides(*(f"s{i}" for i in range(12)))
     project.params(
-        models=MODELS, patches__max_per_slide=12, training__epochs=1, training__picture_every=1, tissue__latents="all"
+        models=MODELS,
+        patches__max_per_slide=12,
+        quality__pen=True,
+        training__epochs=1,
+        training__picture_every=1,
+        tissue__latents="all",
     )
     project.make(*ALL_STAGES, *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
     project.compare()

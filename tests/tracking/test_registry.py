@@ -239,7 +239,7 @@ def test_a_registered_model_has_its_contract(original, name, kind):
     settings = trainings[0]["params"]["patches"]
     patches = contract.patches.as_json()
     assert patches.pop("tissue_rule") == tissue.RULE
-    own = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": ["pen"]}  # the committed params
+    own = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": ["pen"]}
     assert patches.pop("quality") == own
     assert patches == {key: settings[key] for key in patches}
     assert contract.patches.pixels == 32 and contract.patches.color == "rgb"
