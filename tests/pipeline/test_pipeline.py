@@ -158,7 +158,7 @@ def test_the_comparison_has_a_row_per_model_with_means_of_its_patches(project):
     ]
     assert list(table["model"]) == ["all", "tumor", "normal"]
     test = pd.read_csv(project.folder / "data/splits/test.csv", sep="|")
-    counts = test["sample_type"].value_counts()
+    counts = test["patch_label"].value_counts()
     assert list(table["test_patches"]) == [len(test), counts["Primary Tumor"], counts["Solid Tissue Normal"]]
     patches = pd.read_csv(project.folder / "reports/models/normal/evaluation/per_patch.csv")
     normal = patches[patches["sample_type"] == "Solid Tissue Normal"]
@@ -383,7 +383,8 @@ def test_verify_names_each_file_that_is_not_as_it_was_written(project_copy):
     output = project_copy.run("histocae", "verify")
     assert "verify: all other files are as they were written" in output
     masks = len(list((project_copy.folder / "data/slides").glob("*.truth.png")))
-    assert f"{masks} of the files have no hash and were not compared, in data/slides: " in output
+    masks += len(list((project_copy.folder / "data/annotations").glob("*.geojson")))
+    assert f"{masks} of the files have no hash and were not compared, in data/annotations, data/slides: " in output
     (shard, *_) = sorted((project_copy.folder / "data/patches/shards").glob("*.npy"))
     damaged = [
         shard.relative_to(project_copy.folder).as_posix(),
