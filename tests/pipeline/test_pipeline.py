@@ -161,7 +161,7 @@ def test_the_comparison_has_a_row_per_model_with_means_of_its_patches(project):
     counts = test["patch_label"].value_counts()
     assert list(table["test_patches"]) == [len(test), counts["Primary Tumor"], counts["Solid Tissue Normal"]]
     patches = pd.read_csv(project.folder / "reports/models/normal/evaluation/per_patch.csv")
-    normal = patches[patches["sample_type"] == "Solid Tissue Normal"]
+    normal = patches[(test["patch_label"] == "Solid Tissue Normal").to_numpy()]
     assert table.set_index("model").loc["normal", "test_mse"] == pytest.approx(normal["mse"].mean())
     assert len(patches) == len(test)
     slides = pd.read_csv(project.folder / "reports/models/normal/evaluation/per_slide.csv")
