@@ -184,6 +184,40 @@ def one_line(text: object, most: int = 300) -> str:
     return line if len(line) <= most else f"{line[:most]} ..."
 
 
+def printable(text: str) -> str:
+    r"""Escape what a terminal or a table can't show: control characters and halves of characters.
+
+    Args:
+        text: of a user's file.
+
+    Returns:
+        One line that UTF-8 can hold.
+
+    Example:
+        >>> print(printable("a\nb \ud800"))
+        a\nb \ud800
+
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def unreadable(name: str) -> str | None:
+    """Give the name of a file in a form that can be shown, if the name is not UTF-8.
+
+    Args:
+        name: of a file, as Python reads it.
+
+    Returns:
+        The name, escaped; None for a name that is UTF-8.
+
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return printable(name)
+    return None
+
+
 class HistocaeError(Exception):
     """Base of all errors that are reported in one line."""
 

@@ -78,7 +78,7 @@ class Data(Section):
     mpp: Annotated[float, AfterValidator(_scanned)] | None  # microns per pixel
     max_failed_share: Share
     keep_slides: bool
-    annotations: str | None
+    annotations: Annotated[str, Field(min_length=1)] | None
     demo: Demo
     gdc: Gdc
 
@@ -118,7 +118,15 @@ class Quality(Section):
     pale: Flag
 
 
-Classes = list[Annotated[str, Field(min_length=1)]]
+def _class_name(name: str) -> str:
+    if not name.strip() or name != name.strip() or "*" in name[:-1] or not name.isprintable():
+        raise ValueError(
+            "expected the name of a class without spaces at its ends; `*` at the end stands for any ending"
+        )
+    return name
+
+
+Classes = list[Annotated[str, AfterValidator(_class_name)]]
 
 
 class Annotations(Section):

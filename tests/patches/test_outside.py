@@ -32,7 +32,8 @@ def features_of(corners, count=5):
 
 
 def folder_of(path, *slide_ids, mpp=MPP):
-    return outside.Folder(sorted(path.rglob("*.h5")), pd.Series(mpp, slide_ids or ("a",), float), PIXELS)
+    slides = pd.DataFrame({"mpp": float(mpp), "width": 4096.0, "height": 4096.0}, index=list(slide_ids or ("a",)))
+    return outside.Folder(sorted(path.rglob("*.h5")), slides, PIXELS)
 
 
 # -- the three layouts
@@ -191,17 +192,23 @@ def test_a_single_patch_without_a_stated_side_has_the_side_of_ours(tmp_path):
     assert folder_of(tmp_path).join(rows_of(grid(2, 1, SIDE))).matched.tolist() == [True, False]
 
 
+UUID = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
+
+
 def test_files_are_named_after_slides():
-    names = ["a.h5", "b.0f-1.x.h5", "b.c.h5", "A%2FB~998d3ed8.h5", "sub/d.h5", "other.h5"]
+    names = ["a.h5", f"b.{UUID}.h5", "b.c.h5", "A%2FB~998d3ed8.h5", "sub/d.h5", "other.h5"]
     files = [Path(name) for name in names]
     found = outside.files_of_slides(files, ["a", "b", "b.c", "A/B", "d", "e"])
     assert {slide_id: str(path) for slide_id, path in found.items()} == {
         "a": "a.h5",
-        "b": "b.0f-1.x.h5",
+        "b": f"b.{UUID}.h5",
         "b.c": "b.c.h5",
         "A/B": "A%2FB~998d3ed8.h5",
         "d": "sub/d.h5",
     }
+    # a name without a UUID is of another slide, which may have been set aside
+    assert outside.files_of_slides([Path("a.1.h5")], ["a"]) == {}
+    assert outside.files_of_slides([Path(f"a.{UUID}.h5"), Path("a.h5")], ["a"]) == {"a": Path("a.h5")}
     message = r"h5_files/a.h5 and h5_stamp/a.h5: both are of slide a; baselines.features takes a folder with one file"
     with pytest.raises(DataError, match=message):
         outside.files_of_slides([Path("h5_files/a.h5"), Path("h5_stamp/a.h5")], ["a"])
@@ -233,7 +240,9 @@ def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path):
 def test_files_that_the_inventory_does_not_list_as_they_are_now_are_refused(tmp_path):
     own, corners = tmp_path / "own", grid(4, 3, SIDE)
     listed, counts = tmp_path / "features.csv", tmp_path / "counts.csv"
-    write_table(pd.DataFrame({"slide_id": ["a", "b"], "mpp": MPP}), counts, separator=",")
+    write_table(
+        pd.DataFrame({"slide_id": ["a", "b"], "mpp": MPP, "width": 4096, "height": 4096}), counts, separator=","
+    )
     outside_files.clam(own / "sub" / "a.h5", features_of(corners), corners, SIDE)
     hashes = Hashes(None)
 
@@ -252,8 +261,28 @@ def test_files_that_the_inventory_does_not_list_as_they_are_now_are_refused(tmp_
     with pytest.raises(DataError, match=r"a.h5: changed since this repro began; run dvc repro again"):
         opened()
     (own / "sub" / "a.h5").unlink()
-    with pytest.raises(DataError, match=r"a.h5: can't be read: No such file"):
+    with pytest.raises(DataError, match=r"a.h5: changed since this repro began"):
         opened()
     write_table(pd.DataFrame(columns=["file", "bytes", "sha256"]), listed)
     with pytest.raises(DataError, match=r"features.csv: lists no file of .*/own; run dvc repro, which lists them"):
         opened()
+
+
+def test_features_of_another_level_or_slide_are_noticed(tmp_path, caplog):
+    corners = grid(8, 8, SIDE)
+    outside_files.clam(tmp_path / "a.h5", features_of(corners, 5), corners + 5000, SIDE)
+    with pytest.raises(DataError, match=r"a.h5: row 1: x 5000, y 5000 lies outside slide a, which has 4096 x 4096"):
+        folder_of(tmp_path, "a").join(rows_of(corners, "a"))
+    outside_files.clam(tmp_path / "a.h5", features_of(corners, 5), corners // 4, SIDE)
+    folder_of(tmp_path, "a").join(rows_of(corners, "a"))
+    assert "1 files have features of less than half of the patches: a.h5 (" in caplog.text
+
+
+def test_links_to_nothing_and_other_suffixes_are_refused(tmp_path):
+    (tmp_path / "a.H5").touch()
+    with pytest.raises(DataError, match=r"a.H5: has another suffix than .h5; rename or remove it"):
+        outside.list_files(tmp_path)
+    (tmp_path / "a.H5").unlink()
+    (tmp_path / "a.h5").symlink_to("nothing")
+    with pytest.raises(DataError, match=r"a.h5: is no file"):
+        outside.list_files(tmp_path)

@@ -129,6 +129,9 @@ def test_classes_are_known_by_their_name(name, kind):
             "its parts overlap",
         ),
         ({"type": "Something"}, "feature 2: is no GeoJSON feature"),
+        (feature("Tumor", SQUARE, objectType="annotatoin"), "unknown type annotatoin; regions are annotations"),
+        (feature("Tumor", polygon([[0, 0], [10**400, 1], [2, 0], [0, 0]])), "feature 2"),
+        (feature("\ud800\x1b\nbad", SQUARE), r"feature 2 \(\\ud800\\x1b bad\): unknown class"),
         (7, "feature 2: is no GeoJSON feature"),
     ],
 )
@@ -148,6 +151,19 @@ def test_what_is_no_geojson_is_one_line(tmp_path, content):
         (tmp_path / name).write_bytes(text)
         (fault,) = reading.read(tmp_path / name, CLASSES).faults
         assert fault.startswith(f"{tmp_path / name}: is not GeoJSON") and "\n" not in fault
+
+
+def test_the_longest_class_with_a_star_counts():
+    classes = Annotations(tumor=["T*"], normal=["Normal"], exclude=["Tumor bed*"], share=0.5)
+    kinds = [reading.kind_of(name, classes) for name in ("Tumor", "Tumor bed, ignore", "Tissue")]
+    assert kinds == ["tumor", "exclude", "tumor"]
+
+
+def test_a_file_with_many_faults_lists_the_first(tmp_path):
+    drawn = read(tmp_path, *[feature("Other", SQUARE)] * 300)
+    assert len(drawn.faults) == reading.MOST_FAULTS + 1 and drawn.faults[-1].endswith(
+        "200 more features can't be used"
+    )
 
 
 def test_a_damaged_archive_is_one_line(tmp_path):
@@ -172,10 +188,15 @@ def test_regions_outside_of_the_slide_are_faults(tmp_path):
 def test_files_are_found_by_slide(tmp_path):
     for name in ("a.geojson", "b.geojson.gz", "c.txt", ".d.geojson"):
         (tmp_path / name).write_text("x")
-    (tmp_path / "e.geojson").mkdir()
     assert files.find(tmp_path) == {"a": tmp_path / "a.geojson", "b": tmp_path / "b.geojson.gz"}
     (tmp_path / "a.geojson.gz").write_text("x")
     with pytest.raises(DataError, match=r"a\.geojson\.gz: a\.geojson is of the same slide"):
+        files.find(tmp_path)
+    (tmp_path / "a.geojson.gz").unlink()
+    (tmp_path / "B.GEOJSON").write_text("x")
+    assert set(files.find(tmp_path)) == {"a", "b", "B"}
+    (tmp_path / "e.geojson").mkdir()
+    with pytest.raises(DataError, match=r"e\.geojson: is no file; remove it"):
         files.find(tmp_path)
     with pytest.raises(DataError, match=r"data\.annotations: .*no such folder"):
         files.find(tmp_path / "none")

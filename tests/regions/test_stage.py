@@ -5,8 +5,10 @@ import pytest
 
 from histocae import paths
 from histocae.cohort.balance import read_split
+from histocae.patches.shard_file import shard_name
 from support.make_data import NORMAL, TUMOR
 from support.regions import feature, polygon, rectangle, write
+from support.workspace import slide_row
 
 STAGES = ("inventory", "metadata", "slides", "patches")
 SIDE = 32  # of a patch; slides have 8 x 8 of them
@@ -90,6 +92,44 @@ def test_a_file_that_changed_after_the_inventory_is_refused(project, regions):
     write(regions / "a.geojson", feature("Tumor", RIGHT))
     assert "regions/a.geojson: changed since the stage inventory listed it" in project.run("patches").error
     assert not (project.folder / "data/patches/store.json").exists()
+
+
+def test_a_file_that_was_deleted_after_the_inventory_is_refused(project, regions):
+    write(regions / "a.geojson", feature("Tumor", LEFT))
+    project.make(*STAGES[:3])
+    (regions / "a.geojson").unlink()
+    assert "regions/a.geojson: changed since the stage inventory listed it" in project.run("patches").error
+
+
+def test_names_of_files_may_be_safe_and_of_any_unicode_form(project, regions):
+    project.slides("a", "b", mpp=0.5)
+    rows = [slide_row("x/a", 0, "a.tif"), slide_row("caf\u00e9", 1, "b.tif")]
+    project.table(rows)
+    write(regions / f"{shard_name('x/a')}.geojson", feature("Tumor", LEFT))
+    write(regions / "cafe\u0301.geojson", feature("Stroma", LEFT))
+    project.make(*STAGES)
+    assert list(counts(project)["labels_from"]) == ["regions", "regions"]
+
+
+def test_files_of_slides_that_are_set_aside_are_named(project, regions):
+    (project.own / "c.tif").write_bytes(b"no slide")
+    for name in "ac":
+        write(regions / f"{name}.geojson", feature("Tumor", LEFT))
+    lines = "\n".join(project.run(*STAGES).lines)
+    assert "files of slides that are set aside: 1 (c.geojson)" in lines and "files of no slide" not in lines
+
+
+def test_a_file_of_cells_alone_is_named(project, regions):
+    write(regions / "a.geojson", feature("Tumor", LEFT, objectType="detection"))
+    lines = "\n".join(project.run(*STAGES).lines)
+    assert "files without an annotation of QuPath: 1 (a (1 other objects))" in lines
+    assert (project.index["label_share"].isna()).all()
+
+
+@pytest.mark.parametrize("name", ["", " Tumor", "Tu*mor", "Tu\nmor"])
+def test_names_of_classes_that_match_nothing_are_refused(project, regions, name):
+    project.params(annotations__tumor=[name])
+    assert "annotations.tumor" in project.run("inventory").only_line
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ def sample(
     if (missing := lacking(table, cohort, balance)) is not None:
         raise DataError(
             f"models of cohort {cohort} learn from as many {balance} as those of the other tissue, and this part of "
-            f"the split has no patches of {missing}; add such slides, train models of cohort all only, or set "
-            "training.balance: none"
+            f"the split has no patches of {missing}; add such slides or regions, train models of cohort all only, or "
+            "set training.balance: none"
         )
     (own,) = COHORTS[cohort]
     pools = {}

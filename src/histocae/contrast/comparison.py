@@ -420,14 +420,13 @@ def _aurocs(
     """Measure the AUROC per patch of the pair and of each baseline against a label of patches, where it is known."""
     if len(np.unique(label[known])) < 2:
         return {}
-    labeled = test.assign(label=label)
-    scored = {"pair": labeled, **{name: baseline.on(labeled) for name, baseline in baselines.items()}}
-    kept = labeled.index[known]
-    of_known = {name: rows[rows.index.isin(kept)] for name, rows in scored.items()}
+    # all of the same patches: what has scores of some patches only is left out
+    complete = {name: baseline.scores for name, baseline in baselines.items() if baseline.covered is None}
     return {
-        name: _discriminate(rows, "patch", settings, seed, with_auprc=False).auroc
-        for name, rows in of_known.items()
-        if rows["label"].nunique() > 1  # the patches that a baseline has scores of may be of one kind
+        name: _discriminate(
+            test.assign(label=label, score=values)[known], "patch", settings, seed, with_auprc=False
+        ).auroc
+        for name, values in {"pair": test["score"], **complete}.items()
     }
 
 

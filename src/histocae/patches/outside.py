@@ -1,5 +1,8 @@
 """Features of a pretrained encoder, which another program wrote, joined to the patches by their positions."""
 
+import logging
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histocae.errors import DataError
+from histocae.errors import DataError, shortened, unreadable
 from histocae.exports import outside
 from histocae.files import read_table
 from histocae.patches.shard_file import shard_name
@@ -20,6 +23,9 @@ KEY = "baselines.features"
 SUFFIX = ".h5"
 ROUNDING = 1.0  # level-0 pixels: positions and sides are rounded to whole pixels
 TIE = 0.25  # level-0 pixels: STAMP's microns are float32, so equal distances differ by a few hundredths
+LEAST_SHARE = 0.5  # of a slide's patches with features, below which a warning names the file
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+log = logging.getLogger(__name__)
 NEAREST = 4  # patches of a grid without overlap can be equally near to a position
 
 
@@ -112,17 +118,17 @@ class Joined:
 class Folder:
     """The user's files of features, one per slide."""
 
-    def __init__(self, files: Sequence[Path], mpp: pd.Series, pixels: int):
+    def __init__(self, files: Sequence[Path], slides: pd.DataFrame, pixels: int):
         """Take the files.
 
         Args:
             files: of slides; see `files_of_slides`.
-            mpp: microns per level-0 pixel; the index is slide_id.
+            slides: mpp (microns per level-0 pixel), width and height (level-0 pixels); the index is slide_id.
             pixels: side of our patches, in their own pixels.
 
         """
-        self._mpp, self._pixels = mpp, pixels
-        self.files = files_of_slides(files, mpp.index)
+        self._slides, self._pixels = slides, pixels
+        self.files = files_of_slides(files, slides.index)
         self._first: tuple[Path, int] | None = None  # a file, and how many features a patch has there
 
     def join(self, rows: pd.DataFrame) -> Joined:
@@ -142,6 +148,7 @@ class Folder:
         matched = np.zeros(len(rows), np.bool_)
         features = np.empty((0, 0), np.float32)
         places = rows.reset_index(drop=True).groupby("slide_id", sort=False)
+        few = list[str]()
         with_file = {str(slide_id): of_slide for slide_id, of_slide in places if slide_id in self.files}
         for slide_id, of_slide in bar(with_file.items(), "outside features", "slides"):
             content = self._read(slide_id)
@@ -150,12 +157,21 @@ class Folder:
                 features = np.empty((len(rows), content.features.shape[1]), np.float32)
             which, first, counts = np.unique(pairs.patches, return_index=True, return_counts=True)
             own = of_slide.index.to_numpy()[which]
+            if len(own) < LEAST_SHARE * len(of_slide):
+                few.append(f"{self.files[slide_id].name} ({len(own):,} of {len(of_slide):,})")
             matched[own] = True
             features[own] = content.features[pairs.features[first]]
             several = counts > 1
             if several.any():
                 sums = np.add.reduceat(content.features[pairs.features].astype(np.float64), first)
                 features[own[several]] = (sums / counts[:, None])[several]
+        if few:
+            log.warning(
+                "%s: %d files have features of less than half of the patches: %s; are they of another level?",
+                KEY,
+                len(few),
+                shortened(few),
+            )
         kept = features if matched.all() or not features.size else features[matched]
         return Joined(kept, matched, places.ngroups - len(with_file))
 
@@ -173,7 +189,7 @@ class Folder:
         return content
 
     def _assign(self, slide_id: str, rows: pd.DataFrame, content: outside.OutsideFeatures) -> Pairs:
-        mpp = float(self._mpp[slide_id])
+        mpp, width, height = (float(self._slides.loc[slide_id, name]) for name in ("mpp", "width", "height"))
         if not mpp > 0:  # NaN too
             raise DataError(
                 f"{self.files[slide_id]}: the microns per pixel of slide {slide_id} are unknown, so its patches have "
@@ -184,13 +200,23 @@ class Folder:
         corners, stated = content.corners * scale, content.side
         # a single patch without a side says nothing about it
         outside_side = outside.step(corners) or side if stated is None else stated * scale
+        beyond = (corners < -outside_side).any(axis=1) | (corners > np.array([width, height]) + outside_side).any(
+            axis=1
+        )
+        if beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            x, y = corners[row]
+            raise DataError(
+                f"{self.files[slide_id]}: row {row + 1}: x {x:g}, y {y:g} lies outside slide {slide_id}, which has "
+                f"{width:g} x {height:g} pixels; is it of another slide, or of another level?"
+            )
         return assign(rows[["x", "y"]].to_numpy(np.float64), side, corners, Level0Pixels(outside_side))
 
 
 def files_of_slides(files: Iterable[Path], slide_ids: Iterable[str]) -> dict[str, Path]:
-    """Find the file of each slide by its name: the slide_id, its safe form, or the slide_id, a dot and any text.
+    """Find the file of each slide by its name: the slide_id or its safe form, or else with a dot and a UUID.
 
-    Slides of the GDC have such a text: TCGA-XX-0000-01A-01-TS1.<UUID>.svs becomes TCGA-XX-0000-01A-01-TS1.<UUID>.h5.
+    Slides of the GDC have a UUID: TCGA-XX-0000-01A-01-TS1.<UUID>.svs becomes TCGA-XX-0000-01A-01-TS1.<UUID>.h5.
 
     Args:
         files: to choose from.
@@ -205,12 +231,16 @@ def files_of_slides(files: Iterable[Path], slide_ids: Iterable[str]) -> dict[str
     """
     slide_of = {shard_name(slide_id): slide_id for slide_id in slide_ids}
     slide_of |= {slide_id: slide_id for slide_id in slide_of.values()}
-    found = dict[str, Path]()
+    slide_of = {unicodedata.normalize("NFC", name): slide_id for name, slide_id in slide_of.items()}
+    exact, with_uuid = dict[str, Path](), dict[str, Path]()
     for path in files:
-        parts = path.name.removesuffix(SUFFIX).split(".")
-        names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-        slide_id = next((slide_of[name] for name in names if name in slide_of), None)
-        if slide_id is None:
+        name = unicodedata.normalize("NFC", path.name.removesuffix(SUFFIX))
+        start, _, end = name.rpartition(".")
+        if name in slide_of:
+            found, slide_id = exact, slide_of[name]
+        elif start in slide_of and UUID.fullmatch(end):
+            found, slide_id = with_uuid, slide_of[start]
+        else:
             continue
         if slide_id in found:
             raise DataError(
@@ -218,7 +248,7 @@ def files_of_slides(files: Iterable[Path], slide_ids: Iterable[str]) -> dict[str
                 "each slide"
             )
         found[slide_id] = path
-    return found
+    return with_uuid | exact
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -236,7 +266,13 @@ def list_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{KEY}: {folder}: no such folder; name the folder with the {SUFFIX} files, or set null")
-    files = sorted(path for path in folder.rglob(f"*{SUFFIX}") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == SUFFIX)
+    for path in files:
+        if path.suffix != SUFFIX or not path.is_file():
+            problem = "is no file" if path.suffix == SUFFIX else f"has another suffix than {SUFFIX}"
+            raise DataError(f"{path}: {problem}; rename or remove it")
+        if (name := unreadable(path.name)) is not None:
+            raise DataError(f"{folder}: has a file whose name is not UTF-8: {name}; rename it")
     if not files:
         raise DataError(f"{KEY}: {folder}: has no {SUFFIX} file; name the folder with these files, or set null")
     return files
@@ -262,12 +298,11 @@ def open_folder(folder: Path, listed: Path, hashes: Hashes, counts: Path, pixels
     table = read_table(listed, ("file", "sha256"), needed=("file", "bytes", "sha256"))
     if table.empty:
         raise DataError(f"{listed}: lists no file of {folder}; run dvc repro, which lists them")
-    slides = read_table(counts, ("slide_id",), ",", needed=("slide_id",), numbers=("mpp",))
-    mpp = slides.drop_duplicates("slide_id").set_index("slide_id")["mpp"]
+    slides = read_table(counts, ("slide_id",), ",", needed=("slide_id",), numbers=("mpp", "width", "height"))
     files = [folder / name for name in table["file"]]
-    found = Folder(files, mpp, pixels)
+    found = Folder(files, slides.drop_duplicates("slide_id").set_index("slide_id"), pixels)
     recorded = dict(zip(files, table["sha256"], strict=True))
     for path in found.files.values():
-        if hashes.of(path)[1] != recorded[path]:
+        if not path.is_file() or hashes.of(path)[1] != recorded[path]:
             raise DataError(f"{path}: changed since this repro began; run dvc repro again")
     return found

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocae.errors import one_line, raise_if_machine
+from histocae.errors import one_line, printable, raise_if_machine
 from histocae.params import Annotations
 
 if TYPE_CHECKING:  # shapely is loaded where there are regions
@@ -26,6 +26,8 @@ TUMOR, NORMAL, EXCLUDED = KINDS = ("tumor", "normal", "exclude")
 TISSUE = "Tissue"  # class and name of the contour of a slide's tissue
 SUFFIXES = (".geojson", ".geojson.gz")
 LARGEST = 2**30  # bytes of a file, uncompressed
+OTHER_TYPES = ("detection", "cell", "tile", "tma_core", "tmacore", "root")  # of QuPath's objects, in lower case
+MOST_FAULTS = 100  # of a file that are spelled out
 OUTSIDE = 1.0  # level-0 pixels by which a region may pass the slide's border: programs round positions
 SHOWN = 60  # characters of a name in a message
 _COLLECTIONS = ("FeatureCollection", "GeometryCollection")
@@ -88,6 +90,8 @@ def read(path: Path, classes: Annotations) -> Drawn:
     else:
         for number, feature in enumerate(features, 1):
             _add(drawn, f"{path}: feature {number}", feature, classes)
+    if (more := len(drawn.faults) - MOST_FAULTS) > 0:
+        drawn.faults[MOST_FAULTS:] = [f"{path}: {more:,} more features can't be used"]
     return drawn
 
 
@@ -144,8 +148,12 @@ def _add(drawn: Drawn, where: str, feature: object, classes: Annotations) -> Non
         return
     properties = feature.get("properties")
     properties = properties if isinstance(properties, dict) else {}
-    if not _is_annotation(feature, properties):
+    of_object = _object_type(feature, properties)
+    if of_object in OTHER_TYPES:
         drawn.other += 1
+        return
+    if of_object != "annotation":
+        drawn.faults.append(f"{where}: is an object of the unknown type {_cut(of_object)}; regions are annotations")
         return
     name = _class_of(properties)
     if name is None:
@@ -173,7 +181,7 @@ def kind_of(name: str, classes: Annotations) -> str | None:
     """Say what a class of QuPath stands for.
 
     A class is also known by its first part: `Tumor: Positive` is a `Tumor`. In the lists, `*` at the end of a name
-    stands for any ending, and so also for itself: QuPath calls a class `Ignore*`.
+    stands for any ending, and so also for itself: QuPath calls a class `Ignore*`. The longest such name counts.
 
     Args:
         name: of the class.
@@ -188,18 +196,25 @@ def kind_of(name: str, classes: Annotations) -> str | None:
         for kind, known in lists.items():
             if candidate in known:
                 return kind
-        for kind, known in lists.items():
-            if any(entry.endswith("*") and candidate.startswith(entry[:-1]) for entry in known):
-                return kind
+        endings = [
+            (len(entry), kind)
+            for kind, known in lists.items()
+            for entry in known
+            if entry.endswith("*") and candidate.startswith(entry[:-1])
+        ]
+        if endings:
+            return max(endings)[1]
     return None
 
 
-def _is_annotation(feature: dict[str, Any], properties: dict[str, Any]) -> bool:
+def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Give QuPath's type of an object; versions before 0.4 have it in the id. Other programs write none."""
     kind = properties.get("objectType", properties.get("object_type"))
     if kind is None:
         identity = str(feature.get("id", ""))
-        return not (identity.startswith("Path") and identity != "PathAnnotationObject")
-    return str(kind).lower() == "annotation"
+        of_class = identity.startswith("Path") and identity.endswith("Object")
+        kind = identity.removeprefix("Path").removesuffix("Object") if of_class else "annotation"
+    return str(kind).lower()
 
 
 def _class_of(properties: dict[str, Any]) -> str | None:
@@ -213,7 +228,7 @@ def _class_of(properties: dict[str, Any]) -> str | None:
 
 
 def _cut(name: str) -> str:
-    text = one_line(name)
+    text = printable(one_line(name))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -223,8 +238,8 @@ def _shape(geometry: object) -> tuple[Any, str | None]:
 
     try:
         polygons = [_polygon(rings) for rings in _polygons(geometry)]
-    except (TypeError, ValueError, shapely.errors.GEOSException) as error:
-        return None, one_line(error)
+    except (TypeError, ValueError, OverflowError, shapely.errors.GEOSException) as error:
+        return None, printable(one_line(error))
     if not polygons:
         return None, "has no polygon; delete it, or draw it again"
     for polygon in polygons:

@@ -30,7 +30,7 @@ def write(spec: demo.DemoSpec, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for row in demo.cohort(spec).itertuples():
         path = folder / f"{row.slide_id}.geojson"
-        if path.exists() and _owner(path) in (None, spec.fingerprint):
+        if path.with_suffix(".geojson.gz").exists() or (path.exists() and _owner(path) in (None, spec.fingerprint)):
             continue
         tissue, tumor = demo.layout(spec, row.slide_id, row.sample_type)
         regions = {"Tumor": tumor, "Normal": tissue & ~tumor}

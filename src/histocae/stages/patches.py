@@ -6,7 +6,7 @@ its slide, the parameters or the code that reads slides changed.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def run(params: Params) -> None:
     before = [
         read_table(path, ("slide_id",), needed=COLUMNS) for path in (paths.METADATA_SET_ASIDE, paths.SLIDES_SET_ASIDE)
     ]
-    labelings = _label(params, records)
+    labelings = _label(params, records, [slide_id for each in before for slide_id in each["slide_id"]])
     shards = {each.shard: store.Shard(each.kept, each.files["shard"]) for each in records.values() if each.kept}
     choices = {
         slide_id: choose(record, labelings.get(slide_id, Labeling()), params.quality, SHARDS)
@@ -223,7 +223,7 @@ def _tasks(
     return tasks
 
 
-def _label(params: Params, records: Mapping[str, ShardRecord]) -> dict[str, Labeling]:
+def _label(params: Params, records: Mapping[str, ShardRecord], aside: Iterable[str]) -> dict[str, Labeling]:
     """Label patches by the regions of data.annotations; without these, patches have the labels of their slides."""
     if params.data.annotations is None:
         return {}
@@ -235,6 +235,7 @@ def _label(params: Params, records: Mapping[str, ShardRecord]) -> dict[str, Labe
         params.annotations,
         params.patches.pixels,
         SHARDS,
+        aside,
     )
 
 
