@@ -905,7 +905,7 @@ def test_outside_features_are_a_baseline_on_the_patches_that_have_them(evaluated
     of_pair = auroc(labels[matched], scores["score"][matched])
     assert outside["difference_patch"]["value"] == pytest.approx(of_pair - outside["auroc_patch"]["value"])
     truth = metrics["truth"]
-    assert truth["auroc_patch_outside"]["value"] != truth["auroc_patch_latents"]["value"]
+    assert "auroc_patch_outside" not in truth  # which is of all test patches
     table = evaluated.read("reports/tissue/baselines.csv").set_index(["method", "level"])
     assert table.loc[("outside", "slide"), "value"] == outside["auroc_slide"]["value"]
 
