@@ -10,8 +10,8 @@ STAMP := $(VENV)/.complete
 CLEAN := env -u UV_PYTHON -u UV_PROJECT_ENVIRONMENT -u UV_NO_DEV -u VIRTUAL_ENV -u PYTHONPATH -u PYTHONHOME
 ACTIVATE := $(CLEAN) VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: run study mnist simulate decide test test-quick test-browser test-long test-remote test-jax test-faults coverage bench ui \
-	lint format lock audit environment clean
+.PHONY: run study mnist simulate decide quality test test-quick test-browser test-long test-remote test-jax \
+	test-faults coverage bench ui lint format lock audit environment clean
 
 environment: $(STAMP)
 
@@ -90,6 +90,11 @@ simulate: $(STAMP)
 DATA ?= ../shared/data
 decide: $(STAMP)
 	$(ACTIVATE) python benchmarks/decide.py $(DATA)
+
+# How many patches with drawn faults are flagged, and how many clean ones; writes the tables of docs/quality.md where
+# DATA has all folders that benchmarks/quality.py names. Takes less than five minutes on two idle cores.
+quality: $(STAMP)
+	$(ACTIVATE) OPENBLAS_NUM_THREADS=1 python benchmarks/quality.py $(DATA)
 
 # Tests a training on jax, in an environment with only keras, jax, numpy, pandas and cachetools. On a machine with a
 # graphics card, benchmarks/train_gpu.py needs only these libraries too.

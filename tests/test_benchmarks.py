@@ -1,11 +1,15 @@
 """Results in benchmarks/: the README has the measured figures, and each missed goal has its reason."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
+
+from support import make_data
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -49,6 +53,25 @@ def test_a_figure_keeps_its_reason_only_if_it_misses_its_goal(harness, monkeypat
     figures = json.loads(harness.RESULTS.read_text())["figures"]
     assert "reason" not in figures["a"] and figures["c"]["reason"] == "slow | really" and figures["c"]["value"] == 3.0
     assert "| c | 3 (missed: 1) | <= 2 | c with d |" in harness.table() and "1. c: slow | really" in harness.table()
+
+
+def test_faults_are_counted_on_the_images_that_are_there(harness, monkeypatch, tmp_path, capsys):
+    import quality
+
+    crops = tmp_path / quality.CROPS
+    crops.mkdir()
+    Image.fromarray(make_data.tissue(3, 512, 512)).save(crops / "crop.png")
+    monkeypatch.setattr(quality, "SOURCES", {"PAAD": quality.CROPS, "lung": quality.LUNG})
+    monkeypatch.setattr(quality, "KINDS", ("violet", "violet" + quality.HALF, "blur"))
+    monkeypatch.setattr(quality, "time_measuring", lambda: "no time")
+    before = quality.DOCUMENT.read_text(encoding="utf-8")
+    quality.main(tmp_path)
+    printed = capsys.readouterr().out
+    assert "left out: lung" in printed and "| found on tissue | PAAD |" in printed
+    assert re.search(r"\| violet \| [01]\.\d{3} \(\d+", printed) and "| blur | 0.000 (16) |" in printed
+    # tables of a part of the images are not for the document, which has them all
+    assert quality.DOCUMENT.read_text(encoding="utf-8") == before
+    assert re.search(r"<!-- measured -->\n\n\| found on tissue \| demo \|", before)
 
 
 @pytest.mark.long

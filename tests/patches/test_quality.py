@@ -5,27 +5,14 @@ import pytest
 from PIL import Image
 
 from histocae.patches import quality
-from histocae.patches.grid import make_grid, plan_patches, read_overview, read_patches
 from histocae.patches.tiles import read_tile, reduce_tile
 from histocae.patches.tissue import cell_shares
-from histocae.slides.slide import Slide
 from histocae.sources import demo, demo_faults
 from support import faulty_images, make_data
 
 COHORT = demo.DemoSpec(seed=11, cases=56, side_microns=384.0, faults=True)
 MOST_CLEAN = 0.02  # share of clean patches that may be flagged
 LEAST_FOUND = 0.9  # share of covered patches that are to be flagged
-
-
-def patches_of(path, mpp):
-    """Extract a slide's patches of 128 pixels as the stage does: their cells (rows, columns) and pixels."""
-    with Slide(path) as slide:
-        grid = make_grid(slide, mpp, 128, 0.5)
-        plan = plan_patches(grid, read_overview(slide, grid), 0.5, None, [1])
-        read = [(i, p.copy()) for i, p in read_patches(slide, grid, plan, 128)]
-    order = np.concatenate([positions for positions, _ in read] or [np.zeros(0, np.int64)])
-    pixels = np.concatenate([p for _, p in read] or [np.zeros((0, 128, 128, 3), np.uint8)])
-    return (grid.rows, grid.columns), (plan.rows[order], plan.columns[order]), pixels
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +29,7 @@ def drawn(tmp_path_factory):
             continue
         (kind,) = kinds
         path = demo.write_slide(COHORT, slide["slide_id"], folder)
-        shape, cells, pixels = patches_of(path, slide["mpp"])
+        shape, cells, pixels = faulty_images.patches_of(path, slide["mpp"])
         path.unlink()
         flagged = {name: np.zeros(shape, bool) for name in (*quality.FAULTS, "background")}
         flagged["background"][...] = True
@@ -82,7 +69,7 @@ def test_clean_patches_of_demo_slides_are_not_flagged(drawn):
 def real(request):
     """Real images with tissue: name, image, microns per pixel, and tissue share of each cell."""
     shared = request.getfixturevalue("shared")
-    if not (shared / "slides/CMU-1-Small-Region.svs").is_file() or not (shared / "tcga_paad_crops").is_dir():
+    if not (shared / faulty_images.REAL_SLIDE).is_file() or not (shared / "tcga_paad_crops").is_dir():
         pytest.skip("no real slide and no crops of real slides beside the checkout")
     return [(*image, faulty_images.shares(image[1])) for image in faulty_images.real_images(shared)]
 
@@ -122,12 +109,9 @@ def test_faults_drawn_on_real_tissue_are_found(real, kind):
 
     def change(number, image, mpp):
         rng = np.random.default_rng([number, list(demo_faults.KINDS).index(kind)])
-        side = max(image.shape[:2])
-        drawing = faulty_images.draw(rng, kind, side, mpp)
-        cover = drawing.cover[: image.shape[0], : image.shape[1]]
-        drawing = demo_faults.Fault(drawing.kind, drawing.strength, cover)
+        drawing = faulty_images.draw(rng, kind, image.shape, mpp)
         changed = faulty_images.recompressed(faulty_images.apply(image, drawing, mpp), int(rng.integers(40, 95)))
-        return changed, cover
+        return changed, drawing.cover
 
     flags, covers = flags_of(real, change)
     found = flags[fault][covers >= 0.5]
@@ -144,9 +128,9 @@ def test_ink_of_other_hues_is_found_on_real_tissue(real, color, multiplied):
     """Ink is drawn as image editors do: multiplied, or laid over what is below, of which a quarter shows through."""
 
     def change(_number, image, _mpp):
-        below = image if multiplied else 255
-        inked = 0.25 * image + 0.75 * np.array(color) * (below / np.float32(255))
-        return inked.clip(0, 255).astype(np.uint8), np.ones(image.shape[:2], np.float32)
+        everywhere = np.ones(image.shape[:2], np.float32)
+        ink = np.array(color, np.float32) * (image / np.float32(255) if multiplied else 1)
+        return faulty_images.lay(image, everywhere, ink, 0.75), everywhere
 
     flags, _ = flags_of(real, change)
     assert flags["pen"].mean() >= LEAST_FOUND
