@@ -103,10 +103,10 @@ def test_a_file_that_was_deleted_after_the_inventory_is_refused(project, regions
 
 def test_names_of_files_may_be_safe_and_of_any_unicode_form(project, regions):
     project.slides("a", "b", mpp=0.5)
-    rows = [slide_row("x/a", 0, "a.tif"), slide_row("caf\u00e9", 1, "b.tif")]
+    rows = [slide_row("x/a", 0, "a.tif"), slide_row("slide\u00e9", 1, "b.tif")]
     project.table(rows)
     write(regions / f"{shard_name('x/a')}.geojson", feature("Tumor", LEFT))
-    write(regions / "cafe\u0301.geojson", feature("Stroma", LEFT))
+    write(regions / "slidee\u0301.geojson", feature("Stroma", LEFT))
     project.make(*STAGES)
     assert list(counts(project)["labels_from"]) == ["regions", "regions"]
 
@@ -126,7 +126,7 @@ def test_a_file_of_cells_alone_is_named(project, regions):
     assert (project.index["label_share"].isna()).all()
 
 
-@pytest.mark.parametrize("name", ["", " Tumor", "Tu*mor", "Tu\nmor"])
+@pytest.mark.parametrize("name", ["", " Tumor", "T*umor", "T\numor"])
 def test_names_of_classes_that_match_nothing_are_refused(project, regions, name):
     project.params(annotations__tumor=[name])
     assert "annotations.tumor" in project.run("inventory").only_line
