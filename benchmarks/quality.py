@@ -75,10 +75,13 @@ def measured(patches: np.ndarray, mpp: float | None) -> pd.DataFrame:
     return pd.DataFrame({**quality.measure(patches, mpp), "laplacian": (around - 4 * inner).var(axis=(1, 2))})
 
 
-def flagged(patches: pd.DataFrame, rest: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Add the flags of patches, which with `rest` are a slide."""
+def flagged(patches: pd.DataFrame, rest: pd.DataFrame | None = None, alone: bool = False) -> pd.DataFrame:
+    """Add the flags of patches, which with `rest` are a slide, or each alone is one."""
     slide = patches if rest is None else pd.concat([patches, rest])
-    return patches.assign(**{fault: flags[: len(patches)] for fault, flags in quality.flag(slide).items()})
+    slides = np.arange(len(slide)) if alone else None
+    return patches.assign(
+        **{fault: flags[: len(patches)] for fault, flags in quality.flag(slide, slides=slides).items()}
+    )
 
 
 def of_demo() -> Iterator[pd.DataFrame]:
@@ -148,13 +151,13 @@ def of_tiles(rng: np.random.Generator, folder: Path, every: int) -> Iterator[pd.
     files = sorted(folder.rglob("*.jp*g"))
     tiles = [reduce_tile(read_tile(path), path.name, faulty_images.PIXELS) for path in files]
     patches = np.concatenate([tile.patches for tile in tiles if tile.shares[0] >= TISSUE])
-    yield flagged(measured(patches, None)).assign(kind="clean", cover=0.0, tissue=1.0, fold=np.nan)
+    yield flagged(measured(patches, None), alone=True).assign(kind="clean", cover=0.0, tissue=1.0, fold=np.nan)
     for kind in KINDS:
         if kind == "fold":  # the tiles are of many slides, of which none has the 10 patches that folds need
             continue
         changed, covers = zip(*(change(rng, kind, patch, TILES_MPP, 1.2) for patch in patches[::every]), strict=True)
         cover = (np.stack(covers) > 0.5).mean(axis=(1, 2))
-        yield flagged(measured(np.stack(changed), None)).assign(kind=kind, cover=cover, tissue=1.0)
+        yield flagged(measured(np.stack(changed), None), alone=True).assign(kind=kind, cover=cover, tissue=1.0)
 
 
 def of_source(name: str, data: Path) -> Iterator[pd.DataFrame]:

@@ -543,6 +543,7 @@ def test_the_pair_has_its_own_run_with_the_results(original):
     ]
     card = original.client.get_model_version_by_alias("histocae-pair", "champion").description
     assert "## Other slides" in card and "histocae score SLIDE --model models:/histocae-pair@champion" in card
+    assert "color rgb. Patches under ink are left out." in card
     assert "Thresholds, fixed on validation cases: 0.0000 per patch, 0.0000 per slide, 0.0000 per case." in card
     assert all(f"| {name} | &emsp;" in card for name in ("error_min", "score", "color")) and len(card) <= 5000
     assert "0.750 (0.250 to 0.875)" in card and "- The interval per slide includes chance." in card

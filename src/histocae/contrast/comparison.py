@@ -26,6 +26,7 @@ from histocae.contrast.metrics import (
 from histocae.errors import DataError
 from histocae.identifiers import COMPARED
 from histocae.params import Tissue
+from histocae.patches.flags import SEPARATOR
 from histocae.patches.quality import FAULTS
 from histocae.statistics import paired, thresholds
 from histocae.statistics.discrimination import Discrimination, discriminate, roc_band
@@ -400,7 +401,7 @@ def without_flagged(test: pd.DataFrame, settings: Tissue, seed: int) -> Unflagge
         The AUROCs; none where no patch is flagged, or the others are of one tissue.
 
     """
-    faults = test["flags"].fillna("").str.get_dummies(" ").sum()
+    faults = test["flags"].fillna("").str.get_dummies(SEPARATOR).sum()
     rows = test[test["flags"].isna()]
     flagged = {fault: int(faults.get(fault, 0)) for fault in FAULTS}
     if len(rows) == len(test) or rows["label"].nunique() < 2:

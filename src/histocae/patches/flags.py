@@ -1,4 +1,4 @@
-"""Flags of patches as one number and as text, and the reason of slides whose patches are all left out."""
+"""Flags of patches as one number, as text and in words, and the reason of slides whose patches are all left out."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,14 @@ from numpy.typing import NDArray
 
 from histocae.patches.quality import FAULTS
 
+# of the patches with a fault, in sentences
+WORDS = {
+    "pen": "under ink",
+    "blur": "out of focus",
+    "fold": "in folds",
+    "debris": "under debris",
+    "pale": "stained palely",
+}
 SEPARATOR = " "  # of the faults in a text of flags
 # the text of flags for each value of `as_bits`: faults separated by a space, "" for none
 TEXTS = tuple(

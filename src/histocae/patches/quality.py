@@ -2,8 +2,8 @@
 
 Classical measures, without weights, of the patches as they were scanned, before any conversion of color. Slides,
 tiles and `histocae score` therefore measure alike. A measure is a number for each patch; `flag` compares it with a
-threshold. Only folds need the other patches of the slide: doubled tissue of a pale slide looks like single tissue of
-a dark one.
+threshold. Folds and pale stain need the other patches of the slide: doubled tissue of a pale slide looks like single
+tissue of a dark one.
 
 Optical densities are natural logarithms of the light of glass (`GLASS`) over the light of the pixel.
 """
@@ -27,7 +27,8 @@ FAULTS = ("pen", "blur", "fold", "debris", "pale")
 # debris_share  share of the patch that is near-black, but not ink, 0 to 1
 # stain         what a third of the patch exceeds of the optical density of color and half of that of green
 # A patch is flagged beyond its threshold: above for pen, fold and debris, below for blur and pale. That of folds is a
-# multiple of the median of the slide's patches.
+# multiple of the median of the slide's patches. Stain counts as on a slide whose median is USUAL_STAIN, where the
+# slide's is above.
 THRESHOLDS = {"pen": 0.2, "blur": 3.3, "fold": 1.35, "debris": 0.12, "pale": 0.41}
 GLASS = 245  # light of empty glass
 
@@ -80,7 +81,8 @@ DETAIL_MPP = 0.5  # microns per pixel of the finest detail that counts
 SQUARES, SHARPER = 4, 0.6
 EMPTY = 0.12  # a square of less green density shows nothing that could be sharp
 NOTHING = 99.0  # sharpness of a patch with nothing to judge
-LEAST_PATCHES = 10  # of a slide, to tell which saturation it usually has
+LEAST_PATCHES = 10  # of a slide, to tell which saturation and stain it usually has
+USUAL_STAIN = 0.75
 AT_ONCE = 2**21  # pixels: what is computed of them stays in the processor's cache
 _DENSITY = (-np.log(np.arange(256).clip(1) / GLASS)).astype(np.float32)
 
@@ -152,8 +154,8 @@ def flag(
 ) -> dict[str, NDArray[np.bool_]]:
     """Flag the patches whose measures are beyond the thresholds.
 
-    Whole slides are needed: a fold is flagged by the median saturation of its slide's patches without ink. Slides
-    with fewer than 10 of these have no folds flagged.
+    Whole slides are needed: folds and pale stain are flagged by the medians of the slide's patches without ink. With
+    fewer than 10 of these, no folds are flagged, and stain counts as it is.
 
     Args:
         measures: what `measure` returns, each of shape (n,).
@@ -167,13 +169,14 @@ def flag(
     pen, sharpness, saturation, debris, stain = (np.asarray(measures[name]) for name in MEASURES)
     inked = pen > thresholds["pen"]
     codes = np.zeros(len(pen), np.int64) if slides is None else np.unique(np.asarray(slides), return_inverse=True)[1]
-    usual = _medians(saturation, codes, ~inked)
+    usual, usual_stain = (_medians(values, codes, ~inked) for values in (saturation, stain))
+    darker = np.maximum(np.nan_to_num(usual_stain, posinf=0), USUAL_STAIN) / USUAL_STAIN
     return {
         "pen": inked,
         "blur": sharpness < thresholds["blur"],
         "fold": (saturation > thresholds["fold"] * usual) & ~inked,
         "debris": debris > thresholds["debris"],
-        "pale": stain < thresholds["pale"],
+        "pale": stain < thresholds["pale"] * darker,
     }
 
 

@@ -5,6 +5,7 @@ from scipy.special import bdtrc
 
 from histocae.contrast.contract import PAIR, Contract
 from histocae.patches import quality
+from histocae.patches.flags import WORDS
 from histocae.patches.tissue import RULE
 from histocae.scoring.flagging import FLAGS, count
 from histocae.scoring.scored import Scored
@@ -15,13 +16,6 @@ BEYOND = 0.99  # quantile of the training patches
 MANY, CHANCE = 0.10, 0.001
 FEW = 10  # patches
 FLAGGED = 0.05  # share of a slide's patches; fewer are usual, or are left out anyway
-WORDS = {
-    "pen": "under ink",
-    "blur": "out of focus",
-    "fold": "in folds",
-    "debris": "under debris",
-    "pale": "stained palely",
-}
 RESOLUTION = 0.05  # relative difference of microns per pixel
 
 

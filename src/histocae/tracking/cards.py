@@ -9,8 +9,9 @@ from pathlib import PurePath
 from typing import Any
 
 from histocae.cohort.split import SPLITS
-from histocae.contrast.contract import Contract
+from histocae.contrast.contract import Contract, QualityRule
 from histocae.identifiers import PRIMARY_TUMOR, SOLID_TISSUE_NORMAL
+from histocae.patches.flags import WORDS
 from histocae.tracking import contracts
 from histocae.tracking.record import PairRecord, TrainingRecord
 
@@ -280,7 +281,8 @@ def _contract(contract: Contract | None) -> str:
     lines = [
         f"Patches of other slides are extracted as these were: {patches.pixels} pixels"
         + (f" at {patches.mpp:g} microns per pixel" if patches.mpp else "")
-        + f", at least {100 * patches.tissue_share:g} % tissue, color {patches.color}."
+        + f", at least {100 * patches.tissue_share:g} % tissue, color {patches.color}.",
+        _left_out(patches.quality),
     ]
     if contract.levels is not None:
         levels = contract.levels
@@ -291,6 +293,13 @@ def _contract(contract: Contract | None) -> str:
     rows = [[name, *(f"{training.quantile(name, level):.4g}" for level in _SHOWN)] for name in (*names, "color")]
     header = (f"{training.patches:,} training patches", *(f"{100 * level:g} %" for level in _SHOWN))
     return _joined("## Other slides", " ".join(lines), _table(header, rows)).strip()
+
+
+def _left_out(rule: QualityRule | None) -> str:
+    if rule is None:
+        return "Faults of patches, such as ink, were not measured."
+    faults = [WORDS[fault] for fault in rule.left_out]
+    return f"Patches {', '.join(faults)} are left out." if faults else "Patches with faults, such as ink, are kept."
 
 
 def _input(record: TrainingRecord) -> str:
