@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,14 @@ TILES_MPP = 0.5  # no file says that of tiles: histocae takes it to be this
 DRAWINGS = {"CMU-1": 4}  # of each fault on each image; else 1
 EVERY = {EBHI: 4, LUNG: 8}  # of so many tiles one gets faults
 HALF, OPAQUE = " at half opacity", "opaque black"
-# The inks as image editors have them, laid over a slide so that half of it shows through
-EDITED = {
-    "red": (200, 30, 50),
-    "black": (25, 25, 30),
-    "blue": (30, 60, 170),
-    "green": (20, 120, 70),
-    "violet": (100, 40, 150),
+KINDS = (*demo_faults.INKS, OPAQUE, *(ink + HALF for ink in faulty_images.EDITED), "blur", "fold", "debris", "pale")
+# Other stains and scanners: clean images whose stain is denser, or whose light is dimmer
+GLASS = quality.GLASS
+OTHERS = {
+    "stain 1.15 times as dense": lambda light: GLASS * (np.maximum(light, 1) / GLASS) ** 1.15,
+    "stain 1.3 times as dense": lambda light: GLASS * (np.maximum(light, 1) / GLASS) ** 1.3,
+    "0.85 of the light": lambda light: 0.85 * light,
 }
-KINDS = (*demo_faults.INKS, OPAQUE, *(ink + HALF for ink in EDITED), "blur", "fold", "debris", "pale")
 TISSUE = 0.5  # of a cell is tissue, at least, in a patch
 COVERED = 0.5  # of a patch is under its fault, at least
 SPECKS = 0.25  # likewise of debris, which has gaps
@@ -129,8 +128,13 @@ def change(
     if ink == kind:
         image = faulty_images.apply(image, fault, mpp)
     else:
-        image = faulty_images.lay(image, fault.cover, EDITED[ink], 0.5)
+        image = faulty_images.lay(image, fault.cover, faulty_images.EDITED[ink], 0.5)
     return faulty_images.recompressed(image, int(rng.integers(40, 95))), fault.cover
+
+
+def changed_light(patches: np.ndarray, other: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return patches as another stain or scanner might have made them."""
+    return other(patches.astype(np.float32)).clip(0, 255).astype(np.uint8)
 
 
 def of_image(rng: np.random.Generator, image: np.ndarray, mpp: float, drawings: int) -> Iterator[pd.DataFrame]:
@@ -138,6 +142,10 @@ def of_image(rng: np.random.Generator, image: np.ndarray, mpp: float, drawings: 
     before = faulty_images.shares(image)
     clean = measured(faulty_images.cells(image)[before >= TISSUE], mpp)
     yield placed(flagged(clean), before >= TISSUE, np.zeros(before.shape), before).assign(kind="clean")
+    for kind, other in OTHERS.items():
+        yield flagged(measured(changed_light(faulty_images.cells(image)[before >= TISSUE], other), mpp)).assign(
+            kind=kind
+        )
     for kind in KINDS * drawings:
         changed, cover = change(rng, kind, image, mpp)
         kept = faulty_images.shares(changed) >= TISSUE
@@ -150,8 +158,10 @@ def of_tiles(rng: np.random.Generator, folder: Path, every: int) -> Iterator[pd.
     """Yield the patches of tiles, each reduced to one patch: unchanged, and some of them with each fault."""
     files = sorted(folder.rglob("*.jp*g"))
     tiles = [reduce_tile(read_tile(path), path.name, faulty_images.PIXELS) for path in files]
-    patches = np.concatenate([tile.patches for tile in tiles if tile.shares[0] >= TISSUE])
+    patches = np.concatenate([tile.patches for tile in tiles])
     yield flagged(measured(patches, None), alone=True).assign(kind="clean", cover=0.0, tissue=1.0, fold=np.nan)
+    for kind, other in OTHERS.items():
+        yield flagged(measured(changed_light(patches, other), None), alone=True).assign(kind=kind)
     for kind in KINDS:
         if kind == "fold":  # the tiles are of many slides, of which none has the 10 patches that folds need
             continue
@@ -206,6 +216,9 @@ def count_flags(found: pd.DataFrame) -> Iterator[str]:
     clean = found[(found["kind"] == "clean") & found["sharpness"].notna()]
     rows = {fault: count(clean.dropna(subset=fault), fault) for fault in quality.FAULTS}
     yield table("clean patches flagged", rows, names)
+    yield table(
+        "clean patches flagged as ink", {kind: count(found[found["kind"] == kind], "pen") for kind in OTHERS}, names
+    )
 
 
 def compare_blur(found: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from histocae.address import url_problems
 from histocae.errors import ParamsError
@@ -105,16 +105,29 @@ class Patches(Section):
     bounds: Bounds
 
 
-Flag = bool | Positive | None
+def _flag(value: object) -> object:
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and 0 < value < math.inf):
+        return value
+    raise ValueError("expected true, false, null or a number above 0")
+
+
+def _flag_of_share(value: object) -> object:
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and 0 < value < 1):
+        return value
+    raise ValueError("expected true, false, null or a share between 0 and 1")
+
+
+Flag = Annotated[bool | float | None, BeforeValidator(_flag)]
+ShareFlag = Annotated[bool | float | None, BeforeValidator(_flag_of_share)]
 
 
 class Quality(Section):
     """Which faults leave patches out: true by the default threshold, a number by that threshold, null for none."""
 
-    pen: Flag
+    pen: ShareFlag
     blur: Flag
     fold: Flag
-    debris: Flag
+    debris: ShareFlag
     pale: Flag
 
 

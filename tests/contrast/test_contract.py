@@ -20,6 +20,7 @@ from histocae.patches.images import InMemory
 from histocae.patches.quality import FAULTS, THRESHOLDS
 
 REMEDY = "run the remedy"
+QUALITY = {"rule": "quality-9", "thresholds": THRESHOLDS, "left_out": ["pen"]}
 patch_arrays = stn.arrays(np.uint8, st.tuples(st.integers(2, 12), st.just(8), st.just(8), st.just(3)))
 
 
@@ -53,7 +54,7 @@ def content(measured) -> dict:
             "tissue_share": 0.5,
             "tiles": "reduce",
             "color": "rgb",
-            "quality": {"rule": "quality-1", "thresholds": THRESHOLDS, "left_out": ["pen"]},
+            "quality": QUALITY,
         },
         **dict.fromkeys(("score", "score_text", "classes", "levels")),
         "training": measured.as_json(),
@@ -183,19 +184,22 @@ def test_a_pair_is_described_by_the_errors_at_the_scale_of_pixels():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"tissue_rule": "chroma-2", "quality_rule": "quality-9"}', ("chroma-2", "quality-9")),
+        (json.dumps({"tissue_rule": "chroma-2", "quality": QUALITY}), ("chroma-2", QUALITY)),
         ('{"tissue_rule": "chroma-1"}', ("chroma-1", None)),
         ('{"slides": 1}', (None, None)),
-        ('{"tissue_rule": null, "quality_rule": null}', (None, None)),
+        ('{"tissue_rule": null, "quality": null}', (None, None)),
     ],
 )
 def test_the_rules_are_those_of_the_extraction(tmp_path, text, expected):
     file = tmp_path / "summary.json"
     file.write_text(text)
-    assert training_data.rules(file) == dict(zip(("tissue_rule", "quality_rule"), expected, strict=True))
+    assert training_data.rules(file) == dict(zip(("tissue_rule", "quality"), expected, strict=True))
 
 
-@pytest.mark.parametrize("text", ["[]", '{"tissue_rule": 1}', '{"tissue_rule": ""}', '{"quality_rule": 1}', "{"])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"tissue_rule": 1}', '{"tissue_rule": ""}', '{"quality": 1}', '{"quality": {"rule": "quality-1"}}', "{"],
+)
 def test_a_damaged_summary_of_the_extraction_is_refused(tmp_path, text):
     file = tmp_path / "summary.json"
     file.write_text(text)
@@ -259,6 +263,7 @@ def test_a_contract_has_a_threshold_for_each_fault():
             0,
             "patches.quality.thresholds.pen: input should be greater than 0, got 0",
         ),
+        ("patches.quality.thresholds.pen", 20, "patches.quality.thresholds.pen: input should be less than 1, got 20"),
         ("patches.quality.thresholds.bubble", 1.0, "patches.quality.thresholds.bubble: unknown key"),
         ("patches.quality.thresholds.pens", 1.0, "patches.quality.thresholds.pens: unknown key; did you mean pen?"),
         ("patches.quality.thresholds", {"pen": 0.2}, "patches.quality.thresholds.blur: missing"),

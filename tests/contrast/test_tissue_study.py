@@ -839,7 +839,8 @@ def test_the_log_ratio_can_be_the_score_and_another_pair_a_baseline(evaluated):
     np.testing.assert_array_equal(scores["score"], scores["log_ratio"])
     score = json.loads((folder / "score.json").read_text())
     training = Distribution.from_json(score.pop("training"), "score.json", "")
-    assert score == {"kind": "log_ratio", "linear": None, "tissue_rule": RULE, "quality_rule": quality.RULE}
+    of_quality = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": []}
+    assert score == {"kind": "log_ratio", "linear": None, "tissue_rule": RULE, "quality": of_quality}
     least, tumor = (training.quantile(name, 0.5) for name in ("error_min", "error_tumor"))
     assert 0 < least <= tumor and training.quantile("score", 0) < training.quantile("score", 1)
     assert metrics["left_out"] == {} and "errors_by_scale" in metrics["baselines"]

@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from histocae import paths
 from histocae.contrast import comparison
 from histocae.patches.quality import FAULTS
 from histocae.patches.store import MEASURES
+from histocae.stages import compare
 from support.cohorts import tissue_settings
 from support.make_data import NORMAL, TUMOR, tissue, write_slide
 from support.workspace import Workspace, slide_row
@@ -61,7 +63,7 @@ def test_a_number_is_a_threshold(inked):
     measured = inked.index
     inked.params(patches__pixels=128, quality__pen=None, quality__blur=float(measured["sharpness"].max() + 1))
     assert (
-        "no slide has a patch with enough tissue; a: all of its patches are left out: 16 blur; b: "
+        "no slide has a patch; a: all of its patches are left out: 16 blur (params.yaml: quality); b: "
         in inked.run(*STAGES).error
     )
     inked.params(patches__pixels=128, quality__pen=None, quality__blur=1e-6)
@@ -74,14 +76,38 @@ def test_a_slide_under_ink_is_set_aside_with_the_number_of_its_patches(inked):
     write_slide(inked.own / "a.tif", image, 0.5)
     inked.make(*STAGES)
     aside = inked.read("reports/set_aside.csv").set_index("slide_id")
-    assert aside.loc["a", "reason"] == "all of its patches are left out: 16 pen"
+    assert aside.loc["a", "reason"] == "all of its patches are left out: 16 pen (params.yaml: quality)"
     assert set(inked.index["slide_id"]) == {"b"}
 
 
-@pytest.mark.parametrize("value", ["yes", -1, 0, [0.2]])
+def test_the_page_shows_the_slides_with_most_flagged_patches(tmp_path, monkeypatch):
+    """Of slides whose names begin alike, each has its own image."""
+    monkeypatch.chdir(tmp_path)
+    paths.FAULTS.mkdir(parents=True)
+    slides = ["s", "s.2", "s.3", "t", "u", "v", "x", "y"]
+    flagged = [9, 8, 7, 6, 5, 4, 3, 0]
+    pd.DataFrame({"slide_id": slides, "flagged_pen": flagged, "flagged_blur": 0}).to_csv(
+        paths.PATCHING_REPORT / "counts.csv", index=False
+    )
+    for name in slides[:-1]:
+        (paths.FAULTS / f"{name}.0123abcd.png").touch()
+    assert [file.name.removesuffix(".0123abcd.png") for file in compare._fault_images()] == slides[:6]
+
+
+@pytest.mark.parametrize("value", ["yes", -1, 0, [0.2], float("nan"), float("inf")])
 def test_other_values_of_quality_are_refused(project, value):
     project.params(quality__blur=value)
-    assert "quality.blur" in project.run("inventory").only_line
+    expected = f"quality.blur: expected true, false, null or a number above 0, got {value!r}"
+    assert project.run("inventory").only_line.endswith(expected)
+
+
+@pytest.mark.parametrize("fault", ["pen", "debris"])
+@pytest.mark.parametrize("value", [1, 1.5, 20, 0])
+def test_thresholds_of_shares_are_shares(project, fault, value):
+    """No patch could have more: percent would leave nothing out."""
+    project.params(**{f"quality__{fault}": value})
+    expected = f"quality.{fault}: expected true, false, null or a share between 0 and 1, got {value}"
+    assert project.run("inventory").only_line.endswith(expected)
 
 
 def test_the_pair_is_measured_with_and_without_flagged_patches():

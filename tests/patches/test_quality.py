@@ -150,6 +150,56 @@ def test_real_tiles_lose_few_patches_by_pen(shared, name):
     assert flags["debris"].mean() <= MOST_CLEAN and flags["blur"].mean() <= MOST_CLEAN
 
 
+@pytest.mark.parametrize(("pixels", "mpp"), [(128, 0.5), (256, 0.25), (224, 0.5), (64, 1.0), (256, 0.5)])
+@pytest.mark.parametrize("ink", list(faulty_images.EDITED))
+def test_the_share_under_a_stroke_is_measured_wherever_it_lies(pixels, mpp, ink):
+    """Strokes across a patch, with straight edges at any place and in any direction."""
+    microns = np.arange(pixels) * mpp
+    for number, (start, width) in enumerate([(0, 0.5), (0.07, 0.5), (0.25, 0.6), (0.6, 0.4), (0.1, 0.8), (0, 1.0)]):
+        side = pixels * mpp
+        cover = ((microns >= start * side) & (microns < (start + width) * side)).astype(np.float32)
+        cover = (
+            np.broadcast_to(cover, (pixels, pixels)) if number % 2 else np.broadcast_to(cover[:, None], (pixels,) * 2)
+        )
+        image = make_data.tissue(number, round(side / 0.5), round(side / 0.5))
+        image = np.asarray(Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC))
+        patch = faulty_images.lay(image, cover, faulty_images.EDITED[ink], 0.9)
+        share = quality.measure(patch[None], mpp)["pen_share"][0]
+        # to within a block at either edge, and a stroke has at least the width of a window
+        assert abs(share - cover.mean()) <= 2 * 5.7 / side, (start, width, share)
+
+
+@pytest.mark.parametrize(("pixels", "mpp"), [(32, 0.5), (64, 0.5)])
+def test_small_patches_wholly_under_ink_are_found(shared, pixels, mpp):
+    if not (shared / faulty_images.REAL_SLIDE).is_file():
+        pytest.skip("no real slide beside the checkout")
+    image = faulty_images.real_slide(shared)
+    image = image[: image.shape[0] // 128 * 128, : image.shape[1] // 128 * 128]
+    everywhere = np.ones(image.shape[:2], np.float32)
+    for color in faulty_images.EDITED.values():
+        inked = faulty_images.lay(image, everywhere, np.array(color, np.float32) * (image / np.float32(255)), 0.9)
+        parts = (
+            inked.reshape(image.shape[0] // pixels, pixels, -1, pixels, 3)
+            .swapaxes(1, 2)
+            .reshape(-1, pixels, pixels, 3)
+        )
+        assert quality.flag(quality.measure(parts[::37], mpp))["pen"].mean() >= LEAST_FOUND
+
+
+def test_gray_images_have_no_ink_but_black_and_are_never_pale():
+    """Color tells ink from tissue, and tissue from pale tissue; a gray image has none."""
+    image = make_data.tissue(3, 1024, 1024)
+    light = image.mean(axis=2, keepdims=True).astype(np.uint8)
+    for shown in (light, light // 2, 255 - light // 4):
+        patches = faulty_images.cells(np.repeat(shown, 3, axis=2)).reshape(-1, 128, 128, 3)
+        flags = quality.flag(quality.measure(patches, 0.5))
+        assert not flags["pen"].any() and not flags["pale"].any() and not flags["fold"].any()
+    black = np.full((1, 128, 128, 3), 20, np.uint8)
+    glass = np.full((1, 128, 128, 3), 245, np.uint8)
+    assert quality.flag(quality.measure(black, 0.5))["pen"].all()
+    assert quality.flag(quality.measure(glass, 0.5))["pale"].all()
+
+
 @pytest.mark.parametrize("pixels", [8, 13, 16, 31, 100, 128, 200, 512])
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 4.0, None])
 def test_patches_of_one_color_and_of_any_size_are_measured(pixels, mpp):

@@ -47,7 +47,7 @@ def test_patches_have_the_label_of_their_regions_or_of_their_slide(project, regi
     assert list(table["labels_from"]) == ["regions", "slide", "slide", "slide"]
     assert list(table.loc["a", ["tumor", "normal", "unlabeled"]]) == [32, 16, 16]
     lines = "\n".join(result.lines)
-    assert "3 slides without regions keep the label of the slide: b; c; d" in lines
+    assert "3 slides without tumor or normal regions keep the label of the slide: b; c; d" in lines
     assert "regions give the labels of the patches of 1 slide" in lines
 
 
@@ -178,7 +178,7 @@ def test_a_slide_whose_patches_are_all_excluded_is_set_aside(project, regions):
     write(regions / "a.geojson", feature("Artifact", polygon(rectangle(0, 0, 256, 256))))
     project.make(*STAGES)
     aside = project.read("reports/set_aside.csv").set_index("slide_id")
-    assert aside.loc["a", "reason"] == "all of its patches are left out: 64 excluded"
+    assert aside.loc["a", "reason"] == "all of its patches are left out: 64 excluded (params.yaml: annotations)"
     assert "a" not in set(project.index["slide_id"])
 
 

@@ -11,6 +11,7 @@ from histocae import params_file
 from histocae.contrast.contract import Contract
 from histocae.errors import SlideError
 from histocae.params import Params
+from histocae.patches import quality
 from histocae.patches.quality import FAULTS, THRESHOLDS
 from histocae.patches.store import MEASURES, PatchStore
 from histocae.pipeline import lineage
@@ -37,7 +38,7 @@ CONTRACT = {
         "tissue_share": 0.5,
         "tiles": "reduce",
         "color": "rgb",
-        "quality": {"rule": "quality-1", "thresholds": THRESHOLDS, "left_out": ["pen"]},
+        "quality": {"rule": quality.RULE, "thresholds": THRESHOLDS, "left_out": ["pen"]},
     },
     "score": None,
     "score_text": None,
@@ -150,9 +151,9 @@ def test_the_patches_of_tiles_are_those_of_the_pipeline(project, color, tiles):
 
 def test_folds_are_flagged_by_the_median_of_the_whole_slide(tmp_path):
     """The folded patches are read first, in blocks of their own."""
-    image = make_data.tissue(0, 512, 512)
+    image = 255 * (make_data.tissue(0, 512, 512) / 255.0) ** 0.8
     image[:96] = 255 * (image[:96] / 255.0) ** 2  # doubled
-    make_data.write_slide(tmp_path / "a.tif", image, mpp=0.5, lossless=True)
+    make_data.write_slide(tmp_path / "a.tif", image.astype(np.uint8), mpp=0.5, lossless=True)
     given = Given(slide_id="a", folder=tmp_path, files=("a.tif",))
     scored = slides.score(given, Recorder(contract()), Settings())
     folded = scored.patches["row"] < 3
@@ -170,7 +171,7 @@ def ink_and_folds(tmp_path) -> Given:
     return Given(slide_id="a", folder=tmp_path, files=("a.tif",))
 
 
-def flagging(rule: str = "quality-1", left_out: Sequence[str] = ("pen",), **thresholds: float) -> dict:
+def flagging(rule: str = quality.RULE, left_out: Sequence[str] = ("pen",), **thresholds: float) -> dict:
     return {"rule": rule, "thresholds": THRESHOLDS | thresholds, "left_out": list(left_out)}
 
 
@@ -202,8 +203,10 @@ def test_the_contract_says_which_faults_leave_patches_out(tmp_path):
 
 def test_the_thresholds_are_those_of_the_contract(tmp_path):
     given = ink_and_folds(tmp_path)
-    scored = slides.score(given, Recorder(contract(quality=flagging(pen=1.5, fold=9.0))), Settings())
-    assert scored.patches_left_out == {} and not scored.patches["flags"].str.contains("pen|fold").any()
+    scored = slides.score(given, Recorder(contract(quality=flagging(blur=1e9, fold=9.0))), Settings())
+    assert (
+        scored.patches["flags"].str.contains("blur").all() and not scored.patches["flags"].str.contains("fold").any()
+    )
 
 
 def test_a_contract_without_quality_flags_by_default_and_leaves_nothing_out(tmp_path):
@@ -220,7 +223,7 @@ def test_a_contract_without_quality_flags_by_default_and_leaves_nothing_out(tmp_
 def test_another_rule_of_the_training_is_said(tmp_path):
     other = contract(quality=flagging("quality-0"))
     scored = slides.score(slide_given(tmp_path, 0.5), Recorder(other), Settings())
-    assert remarks(scored, other) == ["faults are measured differently: quality-1 here, quality-0 in training"]
+    assert remarks(scored, other) == ["faults are measured differently: quality-2 here, quality-0 in training"]
 
 
 def test_a_slide_under_ink_alone_is_set_aside(tmp_path):

@@ -251,7 +251,8 @@ def test_patches_are_inside_the_slide_and_every_cell_is_counted_once(project):
         assert (rows["y"] >= 0).all() and (rows["y"] + cell <= height + 1).all()
         assert table.loc[name, REASONS].sum() == np.ceil(height / cell) * np.ceil(width / cell)
     summary = json.loads((project.folder / "reports/patching/summary.json").read_text(encoding="utf-8"))
-    assert summary.pop("tissue_rule") == RULE and summary.pop("quality_rule") == quality.RULE
+    assert summary.pop("tissue_rule") == RULE
+    assert summary.pop("quality") == {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": []}
     assert summary.pop("flagged") == {name: int(table[f"flagged_{name}"].sum()) for name in quality.FAULTS}
     assert summary == {"slides": 3, "cells": int(table[REASONS].to_numpy().sum()), **table[REASONS].sum().to_dict()}
 

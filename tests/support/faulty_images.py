@@ -18,6 +18,14 @@ from histocae.sources.demo_tissue import resize
 
 PIXELS, MPP = 128, 0.5  # of patches: side, and microns per pixel
 REAL_SLIDE = "slides/CMU-1-Small-Region.svs"
+# The inks as image editors have them, laid over a slide so that half of it shows through
+EDITED = {
+    "red": (200, 30, 50),
+    "black": (25, 25, 30),
+    "blue": (30, 60, 170),
+    "green": (20, 120, 70),
+    "violet": (100, 40, 150),
+}
 
 
 def real_slide(shared: Path) -> np.ndarray:

@@ -21,6 +21,14 @@ MODELS = {
     "tumor": {"cohort": "tumor", "filters": [4]},
     "normal": {"cohort": "normal", "filters": [4]},
 }
+PARAMS = {
+    "models": MODELS,
+    "patches__max_per_slide": 12,
+    "quality__pen": True,
+    "training__epochs": 1,
+    "training__picture_every": 1,
+    "tissue__latents": "all",
+}
 
 
 class Registered(Workspace):
@@ -92,7 +100,7 @@ class Registered(Workspace):
         training = self.json("reports/models/tumor/evaluation/distribution.json")
         quantiles, names = training["quantiles"], ("error_tumor", "error_normal", "error_min", "score")
         training["quantiles"] = {**dict.fromkeys(names, quantiles["error"]), "color": quantiles["color"]}
-        rules = {key: training[key] for key in ("tissue_rule", "quality_rule")}
+        rules = {key: training[key] for key in ("tissue_rule", "quality")}
         score = {"kind": kind, "linear": function, "training": training, **rules}
         (self.folder / "reports/tissue/score.json").write_text(json.dumps(score))
 
@@ -103,14 +111,7 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Registered:
     enter(project, patch)
     patch.setattr(processes, "_pool", lambda workers: ThreadPoolExecutor(1))
     project.slides(*(f"s{i}" for i in range(12)))
-    project.params(
-        models=MODELS,
-        patches__max_per_slide=12,
-        quality__pen=True,
-        training__epochs=1,
-        training__picture_every=1,
-        tissue__latents="all",
-    )
+    project.params(**PARAMS)
     project.make(*ALL_STAGES, *(f"{stage} {name}" for name in MODELS for stage in ("train", "evaluate")))
     project.compare()
     return project.make("register")

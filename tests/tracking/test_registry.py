@@ -36,6 +36,7 @@ from support.make_data import NORMAL, TUMOR
 
 errors = st.floats(0, 1)
 NAMES = ("all", "tumor", "normal", "pair")
+OWN_QUALITY = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": ["pen"]}
 
 
 @pytest.fixture(scope="module")
@@ -239,8 +240,7 @@ def test_a_registered_model_has_its_contract(original, name, kind):
     settings = trainings[0]["params"]["patches"]
     patches = contract.patches.as_json()
     assert patches.pop("tissue_rule") == tissue.RULE
-    own = {"rule": quality.RULE, "thresholds": quality.THRESHOLDS, "left_out": ["pen"]}
-    assert patches.pop("quality") == own
+    assert patches.pop("quality") == OWN_QUALITY
     assert patches == {key: settings[key] for key in patches}
     assert contract.patches.pixels == 32 and contract.patches.color == "rgb"
     assert any("Not for diagnosis" in sentence for sentence in contract.caveats)
@@ -449,51 +449,43 @@ def test_contracts_name_the_rules_with_which_the_patches_were_extracted(project,
     files.append("reports/tissue/score.json")
     for file in (*files, "reports/patching/summary.json"):
         content = project.json(file)
-        assert (content["tissue_rule"], content["quality_rule"]) == (tissue.RULE, quality.RULE)
+        assert (content["tissue_rule"], content["quality"]["rule"]) == (tissue.RULE, quality.RULE)
 
-    def rules(**values: str) -> set[tuple[str, str | None]]:
+    def rules(tissue_rule: str | None, quality_rule: str | None) -> set[tuple[str, str | None]]:
         for file in files:
             content = project.json(file)
-            content = {key: value for key, value in content.items() if not key.endswith("_rule")}
-            (project.folder / file).write_text(json.dumps(content | values))
+            of_quality = None if quality_rule is None else OWN_QUALITY | {"rule": quality_rule}
+            content |= {"tissue_rule": tissue_rule, "quality": of_quality}
+            (project.folder / file).write_text(json.dumps(content))
         project.make("register")
         of_project = contracts.read_trained(Path("models/trained/all"))
         registry = [Contract.read(artifacts(project, f"histocae-{name}") / "contract.json", "") for name in NAMES]
         settings = [contract.patches for contract in (of_project, *registry)]
         return {(each.tissue_rule, each.quality.rule if each.quality else None) for each in settings}
 
-    assert rules(tissue_rule="another", quality_rule="third") == {("another", "third")}
+    assert rules("another", "third") == {("another", "third")}
     monkeypatch.setattr(tissue, "RULE", "later")
     monkeypatch.setattr(quality, "RULE", "later")
-    assert rules() == {("chroma-1", None)}  # the only one of versions that did not state it
+    assert rules(None, None) == {("chroma-1", None)}  # the only one of versions that did not state it
+
+
+def test_contracts_follow_a_change_of_quality_that_changes_no_patch(project):
+    """Models are not trained again for it: the evaluation reads what became of flagged patches."""
+    project.params(**registered.PARAMS | {"quality__pen": None, "quality__fold": 9.0})
+    project.make("patches", *(f"evaluate {name}" for name in registered.MODELS))
+    project.compare()
+    project.make("register")
+    expected = OWN_QUALITY | {"thresholds": quality.THRESHOLDS | {"fold": 9.0}, "left_out": ["fold"]}
+    for name in NAMES:
+        contract = Contract.read(artifacts(project, f"histocae-{name}") / "contract.json", "")
+        assert contract.patches.quality.as_json() == expected
 
 
 def test_contracts_have_no_quality_where_an_earlier_version_measured_none(project):
-    """It evaluated without a rule, or trained without the section `quality`."""
     evaluation = project.folder / "reports/models/all/evaluation/distribution.json"
-    file, whole = project.folder / "models/trained/all/training.json", evaluation.read_text()
-
-    def found() -> object:
-        return contracts.read_trained(Path("models/trained/all")).patches.quality
-
-    def train(**params: object) -> None:
-        content = project.json("models/trained/all/training.json")
-        content["params"] = {key: value for key, value in content["params"].items() if key != "quality"} | params
-        file.write_text(json.dumps(content))
-        checksums.write(file.parent)
-
-    settings = {"pen": None, "blur": True, "fold": 1.5, "debris": False, "pale": None}
-    train(quality=settings)
-    assert found().thresholds.as_json() == quality.THRESHOLDS | {"fold": 1.5}
-    assert found().left_out == ["blur", "fold"] and found().rule == quality.RULE
-    evaluation.write_text(json.dumps({key: v for key, v in json.loads(whole).items() if key != "quality_rule"}))
-    assert found() is None
-    evaluation.write_text(whole)
-    train()
-    assert found() is None
-    train(quality=settings | {"blur": "much"})
-    with pytest.raises(TrackingError, match=r"training\.json: params\.quality\.blur.*expected .*; run dvc repro"):
-        found()
+    content = project.json("reports/models/all/evaluation/distribution.json")
+    evaluation.write_text(json.dumps({key: value for key, value in content.items() if key != "quality"}))
+    assert contracts.read_trained(Path("models/trained/all")).patches.quality is None
 
 
 def test_models_whose_training_data_are_not_measured_are_not_registered(project):

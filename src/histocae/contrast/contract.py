@@ -13,7 +13,7 @@ from histocae.contrast.distribution import Distribution
 from histocae.contrast.json_parts import Curve, Number, Part, Score, Text
 from histocae.errors import DataError
 from histocae.files import fingerprint, read_json
-from histocae.params import Count, Positive, Share
+from histocae.params import Count, Fraction, Positive, Share
 
 VERSION = 1
 CONTRACT, NETWORKS = "contract.json", "networks"  # in the folder of a registered model
@@ -31,10 +31,10 @@ class QualityThresholds(Part):
     # a fault that this package does not know can't be flagged
     model_config = ConfigDict(extra="forbid")
 
-    pen: Positive
+    pen: Fraction
     blur: Positive
     fold: Positive
-    debris: Positive
+    debris: Fraction
     pale: Positive
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histocae.contrast import pair
+from histocae.contrast.contract import QualityRule
 from histocae.contrast.distribution import ColorSpread, Distribution, distances, mean_colors
 from histocae.errors import DataError
 from histocae.evaluation import scales
@@ -16,20 +18,20 @@ from histocae.patches.sampling import draw
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 MOST = 10_000  # training patches whose mean colors are read
-RULES = ("tissue_rule", "quality_rule")  # keys of reports/patching/summary.json
 BATCH = 64  # patches in memory at once
 # Eigenvalues of the covariance below this share of the largest are rounding: gray patches have one, not three.
 LEAST_VARIANCE = 1e-9
 
 
-def rules(summary: Path) -> dict[str, str | None]:
+def rules(summary: Path) -> dict[str, Any]:
     """Read the rules by which the tissue of the patches and their faults were found.
 
     Args:
         summary: reports/patching/summary.json.
 
     Returns:
-        tissue_rule and quality_rule; None where an earlier version extracted the patches, which did not state it.
+        tissue_rule, and quality (`contract.QualityRule`, as in JSON); None where an earlier version extracted the
+        patches, which did not state it.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -37,11 +39,13 @@ def rules(summary: Path) -> dict[str, str | None]:
     """
     remedy = "run dvc repro patches"
     content = read_json(summary, remedy)
-    found = {key: content.get(key) if isinstance(content, dict) else "" for key in RULES}
-    for key, rule in found.items():
-        if rule is not None and not (isinstance(rule, str) and rule):
-            raise DataError(f"{summary}: {key}: expected a text, got {rule!r}; {remedy}")
-    return found
+    tissue_rule = content.get("tissue_rule") if isinstance(content, dict) else ""
+    if tissue_rule is not None and not (isinstance(tissue_rule, str) and tissue_rule):
+        raise DataError(f"{summary}: tissue_rule: expected a text, got {tissue_rule!r}; {remedy}")
+    found = content.get("quality")
+    if found is not None:
+        found = QualityRule.from_json(found, f"{summary}: quality", remedy).as_json()
+    return {"tissue_rule": tissue_rule, "quality": found}
 
 
 def measure(values: Mapping[str, ArrayLike], patches: Images, seed: int) -> Distribution:

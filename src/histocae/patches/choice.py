@@ -116,9 +116,10 @@ def as_indexed(record: ShardRecord, choice: Choice) -> ShardRecord:
         )
     counts = Counter(choice.counts)
     kept = record.kept - counts.total()
+    sections = dict.fromkeys("annotations" if name == EXCLUDED else "quality" for name, n in counts.items() if n)
     return replace(
         record,
-        reason=record.reason or (None if kept else none_left(counts)),
+        reason=record.reason or (None if kept else f"{none_left(counts)} (params.yaml: {', '.join(sections)})"),
         kept=kept,
         counts=record.counts | {"kept": kept, **counts},
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from histocae.files import write_json, write_table
+from histocae.params import Quality
 from histocae.patches import choice, quality
 from histocae.patches.choice import Choice
 from histocae.patches.shard_record import ShardRecord
@@ -21,6 +22,7 @@ def write(
     records: Mapping[str, ShardRecord],
     choices: Mapping[str, Choice],
     sample_types: Mapping[str, str],
+    settings: Quality,
     more: Mapping[str, Any],
 ) -> None:
     """Write counts.csv (a row per slide), failures.csv and summary.json.
@@ -30,6 +32,7 @@ def write(
         records: of all slides, by slide_id; their counts are those of the index.
         choices: of their patches, by slide_id.
         sample_types: by slide_id.
+        settings: the section `quality` of params.yaml.
         more: further entries of the summary.
 
     """
@@ -45,7 +48,12 @@ def write(
         flagged.update(choices[slide_id].flagged)
     by_reason = {name: totals.get(name, 0) for name in REASONS}
     # the code of both rules is among the inputs of each shard: shards of earlier runs are of these rules, too
-    rules = {"tissue_rule": RULE, "quality_rule": quality.RULE}
+    of_quality = {
+        "rule": quality.RULE,
+        "thresholds": quality.thresholds(settings),
+        "left_out": quality.left_out(settings),
+    }
+    rules = {"tissue_rule": RULE, "quality": of_quality}
     summary = {"slides": len(records), "cells": sum(by_reason.values()), **by_reason, "flagged": flagged, **rules}
     write_json({**summary, **more}, folder / "summary.json")
 

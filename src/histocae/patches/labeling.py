@@ -110,7 +110,9 @@ def _log(labelings: Mapping[str, Labeling], slides: Sequence[str]) -> None:
     own = [slide_id for slide_id in slides if slide_id not in {*by_regions, *faulty}]
     log.info("regions give the labels of the patches of %s", counted(len(by_regions)))
     if own:
-        log.warning("%s without regions keep the label of the slide: %s", counted(len(own)), shortened(own))
+        log.warning(
+            "%s without tumor or normal regions keep the label of the slide: %s", counted(len(own)), shortened(own)
+        )
     empty = [
         f"{slide_id} ({labeling.drawn.other} other objects)"
         for slide_id, labeling in labelings.items()

@@ -18,7 +18,7 @@ from histocae.params import Quality
 from histocae.patches.store import MEASURES
 
 # The rule by which patches are measured and flagged; one that measures or flags otherwise gets another name
-RULE = "quality-1"
+RULE = "quality-2"
 FAULTS = ("pen", "blur", "fold", "debris", "pale")
 # MEASURES has a measure for each fault, in the order of FAULTS:
 # pen_share     share of the patch under ink, 0 to 1
@@ -29,13 +29,15 @@ FAULTS = ("pen", "blur", "fold", "debris", "pale")
 # A patch is flagged beyond its threshold: above for pen, fold and debris, below for blur and pale. That of folds is a
 # multiple of the median of the slide's patches. Stain counts as on a slide whose median is USUAL_STAIN, where the
 # slide's is above.
-THRESHOLDS = {"pen": 0.2, "blur": 3.3, "fold": 1.35, "debris": 0.12, "pale": 0.41}
+THRESHOLDS = {"pen": 0.2, "blur": 3.3, "fold": 1.35, "debris": 0.12, "pale": 0.4}
 GLASS = 245  # light of empty glass
 
+# Colors are measured on means of blocks of about BLOCK microns.
+BLOCK = 4.0
 # Ink lies evenly over whatever is below it, so that also the brightest spots near it have its color, whereas tissue
 # has bright gaps every few microns. So what is judged is the lightest value of each channel within squares of WINDOW
-# microns.
-WINDOW, MOST_WINDOWS = 16.0, 8
+# microns, of LEAST_WINDOW blocks at least. Ink is the union of all such squares, at every position.
+WINDOW, LEAST_WINDOW = 20.0, 3
 
 
 class Ink(NamedTuple):
@@ -62,14 +64,13 @@ class Ink(NamedTuple):
 
 
 INKS = {
-    "red": Ink((-1.00, 0.55, 0.66), 0.93, red=(-np.inf, 0.42), blue=(0.45, np.inf), even=False),
-    "black": Ink((1.00, -0.68, 0.92), 0.51, red=(0.62, np.inf), blue=(0.60, np.inf)),
-    "blue": Ink((1.00, -0.22, -0.28), 0.29, red=(0.70, np.inf)),
-    "green": Ink((1.00, -0.89, 0.65), 0.48, even=False),
-    "violet": Ink((0.61, 0.94, -1.00), 0.56, red=(0.33, 0.80), blue=(0.15, 0.50)),
-    "purple": Ink((0.61, 0.94, -1.00), 0.56, red=(0.16, 0.62), blue=(-np.inf, 0.50)),
+    "red": Ink((-1.00, 0.55, 0.66), 1.00, red=(-np.inf, 0.42), blue=(0.45, np.inf), even=False),
+    "black": Ink((1.00, -0.68, 0.92), 0.64, red=(0.62, np.inf), blue=(0.60, np.inf)),
+    "blue": Ink((1.00, -0.22, -0.28), 0.36, red=(0.70, np.inf)),
+    "green": Ink((1.00, -0.89, 0.65), 0.68, even=False),
+    "violet": Ink((0.61, 0.94, -1.00), 0.69, red=(0.33, 0.80), blue=(0.15, 0.50)),
+    "purple": Ink((0.61, 0.94, -1.00), 0.69, red=(0.16, 0.62), blue=(-np.inf, 0.50)),
 }
-BLOCKS = 16  # along the side of a patch, at least: color is measured on means of blocks
 BLACK = 55  # debris lets less light through, both red and blue: hematoxylin lets blue through
 RAGGED = 0.3  # edges of black blocks for each of them: a stroke of opaque ink has fewer, specks have more
 STAINED = 0.15  # least optical density of the color of stained tissue
@@ -198,7 +199,7 @@ def _measure(patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
     """Measure a few patches; float32, shape (len(MEASURES), n)."""
     pixels = patches.shape[1]
     fine = 4 if mpp <= DETAIL_MPP / np.sqrt(2) and pixels >= 16 else 2
-    block = 2 ** int(np.log2(max(1, pixels // BLOCKS)))
+    block = 2 ** round(np.clip(np.log2(BLOCK / mpp), 0, int(np.log2(pixels)) - 1))
     rows = _halved(patches, fine)
     sharpness = _sharpness(rows[..., 1], fine)
     rows = _halved(rows, block // fine) if block >= fine else _halved(patches, block)
@@ -206,7 +207,9 @@ def _measure(patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
     planes = np.ascontiguousarray(np.moveaxis(rows, 3, 0), np.uint16 if block <= 16 else np.uint32)
     planes = _halved(planes, block, axis=3)
     blocks = ((planes + block**2 // 2) // block**2).astype(np.uint8)
-    inked, pen = _pen(blocks, pixels * mpp)
+    # images without any color, in which only what is near-black can be told from tissue
+    gray = ((blocks[0] == blocks[1]) & (blocks[1] == blocks[2])).all(axis=(1, 2))
+    inked, pen = _pen(blocks, gray, WINDOW / (block * mpp))
     debris = _debris(np.maximum(blocks[0], blocks[2]) < BLACK, inked)
     red, green, blue = _DENSITY[blocks].reshape(3, len(patches), -1)
     color = green - np.minimum(red, blue)
@@ -214,6 +217,7 @@ def _measure(patches: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
     saturation = (color * stained).sum(axis=1) / np.maximum(stained.sum(axis=1), 1)
     nth = int(UPPER * color.shape[1])
     stain = np.partition(color + np.float32(0.5) * green, nth, axis=1)[:, nth]
+    stain[gray & (stain > EMPTY / 2)] = NOTHING
     return np.stack([pen, sharpness, saturation, debris, stain])
 
 
@@ -228,29 +232,46 @@ def _halved(values: NDArray[Any], factor: int, axis: int = 1) -> NDArray[Any]:
     return values
 
 
-def _pen(blocks: NDArray[np.uint8], microns: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Find ink in blocks (3, n, rows, columns): those under it, bool, (n, rows, columns); and its share, (n,)."""
-    n, side = blocks.shape[1:3]
-    windows = int(np.clip(microns / WINDOW, 1, min(MOST_WINDOWS, side)))
-    across = side // windows
-    used = blocks[:, :, : across * windows, : across * windows].reshape(3, n, windows, across, windows * across)
-    lightest, darkest = (
-        _DENSITY[choose(choose(used, axis=3).reshape(3, n, windows, windows, across), axis=4)]
-        for choose in (np.max, np.min)
-    )
+def _pen(
+    blocks: NDArray[np.uint8], gray: NDArray[np.bool_], across: float
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Find ink in blocks (3, n, rows, columns): those under it, bool, (n, rows, columns); and its share, (n,).
+
+    `across` is the side of a window in blocks.
+    """
+    side = blocks.shape[2]
+    window = min(max(round(across), LEAST_WINDOW), side)
+    lightest, darkest = (_DENSITY[_within(choose, blocks, window)] for choose in (np.maximum, np.minimum))
     red, green, blue = lightest
     of_red, of_blue = (plane / np.maximum(green, np.float32(0.02)) for plane in (red, blue))
     even = lightest.sum(axis=0) / np.maximum(darkest.sum(axis=0), np.float32(0.1))
-    beyond = np.empty((len(INKS), *red.shape), bool)
-    for found, ink in zip(beyond, INKS.values(), strict=True):
+    inked, share = np.zeros(blocks.shape[1:], bool), np.zeros(blocks.shape[1], np.float32)
+    possible = ~gray[:, None, None] | (green > _DENSITY[BLACK])
+    for ink in INKS.values():
         # no product of matrices: its rounding depends on the number of patches
         total = sum(np.float32(weight) * plane for weight, plane in zip(ink.weights, lightest, strict=True))
-        found[...] = (total * even if ink.even else total) > ink.limit
-        found &= (of_red > ink.red[0]) & (of_red < ink.red[1]) & (of_blue > ink.blue[0]) & (of_blue < ink.blue[1])
-    share = beyond.mean(axis=(2, 3), dtype=np.float32).max(axis=0)  # of one ink: a stroke has one color
-    place = np.minimum(np.arange(side) // across, windows - 1)
-    inked: NDArray[np.bool_] = np.logical_or.reduce(beyond)[:, place][:, :, place]
+        beyond = possible & ((total * even if ink.even else total) > ink.limit)
+        beyond &= (of_red > ink.red[0]) & (of_red < ink.red[1]) & (of_blue > ink.blue[0]) & (of_blue < ink.blue[1])
+        some, edge = beyond.any(axis=(1, 2)), window - 1  # most patches have none
+        under = _within(np.logical_or, np.pad(beyond[some], ((0, 0), (edge, edge), (edge, edge))), window)
+        inked[some] |= under
+        # of one ink: a stroke has one color
+        share[some] = np.maximum(share[some], under.mean(axis=(1, 2), dtype=np.float32))
     return inked, share
+
+
+def _within(choose: np.ufunc, values: NDArray[Any], window: int) -> NDArray[Any]:
+    """Reduce the squares of `window` values a side at every position of the last two axes."""
+    for axis in (-2, -1):
+        done = 1
+        while done < window:
+            step = min(done, window - done)
+            first, second = (
+                values.swapaxes(axis, 0)[part].swapaxes(axis, 0) for part in (slice(None, -step), slice(step, None))
+            )
+            values = choose(first, second)
+            done += step
+    return values
 
 
 def _debris(black: NDArray[np.bool_], inked: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """Stage compare: all models of params.yaml in one table and on one page, and what DVC compares."""
 
-import glob
 import logging
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,8 @@ def _fault_images() -> list[Path]:
     counts = read_table(paths.PATCHING_REPORT / "counts.csv", ("slide_id",), ",", needed=("slide_id",))
     flagged = counts.filter(like="flagged_").sum(axis=1)
     most = counts["slide_id"][flagged.sort_values(ascending=False, kind="stable").index[:MOST_SLIDES]]
-    return [file for slide_id in most for file in paths.FAULTS.glob(f"{glob.escape(shard_name(slide_id))}.*.png")]
+    drawn = {file.stem.rpartition(".")[0]: file for file in paths.FAULTS.glob("*.png")}  # named by shard
+    return [drawn[name] for name in map(shard_name, most) if name in drawn]
 
 
 def _study(name: str) -> dict[str, Any]:

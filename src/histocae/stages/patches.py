@@ -98,8 +98,8 @@ def run(params: Params) -> None:
         told = [
             f"{each.slide_id}: {each.reason}" for each in records.values() if each.reason not in (None, NO_TISSUE)
         ]
-        remedy = shortened(told) if told else "lower patches.tissue_share?"
-        raise DataError(f"no slide has a patch with enough tissue; {remedy}")
+        why = f"; {shortened(told)}" if told else " with enough tissue; lower patches.tissue_share?"
+        raise DataError(f"no slide has a patch{why}")
     # up to here the former index and its shards are complete, whatever happened above
     kept = [record for record in records.values() if record.kept]
     count = store.write_rows(
@@ -120,7 +120,7 @@ def run(params: Params) -> None:
         (paths.PATCHING_REPORT / SHARED_TILES).unlink(missing_ok=True)
     if params.data.annotations is not None:
         more["regions"] = counted.regions(records, choices)
-    counted.write(paths.PATCHING_REPORT, records, choices, metadata["sample_type"].to_dict(), more)
+    counted.write(paths.PATCHING_REPORT, records, choices, metadata["sample_type"].to_dict(), params.quality, more)
     write_table(pd.concat([*before, aside]), paths.SET_ASIDE, separator=",")
     log.info("%d patches of %d slides", count, len(kept))
 

@@ -11,8 +11,6 @@ from histocae.errors import TrackingError
 from histocae.files import read_json
 from histocae.identifiers import COMPARED
 from histocae.networks import saved
-from histocae.params import Quality
-from histocae.patches import quality
 from histocae.tracking.record import PairRecord, TrainingRecord
 
 DISTRIBUTION = "distribution.json"
@@ -151,7 +149,7 @@ def _shared(records: tuple[TrainingRecord, ...], kind: str, rules: Mapping[str, 
     patches = {key: params["patches"][key] for key in ("pixels", "mpp", "tissue_share", "tiles", "color")}
     rule = rules.get("tissue_rule")
     patches["tissue_rule"] = FIRST_RULE if rule is None else rule
-    patches["quality"] = _quality(params.get("quality"), rules.get("quality_rule"))
+    patches["quality"] = rules.get("quality")
     if params["data"]["source"] == "tiles":
         patches["mpp"] = None
     return {
@@ -163,14 +161,6 @@ def _shared(records: tuple[TrainingRecord, ...], kind: str, rules: Mapping[str, 
         "source": params["data"]["source"],
         "patches": patches,
     }
-
-
-def _quality(settings: dict[str, Any] | None, rule: object) -> dict[str, Any] | None:
-    """Give how faults were found; None where an earlier version, which did not measure them, made the patches."""
-    if settings is None or rule is None:
-        return None
-    given = Quality.model_validate(settings)
-    return {"rule": rule, "thresholds": quality.thresholds(given), "left_out": quality.left_out(given)}
 
 
 def labels(record: TrainingRecord) -> str:
