@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_FAULTS = 10  # that a message lists
 SHOWN = 80  # characters of a wrong value that a message has
+ADD = "; add it, as in the params.yaml that came with histocae"  # remedy of a missing key
 AnyParams = TypeVar("AnyParams", bound=Section)
 _EXPECTED = {
     "int_type": "an integer",
@@ -53,7 +54,7 @@ def load_as(path: Path, kind: type[AnyParams]) -> AnyParams:
     try:
         params = kind.model_validate(raw)
     except ValidationError as error:
-        faults = [f"{path}: {explain(fault, kind)}" for fault in error.errors()]
+        faults = [f"{path}: {explain(fault, kind)}" + ADD * (fault["type"] == "missing") for fault in error.errors()]
         raise ParamsError(shortened(faults, MOST_FAULTS)) from None
     for conflict in params.conflicts():
         raise ParamsError(f"{path}: {conflict}")
